@@ -1,0 +1,148 @@
+//! Whether a statement is known to be safe on a replica, and what else it does to its session.
+//!
+//! A statement that is not known to be safe goes to the primary: mistaking a read for a write
+//! costs some speed, the opposite mistake is a defect.
+
+mod cache;
+mod catalog;
+mod functions;
+mod lexer;
+mod lists;
+mod parse;
+mod scan;
+mod statement;
+mod tokens;
+mod transaction;
+
+#[cfg(test)]
+mod tests;
+
+use std::any::TypeId;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use crate::config::FunctionConfig;
+use crate::routing::RouteReason;
+
+use cache::QueryKey;
+use cache::Verdicts;
+pub(crate) use catalog::{Catalog, FUNCTIONS_SQL, OPERATORS_SQL, RELATIONS_SQL, RelationRow};
+use functions::Functions;
+use scan::Known;
+pub(crate) use transaction::TransactionControl;
+
+/// What a statement is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent properties of a statement"
+)]
+pub(crate) struct Verdict {
+    /// [`RouteReason::PlainSelect`] may go to a replica; anything else needs the primary, and
+    /// says why.
+    pub(crate) reason: RouteReason,
+    /// Counts as a write of its session for reading one's own writes.
+    pub(crate) writes: bool,
+    /// The rest of the session depends on this statement, so must run on the same connection.
+    pub(crate) session_state: bool,
+    /// What it does to the transaction.
+    pub(crate) control: Option<TransactionControl>,
+    /// Types or functions may have changed, so that what is known of the catalog is stale.
+    pub(crate) ddl: bool,
+    /// Running it twice does no more than running it once.
+    pub(crate) idempotent: bool,
+}
+
+/// What the verdicts rest on, together with the verdicts, so that none outlives its ground.
+#[derive(Debug)]
+struct Ground {
+    catalog: Option<Catalog>,
+    verdicts: Verdicts,
+}
+
+/// Judges statements and remembers the verdicts; one for all connections of a cluster.
+#[derive(Debug)]
+pub(crate) struct Classifier {
+    functions: Functions,
+    ground: RwLock<Ground>,
+    /// The verdicts on what a replica refused.
+    learned: Verdicts,
+    wants_catalog: AtomicBool,
+}
+
+impl Classifier {
+    pub(crate) fn new(overrides: &FunctionConfig) -> Self {
+        Self {
+            functions: Functions::new(overrides),
+            ground: RwLock::new(Ground {
+                catalog: None,
+                verdicts: Verdicts::new(),
+            }),
+            learned: Verdicts::new(),
+            wants_catalog: AtomicBool::new(false),
+        }
+    }
+
+    /// The verdict on a text, or on the query whose type `id` determines its text.
+    pub(crate) fn classify(&self, id: Option<TypeId>, sql: &str) -> Verdict {
+        let key = QueryKey::new(id, sql);
+        let ground = self.ground.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(verdict) = ground.verdicts.get(key) {
+            return verdict;
+        }
+        let known = Known {
+            functions: &self.functions,
+            catalog: ground.catalog.as_ref(),
+        };
+        let judgement = statement::judge(sql, known);
+        if judgement.wants_catalog {
+            self.wants_catalog.store(true, Ordering::Relaxed);
+        }
+        let verdict = self.learned.get(key).unwrap_or(judgement.verdict);
+        ground.verdicts.insert(key, verdict);
+        verdict
+    }
+
+    /// A replica refused the statement, so it goes to the primary from now on.
+    pub(crate) fn learn(&self, id: Option<TypeId>, sql: &str) {
+        let verdict = self.classify(id, sql);
+        if verdict.reason != RouteReason::PlainSelect {
+            return;
+        }
+        let key = QueryKey::new(id, sql);
+        let verdict = Verdict {
+            reason: RouteReason::Learned,
+            writes: true,
+            idempotent: false,
+            ..verdict
+        };
+        self.learned.insert(key, verdict);
+        let ground = self.ground.read().unwrap_or_else(PoisonError::into_inner);
+        ground.verdicts.insert(key, verdict);
+    }
+
+    /// Replaces what is known of the catalog, and forgets the verdicts that rested on it. What was
+    /// learned from replicas stays.
+    pub(crate) fn set_catalog(&self, mut catalog: Catalog) {
+        catalog.judge_definitions(&self.functions);
+        let ground = Ground {
+            catalog: Some(catalog),
+            verdicts: Verdicts::new(),
+        };
+        // Before the exchange: a name that is met after it must not be forgotten.
+        self.wants_catalog.store(false, Ordering::Relaxed);
+        let mut place = self.ground.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *place, ground);
+        drop(place);
+        // Outside the lock, as it may be large.
+        drop(old);
+    }
+
+    /// Whether a function or operator was met of which nothing is known, since the last call. It
+    /// may be unknown to the next catalog too, so whoever loads catalogs should not do so all the
+    /// time.
+    pub(crate) fn take_wants_catalog(&self) -> bool {
+        self.wants_catalog.load(Ordering::Relaxed)
+            && self.wants_catalog.swap(false, Ordering::Relaxed)
+    }
+}

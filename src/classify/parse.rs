@@ -1,0 +1,92 @@
+//! The second opinion of a full parser: a text is a read only if it is one by its grammar too.
+//!
+//! This is the only file that names the parser.
+
+use std::ops::ControlFlow;
+use std::thread;
+
+use sqlparser::ast::{Query, SetExpr, Statement, Visit, Visitor};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+
+/// A text with more tokens is parsed on a stack of its own: chains such as `a OR b OR …` become
+/// trees as deep as they are long, and no text may exhaust the stack of whoever sends it.
+const SHORT: usize = 48;
+
+/// A text with more tokens is not parsed at all.
+const LONG: usize = 20_000;
+
+/// Room for the deepest tree of [`LONG`] tokens. The system gives memory only to what is used.
+const STACK: usize = 256 << 20;
+
+/// Whether the text is one or more statements that only read, for a text of so many tokens.
+pub(super) fn is_plain_query(text: &str, tokens: usize) -> bool {
+    match tokens {
+        ..=SHORT => parses_as_query(text),
+        _ if tokens <= LONG => thread::scope(|scope| {
+            let thread = thread::Builder::new()
+                .name("parse".to_owned())
+                .stack_size(STACK);
+            // Without the memory for a thread nothing is known of the text.
+            let parsed = thread.spawn_scoped(scope, || parses_as_query(text));
+            parsed.is_ok_and(|parsed| parsed.join().unwrap_or(false))
+        }),
+        _ => false,
+    }
+}
+
+fn parses_as_query(text: &str) -> bool {
+    let Ok(statements) = Parser::parse_sql(&PostgreSqlDialect {}, text) else {
+        return false;
+    };
+    statements.iter().all(only_reads)
+}
+
+fn only_reads(statement: &Statement) -> bool {
+    let query = match statement {
+        Statement::Query(query) => query,
+        Statement::Explain { statement, .. } => match &**statement {
+            Statement::Query(query) => query,
+            _ => return false,
+        },
+        // Reads a setting of the session.
+        Statement::ShowVariable { .. } => return true,
+        _ => return false,
+    };
+    query.visit(&mut Writes).is_continue()
+}
+
+/// Stops at whatever does more than read.
+struct Writes;
+
+impl Visitor for Writes {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let locks = !query.locks.is_empty() || query.for_clause.is_some();
+        stop_if(locks || !body_reads(&query.body))
+    }
+
+    /// Statements inside of a query are those that change data.
+    fn pre_visit_statement(&mut self, _: &Statement) -> ControlFlow<()> {
+        ControlFlow::Break(())
+    }
+}
+
+fn body_reads(body: &SetExpr) -> bool {
+    match body {
+        SetExpr::Select(select) => select.into.is_none(),
+        // Its own query is visited for itself.
+        SetExpr::Query(_) | SetExpr::Values(_) | SetExpr::Table(_) => true,
+        SetExpr::SetOperation { left, right, .. } => body_reads(left) && body_reads(right),
+        _ => false,
+    }
+}
+
+fn stop_if(stop: bool) -> ControlFlow<()> {
+    if stop {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,308 @@
+//! What a statement contains that a replica must not be given.
+//!
+//! This works on the tokens, not on a tree. Every effect of a query shows in its tokens: a key
+//! word that changes or locks, a name that is called, a relation, an operator. A name before a
+//! parenthesis counts as called unless its place rules that out, and so does a name after a dot,
+//! as the server reads `(x).f` as `f(x)`. What is found may be too much, but not too little.
+
+use super::catalog::{self, Catalog};
+use super::functions::{Effect, Functions};
+use super::lists::{KEYWORDS, SOFT_KEYWORDS};
+use super::tokens::{Kind, Tokens};
+
+/// Key words after which `name(` is no call: an alias or a common table expression and its
+/// columns, a type with its modifiers, or `FIRST (…) ROWS`.
+const NAMING: &[&str] = &["as", "with", "recursive", "ordinality", "fetch"];
+
+/// What names mean.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    pub(super) functions: &'a Functions,
+    pub(super) catalog: Option<&'a Catalog>,
+}
+
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent findings")]
+pub(super) struct Findings {
+    /// Data are changed.
+    pub(super) write: bool,
+    /// `SELECT … INTO` makes a table.
+    pub(super) into: bool,
+    /// Temporary objects are made or named.
+    pub(super) temporary: bool,
+    /// Rows are locked.
+    pub(super) locking: bool,
+    /// Something is called that may have effects.
+    pub(super) volatile: bool,
+    /// A setting is changed.
+    pub(super) setting: bool,
+    /// The rest of the session depends on this.
+    pub(super) session: bool,
+    /// Something is used of which nothing is known.
+    pub(super) unknown: bool,
+}
+
+impl Findings {
+    /// Whether a query with these findings is known to be safe on a replica.
+    pub(super) fn is_plain(self) -> bool {
+        self == Self::default()
+    }
+
+    fn effect(&mut self, effect: Effect, local: bool) {
+        match effect {
+            Effect::Harmless => {}
+            Effect::Volatile => self.volatile = true,
+            Effect::Setting => {
+                self.setting = true;
+                self.session |= !local;
+            }
+            Effect::SessionLock => {
+                self.volatile = true;
+                self.session = true;
+            }
+            Effect::Unknown => self.unknown = true,
+        }
+    }
+}
+
+/// Looks through all tokens of one statement.
+pub(super) fn scan(tokens: Tokens<'_>, known: Known<'_>) -> Findings {
+    let scan = Scan {
+        tokens,
+        known,
+        openers: openers(tokens),
+    };
+    let mut found = Findings::default();
+    for at in 0..tokens.len() {
+        match tokens.kind(at) {
+            Some(Kind::Word) => {
+                scan.key_word(at, &mut found);
+                scan.identifier(at, &mut found);
+            }
+            Some(Kind::Quoted) => scan.identifier(at, &mut found),
+            Some(Kind::Operator) => scan.operator(at, &mut found),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// For each closing parenthesis, where its opening one is; for each opening one, the closing one.
+fn openers(tokens: Tokens<'_>) -> Vec<u32> {
+    let mut partners = vec![u32::MAX; tokens.len()];
+    let mut open = Vec::new();
+    for at in 0..tokens.len() {
+        if tokens.is(at, "(") {
+            open.push(at);
+        } else if tokens.is(at, ")") {
+            if let Some(opener) = open.pop() {
+                for (from, to) in [(at, opener), (opener, at)] {
+                    if let (Some(partner), Ok(to)) = (partners.get_mut(from), u32::try_from(to)) {
+                        *partner = to;
+                    }
+                }
+            }
+        }
+    }
+    partners
+}
+
+fn is_keyword(tokens: Tokens<'_>, at: usize) -> bool {
+    tokens.kind(at) == Some(Kind::Word)
+        && tokens
+            .name(at)
+            .is_some_and(|name| KEYWORDS.binary_search(&&*name).is_ok())
+}
+
+struct Scan<'a> {
+    tokens: Tokens<'a>,
+    known: Known<'a>,
+    openers: Vec<u32>,
+}
+
+impl Scan<'_> {
+    fn partner(&self, at: usize) -> Option<usize> {
+        let partner = *self.openers.get(at)?;
+        (partner != u32::MAX).then_some(partner as usize)
+    }
+
+    fn before(&self, at: usize) -> Option<usize> {
+        at.checked_sub(1)
+    }
+
+    fn is_before(&self, at: usize, punctuation: &str) -> bool {
+        self.before(at)
+            .is_some_and(|at| self.tokens.is(at, punctuation))
+    }
+
+    /// Key words that change or lock, wherever they are. Some could also be the name of a column,
+    /// which after a dot or `AS` they are for sure.
+    fn key_word(&self, at: usize, found: &mut Findings) {
+        let tokens = self.tokens;
+        let name =
+            self.is_before(at, ".") || self.before(at).is_some_and(|at| tokens.is_word(at, "as"));
+        if name {
+            return;
+        }
+        if tokens.is_any(at, &["insert", "update", "delete", "merge"]) {
+            let locking = self
+                .before(at)
+                .is_some_and(|at| tokens.is_any(at, &["for", "key"]));
+            if locking {
+                found.locking = true;
+            } else {
+                found.write = true;
+            }
+        } else if tokens.is_word(at, "for")
+            && tokens.is_any(at + 1, &["update", "no", "share", "key"])
+        {
+            found.locking = true;
+        } else if tokens.is_word(at, "into") {
+            found.into = true;
+            found.temporary |= tokens.is_any(at + 1, &["temp", "temporary", "local", "global"]);
+        }
+    }
+
+    fn identifier(&self, at: usize, found: &mut Findings) {
+        let tokens = self.tokens;
+        let Some(name) = tokens.name(at) else {
+            return;
+        };
+        if name.starts_with("pg_temp") && (name.len() == 7 || name.as_bytes().get(7) == Some(&b'_'))
+        {
+            found.temporary = true;
+        }
+        if self
+            .known
+            .catalog
+            .is_some_and(|catalog| catalog.is_tainted(&name))
+        {
+            found.volatile = true;
+        }
+        if is_keyword(tokens, at) && !self.is_before(at, ".") {
+            return;
+        }
+        if tokens.is(at + 1, "(") {
+            self.call(at, &name, found);
+        } else if self.is_before(at, ".") {
+            let effect = self.known.functions.attribute(self.known.catalog, &name);
+            found.effect(effect, false);
+        }
+    }
+
+    fn call(&self, at: usize, name: &str, found: &mut Findings) {
+        let Known { functions, catalog } = self.known;
+        let schema = self.schema(at);
+        let start = if schema.is_some() {
+            at.saturating_sub(2)
+        } else {
+            at
+        };
+        if schema.is_none() && self.tokens.kind(at) == Some(Kind::Word) {
+            if let Some(effect) = functions.soft_keyword(catalog, name) {
+                found.effect(effect, false);
+                return;
+            }
+        }
+        let mut effect = functions.call(catalog, schema.as_deref(), name);
+        if effect == Effect::Unknown && self.is_no_call(start, at) {
+            effect = Effect::Harmless;
+        }
+        found.effect(effect, effect == Effect::Setting && self.is_local(at));
+    }
+
+    /// The schema that the name at `at` is qualified with.
+    fn schema(&self, at: usize) -> Option<std::borrow::Cow<'_, str>> {
+        if self.is_before(at, ".") {
+            // `(x).f(y)` is not SQL; an empty schema makes it an unknown function.
+            Some(
+                at.checked_sub(2)
+                    .and_then(|at| self.tokens.name(at))
+                    .unwrap_or_default(),
+            )
+        } else {
+            None
+        }
+    }
+
+    /// Whether `name(` at `at`, with its schema from `start`, is rather a list of columns after
+    /// an alias, or a type with its modifiers.
+    fn is_no_call(&self, start: usize, at: usize) -> bool {
+        let tokens = self.tokens;
+        let Some(before) = self.before(start) else {
+            return false;
+        };
+        if tokens.is(before, "::") || tokens.is_any(before, NAMING) {
+            return true;
+        }
+        match tokens.kind(before) {
+            // `FROM t name (a, b)`
+            Some(Kind::Quoted) => true,
+            Some(Kind::Word) => self.is_relation(before),
+            Some(Kind::Punctuation) if tokens.is(before, ")") => self
+                .partner(before)
+                .and_then(|opener| self.before(opener))
+                .is_some_and(|at| self.takes_alias(at)),
+            Some(Kind::Punctuation) if tokens.is(before, ",") => self.is_common_table(at),
+            _ => false,
+        }
+    }
+
+    /// Whether the word stands where a relation (or a column's name before its type) does.
+    fn is_relation(&self, at: usize) -> bool {
+        let before = self.before(at).filter(|_| self.is_name(at));
+        before.is_some_and(|before| {
+            self.tokens.is(before, ".")
+                || self.tokens.is(before, ",")
+                || self.tokens.is_any(before, &["from", "join"])
+        })
+    }
+
+    /// Whether what follows in parentheses after `at` can be named without `AS`, as in
+    /// `FROM (…) name (a, b)` and `FROM f(…) name (a, b)`. In `DISTINCT ON (…) name(…)` and
+    /// `a OPERATOR(s.+) name(…)` the name is that of a function.
+    fn takes_alias(&self, at: usize) -> bool {
+        let tokens = self.tokens;
+        tokens.is(at, ",") || tokens.is_any(at, &["from", "join", "lateral"]) || self.is_name(at)
+    }
+
+    /// Whether the token is a name, and no key word after which an expression could begin.
+    fn is_name(&self, at: usize) -> bool {
+        let tokens = self.tokens;
+        tokens.kind(at) == Some(Kind::Quoted)
+            || tokens.kind(at) == Some(Kind::Word)
+                && !is_keyword(tokens, at)
+                && !tokens.is_any(at, SOFT_KEYWORDS)
+    }
+
+    /// `WITH a AS (…), name (x, y) AS (SELECT …)`
+    fn is_common_table(&self, at: usize) -> bool {
+        let tokens = self.tokens;
+        let Some(close) = self.partner(at + 1) else {
+            return false;
+        };
+        if !tokens.is_word(close + 1, "as") {
+            return false;
+        }
+        let mut query = close + 2;
+        while tokens.is_any(query, &["not", "materialized"]) {
+            query += 1;
+        }
+        tokens.is(query, "(") && tokens.is_any(query + 1, &["select", "with", "table"])
+    }
+
+    /// `set_config('…', '…', true)`
+    fn is_local(&self, at: usize) -> bool {
+        let value = self.partner(at + 1).and_then(|close| self.before(close));
+        value.is_some_and(|value| self.tokens.is_word(value, "true") && self.is_before(value, ","))
+    }
+
+    fn operator(&self, at: usize, found: &mut Findings) {
+        match catalog::operator_is_volatile(self.known.catalog, self.tokens.raw(at)) {
+            Some(false) => {}
+            Some(true) => found.volatile = true,
+            None => found.unknown = true,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! A text as its tokens, and what can be asked of them.
+
+use std::borrow::Cow;
+
+/// What a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A key word or an unquoted identifier: case does not matter.
+    Word,
+    /// An identifier in double quotes: case matters.
+    Quoted,
+    /// A string constant of any kind.
+    Text,
+    /// A numeric constant.
+    Number,
+    /// A bind parameter, `$1`.
+    Parameter,
+    /// An operator that could be defined by a user.
+    Operator,
+    /// Any of `( ) [ ] , ; . :`, and `::`, `:=`, `=>`, `..`
+    Punctuation,
+}
+
+/// One token: its kind and its place in the text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Token {
+    pub(super) kind: Kind,
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+/// A run of tokens together with the text that they were read from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tokens<'a> {
+    text: &'a str,
+    tokens: &'a [Token],
+}
+
+impl<'a> Tokens<'a> {
+    pub(super) fn new(text: &'a str, tokens: &'a [Token]) -> Self {
+        Self { text, tokens }
+    }
+
+    pub(super) fn len(self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(super) fn is_empty(self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// The tokens from `start` up to and without `end`.
+    pub(super) fn slice(self, start: usize, end: usize) -> Self {
+        let end = end.min(self.tokens.len());
+        let tokens = self.tokens.get(start.min(end)..end).unwrap_or_default();
+        Self { tokens, ..self }
+    }
+
+    pub(super) fn kind(self, at: usize) -> Option<Kind> {
+        self.tokens.get(at).map(|token| token.kind)
+    }
+
+    /// The token as it was written.
+    pub(super) fn raw(self, at: usize) -> &'a str {
+        self.tokens
+            .get(at)
+            .and_then(|token| self.text.get(token.start as usize..token.end as usize))
+            .unwrap_or_default()
+    }
+
+    /// Whether the token is this key word (given in lower case), unquoted.
+    pub(super) fn is_word(self, at: usize, word: &str) -> bool {
+        self.kind(at) == Some(Kind::Word) && self.raw(at).eq_ignore_ascii_case(word)
+    }
+
+    /// Whether the token is one of these key words (given in lower case), unquoted.
+    pub(super) fn is_any(self, at: usize, words: &[&str]) -> bool {
+        words.iter().any(|word| self.is_word(at, word))
+    }
+
+    /// Whether the token is this punctuation.
+    pub(super) fn is(self, at: usize, punctuation: &str) -> bool {
+        self.kind(at) == Some(Kind::Punctuation) && self.raw(at) == punctuation
+    }
+
+    /// The name that the token stands for, if it can be one.
+    pub(super) fn name(self, at: usize) -> Option<Cow<'a, str>> {
+        let raw = self.raw(at);
+        match self.kind(at)? {
+            Kind::Word if raw.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                Some(Cow::Owned(raw.to_ascii_lowercase()))
+            }
+            Kind::Word => Some(Cow::Borrowed(raw)),
+            Kind::Quoted => {
+                let inner = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
+                Some(if inner.contains('"') {
+                    Cow::Owned(inner.replace("\"\"", "\""))
+                } else {
+                    Cow::Borrowed(inner)
+                })
+            }
+            _ => None,
+        }
+    }
+}

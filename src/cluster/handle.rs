@@ -1,0 +1,206 @@
+//! The handle on a cluster that pools and connections share.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::context::TokioContext;
+use tokio_util::sync::CancellationToken;
+
+use super::manager::{Command, Manager};
+use super::oids::OidCache;
+use super::topology::{Health, Member, Topology};
+use super::tracker::Tracker;
+use crate::classify::Classifier;
+use crate::config::{NodeSettings, PoolConfig, Settings};
+use crate::error::Error;
+use crate::node::{Node, SetupHook};
+use crate::routing::LoadBalancingPolicy;
+
+/// How many messages to the manager may wait. Failures beyond are dropped: the next statement
+/// that meets them tells again.
+const MESSAGES: usize = 256;
+
+/// What a cluster is made from.
+pub(crate) struct Options {
+    pub(crate) settings: Settings,
+    pub(crate) setup: SetupHook,
+    pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
+    pub(crate) runtime: Handle,
+}
+
+/// Everything that the connections of one cluster share.
+pub(crate) struct Cluster {
+    topology: watch::Receiver<Arc<Topology>>,
+    commands: mpsc::Sender<Command>,
+    stop: CancellationToken,
+    setup: SetupHook,
+    fallback_share: f64,
+    /// The longest `connect_timeout` of any node.
+    settle_limit: Duration,
+    pub(crate) classifier: Arc<Classifier>,
+    pub(crate) oids: OidCache,
+    pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
+    pub(crate) tracker: Tracker,
+    pub(crate) runtime: Handle,
+    pub(crate) read_only_transactions_on_replicas: bool,
+    /// What a node that is added later has by default.
+    pub(crate) pool_defaults: PoolConfig,
+}
+
+impl Cluster {
+    /// Starts the manager, which begins to ask the nodes; waits for nothing.
+    pub(crate) fn start(options: Options) -> Arc<Self> {
+        let Options {
+            settings,
+            setup,
+            policy,
+            runtime,
+        } = options;
+        let settle_limit = settings
+            .nodes
+            .iter()
+            .map(|node| node.pool.connect_timeout)
+            .max()
+            .unwrap_or_default();
+        let member = |settings: NodeSettings, share: f64| Member {
+            declared: settings.declared,
+            set_weight: None,
+            role: None,
+            health: Health::Unknown,
+            node: Node::new(settings, Arc::clone(&setup), share, runtime.clone()),
+        };
+        let share = settings.fallback_share;
+        let members = settings.nodes.into_iter().map(|node| member(node, share));
+        let topology = Topology::new(members.collect());
+        let classifier = Arc::new(Classifier::new(&settings.functions));
+        let (publish, topology) = watch::channel(Arc::new(topology));
+        let (commands, messages) = mpsc::channel(MESSAGES);
+        let stop = CancellationToken::new();
+        let manager = Manager::new(publish, messages, stop.clone(), Arc::clone(&classifier));
+        runtime.spawn(manager.run());
+        Arc::new(Self {
+            topology,
+            commands,
+            stop,
+            setup,
+            fallback_share: share,
+            settle_limit,
+            classifier,
+            oids: OidCache::default(),
+            policy,
+            tracker: Tracker::new(),
+            runtime,
+            pool_defaults: settings.pool,
+            read_only_transactions_on_replicas: settings.read_only_transactions_on_replicas,
+        })
+    }
+
+    /// What is known now.
+    pub(crate) fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.topology.borrow())
+    }
+
+    /// Runs `future` with this cluster's timers and sockets, whatever executor polls it.
+    pub(crate) async fn within<F: Future>(&self, future: F) -> F::Output {
+        TokioContext::new(future, self.runtime.clone()).await
+    }
+
+    /// Waits until every node has answered once, or failed to within its `connect_timeout`.
+    pub(crate) async fn settled(&self) -> Arc<Topology> {
+        let mut topology = self.topology.clone();
+        if !topology.borrow().is_settled() {
+            // Each attempt is bounded; the margin is for a machine under load.
+            let limit = self.settle_limit + Duration::from_secs(1);
+            let settled = topology.wait_for(|topology| topology.is_settled());
+            let waited = async { tokio::time::timeout(limit, settled).await.is_ok() };
+            if !self.within(waited).await {
+                tracing::warn!(target: "diesel_replicated", "nodes_not_settled");
+            }
+        }
+        self.topology()
+    }
+
+    /// Tells the manager that a node failed. Never waits.
+    pub(crate) fn report_failure(&self, node: &Arc<Node>, cause: impl Into<String>) {
+        let node = Arc::clone(node);
+        let cause = cause.into();
+        let _ = self.commands.try_send(Command::Failed { node, cause });
+    }
+
+    /// The database's types, functions or views may have changed. Never waits.
+    pub(crate) fn catalog_changed(&self) {
+        self.oids.forget();
+        let _ = self.commands.try_send(Command::CatalogChanged);
+    }
+
+    /// A function or operator was met of which nothing is known. Never waits.
+    pub(crate) fn catalog_wanted(&self) {
+        let _ = self.commands.try_send(Command::CatalogWanted);
+    }
+
+    pub(crate) async fn add(&self, settings: NodeSettings) -> Result<(), Error> {
+        let node = Member {
+            declared: settings.declared,
+            set_weight: None,
+            role: None,
+            health: Health::Unknown,
+            node: Node::new(
+                settings,
+                Arc::clone(&self.setup),
+                self.fallback_share,
+                self.runtime.clone(),
+            ),
+        };
+        self.ask(|done| Command::Add { node, done }).await
+    }
+
+    /// Takes a replica out, and waits until the statements that it is running have ended.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), Error> {
+        let name = name.to_owned();
+        let node = self.ask(|done| Command::Remove { name, done }).await?;
+        node.quiet().await;
+        Ok(())
+    }
+
+    pub(crate) async fn set_weight(&self, name: &str, weight: u32) -> Result<(), Error> {
+        let name = name.to_owned();
+        self.ask(|done| Command::SetWeight { name, weight, done })
+            .await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+    ) -> Result<T, Error> {
+        let (done, answer) = oneshot::channel();
+        let sent = self.commands.send(command(done)).await;
+        sent.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Lets no more connections out, waits for those that are out, then ends everything.
+    /// Returns how many were still out when the deadline passed.
+    pub(crate) async fn close(&self, deadline: Duration) -> usize {
+        self.tracker.close();
+        let all_back = async { tokio::time::timeout(deadline, self.tracker.all_back()).await };
+        let _ = self.within(all_back).await;
+        self.stop.cancel();
+        // The manager drops its sender when it has ended everything.
+        let mut topology = self.topology.clone();
+        while topology.changed().await.is_ok() {}
+        self.tracker.out()
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster")
+            .field("nodes", &self.topology().describe())
+            .field("out", &self.tracker.out())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,18 @@
+//! The nodes of one cluster as all its connections share them; where control and data meet.
+//!
+//! Connections only read the published [`Topology`]; the [`manager`] alone writes it.
+
+mod backoff;
+mod catalog;
+mod handle;
+mod manager;
+mod oids;
+mod registry;
+mod runtime;
+mod topology;
+mod tracker;
+
+pub(crate) use handle::{Cluster, Options};
+pub(crate) use registry::shared;
+pub(crate) use topology::{Health, Member, Topology};
+pub(crate) use tracker::Permit;

@@ -1,0 +1,26 @@
+//! The runtime that a cluster's sockets, timers and tasks live on.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::runtime::{Builder, Handle, Runtime};
+
+static BACKGROUND: Mutex<Option<Runtime>> = Mutex::new(None);
+
+/// A runtime of this crate's own, on one thread, for clusters that outlive every runtime of the
+/// application or are used from none (the synchronous wrapper brings one without timers, which
+/// runs only during each call).
+pub(super) fn background() -> io::Result<Handle> {
+    let mut background = BACKGROUND.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(runtime) = &*background {
+        return Ok(runtime.handle().clone());
+    }
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("diesel-replicated")
+        .enable_all()
+        .build()?;
+    let handle = runtime.handle().clone();
+    *background = Some(runtime);
+    Ok(handle)
+}

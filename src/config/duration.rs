@@ -1,0 +1,240 @@
+//! Durations as people write them: `30s`, `250ms`, `10min`, or a plain number of seconds.
+
+use std::time::Duration;
+
+/// The accepted units, each with its length in nanoseconds.
+const UNITS: &[(&str, u128)] = &[
+    ("ns", 1),
+    ("us", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+    ("min", 60_000_000_000),
+    ("m", 60_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("d", 86_400_000_000_000),
+];
+
+/// What [`parse`] reads, for errors.
+pub(crate) const EXPECTED: &str =
+    "a duration, such as 30 (seconds), 2.5, `250ms`, `30s`, `10min` or `1h`";
+
+/// What [`parse_limit`] reads, for errors.
+pub(crate) const EXPECTED_LIMIT: &str =
+    "a duration, such as 30 (seconds), 2.5, `250ms`, `30s`, `10min` or `1h`, nor `never`";
+
+/// A number with an optional fraction and an optional unit; without a unit it is seconds.
+pub(crate) fn parse(text: &str) -> Option<Duration> {
+    let text = text.trim();
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = unit.trim_start();
+    let scale = if unit.is_empty() {
+        1_000_000_000
+    } else {
+        UNITS.iter().find(|(name, _)| *name == unit)?.1
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.is_empty() || (number.contains('.') && fraction.is_empty()) {
+        return None;
+    }
+    let mut nanos = whole.parse::<u128>().ok()?.checked_mul(scale)?;
+    let mut digit_scale = scale;
+    // Digits below a nanosecond are dropped.
+    for digit in fraction.chars() {
+        digit_scale /= 10;
+        nanos = nanos.checked_add(u128::from(digit.to_digit(10)?) * digit_scale)?;
+    }
+    from_nanos(nanos)
+}
+
+/// As [`parse`], and `never` for no limit.
+pub(crate) fn parse_limit(text: &str) -> Option<Option<Duration>> {
+    if text.trim() == "never" {
+        Some(None)
+    } else {
+        parse(text).map(Some)
+    }
+}
+
+fn from_nanos(nanos: u128) -> Option<Duration> {
+    let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
+    let rest = u32::try_from(nanos % 1_000_000_000).ok()?;
+    Some(Duration::new(seconds, rest))
+}
+
+/// The shortest exact text: [`parse`] reads it back as the same duration.
+#[cfg(any(feature = "serde", test))]
+pub(crate) fn format(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    ["s", "ms", "us", "ns"]
+        .iter()
+        .filter_map(|unit| UNITS.iter().find(|(name, _)| name == unit))
+        .find(|(_, scale)| nanos % *scale == 0)
+        .map_or_else(
+            || format!("{nanos}ns"),
+            |(unit, scale)| format!("{}{unit}", nanos / scale),
+        )
+}
+
+/// How serde writes and reads the durations: as the texts above, or as a number of seconds.
+#[cfg(feature = "serde")]
+pub(crate) mod human {
+    use std::fmt;
+    use std::time::Duration;
+
+    use serde::de::{Deserializer, Error, Visitor};
+    use serde::ser::Serializer;
+
+    struct Limit;
+
+    impl Visitor<'_> for Limit {
+        /// `None` for `never`.
+        type Value = Option<Duration>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(super::EXPECTED)
+        }
+
+        fn visit_u64<E: Error>(self, seconds: u64) -> Result<Self::Value, E> {
+            Ok(Some(Duration::from_secs(seconds)))
+        }
+
+        fn visit_i64<E: Error>(self, seconds: i64) -> Result<Self::Value, E> {
+            let seconds =
+                u64::try_from(seconds).map_err(|_| E::custom("a duration cannot be negative"))?;
+            self.visit_u64(seconds)
+        }
+
+        fn visit_f64<E: Error>(self, seconds: f64) -> Result<Self::Value, E> {
+            Duration::try_from_secs_f64(seconds)
+                .map(Some)
+                .map_err(|_| E::custom("a duration cannot be negative or infinite"))
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+            super::parse_limit(text)
+                .ok_or_else(|| E::custom(format_args!("expected {}", super::EXPECTED)))
+        }
+    }
+
+    pub(crate) fn serialize<S: Serializer>(value: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&super::format(*value))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        d.deserialize_any(Limit)?
+            .ok_or_else(|| D::Error::custom("this duration cannot be `never`"))
+    }
+
+    /// A duration or `never`.
+    pub(crate) mod limit {
+        use super::{Deserializer, Duration, Limit, Serializer};
+
+        #[expect(clippy::ref_option, reason = "the signature that serde calls")]
+        pub(crate) fn serialize<S: Serializer>(
+            value: &Option<Duration>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
+            match value {
+                Some(value) => super::serialize(value, s),
+                None => s.serialize_str("never"),
+            }
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            d.deserialize_any(Limit)
+        }
+    }
+
+    /// A duration that may be left out; it is then not written at all.
+    pub(crate) mod optional {
+        use super::{Deserializer, Duration, Serializer};
+
+        #[expect(clippy::ref_option, reason = "the signature that serde calls")]
+        pub(crate) fn serialize<S: Serializer>(
+            value: &Option<Duration>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
+            match value {
+                Some(value) => super::serialize(value, s),
+                None => s.serialize_none(),
+            }
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<Duration>, D::Error> {
+            super::deserialize(d).map(Some)
+        }
+    }
+
+    /// A duration or `never` that may be left out; it is then not written at all.
+    pub(crate) mod optional_limit {
+        use super::{Deserializer, Duration, Limit, Serializer, limit};
+
+        #[expect(clippy::ref_option, reason = "the signature that serde calls")]
+        pub(crate) fn serialize<S: Serializer>(
+            value: &Option<Option<Duration>>,
+            s: S,
+        ) -> Result<S::Ok, S::Error> {
+            match value {
+                Some(value) => limit::serialize(value, s),
+                None => s.serialize_none(),
+            }
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            d: D,
+        ) -> Result<Option<Option<Duration>>, D::Error> {
+            d.deserialize_any(Limit).map(Some)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, millis) in [
+            ("30", 30_000),
+            ("2.5", 2_500),
+            (" 250ms ", 250),
+            ("30s", 30_000),
+            ("1.5 s", 1_500),
+            ("10min", 600_000),
+            ("10m", 600_000),
+            ("1h", 3_600_000),
+            ("2d", 172_800_000),
+            ("0", 0),
+        ] {
+            assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in [
+            "", "s", ".5", "1.", "1.2.3", "-1", "+1", "1e3", "never", "5 weeks", "1 s s",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        assert_eq!(parse(&"9".repeat(60)), None);
+        assert_eq!(parse_limit("never"), Some(None));
+    }
+
+    #[test]
+    fn writes_what_it_reads() {
+        for duration in [
+            Duration::ZERO,
+            Duration::from_secs(90),
+            Duration::from_millis(1_250),
+            Duration::from_nanos(1),
+            Duration::MAX,
+        ] {
+            assert_eq!(parse(&format(duration)), Some(duration));
+        }
+        assert_eq!(format(Duration::from_millis(250)), "250ms");
+    }
+}

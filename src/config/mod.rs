@@ -1,0 +1,380 @@
+//! Everything that a pool is built from.
+
+mod at_run_time;
+mod conn_string;
+mod duration;
+mod env;
+mod login;
+mod node;
+mod pool;
+mod routing;
+pub(crate) mod setting;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod url;
+mod validate;
+
+use std::fmt;
+use std::time::Duration;
+
+pub(crate) use at_run_time::{check_replica, check_weight};
+pub(crate) use conn_string::redact;
+pub use node::{DeclaredRole, NodeConfig, Primary, Replica};
+pub use pool::{PoolConfig, PoolOverrides};
+pub use routing::{FunctionConfig, Policy};
+pub(crate) use settings::{Host, NodeSettings, Settings};
+
+use crate::error::ConfigErrors;
+
+/// The largest weight of a node.
+pub(crate) const MAX_WEIGHT: u32 = 10_000;
+
+/// Everything a pool is built from: the nodes and how they are used.
+///
+/// It can be written in code, read from one URL ([`from_url`](Self::from_url)), from environment
+/// variables ([`from_env`](Self::from_env)), or, with the feature `serde`, from a file. Nothing is
+/// connected to, and mistakes are only looked for, all of them at once, when the pool is built or by
+/// [`check`](Self::check).
+///
+/// ```
+/// use diesel_replicated::{Config, Policy, Replica};
+///
+/// let config = Config::new()
+///     .primary("postgres://app@db1:5432/app")
+///     .replica(Replica::new("postgres://app@db2:5432/app").weight(3))
+///     .replica(Replica::new("postgres://app@db3:5432/app").name("spare").weight(0))
+///     .max_size(20)
+///     .policy(Policy::LeastInFlight);
+/// config.check()?;
+/// # Ok::<(), diesel_replicated::ConfigErrors>(())
+/// ```
+///
+/// # Roles
+///
+/// At most one node may be declared the primary, and at least one node must be declared the primary
+/// or not be declared anything; beyond that declared and undeclared nodes may be mixed. Every server
+/// is asked what it is in any case.
+///
+/// # Secrets
+///
+/// `Debug` shows no password, and of [`setup_sql`](Self::setup_sql) only the number of statements.
+/// Serialising writes both in full.
+#[derive(Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct Config {
+    /// The servers. Default: none; at least one is needed.
+    pub nodes: Vec<NodeConfig>,
+    /// The pool of each node. Default: see [`PoolConfig`].
+    pub pool: PoolConfig,
+    /// How a replica is chosen for a read. Default: [`Policy::WeightedRandom`].
+    pub policy: Policy,
+    /// The largest share of the primary's pool that reads may take because replicas failed, from
+    /// 0.0 (none) to 1.0 (all of it). Default: 0.5.
+    pub fallback_share: f64,
+    /// Whether the pool can be built while the primary is down; until it is up, only reads work.
+    /// Default: `false`.
+    pub start_read_only: bool,
+    /// Whether transactions declared read-only run on a replica. Default: `false`, as they may have
+    /// to see what was just written.
+    pub read_only_transactions_on_replicas: bool,
+    /// What the application knows of SQL functions. Default: nothing.
+    pub functions: FunctionConfig,
+    /// Statements run in this order on every new server connection of every node, such as
+    /// `SET statement_timeout = '5s'`. Default: none.
+    pub setup_sql: Vec<String>,
+    /// How long closing the pool waits for connections in use to come back. Zero does not wait.
+    /// Default: 10 seconds.
+    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    pub close_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            nodes: Vec::new(),
+            pool: PoolConfig::default(),
+            policy: Policy::default(),
+            fallback_share: 0.5,
+            start_read_only: false,
+            read_only_transactions_on_replicas: false,
+            functions: FunctionConfig::default(),
+            setup_sql: Vec::new(),
+            close_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Config {
+    /// The defaults, without any node.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads one connection string with any number of hosts, each of which becomes a node with an
+    /// undeclared role.
+    ///
+    /// Both forms of libpq are read, with the parameters that `tokio-postgres` knows and these:
+    ///
+    /// | Parameter | Sets |
+    /// |---|---|
+    /// | `max_size` | [`PoolConfig::max_size`] |
+    /// | `min_idle` | [`PoolConfig::min_idle`] |
+    /// | `connection_timeout` | [`PoolConfig::connection_timeout`] |
+    /// | `max_lifetime` | [`PoolConfig::max_lifetime`] |
+    /// | `idle_timeout` | [`PoolConfig::idle_timeout`] |
+    /// | `close_timeout` | [`Config::close_timeout`] |
+    /// | `policy` | [`Config::policy`]: `weighted_random`, `least_in_flight` or `round_robin` |
+    /// | `weights` | [`NodeConfig::weight`] of each host, in order: `0,3,1` |
+    /// | `fallback_share` | [`Config::fallback_share`] |
+    /// | `start_read_only` | [`Config::start_read_only`]: `true` or `false` |
+    /// | `read_only_transactions_on_replicas` | [`Config::read_only_transactions_on_replicas`] |
+    ///
+    /// A duration is a number of seconds (`30`, `2.5`) or has a unit (`250ms`, `30s`, `10min`,
+    /// `1h`); `max_lifetime` and `idle_timeout` may also be `never`.
+    ///
+    /// ```
+    /// use diesel_replicated::Config;
+    ///
+    /// let config = Config::from_url(
+    ///     "postgres://app:secret@db1:5432,db2:5432,db3:5432/app?connect_timeout=3&max_size=20",
+    /// )?;
+    /// assert_eq!(config.nodes.len(), 3);
+    /// assert_eq!(config.pool.max_size, 20);
+    /// assert!(!format!("{config:?}").contains("secret"));
+    /// # Ok::<(), diesel_replicated::ConfigErrors>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The string cannot be read, or it has parameters that are unknown, have invalid values, or ask
+    /// for what is not supported: TLS (any `sslmode` but `disable` and `prefer`) and
+    /// `target_session_attrs` (any but `any`). What only [`check`](Self::check) finds, such as a host
+    /// that is listed twice, is not looked for yet.
+    pub fn from_url(url: &str) -> Result<Self, ConfigErrors> {
+        url::from_url(url)
+    }
+
+    /// Reads the environment variables below. One that is empty counts as not set.
+    ///
+    /// | Variable | Meaning |
+    /// |---|---|
+    /// | `DATABASE_URL` | As for [`from_url`](Self::from_url). With one host and `DATABASE_REPLICA_URLS` set: the primary |
+    /// | `DATABASE_PRIMARY_URL` | The primary; replaces `DATABASE_URL`, which may then only be the same |
+    /// | `DATABASE_REPLICA_URLS` | URLs of replicas with white space between; each may list several hosts, but no parameters of the pool |
+    /// | `DATABASE_REPLICA_WEIGHTS` | [`NodeConfig::weight`] of each of these replicas, in order: `3,1` |
+    /// | `DATABASE_MAX_SIZE` | [`PoolConfig::max_size`] |
+    /// | `DATABASE_MIN_IDLE` | [`PoolConfig::min_idle`] |
+    /// | `DATABASE_CONNECTION_TIMEOUT` | [`PoolConfig::connection_timeout`] |
+    /// | `DATABASE_CONNECT_TIMEOUT` | [`PoolConfig::connect_timeout`] |
+    /// | `DATABASE_MAX_LIFETIME` | [`PoolConfig::max_lifetime`] |
+    /// | `DATABASE_IDLE_TIMEOUT` | [`PoolConfig::idle_timeout`] |
+    /// | `DATABASE_CLOSE_TIMEOUT` | [`Config::close_timeout`] |
+    /// | `DATABASE_POLICY` | [`Config::policy`] |
+    /// | `DATABASE_FALLBACK_SHARE` | [`Config::fallback_share`] |
+    /// | `DATABASE_START_READ_ONLY` | [`Config::start_read_only`] |
+    /// | `DATABASE_READ_ONLY_TRANSACTIONS_ON_REPLICAS` | [`Config::read_only_transactions_on_replicas`] |
+    /// | `DATABASE_FUNCTIONS_ALLOW` | [`FunctionConfig::allow`], with commas or white space between |
+    /// | `DATABASE_FUNCTIONS_DENY` | [`FunctionConfig::deny`], likewise |
+    /// | `DATABASE_SETUP_SQL` | One statement of [`Config::setup_sql`] |
+    ///
+    /// A variable wins over a parameter of a URL. Durations and the rest are written as for
+    /// [`from_url`](Self::from_url).
+    ///
+    /// # Errors
+    ///
+    /// As [`from_url`](Self::from_url), and if neither `DATABASE_URL` nor `DATABASE_PRIMARY_URL` is
+    /// set, if they differ, or if a variable is not Unicode.
+    pub fn from_env() -> Result<Self, ConfigErrors> {
+        env::from_env()
+    }
+
+    /// As [`from_env`](Self::from_env), with another prefix than `DATABASE` and with `lookup` in
+    /// place of the environment of the process.
+    ///
+    /// ```
+    /// use diesel_replicated::Config;
+    ///
+    /// let config = Config::from_env_with("APP_DB", |name| match name {
+    ///     "APP_DB_PRIMARY_URL" => Some("postgres://app@db1/app".to_owned()),
+    ///     "APP_DB_REPLICA_URLS" => Some("postgres://app@db2/app postgres://app@db3/app".to_owned()),
+    ///     _ => None,
+    /// })?;
+    /// assert_eq!(config.nodes.len(), 3);
+    /// # Ok::<(), diesel_replicated::ConfigErrors>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`from_env`](Self::from_env).
+    pub fn from_env_with(
+        prefix: &str,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigErrors> {
+        env::from_env_with(prefix, lookup)
+    }
+
+    /// Looks for mistakes without connecting to anything, as building the pool does.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake found.
+    pub fn check(&self) -> Result<(), ConfigErrors> {
+        self.validate().map(drop)
+    }
+
+    /// The checked form, which the rest of the crate works with.
+    pub(crate) fn validate(&self) -> Result<Settings, ConfigErrors> {
+        validate::validate(self)
+    }
+}
+
+/// Setters.
+impl Config {
+    /// Adds `node` as the primary.
+    #[doc(alias = "master")]
+    #[must_use]
+    pub fn primary(self, node: impl Into<NodeConfig>) -> Self {
+        self.node(node.into().role(DeclaredRole::Primary))
+    }
+
+    /// Adds `node` as a replica.
+    #[doc(alias = "slave")]
+    #[doc(alias = "standby")]
+    #[must_use]
+    pub fn replica(self, node: impl Into<NodeConfig>) -> Self {
+        self.node(node.into().role(DeclaredRole::Replica))
+    }
+
+    /// Adds `node` with the role that it declares.
+    #[must_use]
+    pub fn node(mut self, node: impl Into<NodeConfig>) -> Self {
+        self.nodes.push(node.into());
+        self
+    }
+
+    /// Sets [`PoolConfig::max_size`].
+    #[must_use]
+    pub fn max_size(mut self, connections: u32) -> Self {
+        self.pool.max_size = connections;
+        self
+    }
+
+    /// Sets [`PoolConfig::min_idle`].
+    #[must_use]
+    pub fn min_idle(mut self, connections: impl Into<Option<u32>>) -> Self {
+        self.pool.min_idle = connections.into();
+        self
+    }
+
+    /// Sets [`PoolConfig::connection_timeout`].
+    #[must_use]
+    pub fn connection_timeout(mut self, timeout: Duration) -> Self {
+        self.pool.connection_timeout = timeout;
+        self
+    }
+
+    /// Sets [`PoolConfig::connect_timeout`].
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.pool.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets [`PoolConfig::max_lifetime`]; `None` for no limit.
+    #[must_use]
+    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
+        self.pool.max_lifetime = lifetime.into();
+        self
+    }
+
+    /// Sets [`PoolConfig::idle_timeout`]; `None` for no limit.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.pool.idle_timeout = timeout.into();
+        self
+    }
+
+    /// Sets [`policy`](Self::policy).
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Sets [`fallback_share`](Self::fallback_share).
+    #[must_use]
+    pub fn fallback_share(mut self, share: f64) -> Self {
+        self.fallback_share = share;
+        self
+    }
+
+    /// Sets [`start_read_only`](Self::start_read_only).
+    #[must_use]
+    pub fn start_read_only(mut self, allowed: bool) -> Self {
+        self.start_read_only = allowed;
+        self
+    }
+
+    /// Sets [`read_only_transactions_on_replicas`](Self::read_only_transactions_on_replicas).
+    #[must_use]
+    pub fn read_only_transactions_on_replicas(mut self, allowed: bool) -> Self {
+        self.read_only_transactions_on_replicas = allowed;
+        self
+    }
+
+    /// Adds to [`FunctionConfig::allow`].
+    #[must_use]
+    pub fn allow_function(mut self, name: impl Into<String>) -> Self {
+        self.functions.allow.push(name.into());
+        self
+    }
+
+    /// Adds to [`FunctionConfig::deny`].
+    #[must_use]
+    pub fn deny_function(mut self, name: impl Into<String>) -> Self {
+        self.functions.deny.push(name.into());
+        self
+    }
+
+    /// Adds to [`setup_sql`](Self::setup_sql).
+    #[must_use]
+    pub fn setup_sql(mut self, statement: impl Into<String>) -> Self {
+        self.setup_sql.push(statement.into());
+        self
+    }
+
+    /// Sets [`close_timeout`](Self::close_timeout).
+    #[must_use]
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("nodes", &self.nodes)
+            .field("pool", &self.pool)
+            .field("policy", &self.policy)
+            .field("fallback_share", &self.fallback_share)
+            .field("start_read_only", &self.start_read_only)
+            .field(
+                "read_only_transactions_on_replicas",
+                &self.read_only_transactions_on_replicas,
+            )
+            .field("functions", &self.functions)
+            .field("setup_sql", &statement_count(&self.setup_sql))
+            .field("close_timeout", &self.close_timeout)
+            .finish()
+    }
+}
+
+/// What is shown of statements, which may carry secrets.
+fn statement_count(statements: &[String]) -> String {
+    format!("{} statements", statements.len())
+}

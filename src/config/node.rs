@@ -1,0 +1,201 @@
+//! One server, as it is configured.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::conn_string::redact;
+use super::pool::PoolOverrides;
+
+/// What a node is said to be.
+///
+/// Which node is the primary is always found by asking the servers; the declaration tells what is
+/// expected, so that a mistake in the configuration is found at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum DeclaredRole {
+    /// The one server that takes writes.
+    #[doc(alias = "master")]
+    #[cfg_attr(feature = "serde", serde(alias = "master"))]
+    Primary,
+    /// A streaming replica of the primary, which is only read.
+    #[doc(alias = "slave")]
+    #[doc(alias = "standby")]
+    #[cfg_attr(feature = "serde", serde(alias = "slave", alias = "standby"))]
+    Replica,
+    /// Not declared: the server is asked.
+    #[default]
+    Unknown,
+}
+
+/// A replica, for [`Config::replica`](crate::Config::replica).
+///
+/// ```
+/// use diesel_replicated::Replica;
+///
+/// let node = Replica::new("postgres://app@db2:5432/app")
+///     .name("eu-1")
+///     .weight(3)
+///     .tag("zone", "a")
+///     .max_size(20);
+/// assert_eq!(node.weight, Some(3));
+/// ```
+#[doc(alias = "slave")]
+#[doc(alias = "standby")]
+pub type Replica = NodeConfig;
+
+/// The primary, for [`Config::primary`](crate::Config::primary).
+#[doc(alias = "master")]
+pub type Primary = NodeConfig;
+
+/// One server of the cluster.
+///
+/// `Debug` shows `***` in place of the password, and nothing of a URL that cannot be read.
+/// Serialising it writes the URL with its password.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
+#[non_exhaustive]
+pub struct NodeConfig {
+    /// Where it is and how to log in: `postgres://user:password@host:port/database?parameter=value`
+    /// or `host=… user=…`, with exactly one host. The parameters are those of libpq that
+    /// `tokio-postgres` knows. **Secret**: usually contains the password.
+    pub url: String,
+    /// What it is said to be. Default: unknown, so that the server is asked.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub role: DeclaredRole,
+    /// What it is called in errors, logs and metrics; unique. Default: `host:port`.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub name: Option<String>,
+    /// Its share of the reads in relation to the weights of the others, 0 to 10 000. With 0 it is
+    /// read only if nothing else can be. Default: 1 for a replica, 0 for the primary.
+    ///
+    /// The weight holds for as long as the node has the declared role (for one whose role is not
+    /// declared: while it is a replica). In the other role it has that role's default, so that a
+    /// promoted replica does not keep its share of the reads.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub weight: Option<i64>,
+    /// Free labels by which reads can be directed, such as `zone` = `a`. Default: none.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "BTreeMap::is_empty")
+    )]
+    pub tags: BTreeMap<String, String>,
+    /// What its pool does differently from [`Config::pool`](crate::Config::pool). Default: nothing.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub pool: PoolOverrides,
+}
+
+impl NodeConfig {
+    /// The node at `url`, with an undeclared role, the default weight and no overrides.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Sets [`role`](Self::role). [`Config::primary`](crate::Config::primary) and
+    /// [`Config::replica`](crate::Config::replica) do so on their own.
+    #[must_use]
+    pub fn role(mut self, role: DeclaredRole) -> Self {
+        self.role = role;
+        self
+    }
+
+    /// Sets [`name`](Self::name).
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets [`weight`](Self::weight).
+    #[must_use]
+    pub fn weight(mut self, weight: i64) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// Adds a [tag](Self::tags); a second one with the same name replaces the first.
+    #[must_use]
+    pub fn tag(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.tags.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets [`PoolOverrides::max_size`].
+    #[must_use]
+    pub fn max_size(mut self, connections: u32) -> Self {
+        self.pool.max_size = Some(connections);
+        self
+    }
+
+    /// Sets [`PoolOverrides::min_idle`].
+    #[must_use]
+    pub fn min_idle(mut self, connections: u32) -> Self {
+        self.pool.min_idle = Some(connections);
+        self
+    }
+
+    /// Sets [`PoolOverrides::connection_timeout`].
+    #[must_use]
+    pub fn connection_timeout(mut self, timeout: Duration) -> Self {
+        self.pool.connection_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets [`PoolOverrides::connect_timeout`].
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.pool.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets [`PoolOverrides::max_lifetime`]; `None` for no limit.
+    #[must_use]
+    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
+        self.pool.max_lifetime = Some(lifetime.into());
+        self
+    }
+
+    /// Sets [`PoolOverrides::idle_timeout`]; `None` for no limit.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.pool.idle_timeout = Some(timeout.into());
+        self
+    }
+}
+
+impl From<&str> for NodeConfig {
+    fn from(url: &str) -> Self {
+        Self::new(url)
+    }
+}
+
+impl From<String> for NodeConfig {
+    fn from(url: String) -> Self {
+        Self::new(url)
+    }
+}
+
+impl fmt::Debug for NodeConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeConfig")
+            .field("url", &format_args!("{}", redact(&self.url)))
+            .field("role", &self.role)
+            .field("name", &self.name)
+            .field("weight", &self.weight)
+            .field("tags", &self.tags)
+            .field("pool", &self.pool)
+            .finish()
+    }
+}

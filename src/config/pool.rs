@@ -1,0 +1,111 @@
+//! How large the pool of a node is and how long its connections live.
+
+use std::time::Duration;
+
+/// The pool of every node, unless the node overrides it. The names and defaults are those of `bb8`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct PoolConfig {
+    /// The largest number of connections to one node. Default: 10.
+    pub max_size: u32,
+    /// The number of idle connections that the pool tries to keep, at most `max_size`. Default:
+    /// none are kept on purpose.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub min_idle: Option<u32>,
+    /// How long a checkout waits for a connection before it fails. Default: 30 seconds.
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
+    pub connection_timeout: Duration,
+    /// How long opening a server connection may take: connecting, authenticating and starting up.
+    /// libpq's `connect_timeout` in the URL of a node wins over it. Default: 5 seconds.
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
+    pub connect_timeout: Duration,
+    /// The age at which a connection is closed the next time that it is idle; `None` (in a file
+    /// `"never"`) for no limit. Default: 30 minutes.
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human::limit"))]
+    pub max_lifetime: Option<Duration>,
+    /// How long a connection may be idle before it is closed; `None` (in a file `"never"`) for no
+    /// limit. Default: 10 minutes.
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human::limit"))]
+    pub idle_timeout: Option<Duration>,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            max_size: 10,
+            min_idle: None,
+            connection_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            max_lifetime: Some(Duration::from_secs(30 * 60)),
+            idle_timeout: Some(Duration::from_secs(10 * 60)),
+        }
+    }
+}
+
+/// What one node does differently from [`PoolConfig`]. What is `None` is as there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct PoolOverrides {
+    /// See [`PoolConfig::max_size`].
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub max_size: Option<u32>,
+    /// See [`PoolConfig::min_idle`]; 0 for none.
+    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+    pub min_idle: Option<u32>,
+    /// See [`PoolConfig::connection_timeout`].
+    #[cfg_attr(
+        feature = "serde",
+        serde(
+            with = "super::duration::human::optional",
+            skip_serializing_if = "Option::is_none"
+        )
+    )]
+    pub connection_timeout: Option<Duration>,
+    /// See [`PoolConfig::connect_timeout`].
+    #[cfg_attr(
+        feature = "serde",
+        serde(
+            with = "super::duration::human::optional",
+            skip_serializing_if = "Option::is_none"
+        )
+    )]
+    pub connect_timeout: Option<Duration>,
+    /// See [`PoolConfig::max_lifetime`]; `Some(None)` for no limit.
+    #[cfg_attr(
+        feature = "serde",
+        serde(
+            with = "super::duration::human::optional_limit",
+            skip_serializing_if = "Option::is_none"
+        )
+    )]
+    pub max_lifetime: Option<Option<Duration>>,
+    /// See [`PoolConfig::idle_timeout`]; `Some(None)` for no limit.
+    #[cfg_attr(
+        feature = "serde",
+        serde(
+            with = "super::duration::human::optional_limit",
+            skip_serializing_if = "Option::is_none"
+        )
+    )]
+    pub idle_timeout: Option<Option<Duration>>,
+}
+
+impl PoolOverrides {
+    /// The pool of the node: `defaults` with what is overridden here.
+    pub(crate) fn resolve(&self, defaults: &PoolConfig) -> PoolConfig {
+        PoolConfig {
+            max_size: self.max_size.unwrap_or(defaults.max_size),
+            min_idle: self.min_idle.or(defaults.min_idle),
+            connection_timeout: self
+                .connection_timeout
+                .unwrap_or(defaults.connection_timeout),
+            connect_timeout: self.connect_timeout.unwrap_or(defaults.connect_timeout),
+            max_lifetime: self.max_lifetime.unwrap_or(defaults.max_lifetime),
+            idle_timeout: self.idle_timeout.unwrap_or(defaults.idle_timeout),
+        }
+    }
+}

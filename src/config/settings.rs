@@ -1,0 +1,110 @@
+//! The configuration once checked: complete, consistent, with every default filled in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{DeclaredRole, FunctionConfig, Policy, PoolConfig, statement_count};
+
+/// A checked [`Config`](super::Config).
+#[derive(Clone)]
+pub(crate) struct Settings {
+    /// At least one; at most one is declared the primary, and not all are declared replicas.
+    pub(crate) nodes: Vec<NodeSettings>,
+    /// What a node that is added later has by default.
+    pub(crate) pool: PoolConfig,
+    pub(crate) policy: Policy,
+    /// From 0.0 to 1.0.
+    pub(crate) fallback_share: f64,
+    pub(crate) start_read_only: bool,
+    pub(crate) read_only_transactions_on_replicas: bool,
+    pub(crate) functions: FunctionConfig,
+    pub(crate) setup_sql: Vec<String>,
+    pub(crate) close_timeout: Duration,
+}
+
+/// A checked [`NodeConfig`](super::NodeConfig).
+#[derive(Clone)]
+pub(crate) struct NodeSettings {
+    /// Unique.
+    pub(crate) name: String,
+    pub(crate) declared: DeclaredRole,
+    /// As configured; which weight counts is told by [`weight_as`](Self::weight_as).
+    pub(crate) weight: Option<u32>,
+    pub(crate) tags: BTreeMap<String, String>,
+    /// How to log in; exactly one host.
+    pub(crate) postgres: tokio_postgres::Config,
+    /// Where to connect to, as in `postgres`.
+    pub(crate) host: Host,
+    /// With the overrides of the node and the `connect_timeout` of its URL.
+    pub(crate) pool: PoolConfig,
+}
+
+impl NodeSettings {
+    /// The weight of the node while its role is `role`; an unknown one is read like a replica.
+    pub(crate) fn weight_as(&self, role: DeclaredRole) -> u32 {
+        let is_primary = role == DeclaredRole::Primary;
+        let default = u32::from(!is_primary);
+        if is_primary == (self.declared == DeclaredRole::Primary) {
+            self.weight.unwrap_or(default)
+        } else {
+            default
+        }
+    }
+}
+
+/// Leaves out how to log in: the driver masks the password alone, and a list of `key=value` with a
+/// quote too many can have put it into the user.
+impl fmt::Debug for NodeSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeSettings")
+            .field("name", &self.name)
+            .field("declared", &self.declared)
+            .field("weight", &self.weight)
+            .field("tags", &self.tags)
+            .field("host", &self.host)
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Host {
+    Tcp {
+        /// A name or an IP address, without brackets; `hostaddr` if the URL has one.
+        host: String,
+        port: u16,
+    },
+    /// The file of the socket: `/var/run/postgresql/.s.PGSQL.5432`.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("nodes", &self.nodes)
+            .field("policy", &self.policy)
+            .field("fallback_share", &self.fallback_share)
+            .field("start_read_only", &self.start_read_only)
+            .field(
+                "read_only_transactions_on_replicas",
+                &self.read_only_transactions_on_replicas,
+            )
+            .field("functions", &self.functions)
+            .field("setup_sql", &statement_count(&self.setup_sql))
+            .field("close_timeout", &self.close_timeout)
+            .finish()
+    }
+}

@@ -1,0 +1,358 @@
+//! What is read from URLs and lists of `key=value`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::only_mistake;
+use crate::config::{Config, DeclaredRole, Host, Policy, Replica, Settings};
+use crate::error::{ConfigError, UrlProblem};
+
+fn settings(url: &str) -> Settings {
+    let config = Config::from_url(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+    config
+        .validate()
+        .unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+fn tcp(host: &str, port: u16) -> Host {
+    Host::Tcp {
+        host: host.to_owned(),
+        port,
+    }
+}
+
+#[test]
+fn every_host_becomes_a_node() {
+    let socket = |path: &str| Host::Unix(PathBuf::from(path));
+    let table: Vec<(&str, Vec<Host>)> = vec![
+        ("postgres://db1", vec![tcp("db1", 5432)]),
+        (
+            "postgres://app@db1,db2:5433/app",
+            vec![tcp("db1", 5432), tcp("db2", 5433)],
+        ),
+        (
+            "postgresql://[::1]:5433,127.0.0.1/",
+            vec![tcp("::1", 5433), tcp("127.0.0.1", 5432)],
+        ),
+        (
+            "postgres://u@db1,db2/a?port=6000",
+            vec![tcp("db1", 6000), tcp("db2", 6000)],
+        ),
+        (
+            "postgres://u@/a?host=db1,db2&port=1,2",
+            vec![tcp("db1", 1), tcp("db2", 2)],
+        ),
+        ("postgres://u@%2Ftmp/a", vec![socket("/tmp/.s.PGSQL.5432")]),
+        (
+            "postgres:///a?host=/run/pg,db2&port=5433,5434",
+            vec![socket("/run/pg/.s.PGSQL.5433"), tcp("db2", 5434)],
+        ),
+        (
+            "host=db1,db2 port=5432 user=app",
+            vec![tcp("db1", 5432), tcp("db2", 5432)],
+        ),
+        ("host = db1  port=1\tuser = 'a b'", vec![tcp("db1", 1)]),
+        ("host=/tmp", vec![socket("/tmp/.s.PGSQL.5432")]),
+        ("host=db1 hostaddr=10.0.0.1", vec![tcp("10.0.0.1", 5432)]),
+        (
+            "hostaddr=10.0.0.1,10.0.0.2 port=1,2",
+            vec![tcp("10.0.0.1", 1), tcp("10.0.0.2", 2)],
+        ),
+        (" postgres://db1\n", vec![tcp("db1", 5432)]),
+    ];
+    for (url, hosts) in table {
+        let settings = settings(url);
+        let found: Vec<Host> = settings
+            .nodes
+            .iter()
+            .map(|node| node.host.clone())
+            .collect();
+        assert_eq!(found, hosts, "{url}");
+        assert!(
+            settings
+                .nodes
+                .iter()
+                .all(|node| node.declared == DeclaredRole::Unknown)
+        );
+        for node in &settings.nodes {
+            let postgres = &node.postgres;
+            assert_eq!(
+                (postgres.get_hosts().len(), postgres.get_ports().len()),
+                (1, 1),
+                "{url}"
+            );
+        }
+    }
+}
+
+#[test]
+fn names_are_host_and_port() {
+    let settings = settings("postgres://u@db1,[::1]:5433,%2Ftmp/a");
+    let names: Vec<&str> = settings
+        .nodes
+        .iter()
+        .map(|node| node.name.as_str())
+        .collect();
+    assert_eq!(names, ["db1:5432", "[::1]:5433", "/tmp:5432"]);
+}
+
+#[test]
+fn both_forms_log_in_alike() {
+    for url in [
+        "postgres://a%20b:p%40%27%5C%2F%26@db1/d%2Fb?application_name=x%26y&connect_timeout=3",
+        "postgres://db1/d%2Fb?user=a%20b&password=p%40%27%5C%2F%26&application_name=x%26y&connect_timeout=3",
+        r"host=db1 user='a b' password='p@\'\\/&' dbname=d/b application_name=x&y connect_timeout=3",
+        r"host=db1 user=a\ b password=p@'\\/& dbname=d/b application_name=x&y connect_timeout=3",
+    ] {
+        let settings = settings(url);
+        let node = &settings.nodes[0];
+        let postgres = &node.postgres;
+        assert_eq!(postgres.get_user(), Some("a b"), "{url}");
+        assert_eq!(
+            postgres.get_password(),
+            Some(br"p@'\/&".as_slice()),
+            "{url}"
+        );
+        assert_eq!(postgres.get_dbname(), Some("d/b"), "{url}");
+        assert_eq!(postgres.get_application_name(), Some("x&y"), "{url}");
+        assert_eq!(node.pool.connect_timeout, Duration::from_secs(3), "{url}");
+    }
+}
+
+#[test]
+fn a_password_may_be_any_bytes_and_may_come_without_a_user() {
+    let one = settings("postgres://u:%FF%00@db1");
+    assert_eq!(
+        one.nodes[0].postgres.get_password(),
+        Some(b"\xff\x00".as_slice())
+    );
+    let other = settings("postgres://:pw@db1");
+    assert_eq!(other.nodes[0].postgres.get_user(), None);
+    assert_eq!(
+        other.nodes[0].postgres.get_password(),
+        Some(b"pw".as_slice())
+    );
+}
+
+#[test]
+fn parameters_of_the_pool_are_read() {
+    let config = Config::from_url(
+        "postgres://u@db1,db2/a?max_size=20&min_idle=2&connection_timeout=1.5&max_lifetime=never\
+         &idle_timeout=5min&close_timeout=250ms&policy=round_robin&weights=0,3&fallback_share=0.25\
+         &start_read_only=true&read_only_transactions_on_replicas=on&sslmode=disable\
+         &target_session_attrs=any",
+    )
+    .unwrap();
+    let expected = Config::new()
+        .node("postgres://u@db1:5432/a?sslmode=disable&target_session_attrs=any")
+        .node("postgres://u@db2:5432/a?sslmode=disable&target_session_attrs=any")
+        .max_size(20)
+        .min_idle(2)
+        .connection_timeout(Duration::from_millis(1500))
+        .max_lifetime(None)
+        .idle_timeout(Duration::from_secs(300))
+        .close_timeout(Duration::from_millis(250))
+        .policy(Policy::RoundRobin)
+        .fallback_share(0.25)
+        .start_read_only(true)
+        .read_only_transactions_on_replicas(true);
+    let weights: Vec<_> = config.nodes.iter().map(|node| node.weight).collect();
+    assert_eq!(weights, [Some(0), Some(3)]);
+    let mut unweighted = config;
+    for node in &mut unweighted.nodes {
+        node.weight = None;
+    }
+    assert_eq!(unweighted, expected);
+}
+
+use UrlProblem as P;
+
+/// What cannot be read, and why. The passwords contain `hunter2`.
+const UNREADABLE: &[(&str, UrlProblem)] = &[
+    ("", P::Empty),
+    ("mysql://u:hunter2@h/db", P::Scheme),
+    ("postgres:/u:hunter2@h/db?x=y", P::Scheme),
+    ("u:hunter2@h", P::Scheme),
+    ("postgres://u:hunter2@ss@h/db", P::Escaping),
+    ("postgres://u:p@hunter2@h/db", P::Escaping),
+    ("postgres://u:hun/hunter2@h/db", P::Escaping),
+    ("postgres://u:a@b/hunter2@h/db", P::Escaping),
+    ("postgres://h/db?password=hunter2@x", P::Escaping),
+    ("postgres://u:hunter2@h:99999/db", P::Value("port")),
+    ("postgres://u:hunter2@h:0/db", P::Value("port")),
+    ("postgres://u:hunter2/h", P::Value("port")),
+    ("postgres://u:hunter2@a b/db", P::Value("host")),
+    ("postgres://u:hunter2@[::1/db", P::Value("host")),
+    ("postgres://u:hunter2@[::1]x/db", P::Value("host")),
+    ("postgres://u:hunter2@h,/db", P::Value("host")),
+    ("postgres://u:hunter2@h/%FF", P::Encoding),
+    ("postgres://h/db?password=hunter2&hunter2", P::Parameter),
+    ("postgres://h/db?password=&hunter2.=1", P::Parameter),
+    ("host=h password=a hunter2", P::Scheme),
+    ("host=h password='hunter2", P::Quote),
+    ("host=h password='a'hunter2'", P::Quote),
+    ("postgres://u:hunter2@h/db?user=x", P::Repeated("user")),
+    ("host=h host=i password=hunter2", P::Repeated("host")),
+    ("postgres://u:hunter2@h:1/db?port=2", P::Repeated("port")),
+    (
+        "postgres://u:hunter2@h/db?connect_timeout=1&connect_timeout=2",
+        P::Repeated("connect_timeout"),
+    ),
+    (
+        "postgres://u:hunter2@h/db?connect_timeout=soon",
+        P::Value("connect_timeout"),
+    ),
+    (
+        "postgres://u:hunter2@h/db?keepalives_retries=-1",
+        P::Value("keepalives_retries"),
+    ),
+    ("host=h hostaddr=hunter2", P::Value("hostaddr")),
+    (
+        "host=h,i hostaddr=::1",
+        P::Count {
+            setting: "hostaddr",
+            count: 1,
+            hosts: 2,
+        },
+    ),
+    (
+        "host=h,i port=1,2,3",
+        P::Count {
+            setting: "port",
+            count: 3,
+            hosts: 2,
+        },
+    ),
+];
+
+#[test]
+fn what_cannot_be_read_is_told_without_the_password() {
+    for (url, expected) in UNREADABLE {
+        for errors in [
+            Config::from_url(url).unwrap_err(),
+            Config::new()
+                .primary("postgres://db1")
+                .replica(*url)
+                .check()
+                .unwrap_err(),
+        ] {
+            match only_mistake(&errors, &["node `", "URL"]) {
+                ConfigError::Url { problem, .. } => assert_eq!(problem, *expected, "{url}"),
+                other => panic!("{url}: {other}"),
+            }
+        }
+        assert!(
+            !format!("{:?}", Replica::new(*url)).contains("hunter2"),
+            "{url}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_supported_is_named() {
+    let table: &[(&str, &[&str])] = &[
+        (
+            "postgres://db1/a?max_sise=3",
+            &["`db1:5432`", "`max_sise`", "max_size", "options"],
+        ),
+        (
+            "host=db1 password='hunter2' nope=3",
+            &["`db1:5432`", "`nope`"],
+        ),
+        (
+            "postgres://db1/a?sslmode=require",
+            &["`db1:5432`", "`sslmode`", "built without"],
+        ),
+        (
+            "postgres://db1/a?sslmode=verify-full",
+            &["`db1:5432`", "`sslmode`"],
+        ),
+        (
+            "postgres://db1/a?sslnegotiation=direct",
+            &["`db1:5432`", "`sslnegotiation`"],
+        ),
+        (
+            "postgres://db1/a?channel_binding=require",
+            &["`db1:5432`", "`channel_binding`"],
+        ),
+        (
+            "postgres://db1/a?target_session_attrs=read-write",
+            &["`db1:5432`", "remove it"],
+        ),
+    ];
+    for (url, words) in table {
+        only_mistake(&Config::from_url(url).unwrap_err(), words);
+        only_mistake(&Config::new().primary(*url).check().unwrap_err(), words);
+    }
+    let errors = Config::from_url("postgres://db1,db2/a?x=1&sslmode=require&y=2").unwrap_err();
+    assert_eq!(errors.iter().count(), 3, "{errors}");
+}
+
+#[test]
+fn an_unknown_parameter_that_may_be_a_password_is_not_named() {
+    for url in [
+        "postgres://db1/a?password=x&hunter2=y",
+        "host=db1 password=x hunter2=y",
+    ] {
+        only_mistake(
+            &Config::from_url(url).unwrap_err(),
+            &["`db1:5432`", "after the password"],
+        );
+        assert!(
+            !format!("{:?}", Replica::new(url)).contains("hunter2"),
+            "{url}"
+        );
+    }
+}
+
+#[test]
+fn parameters_of_the_pool_must_fit() {
+    let table: &[(&str, &[&str])] = &[
+        ("max_size=many", &["`max_size`", "whole number"]),
+        ("max_size=-1", &["`max_size`", "whole number"]),
+        (
+            "connection_timeout=never",
+            &["`connection_timeout`", "duration"],
+        ),
+        ("max_lifetime=soon", &["`max_lifetime`", "`never`"]),
+        ("policy=fastest", &["`policy`", "`least_in_flight`"]),
+        ("weights=1", &["`weights`", "1 weights for 2 nodes"]),
+        ("weights=1,x", &["`weights`", "3,1"]),
+        ("fallback_share=half", &["`fallback_share`", "0.0 to 1.0"]),
+        ("start_read_only=maybe", &["`start_read_only`", "`true`"]),
+    ];
+    for (query, words) in table {
+        let url = format!("postgres://u:hunter2@db1,db2/a?{query}");
+        only_mistake(&Config::from_url(&url).unwrap_err(), words);
+    }
+    let errors = Config::new()
+        .primary("postgres://db1/a?max_size=3")
+        .check()
+        .unwrap_err();
+    only_mistake(&errors, &["`db1:5432`", "`max_size`", "Config::from_url"]);
+}
+
+#[test]
+fn passwords_are_masked_where_urls_are_shown() {
+    for (url, shown) in [
+        ("postgres://u:hunter2@db1/a", "postgres://u:***@db1:5432/a"),
+        ("postgres://u@db1/a", "postgres://u@db1:5432/a"),
+        (
+            "postgres://db1/a?password=hunter2&sslmode=prefer",
+            "postgres://:***@db1:5432/a?sslmode=prefer",
+        ),
+        (
+            "host=db1 user=u password='hunter2'",
+            "host=db1 user=u password=***",
+        ),
+        (
+            "postgres://u:p@hunter2@db1",
+            "postgres://… (26 bytes that cannot be read)",
+        ),
+        ("hunter2", "… (7 bytes that cannot be read)"),
+    ] {
+        let shown = format!("url: {shown},");
+        let debug = format!("{:?}", Replica::new(url));
+        assert!(debug.contains(&shown), "{debug}");
+    }
+}

@@ -1,0 +1,291 @@
+//! Finding every mistake in a configuration at once.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::conn_string::{Address, ConnString};
+use super::settings::{Host, NodeSettings, Settings};
+use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, login};
+use crate::error::{ConfigError, ConfigErrors};
+
+/// [`Config::validate`].
+pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
+    let mut errors = Vec::new();
+    check_roles(config, &mut errors);
+    check_pool(&config.pool, &mut errors);
+    check_shared(config, &mut errors);
+    let nodes: Vec<NodeSettings> = config
+        .nodes
+        .iter()
+        .enumerate()
+        .filter_map(|(position, node)| check_node(node, position, &config.pool, &mut errors))
+        .collect();
+    check_distinct(&nodes, &mut errors);
+    ConfigErrors::unless_empty(
+        errors,
+        Settings {
+            nodes,
+            pool: config.pool.clone(),
+            policy: config.policy,
+            fallback_share: config.fallback_share,
+            start_read_only: config.start_read_only,
+            read_only_transactions_on_replicas: config.read_only_transactions_on_replicas,
+            functions: config.functions.clone(),
+            setup_sql: config.setup_sql.clone(),
+            close_timeout: config.close_timeout,
+        },
+    )
+}
+
+fn check_roles(config: &Config, errors: &mut Vec<ConfigError>) {
+    let nodes = &config.nodes;
+    if nodes.is_empty() {
+        return errors.push(ConfigError::NoNodes);
+    }
+    if nodes.iter().all(|node| node.role == DeclaredRole::Replica) {
+        errors.push(ConfigError::NoPrimary {
+            replicas: nodes.len(),
+        });
+    }
+    let primaries: Vec<String> = nodes
+        .iter()
+        .enumerate()
+        .filter(|(_, node)| node.role == DeclaredRole::Primary)
+        .map(|(position, node)| label(node, position))
+        .collect();
+    if primaries.len() > 1 {
+        errors.push(ConfigError::SeveralPrimaries { nodes: primaries });
+    }
+}
+
+fn check_pool(pool: &PoolConfig, errors: &mut Vec<ConfigError>) {
+    let node = None;
+    if pool.max_size == 0 {
+        errors.push(ConfigError::ZeroMaxSize { node: node.clone() });
+    } else if let Some(min_idle) = pool.min_idle.filter(|min_idle| *min_idle > pool.max_size) {
+        let max_size = pool.max_size;
+        errors.push(ConfigError::MinIdleAboveMaxSize {
+            node: node.clone(),
+            min_idle,
+            max_size,
+        });
+    }
+    for (setting, duration) in [
+        ("connection_timeout", Some(pool.connection_timeout)),
+        ("connect_timeout", Some(pool.connect_timeout)),
+        ("max_lifetime", pool.max_lifetime),
+        ("idle_timeout", pool.idle_timeout),
+    ] {
+        check_duration(node.as_deref(), setting, duration, errors);
+    }
+}
+
+/// Checks only what the node overrides, so that a mistake in what all share is told once.
+fn check_overrides(
+    node: &NodeConfig,
+    name: &str,
+    pool: &PoolConfig,
+    errors: &mut Vec<ConfigError>,
+) {
+    let own = &node.pool;
+    let sized = own.max_size.is_some() || own.min_idle.is_some();
+    if own.max_size == Some(0) {
+        errors.push(ConfigError::ZeroMaxSize {
+            node: Some(name.to_owned()),
+        });
+    } else if let Some(min_idle) = pool.min_idle.filter(|idle| sized && *idle > pool.max_size) {
+        errors.push(ConfigError::MinIdleAboveMaxSize {
+            node: Some(name.to_owned()),
+            min_idle,
+            max_size: pool.max_size,
+        });
+    }
+    for (setting, duration) in [
+        ("connection_timeout", own.connection_timeout),
+        ("connect_timeout", own.connect_timeout),
+        ("max_lifetime", own.max_lifetime.flatten()),
+        ("idle_timeout", own.idle_timeout.flatten()),
+    ] {
+        check_duration(Some(name), setting, duration, errors);
+    }
+}
+
+fn check_duration(
+    node: Option<&str>,
+    setting: &'static str,
+    duration: Option<Duration>,
+    errors: &mut Vec<ConfigError>,
+) {
+    if duration.is_some_and(|duration| duration.is_zero()) {
+        errors.push(ConfigError::ZeroDuration {
+            node: node.map(str::to_owned),
+            setting,
+        });
+    }
+}
+
+/// What is neither of a node nor of its pool.
+fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
+    // Written so that not-a-number is refused too.
+    if !(0.0..=1.0).contains(&config.fallback_share) {
+        errors.push(ConfigError::FallbackShare {
+            share: config.fallback_share,
+        });
+    }
+    let functions = &config.functions;
+    for (list, names) in [("allow", &functions.allow), ("deny", &functions.deny)] {
+        if names.iter().any(|name| name.trim().is_empty()) {
+            errors.push(ConfigError::EmptyFunction { list });
+        }
+    }
+    let folded = |name: &String| name.trim().to_lowercase();
+    for name in &functions.allow {
+        let name = folded(name);
+        if !name.is_empty() && functions.deny.iter().any(|denied| folded(denied) == name) {
+            errors.push(ConfigError::FunctionAllowedAndDenied { name });
+        }
+    }
+    for (position, statement) in config.setup_sql.iter().enumerate() {
+        if statement.trim().is_empty() {
+            errors.push(ConfigError::EmptySetupSql {
+                position: position + 1,
+            });
+        }
+    }
+}
+
+/// What the node is called in errors before its URL is read.
+fn label(node: &NodeConfig, position: usize) -> String {
+    let given = node.name.as_deref().filter(|name| !name.trim().is_empty());
+    let address = || {
+        let addresses = ConnString::parse(&node.url).ok()?.addresses().ok()?;
+        addresses.first().map(ToString::to_string)
+    };
+    given
+        .map(str::to_owned)
+        .or_else(address)
+        .unwrap_or_else(|| format!("node {}", position + 1))
+}
+
+fn check_node(
+    node: &NodeConfig,
+    position: usize,
+    defaults: &PoolConfig,
+    errors: &mut Vec<ConfigError>,
+) -> Option<NodeSettings> {
+    let name = label(node, position);
+    if node
+        .name
+        .as_deref()
+        .is_some_and(|given| given.trim().is_empty())
+    {
+        errors.push(ConfigError::EmptyName { node: name.clone() });
+    }
+    if node.tags.keys().any(|tag| tag.trim().is_empty()) {
+        errors.push(ConfigError::EmptyTag { node: name.clone() });
+    }
+    let weight = check_weight(node.weight, &name, errors);
+    let mut pool = node.pool.resolve(defaults);
+    check_overrides(node, &name, &pool, errors);
+    let (address, postgres) = check_url(&node.url, &name, errors)?;
+    // libpq's parameter is the more specific one: it is written next to the host.
+    if let Some(timeout) = postgres.get_connect_timeout() {
+        pool.connect_timeout = *timeout;
+    }
+    Some(NodeSettings {
+        name,
+        declared: node.role,
+        weight,
+        tags: node.tags.clone(),
+        postgres,
+        host: host(address),
+        pool,
+    })
+}
+
+fn check_weight(weight: Option<i64>, name: &str, errors: &mut Vec<ConfigError>) -> Option<u32> {
+    let weight = weight?;
+    let node = name.to_owned();
+    match u32::try_from(weight) {
+        Ok(checked) if checked <= MAX_WEIGHT => return Some(checked),
+        Err(_) if weight < 0 => errors.push(ConfigError::NegativeWeight { node, weight }),
+        _ => errors.push(ConfigError::WeightTooLarge { node, weight }),
+    }
+    None
+}
+
+fn check_url(
+    url: &str,
+    name: &str,
+    errors: &mut Vec<ConfigError>,
+) -> Option<(Address, tokio_postgres::Config)> {
+    let node = name.to_owned();
+    let parsed = ConnString::parse(url).and_then(|parsed| Ok((parsed.addresses()?, parsed)));
+    let (mut addresses, mut parsed) = match parsed {
+        Ok(parsed) => parsed,
+        Err(problem) => {
+            errors.push(ConfigError::Url { node, problem });
+            return None;
+        }
+    };
+    let before = errors.len();
+    if addresses.len() > 1 {
+        errors.push(ConfigError::SeveralHosts {
+            node,
+            hosts: addresses.len(),
+        });
+    } else if addresses.is_empty() {
+        errors.push(ConfigError::NoHost { node });
+    }
+    if let [address] = addresses.as_slice() {
+        parsed.set_address(address);
+    }
+    let postgres = login::read(&parsed, name, errors)?;
+    if errors.len() > before {
+        return None;
+    }
+    Some((addresses.pop()?, postgres))
+}
+
+fn host(address: Address) -> Host {
+    let Address {
+        host,
+        hostaddr,
+        port,
+    } = address;
+    if host.starts_with('/') {
+        Host::Unix(Path::new(&host).join(format!(".s.PGSQL.{port}")))
+    } else {
+        Host::Tcp {
+            host: hostaddr.unwrap_or(host),
+            port,
+        }
+    }
+}
+
+fn check_distinct(nodes: &[NodeSettings], errors: &mut Vec<ConfigError>) {
+    for (position, node) in nodes.iter().enumerate() {
+        for earlier in &nodes[..position] {
+            if same_host(&earlier.host, &node.host) {
+                errors.push(ConfigError::DuplicateNode {
+                    first: earlier.name.clone(),
+                    second: node.name.clone(),
+                    address: node.host.to_string(),
+                });
+            } else if earlier.name == node.name {
+                errors.push(ConfigError::DuplicateName {
+                    name: node.name.clone(),
+                });
+            }
+        }
+    }
+}
+
+fn same_host(one: &Host, other: &Host) -> bool {
+    match (one, other) {
+        (Host::Tcp { host: a, port: p }, Host::Tcp { host: b, port: q }) => {
+            p == q && a.eq_ignore_ascii_case(b)
+        }
+        _ => one == other,
+    }
+}

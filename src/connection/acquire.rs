@@ -1,0 +1,288 @@
+//! Taking server connections: which pool may be waited for, and while holding what.
+
+use std::sync::Arc;
+
+use super::ReplicatedConnection;
+use super::session::Transaction;
+use crate::cluster::{Member, Topology};
+use crate::error::Error;
+use crate::node::{Lease, Node, Pooled};
+use crate::routing::{Candidate, NodeKind, RouteReason, select};
+
+/// What a read that wants a replica gets.
+pub(super) enum Chosen {
+    Replica(Arc<Lease>),
+    /// The primary has to serve it; `fallback` if only for want of a replica.
+    Primary {
+        reason: RouteReason,
+        fallback: bool,
+    },
+}
+
+impl ReplicatedConnection {
+    /// The primary's connection: the one that is held, or one from the pool.
+    ///
+    /// `fallback` says that a replica should have served; such uses share a part of the pool.
+    pub(super) async fn primary_lease(&self, fallback: bool) -> Result<Arc<Lease>, Error> {
+        if let Some(lease) = self.held_primary()? {
+            return Ok(lease);
+        }
+        let _one_at_a_time = self.checkout.lock().await;
+        if let Some(lease) = self.held_primary()? {
+            return Ok(lease);
+        }
+        // Never wait for one pool while holding a connection of another.
+        drop(self.session().replica.take());
+        let topology = self
+            .topology_with(|topology| topology.primary().is_some())
+            .await;
+        let Some(member) = topology.primary() else {
+            return Err(no_primary(&topology));
+        };
+        let node = Arc::clone(&member.node);
+        let permit = if fallback {
+            let permit = Arc::clone(&node.pool.fallback).try_acquire_owned();
+            Some(permit.map_err(|_| Error::FallbackLimit {
+                limit: node.pool.fallback_limit,
+                nodes: topology.describe(),
+            })?)
+        } else {
+            None
+        };
+        let pooled = match self.checkout_now(&node) {
+            Some(pooled) => pooled,
+            None => self.checkout_waiting(&node).await?,
+        };
+        let lease = self.lend(Lease::new(pooled, node, permit));
+        self.session().primary = Some(Arc::clone(&lease));
+        Ok(lease)
+    }
+
+    /// The primary's connection if it is held and alive. A dead one is replaced, unless something
+    /// died with it that the caller counts on.
+    fn held_primary(&self) -> Result<Option<Arc<Lease>>, Error> {
+        let mut session = self.session();
+        let Some(lease) = &session.primary else {
+            return Ok(None);
+        };
+        if lease.is_usable() {
+            return Ok(Some(Arc::clone(lease)));
+        }
+        if session.pinned {
+            return Err(Error::SessionLost {
+                node: lease.node().name.clone(),
+                cause: cause_of_death(lease),
+            });
+        }
+        session.primary = None;
+        Ok(None)
+    }
+
+    /// The connection of the open transaction.
+    pub(super) fn transaction_lease(&self) -> Result<Option<Arc<Lease>>, Error> {
+        let session = self.session();
+        match session.transaction.as_ref().map(Transaction::lease) {
+            Some(lease) if !lease.is_usable() => Err(Error::TransactionLost {
+                node: lease.node().name.clone(),
+                cause: cause_of_death(lease),
+            }),
+            lease => Ok(lease.cloned()),
+        }
+    }
+
+    /// A replica's connection for a read, or word that the primary has to serve it.
+    ///
+    /// Nodes in `avoid` have failed this very read; those that cannot be reached join them.
+    pub(super) async fn replica_lease(&self, avoid: &mut Vec<Arc<Node>>) -> Result<Chosen, Error> {
+        loop {
+            let topology = self
+                .topology_with(|topology| topology.usable_replicas().next().is_some())
+                .await;
+            if let Some(lease) = self.sticky_replica(&topology, avoid) {
+                return Ok(Chosen::Replica(lease));
+            }
+            let Some(first) = self.pick(&topology, avoid) else {
+                let reason = if avoid.is_empty() {
+                    RouteReason::NoUsableReplica
+                } else {
+                    RouteReason::ReplicaFailed
+                };
+                let fallback = topology.has_replicas();
+                return Ok(Chosen::Primary { reason, fallback });
+            };
+            if first.kind() == Some(NodeKind::Primary) {
+                return Ok(Chosen::Primary {
+                    reason: RouteReason::PrimaryWeight,
+                    fallback: false,
+                });
+            }
+            let first = Arc::clone(&first.node);
+            if let Some(lease) = self.free_replica(&topology, &first, avoid) {
+                return Ok(Chosen::Replica(self.keep_replica(lease)));
+            }
+            if self.session().primary.is_some() {
+                // Waiting here could deadlock with those who hold replicas and wait for us.
+                return Ok(Chosen::Primary {
+                    reason: RouteReason::ReplicaBusy,
+                    fallback: false,
+                });
+            }
+            let node = with_room(&topology, first, avoid);
+            match self.checkout_waiting(&node).await {
+                Ok(pooled) => {
+                    let lease = self.lend(Lease::new(pooled, node, None));
+                    return Ok(Chosen::Replica(self.keep_replica(lease)));
+                }
+                Err(Error::Connect(_)) => avoid.push(node),
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
+    /// The replica of the last read, while it may serve. Statements that run at the same time get
+    /// connections of their own where some are free, and share this one where none is.
+    fn sticky_replica(&self, topology: &Topology, avoid: &[Arc<Node>]) -> Option<Arc<Lease>> {
+        let lease = {
+            let mut session = self.session();
+            let lease = session.replica.clone()?;
+            let usable = lease.is_usable()
+                && !lease.is_abandoned()
+                && !is_in(avoid, lease.node())
+                && topology
+                    .member(lease.node())
+                    .is_some_and(Member::is_usable_replica);
+            if !usable {
+                session.replica = None;
+                return None;
+            }
+            lease
+        };
+        if lease.is_free() {
+            return Some(lease);
+        }
+        let another = self
+            .pick(topology, avoid)
+            .map(|member| Arc::clone(&member.node))
+            .filter(|node| topology.member(node).is_some_and(Member::is_usable_replica))
+            .and_then(|first| self.free_replica(topology, &first, avoid));
+        Some(another.unwrap_or(lease))
+    }
+
+    /// A connection that is free at once, of `first` or else of any other usable replica.
+    fn free_replica(
+        &self,
+        topology: &Topology,
+        first: &Arc<Node>,
+        avoid: &[Arc<Node>],
+    ) -> Option<Arc<Lease>> {
+        let others = topology
+            .usable_replicas()
+            .map(|member| &member.node)
+            .filter(|node| !Arc::ptr_eq(node, first) && !is_in(avoid, node));
+        for node in std::iter::once(first).chain(others) {
+            if let Some(pooled) = self.checkout_now(node) {
+                return Some(self.lend(Lease::new(pooled, Arc::clone(node), None)));
+            }
+        }
+        None
+    }
+
+    /// The member that the policy chooses for a read; the primary takes part by its weight.
+    fn pick<'t>(&self, topology: &'t Topology, avoid: &[Arc<Node>]) -> Option<&'t Member> {
+        let forced = self.session().forced == Some(NodeKind::Replica);
+        let primary = topology
+            .primary()
+            .filter(|member| member.weight() > 0 && !forced);
+        let replicas = topology
+            .usable_replicas()
+            .filter(|member| !is_in(avoid, &member.node))
+            .collect::<Vec<_>>();
+        if replicas.is_empty() {
+            return None;
+        }
+        let members: Vec<&Member> = replicas.into_iter().chain(primary).collect();
+        let candidates: Vec<Candidate<'_>> = members
+            .iter()
+            .map(|member| Candidate {
+                name: &member.node.name,
+                weight: member.weight(),
+                in_flight: member.node.in_flight(),
+                tags: &member.node.tags,
+            })
+            .collect();
+        let place = select(&candidates, &*self.cluster.policy, &mut rand::random)?;
+        members.get(place).copied()
+    }
+
+    fn keep_replica(&self, lease: Arc<Lease>) -> Arc<Lease> {
+        self.session().replica = Some(Arc::clone(&lease));
+        lease
+    }
+
+    /// The topology, waited for while nodes have not been asked yet and `enough` is not met.
+    async fn topology_with(&self, enough: impl Fn(&Topology) -> bool) -> Arc<Topology> {
+        let topology = self.cluster.topology();
+        if enough(&topology) || topology.is_settled() {
+            return topology;
+        }
+        self.cluster.settled().await
+    }
+
+    fn checkout_now(&self, node: &Node) -> Option<Pooled> {
+        let _timers = self.cluster.runtime.enter();
+        node.pool.try_checkout()
+    }
+
+    async fn checkout_waiting(&self, node: &Arc<Node>) -> Result<Pooled, Error> {
+        let pooled = self.cluster.within(node.pool.checkout()).await;
+        if let Err(Error::Connect(error)) = &pooled {
+            self.cluster.report_failure(node, error.to_string());
+        }
+        pooled
+    }
+
+    fn lend(&self, mut lease: Lease) -> Arc<Lease> {
+        if let Some(connection) = lease.connection_mut() {
+            connection.set_cache_size(self.cache_size);
+        }
+        self.running.note(&lease);
+        Arc::new(lease)
+    }
+}
+
+/// The node to wait for: `first`, unless its pool is full and another's can still grow.
+fn with_room(topology: &Topology, first: Arc<Node>, avoid: &[Arc<Node>]) -> Arc<Node> {
+    if first.pool.can_grow() {
+        return first;
+    }
+    let mut others = topology
+        .usable_replicas()
+        .map(|member| &member.node)
+        .filter(|node| !is_in(avoid, node) && node.pool.can_grow());
+    others.next().map_or(first, Arc::clone)
+}
+
+fn is_in(nodes: &[Arc<Node>], node: &Arc<Node>) -> bool {
+    nodes.iter().any(|other| Arc::ptr_eq(other, node))
+}
+
+fn no_primary(topology: &Topology) -> Error {
+    if topology.members.is_empty() {
+        return Error::Closed;
+    }
+    let writable = topology.writable();
+    if writable.len() > 1 {
+        Error::TwoPrimaries { nodes: writable }
+    } else {
+        Error::NoPrimary {
+            nodes: topology.describe(),
+        }
+    }
+}
+
+pub(super) fn cause_of_death(lease: &Lease) -> String {
+    match lease.wire.death() {
+        Some(death) => death.message,
+        None => "the connection was closed".to_owned(),
+    }
+}

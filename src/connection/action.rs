@@ -1,0 +1,128 @@
+//! The three ways in which Diesel sends a statement, as one path sees them.
+
+use std::any::TypeId;
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel_async::SimpleAsyncConnection;
+use futures_util::StreamExt;
+
+use super::stream::RowStream;
+use crate::cluster::Cluster;
+use crate::error::Outcome;
+use crate::node::Lease;
+use crate::statement::Statement;
+
+/// A statement and the way to send it; it can be sent again.
+pub(super) trait Action: Send {
+    type Output: Send + Default;
+
+    fn sql(&self) -> &str;
+
+    fn id(&self) -> Option<TypeId> {
+        None
+    }
+
+    /// The statement whose custom types may be open.
+    fn statement(&mut self) -> Option<&mut Statement> {
+        None
+    }
+
+    fn send(&self, lease: &Arc<Lease>) -> impl Future<Output = QueryResult<Self::Output>> + Send;
+
+    /// Lets what goes on after this report to the cluster, and tell the caller `outcome` if the
+    /// connection breaks meanwhile.
+    fn reporting(
+        &self,
+        output: Self::Output,
+        _cluster: &Arc<Cluster>,
+        _outcome: Outcome,
+    ) -> Self::Output {
+        output
+    }
+}
+
+/// Runs a statement for its rows.
+pub(super) struct Load(pub(super) Statement);
+
+impl Action for Load {
+    type Output = RowStream;
+
+    fn sql(&self) -> &str {
+        self.0.sql()
+    }
+
+    fn id(&self) -> Option<TypeId> {
+        self.0.id()
+    }
+
+    fn statement(&mut self) -> Option<&mut Statement> {
+        Some(&mut self.0)
+    }
+
+    fn reporting(&self, rows: RowStream, cluster: &Arc<Cluster>, outcome: Outcome) -> RowStream {
+        rows.reporting_to(cluster, outcome)
+    }
+
+    async fn send(&self, lease: &Arc<Lease>) -> QueryResult<RowStream> {
+        let using = lease.enter();
+        // Errors of execution come in place of the first row. Once a row has been handed out
+        // nothing can be done about an error, so the first is waited for.
+        let started = async {
+            let mut rows = self.0.load(lease.pg()).await?;
+            let first = rows.next().await.transpose()?;
+            Ok((first, rows))
+        };
+        match started.await {
+            Ok((first, rows)) => Ok(RowStream::new(first, rows, using.into_stream())),
+            Err(error) => {
+                using.finish();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Runs a statement for the number of its rows.
+pub(super) struct Execute(pub(super) Statement);
+
+impl Action for Execute {
+    type Output = usize;
+
+    fn sql(&self) -> &str {
+        self.0.sql()
+    }
+
+    fn id(&self) -> Option<TypeId> {
+        self.0.id()
+    }
+
+    fn statement(&mut self) -> Option<&mut Statement> {
+        Some(&mut self.0)
+    }
+
+    async fn send(&self, lease: &Arc<Lease>) -> QueryResult<usize> {
+        let using = lease.enter();
+        let result = self.0.execute(lease.pg()).await;
+        using.finish();
+        result
+    }
+}
+
+/// Runs a text of one or more statements.
+pub(super) struct Batch<'a>(pub(super) &'a str);
+
+impl Action for Batch<'_> {
+    type Output = ();
+
+    fn sql(&self) -> &str {
+        self.0
+    }
+
+    async fn send(&self, lease: &Arc<Lease>) -> QueryResult<()> {
+        let using = lease.enter();
+        let result = lease.pg().batch_execute(self.0).await;
+        using.finish();
+        result
+    }
+}

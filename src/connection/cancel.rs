@@ -1,0 +1,76 @@
+//! Cancelling what a connection is running, from elsewhere.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio_util::context::TokioContext;
+
+use super::ReplicatedConnection;
+use crate::error::ConnectError;
+use crate::node::{Lease, NodeCancel};
+
+/// The server connections that a session has used and still holds.
+#[derive(Default)]
+pub(super) struct Running(Mutex<Vec<NodeCancel>>);
+
+impl Running {
+    pub(super) fn note(&self, lease: &Lease) {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|cancel| !cancel.is_over());
+        running.push(lease.canceller());
+    }
+
+    fn busy(&self) -> Vec<NodeCancel> {
+        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running
+            .iter()
+            .filter(|cancel| !cancel.is_over() && cancel.is_busy())
+            .cloned()
+            .collect()
+    }
+}
+
+/// Cancels whatever statements a [`ReplicatedConnection`] is running when it is used.
+///
+/// It may be taken before the statement is started and used from another task. Cancelling is a
+/// race by nature: a statement may end before the request arrives. See
+/// [Canceling Requests in Progress](https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS).
+#[derive(Clone)]
+pub struct CancelToken {
+    running: Arc<Running>,
+    runtime: Handle,
+}
+
+impl CancelToken {
+    /// Asks each server that is running a statement of the connection to cancel it.
+    ///
+    /// `Ok` says that the requests were sent, not that anything was cancelled.
+    ///
+    /// # Errors
+    ///
+    /// A server cannot be reached within `connect_timeout`.
+    pub async fn cancel(&self) -> Result<(), ConnectError> {
+        for cancel in self.running.busy() {
+            TokioContext::new(cancel.cancel(), self.runtime.clone()).await?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for CancelToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelToken").finish_non_exhaustive()
+    }
+}
+
+impl ReplicatedConnection {
+    /// A token that cancels what this connection is running when the token is used.
+    #[must_use]
+    pub fn cancel_token(&self) -> CancelToken {
+        CancelToken {
+            running: Arc::clone(&self.running),
+            runtime: self.cluster.runtime.clone(),
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The path of a statement: classify, decide, take a connection, send, and what follows.
+
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel::connection::InstrumentationEvent;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+
+use super::ReplicatedConnection;
+use super::acquire::Chosen;
+use super::action::Action;
+use super::failure::lost;
+use super::session::Transaction;
+use crate::classify::{TransactionControl, Verdict};
+use crate::error::{Error, Outcome};
+use crate::node::{Failure, Lease, Node};
+use crate::routing::{Decision, NodeKind, Recovery, RouteReason, recover};
+
+/// How often one statement may meet connections with outdated plans before the primary serves it.
+const STALE_PLANS: u32 = 3;
+
+/// One statement on its way.
+struct Journey {
+    verdict: Verdict,
+    decision: Decision,
+    /// Replicas that failed it.
+    avoid: Vec<Arc<Node>>,
+    stale_plans: u32,
+    /// A replica refused it, and it is remembered as the primary's if the primary accepts it.
+    learn: bool,
+    /// The primary serves it because replicas fail.
+    fallback: bool,
+}
+
+impl ReplicatedConnection {
+    /// Sends a statement to the node that it needs, and again elsewhere where that is harmless.
+    pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
+        let verdict = self.cluster.classifier.classify(action.id(), action.sql());
+        if self.cluster.classifier.take_wants_catalog() {
+            self.cluster.catalog_wanted();
+        }
+        let decision = self
+            .session()
+            .decide(verdict, self.cluster.read_only_transactions_on_replicas);
+        let mut journey = Journey {
+            verdict,
+            decision,
+            avoid: Vec::new(),
+            stale_plans: 0,
+            learn: false,
+            fallback: false,
+        };
+        if let Some(end) = self.end_of_lost_transaction(verdict, action.sql()) {
+            return Ok(end.map(|()| A::Output::default())?);
+        }
+        loop {
+            let (lease, on_replica) = self.lease(&mut journey).await?;
+            self.begins(verdict, &lease, on_replica);
+            let result = self.send(action, &lease).await;
+            for sql in lease.newly_prepared() {
+                self.record(InstrumentationEvent::cache_query(&sql));
+            }
+            match result {
+                Ok(output) => {
+                    self.succeeded(&journey, action);
+                    return Ok(action.reporting(output, &self.cluster, outcome_if_lost(&journey)));
+                }
+                Err(error) => self.failed(&mut journey, &lease, on_replica, error)?,
+            }
+        }
+    }
+
+    async fn send<A: Action>(&self, action: &mut A, lease: &Arc<Lease>) -> QueryResult<A::Output> {
+        if let Some(statement) = action.statement() {
+            self.resolve_types(statement, lease).await?;
+        }
+        action.send(lease).await
+    }
+
+    /// The connection for the journey's next attempt, and whether it is a replica's.
+    async fn lease(&self, journey: &mut Journey) -> Result<(Arc<Lease>, bool), Error> {
+        let (lease, kind, reason) = match journey.decision {
+            Decision::TransactionReplica => match self.transaction_lease()? {
+                Some(lease) => (lease, NodeKind::Replica, RouteReason::ReadOnlyTransaction),
+                None => return Err(Error::Closed),
+            },
+            Decision::Primary(reason) => {
+                let lease = match self.transaction_lease()? {
+                    Some(lease) => lease,
+                    None => self.primary_lease(journey.fallback).await?,
+                };
+                (lease, NodeKind::Primary, reason)
+            }
+            Decision::Replica { reason, .. } => {
+                match self.replica_lease(&mut journey.avoid).await? {
+                    Chosen::Replica(lease) => (lease, NodeKind::Replica, reason),
+                    Chosen::Primary { .. } if reason == RouteReason::Forced => {
+                        return Err(Error::NoReplica {
+                            nodes: self.cluster.topology().describe(),
+                        });
+                    }
+                    Chosen::Primary { reason, fallback } => {
+                        let lease = self.primary_lease(fallback).await?;
+                        (lease, NodeKind::Primary, reason)
+                    }
+                }
+            }
+        };
+        self.note_route(lease.node(), kind, reason);
+        if journey.verdict.session_state {
+            lease.note_session_state();
+        }
+        Ok((lease, kind == NodeKind::Replica))
+    }
+
+    /// Notes an open transaction before its BEGIN is sent: if the future is dropped while BEGIN
+    /// is under way, what follows must not run outside of it.
+    fn begins(&self, verdict: Verdict, lease: &Arc<Lease>, on_replica: bool) {
+        if let Some(TransactionControl::Begin { .. }) = verdict.control {
+            let lease = Arc::clone(lease);
+            self.session().transaction = Some(if on_replica {
+                Transaction::OnReplica(lease)
+            } else {
+                Transaction::OnPrimary(lease)
+            });
+        }
+    }
+
+    fn succeeded<A: Action>(&self, journey: &Journey, action: &A) {
+        if journey.verdict.ddl {
+            self.cluster.catalog_changed();
+        }
+        if journey.learn {
+            // The text of a statement holds no bind values, but may hold literals.
+            tracing::warn!(
+                target: "diesel_replicated",
+                sql = shortened(action.sql()),
+                "a replica refused this statement and the primary accepted it: it goes to the \
+                 primary from now on"
+            );
+            self.cluster.classifier.learn(action.id(), action.sql());
+        }
+    }
+
+    /// Prepares the next attempt, or returns the error that the caller gets.
+    fn failed(
+        &self,
+        journey: &mut Journey,
+        lease: &Arc<Lease>,
+        on_replica: bool,
+        error: DieselError,
+    ) -> QueryResult<()> {
+        let failure = lease.diagnose(&error);
+        if failure
+            .remark
+            .is_some_and(|remark| remark.sqlstate.may_mean_stale_types())
+        {
+            self.cluster.oids.forget();
+        }
+        if on_replica && matches!(journey.decision, Decision::Replica { may_move: true, .. }) {
+            return self.failed_on_replica(journey, lease, &failure, error);
+        }
+        self.note_serialization_failure(journey.verdict, &error);
+        if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
+            // It has not begun.
+            self.session().transaction = None;
+        }
+        let outcome = outcome_if_lost(journey);
+        let in_transaction = {
+            let session = self.session();
+            session.transaction.is_some()
+        };
+        let cluster = Arc::downgrade(&self.cluster);
+        let lost = lost(&cluster, lease, &failure, outcome);
+        match (lost, failure.lost) {
+            // COMMIT is the one statement of a transaction that decides about it.
+            (Some(_), Some(cause))
+                if in_transaction && journey.verdict.control != Some(TransactionControl::End) =>
+            {
+                let node = lease.node().name.clone();
+                Err(Error::TransactionLost { node, cause }.into())
+            }
+            (Some(lost), _) => Err(lost),
+            (None, _) => Err(error),
+        }
+    }
+
+    fn failed_on_replica(
+        &self,
+        journey: &mut Journey,
+        lease: &Arc<Lease>,
+        failure: &Failure,
+        error: DieselError,
+    ) -> QueryResult<()> {
+        let remark = failure.remark;
+        let missing_type = matches!(error, DieselError::SerializationError(_));
+        let mut recovery = recover(remark, failure.lost.is_some());
+        if missing_type {
+            recovery = Recovery::Primary { learn: false };
+        }
+        tracing::debug!(
+            target: "diesel_replicated",
+            node = lease.node().name, ?remark, ?recovery, "replica_failed_statement"
+        );
+        let primary = |reason| Decision::Primary(reason);
+        match recovery {
+            Recovery::Return => return Err(error),
+            Recovery::LeaveReplica => {
+                let cause = failure.lost.clone().unwrap_or_else(|| error.to_string());
+                self.cluster.report_failure(lease.node(), cause);
+                journey.avoid.push(Arc::clone(lease.node()));
+            }
+            Recovery::OtherNode => journey.avoid.push(Arc::clone(lease.node())),
+            Recovery::FreshConnection => {
+                lease.condemn();
+                journey.stale_plans += 1;
+                if journey.stale_plans >= STALE_PLANS {
+                    journey.decision = primary(RouteReason::ReplicaFailed);
+                    journey.fallback = true;
+                }
+            }
+            Recovery::Primary { learn } if self.session().forced.is_none() => {
+                journey.learn = learn;
+                // Whatever the replica refused for being read only may well write.
+                self.session().wrote |= learn;
+                journey.decision = primary(if learn {
+                    RouteReason::Learned
+                } else {
+                    RouteReason::ReplicaFailed
+                });
+            }
+            Recovery::Primary { .. } => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn note_serialization_failure(&self, verdict: Verdict, error: &DieselError) {
+        let failed_to_serialize = matches!(
+            error,
+            DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)
+        );
+        // After a failed COMMIT there is nothing left to roll back.
+        if failed_to_serialize
+            && verdict.control != Some(TransactionControl::End)
+            && self.session().transaction.is_some()
+        {
+            self.transaction_must_roll_back();
+        }
+    }
+
+    /// The end of a transaction whose connection has died: it is rolled back already, so ROLLBACK
+    /// has nothing to do, and COMMIT has failed. Either way the session is out of it.
+    fn end_of_lost_transaction(&self, verdict: Verdict, sql: &str) -> Option<Result<(), Error>> {
+        if verdict.control != Some(TransactionControl::End) {
+            return None;
+        }
+        let lost = self.transaction_lease().err()?;
+        self.session().transaction = None;
+        let rolls_back = ["rollback", "abort"].iter().any(|word| {
+            let start = sql.trim_start().get(..word.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(word))
+        });
+        Some(if rolls_back { Ok(()) } else { Err(lost) })
+    }
+}
+
+/// What became of a statement whose connection broke: a read, or a BEGIN, leaves nothing behind.
+fn outcome_if_lost(journey: &Journey) -> Outcome {
+    let harmless = match journey.verdict.control {
+        None => journey.verdict.idempotent,
+        Some(control) => control != TransactionControl::End,
+    };
+    if harmless {
+        Outcome::NotRun
+    } else {
+        Outcome::Unknown
+    }
+}
+
+fn shortened(sql: &str) -> &str {
+    const LONGEST: usize = 200;
+    let end = (0..=LONGEST.min(sql.len()))
+        .rev()
+        .find(|end| sql.is_char_boundary(*end));
+    &sql[..end.unwrap_or(0)]
+}

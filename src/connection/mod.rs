@@ -1,0 +1,205 @@
+//! What Diesel sees: a connection that sends each statement to the node that it needs.
+
+mod acquire;
+mod action;
+mod cancel;
+mod execute;
+mod failure;
+mod notifications;
+mod route;
+mod scope;
+mod session;
+mod stream;
+mod traits;
+mod transaction_builder;
+mod types;
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use diesel::QueryResult;
+use diesel::connection::{CacheSize, DynInstrumentation, InstrumentationEvent};
+use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
+
+use crate::cluster::{Cluster, Permit};
+use crate::error::Error;
+use crate::node::{Lease, Node};
+use crate::routing::{NodeKind, RouteReason};
+
+pub use cancel::CancelToken;
+use cancel::Running;
+pub use route::Route;
+use route::Way;
+pub use scope::Scope;
+use session::Session;
+pub use stream::RowStream;
+pub use transaction_builder::TransactionBuilder;
+
+/// A connection to a whole cluster: one primary and its replicas.
+///
+/// It implements the traits of diesel-async, so query builders run on it as they run on an
+/// [`AsyncPgConnection`]. A transaction runs on the primary, and so does every statement that is
+/// not known to be safe on a replica; plain selects run on a replica, until the connection has
+/// written: from then on its reads go to the primary too, so that they see what it wrote.
+///
+/// Nothing is taken from any pool before the first statement. The primary's connection, once
+/// taken, stays until this one is dropped, so that `SET`, `LISTEN`, temporary tables and advisory
+/// locks work as they do on a plain connection; a connection that used them runs everything on
+/// the primary from then on.
+///
+/// For pipelining, `&ReplicatedConnection` takes statements too: concurrent ones share a round
+/// trip on the primary, and run side by side on replicas.
+///
+/// # Cancel safety
+///
+/// Dropping the future of a statement closes the server connection that was running it when this
+/// connection lets go of it; no other session ever gets a connection in the middle of a command.
+/// Whether the statement ran is then unknown.
+pub struct ReplicatedConnection {
+    cluster: Arc<Cluster>,
+    session: Mutex<Session>,
+    /// Server connections that a cancel token may have to reach.
+    running: Arc<Running>,
+    /// Held while the primary's connection is taken, so that concurrent statements take one.
+    checkout: tokio::sync::Mutex<()>,
+    transaction: AnsiTransactionManager,
+    /// A statement of the open transaction failed to serialize: the transaction manager must hear
+    /// of it as soon as it can be reached.
+    must_roll_back: AtomicBool,
+    instrumentation: Mutex<DynInstrumentation>,
+    cache_size: CacheSize,
+    /// Last, so that server connections are back in their pools before this one counts as back.
+    _permit: Permit,
+}
+
+impl ReplicatedConnection {
+    /// A connection that has touched no server yet.
+    pub(crate) fn new(cluster: Arc<Cluster>) -> Result<Self, Error> {
+        let permit = cluster.tracker.admit().ok_or(Error::Closed)?;
+        Ok(Self {
+            cluster,
+            session: Mutex::default(),
+            running: Arc::default(),
+            checkout: tokio::sync::Mutex::default(),
+            transaction: AnsiTransactionManager::default(),
+            must_roll_back: AtomicBool::new(false),
+            instrumentation: Mutex::new(DynInstrumentation::default_instrumentation()),
+            cache_size: CacheSize::Unbounded,
+            _permit: permit,
+        })
+    }
+
+    /// A view of this connection that sends everything to the primary.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+    /// use diesel_async::RunQueryDsl;
+    ///
+    /// diesel::select(diesel::dsl::now).execute(&mut conn.primary()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "master")]
+    pub fn primary(&mut self) -> Scope<'_> {
+        Scope::new(self, NodeKind::Primary)
+    }
+
+    /// A view of this connection that sends everything to a replica.
+    ///
+    /// Nothing falls back on the primary: without a usable replica statements fail with
+    /// [`Error::NoReplica`], and what a replica refuses is the caller's error. Reads may miss what
+    /// this connection has written.
+    #[doc(alias = "slave")]
+    pub fn replica(&mut self) -> Scope<'_> {
+        Scope::new(self, NodeKind::Replica)
+    }
+
+    /// Which node served the last statement, and why that one.
+    #[must_use]
+    pub fn last_route(&self) -> Option<Route> {
+        self.session().last_route.as_ref().map(Way::route)
+    }
+
+    /// The connection to the primary itself, for what only it can do.
+    ///
+    /// What is done with it is not seen here, so from now on everything runs on the primary.
+    /// Notifications and instrumentation stay with this connection.
+    ///
+    /// # Errors
+    ///
+    /// The primary cannot be reached, or a row stream still uses its connection.
+    #[doc(alias = "master")]
+    pub async fn primary_connection(&mut self) -> QueryResult<&mut AsyncPgConnection> {
+        let lease = self.primary_lease(false).await?;
+        lease.note_session_state();
+        drop(lease);
+        let node = {
+            let mut session = self.session();
+            session.pinned = true;
+            session.wrote = true;
+            session
+                .primary
+                .as_ref()
+                .map(|lease| Arc::clone(lease.node()))
+        };
+        if let Some(node) = node {
+            self.note_route(&node, NodeKind::Primary, RouteReason::Forced);
+        }
+        self.session
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .primary
+            .as_mut()
+            .and_then(Arc::get_mut)
+            .and_then(Lease::connection_mut)
+            .map(|connection| &mut connection.pg)
+            .ok_or_else(|| Error::StillInUse.into())
+    }
+
+    /// Forgets what was done on this connection, and gives the server connections back. An open
+    /// transaction stays: tests keep one open between checkouts on purpose.
+    fn renew(&mut self) {
+        let session = self
+            .session
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if session.transaction.is_none() {
+            *session = Session::default();
+            self.transaction = AnsiTransactionManager::default();
+            self.must_roll_back = AtomicBool::new(false);
+            self.cache_size = CacheSize::Unbounded;
+        }
+    }
+
+    fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_route(&self, node: &Arc<Node>, kind: NodeKind, reason: RouteReason) {
+        tracing::trace!(target: "diesel_replicated", node = node.name, %kind, %reason, "route");
+        let node = Arc::clone(node);
+        self.session().last_route = Some(Way { node, kind, reason });
+    }
+
+    fn record(&self, event: InstrumentationEvent<'_>) {
+        let mut instrumentation = self
+            .instrumentation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        instrumentation.on_connection_event(event);
+    }
+
+    fn transaction_must_roll_back(&self) {
+        self.must_roll_back.store(true, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for ReplicatedConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicatedConnection")
+            .field("session", &*self.session())
+            .field("cluster", &self.cluster)
+            .finish_non_exhaustive()
+    }
+}

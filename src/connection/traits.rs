@@ -1,0 +1,271 @@
+//! The traits of diesel-async; thin, because the work is in [`super::execute`].
+//!
+//! Each exists for `ReplicatedConnection` and for `&ReplicatedConnection`, on one implementation.
+
+use diesel::associations::{HasTable, Identifiable};
+use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent, StrQueryHelper};
+use diesel::pg::Pg;
+use diesel::query_builder::{AsChangeset, AsQuery, IntoUpdateTarget, QueryFragment, QueryId};
+use diesel::query_dsl::methods::FindDsl;
+use diesel::{ConnectionResult, QueryResult};
+use diesel_async::methods::LoadQuery;
+use diesel_async::pooled_connection::{PoolableConnection, RecyclingMethod};
+use diesel_async::{
+    AnsiTransactionManager, AsyncConnection, AsyncConnectionCore, RunQueryDsl,
+    SimpleAsyncConnection, TransactionManager, UpdateAndFetchResults,
+};
+use futures_core::future::BoxFuture;
+use futures_util::FutureExt;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::ReplicatedConnection;
+use super::action::{Action, Batch, Execute, Load};
+use super::stream::{Row, RowStream};
+use crate::cluster::shared;
+use crate::config::redact;
+use crate::statement::Statement;
+
+impl ReplicatedConnection {
+    /// Captures the query now, because it is not `Send`, and runs it when polled.
+    fn start<'a, Q, A>(
+        &'a self,
+        query: &Q,
+        action: fn(Statement) -> A,
+    ) -> BoxFuture<'a, QueryResult<A::Output>>
+    where
+        Q: QueryFragment<Pg> + QueryId,
+        A: Action + 'a,
+    {
+        self.record(InstrumentationEvent::start_query(&diesel::debug_query(
+            query,
+        )));
+        let captured = Statement::capture(query, &self.known_types());
+        self.finish(captured.map(action))
+    }
+
+    fn finish<'a, A: Action + 'a>(
+        &'a self,
+        action: QueryResult<A>,
+    ) -> BoxFuture<'a, QueryResult<A::Output>> {
+        async move {
+            let mut action = match action {
+                Ok(action) => action,
+                Err(error) => {
+                    self.record_end("", Some(&error));
+                    return Err(error);
+                }
+            };
+            let result = self.run(&mut action).await;
+            self.record_end(action.sql(), result.as_ref().err());
+            result
+        }
+        .boxed()
+    }
+
+    async fn batch(&self, sql: &str) -> QueryResult<()> {
+        self.record(InstrumentationEvent::start_query(&StrQueryHelper::new(sql)));
+        let result = self.run(&mut Batch(sql)).await;
+        self.record_end(sql, result.as_ref().err());
+        result
+    }
+
+    fn record_end(&self, sql: &str, error: Option<&diesel::result::Error>) {
+        self.record(InstrumentationEvent::finish_query(
+            &StrQueryHelper::new(sql),
+            error,
+        ));
+    }
+}
+
+impl SimpleAsyncConnection for ReplicatedConnection {
+    async fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
+        self.batch(query).await
+    }
+}
+
+impl SimpleAsyncConnection for &ReplicatedConnection {
+    async fn batch_execute(&mut self, query: &str) -> QueryResult<()> {
+        self.batch(query).await
+    }
+}
+
+impl AsyncConnectionCore for ReplicatedConnection {
+    type ExecuteFuture<'conn, 'query> = BoxFuture<'conn, QueryResult<usize>>;
+    type LoadFuture<'conn, 'query> = BoxFuture<'conn, QueryResult<RowStream>>;
+    type Stream<'conn, 'query> = RowStream;
+    type Row<'conn, 'query> = Row;
+    type Backend = Pg;
+
+    fn load<'conn, 'query, T>(&'conn mut self, source: T) -> Self::LoadFuture<'conn, 'query>
+    where
+        T: AsQuery + 'query,
+        T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
+    {
+        self.start(&source.as_query(), Load)
+    }
+
+    fn execute_returning_count<'conn, 'query, T>(
+        &'conn mut self,
+        source: T,
+    ) -> Self::ExecuteFuture<'conn, 'query>
+    where
+        T: QueryFragment<Self::Backend> + QueryId + 'query,
+    {
+        self.start(&source, Execute)
+    }
+}
+
+impl<'a> AsyncConnectionCore for &'a ReplicatedConnection {
+    type ExecuteFuture<'conn, 'query> = BoxFuture<'a, QueryResult<usize>>;
+    type LoadFuture<'conn, 'query> = BoxFuture<'a, QueryResult<RowStream>>;
+    type Stream<'conn, 'query> = RowStream;
+    type Row<'conn, 'query> = Row;
+    type Backend = Pg;
+
+    fn load<'conn, 'query, T>(&'conn mut self, source: T) -> Self::LoadFuture<'conn, 'query>
+    where
+        T: AsQuery + 'query,
+        T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
+    {
+        ReplicatedConnection::start(self, &source.as_query(), Load)
+    }
+
+    fn execute_returning_count<'conn, 'query, T>(
+        &'conn mut self,
+        source: T,
+    ) -> Self::ExecuteFuture<'conn, 'query>
+    where
+        T: QueryFragment<Self::Backend> + QueryId + 'query,
+    {
+        ReplicatedConnection::start(self, &source, Execute)
+    }
+}
+
+impl AsyncConnection for ReplicatedConnection {
+    type TransactionManager = AnsiTransactionManager;
+
+    /// Takes one libpq-style URL that names every host of the cluster, for example
+    /// `postgres://app@db1:5432,db2:5432,db3:5432/app`; the nodes are asked who is primary.
+    ///
+    /// Connections established from one URL share one cluster within the process: its pools and
+    /// its manager. So this costs next to nothing but the first time, and pools of
+    /// `ReplicatedConnection` work as they are.
+    async fn establish(database_url: &str) -> ConnectionResult<Self> {
+        // The events of plain connections carry the URL as it is; passwords stay out of ours.
+        let url = redact(database_url);
+        let mut instrumentation = diesel::connection::DynInstrumentation::default_instrumentation();
+        instrumentation.on_connection_event(InstrumentationEvent::start_establish_connection(&url));
+        let connection = match shared(database_url).await {
+            Ok(cluster) => Self::new(cluster),
+            Err(error) => Err(error),
+        };
+        let connection = connection.map_err(Into::into);
+        instrumentation.on_connection_event(InstrumentationEvent::finish_establish_connection(
+            &url,
+            connection.as_ref().err(),
+        ));
+        connection
+    }
+
+    fn transaction_state(&mut self) -> &mut AnsiTransactionManager {
+        if self.must_roll_back.swap(false, Ordering::AcqRel) {
+            // Comes back here once, with the flag taken.
+            AnsiTransactionManager::transaction_manager_status_mut(self)
+                .set_requires_rollback_maybe_up_to_top_level(true);
+        }
+        &mut self.transaction
+    }
+
+    fn instrumentation(&mut self) -> &mut dyn Instrumentation {
+        &mut **self
+            .instrumentation
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_instrumentation(&mut self, instrumentation: impl Instrumentation) {
+        *self
+            .instrumentation
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner) = instrumentation.into();
+    }
+
+    fn set_prepared_statement_cache_size(&mut self, size: CacheSize) {
+        self.cache_size = size;
+        let session = self
+            .session
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        // One that a row stream still uses keeps its cache until it goes back.
+        for lease in [&mut session.primary, &mut session.replica] {
+            let lease = lease.as_mut().and_then(std::sync::Arc::get_mut);
+            if let Some(connection) = lease.and_then(crate::node::Lease::connection_mut) {
+                connection.set_cache_size(size);
+            }
+        }
+    }
+}
+
+impl PoolableConnection for ReplicatedConnection {
+    /// Makes the connection as good as new, and asks no server for that: the next user starts
+    /// without the history of the last one.
+    async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()> {
+        self.renew();
+        match config {
+            RecyclingMethod::Fast | RecyclingMethod::Verified => Ok(()),
+            RecyclingMethod::CustomQuery(query) => {
+                diesel::sql_query(query.as_ref()).execute(self).await?;
+                Ok(())
+            }
+            RecyclingMethod::CustomFunction(check) => check(self).await,
+        }
+    }
+
+    /// A connection that has taken the primary's, or has state of its own, ends with its user: the
+    /// next one gets a new handle, and reads on replicas again.
+    fn is_broken(&mut self) -> bool {
+        let broken = AnsiTransactionManager::is_broken_transaction_manager(self);
+        let session = self
+            .session
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if session.transaction.is_some() {
+            // Left open: only `begin_test_transaction` may do that.
+            return broken;
+        }
+        broken || session.primary.is_some() || session.pinned || session.wrote
+    }
+}
+
+impl<'b, Changes, Output, Tab, V> UpdateAndFetchResults<Changes, Output> for ReplicatedConnection
+where
+    Output: Send + 'static,
+    Changes: Copy + AsChangeset<Target = Tab> + Send + Identifiable<Table = Tab>,
+    Tab: diesel::Table + FindDsl<Changes::Id> + 'b,
+    diesel::dsl::Find<Tab, Changes::Id>: IntoUpdateTarget<Table = Tab, WhereClause = V>,
+    diesel::query_builder::UpdateStatement<Tab, V, Changes::Changeset>: AsQuery,
+    diesel::dsl::Update<Changes, Changes>: LoadQuery<'b, Self, Output>,
+    V: Send + 'b,
+    Changes::Changeset: Send + 'b,
+    Tab::FromClause: Send,
+    Changes: HasTable,
+{
+    fn update_and_fetch<'conn, 'changes>(
+        &'conn mut self,
+        changeset: Changes,
+    ) -> BoxFuture<'changes, QueryResult<Output>>
+    where
+        Changes: 'changes,
+        'conn: 'changes,
+        Self: 'changes,
+    {
+        async move {
+            diesel::update(changeset)
+                .set(changeset)
+                .get_result(self)
+                .await
+        }
+        .boxed()
+    }
+}

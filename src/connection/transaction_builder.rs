@@ -1,0 +1,126 @@
+//! Transactions with an isolation level, an access mode and deferrability.
+
+use diesel::QueryResult;
+use diesel_async::{AnsiTransactionManager, TransactionManager};
+
+use super::ReplicatedConnection;
+
+/// Builds a transaction, as diesel-async's builder for its PostgreSQL connection does.
+///
+/// See [`SET TRANSACTION`](https://www.postgresql.org/docs/current/sql-set-transaction.html).
+///
+/// ```no_run
+/// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+/// conn.build_transaction()
+///     .read_only()
+///     .repeatable_read()
+///     .run(async |conn| {
+///         // every read in here sees the same snapshot
+///         diesel::QueryResult::Ok(())
+///     })
+///     .await
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a transaction builder does nothing until `run` is called"]
+pub struct TransactionBuilder<'a> {
+    connection: &'a mut ReplicatedConnection,
+    isolation: Option<&'static str>,
+    access: Option<&'static str>,
+    deferrable: Option<&'static str>,
+}
+
+impl ReplicatedConnection {
+    /// Starts to build a transaction.
+    pub fn build_transaction(&mut self) -> TransactionBuilder<'_> {
+        TransactionBuilder {
+            connection: self,
+            isolation: None,
+            access: None,
+            deferrable: None,
+        }
+    }
+}
+
+impl<'a> TransactionBuilder<'a> {
+    /// `READ ONLY`. Where the pool lets it
+    /// ([`Config::read_only_transactions_on_replicas`](crate::Config)), it runs on a replica.
+    pub fn read_only(mut self) -> Self {
+        self.access = Some(" READ ONLY");
+        self
+    }
+
+    /// `READ WRITE`.
+    pub fn read_write(mut self) -> Self {
+        self.access = Some(" READ WRITE");
+        self
+    }
+
+    /// `DEFERRABLE`; it matters for serializable read-only transactions only.
+    pub fn deferrable(mut self) -> Self {
+        self.deferrable = Some(" DEFERRABLE");
+        self
+    }
+
+    /// `NOT DEFERRABLE`.
+    pub fn not_deferrable(mut self) -> Self {
+        self.deferrable = Some(" NOT DEFERRABLE");
+        self
+    }
+
+    /// `ISOLATION LEVEL READ COMMITTED`.
+    pub fn read_committed(mut self) -> Self {
+        self.isolation = Some(" ISOLATION LEVEL READ COMMITTED");
+        self
+    }
+
+    /// `ISOLATION LEVEL REPEATABLE READ`.
+    pub fn repeatable_read(mut self) -> Self {
+        self.isolation = Some(" ISOLATION LEVEL REPEATABLE READ");
+        self
+    }
+
+    /// `ISOLATION LEVEL SERIALIZABLE`. Always on the primary: no standby offers it.
+    pub fn serializable(mut self) -> Self {
+        self.isolation = Some(" ISOLATION LEVEL SERIALIZABLE");
+        self
+    }
+
+    /// Runs `callback` inside the transaction: commits if it returns `Ok`, else rolls back.
+    ///
+    /// # Errors
+    ///
+    /// The error of the callback, or of BEGIN, COMMIT or ROLLBACK.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the transaction open on a server connection that is then closed
+    /// with this connection, which rolls it back; the connection refuses further transactions.
+    pub async fn run<'b, T, E, F>(&mut self, callback: F) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&mut ReplicatedConnection) -> Result<T, E> + Send + 'a,
+        T: 'b,
+        E: From<diesel::result::Error> + 'b,
+    {
+        let sql = self.begin();
+        AnsiTransactionManager::begin_transaction_sql(&mut *self.connection, &sql).await?;
+        match callback(&mut *self.connection).await {
+            Ok(value) => {
+                AnsiTransactionManager::commit_transaction(&mut *self.connection).await?;
+                Ok(value)
+            }
+            Err(error) => {
+                let rolled_back: QueryResult<()> =
+                    AnsiTransactionManager::rollback_transaction(&mut *self.connection).await;
+                rolled_back?;
+                Err(error)
+            }
+        }
+    }
+
+    fn begin(&self) -> String {
+        let parts = [self.isolation, self.access, self.deferrable];
+        let options: String = parts.into_iter().flatten().collect();
+        format!("BEGIN TRANSACTION{options}")
+    }
+}

@@ -1,0 +1,382 @@
+//! The mistakes that a configuration can contain.
+//!
+//! No text here ever carries a password: values of connection strings are not quoted back, and
+//! names from them only where they cannot be a piece of a badly escaped password.
+
+use std::fmt;
+
+use crate::config::setting;
+
+/// One mistake in a [`Config`](crate::Config).
+///
+/// Its text names the node and the setting and says what to do. A node is called by its name,
+/// else by its `host:port`, else by its position (`node 2`).
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// There is no node at all.
+    #[error("no node is configured: add at least the primary, for example with `Config::primary`")]
+    NoNodes,
+    /// Every node is declared a replica.
+    #[error(
+        "no node can be the primary, as all {replicas} are declared replicas: add the primary, or \
+         leave the role of a node open so that it is asked for"
+    )]
+    NoPrimary {
+        /// How many replicas there are.
+        replicas: usize,
+    },
+    /// More than one node is declared the primary.
+    #[error(
+        "{} are all declared the primary: keep one and declare the others replicas, or leave \
+         their roles open so that they are asked for",
+        quoted(nodes)
+    )]
+    SeveralPrimaries {
+        /// Their names.
+        nodes: Vec<String>,
+    },
+    /// The URL of one node lists several hosts.
+    #[error(
+        "node `{node}`: its URL lists {hosts} hosts: give each its own node, or pass the URL to \
+         `Config::from_url`, which makes a node of every host"
+    )]
+    SeveralHosts {
+        /// The node.
+        node: String,
+        /// How many hosts its URL lists.
+        hosts: usize,
+    },
+    /// The URL of a node names no host.
+    #[error(
+        "node `{node}`: its URL names no host: write one, for example `postgres://db1:5432/app`"
+    )]
+    NoHost {
+        /// The node.
+        node: String,
+    },
+    /// Two nodes are the same server.
+    #[error("nodes `{first}` and `{second}` are the same server, {address}: remove one of them")]
+    DuplicateNode {
+        /// The node that comes first.
+        first: String,
+        /// The node that repeats it.
+        second: String,
+        /// The address that both have.
+        address: String,
+    },
+    /// Two nodes have the same name.
+    #[error("two nodes are named `{name}`: give one of them another name")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// The name of a node is empty.
+    #[error(
+        "node `{node}`: its name is empty: write a name, or leave it out to be called `host:port`"
+    )]
+    EmptyName {
+        /// The node.
+        node: String,
+    },
+    /// The name of a tag is empty.
+    #[error("node `{node}`: a tag has an empty name: name it or remove it")]
+    EmptyTag {
+        /// The node.
+        node: String,
+    },
+    /// A weight is below zero.
+    #[error(
+        "node `{node}`: `weight` is {weight}: use 0 for a node that is read only if nothing else can be"
+    )]
+    NegativeWeight {
+        /// The node.
+        node: String,
+        /// The weight given.
+        weight: i64,
+    },
+    /// A weight is so large that it must be a mistake.
+    #[error(
+        "node `{node}`: `weight` is {weight}, the largest is {}: weights are shares, so 3 and 1 do",
+        crate::config::MAX_WEIGHT
+    )]
+    WeightTooLarge {
+        /// The node.
+        node: String,
+        /// The weight given.
+        weight: i64,
+    },
+    /// The connection string of a node cannot be read.
+    #[error("node `{node}`: its URL cannot be read: {problem}")]
+    Url {
+        /// The node.
+        node: String,
+        /// What is wrong with it.
+        problem: UrlProblem,
+    },
+    /// A connection string has a parameter that nothing here knows.
+    #[error("node `{node}`: {} Known are: {}", unknown(name.as_deref()), known())]
+    UnknownParameter {
+        /// The node.
+        node: String,
+        /// The parameter; `None` if it follows a password, of which it may be a piece.
+        name: Option<String>,
+    },
+    /// The URL of a single node has a parameter of the pool.
+    #[error(
+        "node `{node}`: `{name}` belongs to the pool, not into the URL of one node: set it on \
+         `Config` or on the node, or pass the URL to `Config::from_url`"
+    )]
+    MisplacedParameter {
+        /// The node.
+        node: String,
+        /// The parameter.
+        name: &'static str,
+    },
+    /// `target_session_attrs` asks the driver to choose among hosts.
+    #[error(
+        "node `{node}`: `target_session_attrs` is set: remove it, as the pool finds out which \
+         node is the primary by asking them"
+    )]
+    TargetSessionAttrs {
+        /// The node.
+        node: String,
+    },
+    /// A setting asks for TLS.
+    #[error(
+        "node `{node}`: `{setting}` asks for TLS, which this crate is built without: remove it, \
+         or use `sslmode=prefer` or `sslmode=disable`"
+    )]
+    TlsUnavailable {
+        /// The node.
+        node: String,
+        /// The parameter that asks for TLS.
+        setting: &'static str,
+    },
+    /// A setting given as text, in a URL or a variable, cannot be read.
+    #[error("`{setting}` is not {expected}")]
+    InvalidSetting {
+        /// The parameter of the URL or the environment variable.
+        setting: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// There are not as many weights as hosts.
+    #[error(
+        "`{setting}` lists {weights} weights for {nodes} nodes: list one for each, in their order"
+    )]
+    WeightCount {
+        /// The parameter of the URL or the environment variable.
+        setting: String,
+        /// How many weights it lists.
+        weights: usize,
+        /// How many nodes there are.
+        nodes: usize,
+    },
+    /// A pool that can hold no connection.
+    #[error("{}: `max_size` is 0: allow at least one connection", scope(node.as_deref()))]
+    ZeroMaxSize {
+        /// The node; `None` for the settings of every node.
+        node: Option<String>,
+    },
+    /// A pool that should keep more connections idle than it can hold.
+    #[error("{}: `min_idle` is {min_idle}, more than `max_size`, which is {max_size}: lower the one or raise the other", scope(node.as_deref()))]
+    MinIdleAboveMaxSize {
+        /// The node; `None` for the settings of every node.
+        node: Option<String>,
+        /// The idle connections to keep.
+        min_idle: u32,
+        /// The largest number of connections.
+        max_size: u32,
+    },
+    /// A time limit of nothing.
+    #[error("{}: `{setting}` is zero: give it a length{}", scope(node.as_deref()), or_never(setting))]
+    ZeroDuration {
+        /// The node; `None` for the settings of every node.
+        node: Option<String>,
+        /// The setting.
+        setting: &'static str,
+    },
+    /// `fallback_share` is not a share.
+    #[error("`fallback_share` is {share}: give a number from 0.0 to 1.0")]
+    FallbackShare {
+        /// What was given.
+        share: f64,
+    },
+    /// A function is said both to write and not to.
+    #[error("function `{name}` is both in `functions.allow` and in `functions.deny`: keep one")]
+    FunctionAllowedAndDenied {
+        /// The function.
+        name: String,
+    },
+    /// The name of a function is empty.
+    #[error("`functions.{list}` contains an empty name: remove it")]
+    EmptyFunction {
+        /// `allow` or `deny`.
+        list: &'static str,
+    },
+    /// A statement to set up connections is empty.
+    #[error("`setup_sql`: statement {position} is empty: remove it")]
+    EmptySetupSql {
+        /// Its position, from 1.
+        position: usize,
+    },
+    /// The environment names no database.
+    #[error("neither `{url}` nor `{primary}` is set: set one of them")]
+    NotInEnvironment {
+        /// The variable of the one URL.
+        url: String,
+        /// The variable of the URL of the primary.
+        primary: String,
+    },
+    /// The environment names two different databases.
+    #[error("`{url}` and `{primary}` are both set and differ: unset one of them")]
+    AmbiguousEnvironment {
+        /// The variable of the one URL.
+        url: String,
+        /// The variable of the URL of the primary.
+        primary: String,
+    },
+    /// An environment variable is not Unicode.
+    #[error("`{name}` is not Unicode")]
+    NotUnicode {
+        /// The variable.
+        name: String,
+    },
+}
+
+/// Why a connection string cannot be read. Never carries any of the string itself.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UrlProblem {
+    /// There is no text.
+    #[error("it is empty")]
+    Empty,
+    /// It is neither a URL of PostgreSQL nor a list of `key=value`.
+    #[error("it neither starts with `postgres://` or `postgresql://` nor is a list of `key=value`")]
+    Scheme,
+    /// It is not clear which `@` ends the password.
+    #[error(
+        "it has an `@` too many, or a `/` or `?` before it: in a user, a password or a parameter \
+         write `%40` for `@`, `%2F` for `/` and `%3F` for `?`"
+    )]
+    Escaping,
+    /// Something other than the password is not UTF-8 once decoded.
+    #[error("a percent-encoded part is not UTF-8")]
+    Encoding,
+    /// A parameter without a name or a value.
+    #[error(
+        "a parameter is not of the form `key=value`; in a URL, write `%26` for an `&` in a value"
+    )]
+    Parameter,
+    /// The quotes of a `key='value'` do not match.
+    #[error("a quoted value does not end where it should: write `\\'` for a `'` in it")]
+    Quote,
+    /// A parameter has a value that it cannot have.
+    #[error("the value of `{0}` is invalid")]
+    Value(&'static str),
+    /// A parameter is given twice.
+    #[error("`{0}` is given twice")]
+    Repeated(&'static str),
+    /// Hosts, ports and addresses do not pair up.
+    #[error("it lists {hosts} hosts but {count} times `{setting}`: list one for each host")]
+    Count {
+        /// `port` or `hostaddr`.
+        setting: &'static str,
+        /// How often it is given.
+        count: usize,
+        /// How many hosts there are.
+        hosts: usize,
+    },
+}
+
+/// Every mistake found in a [`Config`](crate::Config), at least one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigErrors(Vec<ConfigError>);
+
+impl ConfigErrors {
+    /// `Err` with the mistakes, or `value` if there are none.
+    pub(crate) fn unless_empty<T>(errors: Vec<ConfigError>, value: T) -> Result<T, Self> {
+        if errors.is_empty() {
+            Ok(value)
+        } else {
+            Err(Self(errors))
+        }
+    }
+
+    /// The mistakes, in the order in which they were found.
+    pub fn iter(&self) -> std::slice::Iter<'_, ConfigError> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [only] = self.0.as_slice() {
+            return write!(f, "the configuration has a mistake: {only}");
+        }
+        write!(f, "the configuration has {} mistakes:", self.0.len())?;
+        self.0.iter().try_for_each(|error| write!(f, "\n- {error}"))
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl From<ConfigError> for ConfigErrors {
+    fn from(error: ConfigError) -> Self {
+        Self(vec![error])
+    }
+}
+
+impl<'a> IntoIterator for &'a ConfigErrors {
+    type Item = &'a ConfigError;
+    type IntoIter = std::slice::Iter<'a, ConfigError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl IntoIterator for ConfigErrors {
+    type Item = ConfigError;
+    type IntoIter = std::vec::IntoIter<ConfigError>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+fn quoted(names: &[String]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
+fn scope(node: Option<&str>) -> String {
+    node.map_or_else(|| "pool".to_owned(), |node| format!("node `{node}`"))
+}
+
+fn or_never(setting: &str) -> &'static str {
+    match setting {
+        "max_lifetime" | "idle_timeout" => ", or `never` (`None`) for no limit",
+        _ => "",
+    }
+}
+
+fn unknown(name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("its URL has an unknown parameter `{name}`: remove or correct it."),
+        None => "its URL has an unknown parameter after the password, not shown as it may be a \
+                 piece of it: in a URL write `%26` for an `&` in the password, and in `key=value` \
+                 form quote the password."
+            .to_owned(),
+    }
+}
+
+fn known() -> String {
+    let names: Vec<&str> = setting::LIBPQ
+        .iter()
+        .chain(setting::POOL)
+        .copied()
+        .collect();
+    names.join(", ")
+}

@@ -1,0 +1,149 @@
+//! The only conversion to and from Diesel's errors.
+
+use diesel::result::{
+    ConnectionError, DatabaseErrorInformation, DatabaseErrorKind, Error as DieselError,
+};
+
+use super::{Error, Outcome};
+
+impl Outcome {
+    /// The sentence that carries the outcome through [`DatabaseErrorInformation::hint`].
+    const fn hint(self) -> &'static str {
+        match self {
+            Self::NotRun => "The statement was not run: it is safe to do it again.",
+            Self::Failed => "The statement failed and had no effect.",
+            Self::Unknown => {
+                "The outcome is unknown: the statement may have run. Find out before doing it again."
+            }
+        }
+    }
+}
+
+/// What Diesel's error does not say itself.
+pub trait ErrorExt {
+    /// What became of the statement that failed.
+    ///
+    /// Exact for every error that comes out of a
+    /// [`ReplicatedConnection`](crate::ReplicatedConnection): what the server reports has failed,
+    /// what this crate reports says so itself.
+    ///
+    /// ```
+    /// use diesel_replicated::{Error, ErrorExt, Outcome};
+    ///
+    /// let error = diesel::result::Error::from(Error::Closed);
+    /// assert_eq!(error.outcome(), Outcome::NotRun);
+    /// ```
+    fn outcome(&self) -> Outcome;
+}
+
+impl ErrorExt for DieselError {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::DatabaseError(
+                DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection,
+                information,
+            ) => match information.hint() {
+                Some(hint) if hint == Outcome::NotRun.hint() => Outcome::NotRun,
+                Some(hint) if hint == Outcome::Failed.hint() => Outcome::Failed,
+                // Not from here: whatever lost the connection did not say how far it got.
+                _ => Outcome::Unknown,
+            },
+            Self::DatabaseError(..) | Self::NotFound | Self::RollbackTransaction => Outcome::Failed,
+            Self::RollbackErrorOnCommit { commit_error, .. } => commit_error.outcome(),
+            Self::DeserializationError(_) => Outcome::Unknown,
+            _ => Outcome::NotRun,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Information {
+    message: String,
+    outcome: Outcome,
+}
+
+impl DatabaseErrorInformation for Information {
+    fn message(&self) -> &str {
+        &self.message
+    }
+    fn details(&self) -> Option<&str> {
+        None
+    }
+    fn hint(&self) -> Option<&str> {
+        Some(self.outcome.hint())
+    }
+    fn table_name(&self) -> Option<&str> {
+        None
+    }
+    fn column_name(&self) -> Option<&str> {
+        None
+    }
+    fn constraint_name(&self) -> Option<&str> {
+        None
+    }
+    fn statement_position(&self) -> Option<i32> {
+        None
+    }
+}
+
+impl From<Error> for DieselError {
+    fn from(error: Error) -> Self {
+        let kind = match error {
+            Error::ConnectionLost { .. }
+            | Error::SessionLost { .. }
+            | Error::TransactionLost { .. } => DatabaseErrorKind::ClosedConnection,
+            _ => DatabaseErrorKind::UnableToSendCommand,
+        };
+        Self::DatabaseError(
+            kind,
+            Box::new(Information {
+                outcome: error.outcome(),
+                message: error.to_string(),
+            }),
+        )
+    }
+}
+
+impl From<Error> for ConnectionError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Config(errors) => Self::InvalidConnectionUrl(errors.to_string()),
+            other => Self::BadConnection(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outcome_survives_diesel() {
+        for outcome in [Outcome::NotRun, Outcome::Failed, Outcome::Unknown] {
+            let error = Error::ConnectionLost {
+                node: "db1".to_owned(),
+                cause: "end of file".to_owned(),
+                outcome,
+            };
+            assert_eq!(DieselError::from(error).outcome(), outcome);
+        }
+    }
+
+    #[test]
+    fn what_the_server_reports_has_failed() {
+        let error = DieselError::DatabaseError(
+            DatabaseErrorKind::UniqueViolation,
+            Box::new("duplicate key".to_owned()),
+        );
+        assert_eq!(error.outcome(), Outcome::Failed);
+    }
+
+    #[test]
+    fn a_lost_connection_of_unknown_origin_is_in_doubt() {
+        let error = DieselError::DatabaseError(
+            DatabaseErrorKind::UnableToSendCommand,
+            Box::new("connection closed".to_owned()),
+        );
+        assert_eq!(error.outcome(), Outcome::Unknown);
+    }
+}

@@ -1,0 +1,192 @@
+//! Everything that can go wrong, and for each failure what became of the statement.
+
+mod config;
+mod connect;
+mod diesel;
+mod sqlstate;
+
+use std::time::Duration;
+
+pub use self::config::{ConfigError, ConfigErrors, UrlProblem};
+pub use self::connect::{ConnectError, ConnectErrorKind};
+pub use self::diesel::ErrorExt;
+pub use self::sqlstate::{InvalidSqlState, SqlState};
+
+/// What became of a statement that failed.
+///
+/// The SQL standard knows the last case as SQLSTATE `40003` (statement completion unknown) and
+/// `08007` (transaction resolution unknown).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// No server has run it: it is safe to do it again.
+    NotRun,
+    /// The server ran it, and reported that it failed; it has had no effect.
+    Failed,
+    /// It was sent and no answer came: it may have run, or may still run. Find out before doing
+    /// it again.
+    Unknown,
+}
+
+/// A failure of the pool itself, as opposed to one that the server reports of a statement.
+///
+/// No variant carries a password or a bind value.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting is wrong; every mistake is listed.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+
+    /// No connection to the node could be opened, and none is open that could be waited for.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+
+    /// Every connection of the node's pool stayed in use for the whole wait.
+    #[error(
+        "all {max_size} connections of node `{node}` stayed in use for {waited:?}; raise \
+         `max_size`, or hold connections for a shorter time{}",
+        last_connect_error(.connect)
+    )]
+    PoolExhausted {
+        /// The node.
+        node: String,
+        /// The most connections that its pool may open.
+        max_size: u32,
+        /// How long the caller waited (`connection_timeout`).
+        waited: Duration,
+        /// Why the pool could not grow meanwhile, where it tried and failed.
+        connect: Option<Box<ConnectError>>,
+    },
+
+    /// No node is known to be the primary.
+    #[error("no node is known to be the primary; {}", list(.nodes))]
+    NoPrimary {
+        /// What is known of each node, in words.
+        nodes: Vec<String>,
+    },
+
+    /// More than one node says that it takes writes.
+    #[error(
+        "more than one node takes writes: {}; name one with `.primary(url)`, or take the others out",
+        .nodes.join(", ")
+    )]
+    TwoPrimaries {
+        /// The names of the nodes.
+        nodes: Vec<String>,
+    },
+
+    /// The caller asked for a replica and none can serve.
+    #[error("no replica can serve reads at present; {}", list(.nodes))]
+    NoReplica {
+        /// What is known of each node, in words.
+        nodes: Vec<String>,
+    },
+
+    /// Replicas are missing, and the reads that fell back on the primary have used up their share.
+    #[error(
+        "no replica can serve this read, and {limit} connections of the primary already serve such \
+         reads (`fallback_share`); {}", list(.nodes)
+    )]
+    FallbackLimit {
+        /// How many connections of the primary reads may take.
+        limit: usize,
+        /// What is known of each node, in words.
+        nodes: Vec<String>,
+    },
+
+    /// The connection to the node was lost while the statement was under way.
+    #[error("the connection to node `{node}` was lost: {cause}")]
+    ConnectionLost {
+        /// The node.
+        node: String,
+        /// The last that was heard of the connection.
+        cause: String,
+        /// Whether the statement may have run.
+        outcome: Outcome,
+    },
+
+    /// The connection that carried this session's settings, locks or temporary tables is gone.
+    #[error(
+        "the connection to node `{node}` that held this session's state (SET, temporary tables, \
+         LISTEN, locks) was lost: {cause}; get a new connection from the pool and set it up again"
+    )]
+    SessionLost {
+        /// The node.
+        node: String,
+        /// The last that was heard of the connection.
+        cause: String,
+    },
+
+    /// The connection that carried the open transaction is gone, and the transaction with it.
+    #[error("the connection to node `{node}` was lost, and the open transaction with it: {cause}")]
+    TransactionLost {
+        /// The node.
+        node: String,
+        /// The last that was heard of the connection.
+        cause: String,
+    },
+
+    /// The primary's connection is lent out and a row stream or another statement still uses it.
+    #[error("the connection is still in use by a row stream; read it to its end or drop it first")]
+    StillInUse,
+
+    /// The background runtime of clusters opened from a URL could not be started.
+    #[error("cannot start the background runtime: {message}")]
+    Runtime {
+        /// The operating system's words.
+        message: String,
+    },
+
+    /// The pool was closed.
+    #[error("the pool is closed")]
+    Closed,
+
+    /// There is no node of this name.
+    #[error("there is no node named `{name}`; {}", list(.nodes))]
+    UnknownNode {
+        /// The name that was given.
+        name: String,
+        /// What is known of each node, in words.
+        nodes: Vec<String>,
+    },
+
+    /// A node of this name is there already.
+    #[error("there is a node named `{name}` already; give the new one another with `.name(…)`")]
+    DuplicateNode {
+        /// The name that was given.
+        name: String,
+    },
+
+    /// What was asked would take away the primary.
+    #[error("node `{name}` is the primary; only replicas can be removed")]
+    IsPrimary {
+        /// The node.
+        name: String,
+    },
+}
+
+impl Error {
+    /// What became of the statement.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::ConnectionLost { outcome, .. } => *outcome,
+            _ => Outcome::NotRun,
+        }
+    }
+}
+
+fn list(nodes: &[String]) -> String {
+    if nodes.is_empty() {
+        "no nodes are configured".to_owned()
+    } else {
+        nodes.join("; ")
+    }
+}
+
+fn last_connect_error(error: &Option<Box<ConnectError>>) -> String {
+    error
+        .as_ref()
+        .map(|error| format!("; the pool could not grow: {error}"))
+        .unwrap_or_default()
+}

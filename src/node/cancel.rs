@@ -1,0 +1,32 @@
+//! Asking a server to cancel what one of its connections is running.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Node;
+use crate::error::ConnectError;
+
+/// Cancels what runs on the server connection that it was taken from.
+#[derive(Clone)]
+pub(crate) struct NodeCancel {
+    pub(super) node: Arc<Node>,
+    pub(super) token: tokio_postgres::CancelToken,
+    pub(super) users: Arc<AtomicUsize>,
+}
+
+impl NodeCancel {
+    /// Whether a statement is under way on the connection.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.users.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether the connection has gone back to its pool.
+    pub(crate) fn is_over(&self) -> bool {
+        Arc::strong_count(&self.users) == 1
+    }
+
+    /// Sends the request over a socket of its own; runs on the node's runtime.
+    pub(crate) async fn cancel(&self) -> Result<(), ConnectError> {
+        self.node.pool.connector().cancel(&self.token).await
+    }
+}

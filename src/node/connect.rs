@@ -1,0 +1,242 @@
+//! Opens connections to one node: address, socket options, start-up, set-up statements.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use diesel::result::ConnectionError;
+use diesel::{QueryResult, sql_query};
+use diesel_async::AsyncPgConnection;
+use futures_core::future::BoxFuture;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio_postgres::NoTls;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::NodeConnection;
+use crate::config::{Host, NodeSettings};
+use crate::error::{ConnectError, ConnectErrorKind};
+use crate::wire::{ServerRole, Tap, Wire, drive};
+
+/// What runs on every new server connection before anyone gets it.
+pub(crate) type SetupHook =
+    Arc<dyn for<'a> Fn(&'a mut AsyncPgConnection) -> BoxFuture<'a, QueryResult<()>> + Send + Sync>;
+
+/// How long sent data may stay unacknowledged where the URL does not say: keepalives alone do not
+/// notice a link that died with data under way.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A socket of either kind.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
+
+/// Knows how to reach one node.
+pub(crate) struct Connector {
+    pub(crate) settings: NodeSettings,
+    setup: SetupHook,
+    /// Ends every connection of the node.
+    pub(crate) shutdown: CancellationToken,
+    /// Connections of ours that are open, in whoever's hands.
+    open: Arc<AtomicUsize>,
+}
+
+impl Connector {
+    pub(crate) fn new(settings: NodeSettings, setup: SetupHook) -> Self {
+        Self {
+            settings,
+            setup,
+            shutdown: CancellationToken::new(),
+            open: Arc::default(),
+        }
+    }
+
+    pub(crate) fn node(&self) -> &str {
+        &self.settings.name
+    }
+
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Opens a connection and sets it up, within `connect_timeout`.
+    pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
+        let limit = self.settings.pool.connect_timeout;
+        let attempt = Box::pin(self.attempt());
+        tokio::time::timeout(limit, attempt)
+            .await
+            .unwrap_or_else(|_| {
+                let message = format!("`connect_timeout` is {limit:?}");
+                Err(self.error(ConnectErrorKind::TimedOut, message))
+            })
+    }
+
+    /// A bare socket to the node.
+    async fn socket(&self) -> io::Result<Box<dyn Socket>> {
+        match &self.settings.host {
+            Host::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Host::Tcp { host, port } => {
+                let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address found");
+                for address in lookup_host((host.as_str(), *port)).await? {
+                    match self.tcp(address).await {
+                        Ok(stream) => return Ok(Box::new(stream)),
+                        Err(error) => failure = error,
+                    }
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    async fn tcp(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let config = &self.settings.postgres;
+        let socket = SockRef::from(&stream);
+        if config.get_keepalives() {
+            let mut keepalive = TcpKeepalive::new().with_time(config.get_keepalives_idle());
+            if let Some(interval) = config.get_keepalives_interval() {
+                keepalive = keepalive.with_interval(interval);
+            }
+            if let Some(retries) = config.get_keepalives_retries() {
+                keepalive = keepalive.with_retries(retries);
+            }
+            socket.set_tcp_keepalive(&keepalive)?;
+        }
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(
+            config
+                .get_tcp_user_timeout()
+                .copied()
+                .unwrap_or(TCP_USER_TIMEOUT),
+        ))?;
+        Ok(stream)
+    }
+
+    async fn attempt(&self) -> Result<NodeConnection, ConnectError> {
+        let socket = self
+            .socket()
+            .await
+            .map_err(|error| ConnectError::from_io(self.node(), &error))?;
+        let wire = Arc::new(Wire::default());
+        let tap = Tap::new(socket, Arc::clone(&wire));
+        let (client, connection) = self
+            .settings
+            .postgres
+            .connect_raw(tap, NoTls)
+            .await
+            .map_err(|error| ConnectError::from_postgres(self.node(), &error))?;
+        let cancel = client.cancel_token();
+        let counter = Counter::new(&self.open);
+        let (driver, notifications) = drive(
+            connection,
+            Arc::clone(&wire),
+            self.shutdown.clone(),
+            move || drop(counter),
+        );
+        // From here on dropping the guard ends the driver, whatever fails.
+        let guard = super::connection::Driver(driver);
+        let mut pg = AsyncPgConnection::try_from(client)
+            .await
+            .map_err(|error| self.set_up_failed(&wire, &error))?;
+        self.set_up(&mut pg).await.map_err(|error| {
+            self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
+        })?;
+        if wire.role().is_none() {
+            self.ask_role(&mut pg, &wire).await?;
+        }
+        Ok(NodeConnection::new(pg, wire, guard, notifications, cancel))
+    }
+
+    /// Runs the set-up that every connection of the pool has.
+    pub(super) async fn set_up(&self, pg: &mut AsyncPgConnection) -> QueryResult<()> {
+        (self.setup)(pg).await
+    }
+
+    /// A pooler in between may not pass on the parameter that tells the role.
+    async fn ask_role(&self, pg: &mut AsyncPgConnection, wire: &Wire) -> Result<(), ConnectError> {
+        use diesel_async::RunQueryDsl;
+
+        #[derive(diesel::QueryableByName)]
+        struct Answer {
+            #[diesel(sql_type = diesel::sql_types::Bool)]
+            in_recovery: bool,
+        }
+        let answer = sql_query("SELECT pg_catalog.pg_is_in_recovery() AS in_recovery")
+            .get_result::<Answer>(pg)
+            .await
+            .map_err(|error| {
+                self.set_up_failed(wire, &ConnectionError::CouldntSetupConfiguration(error))
+            })?;
+        wire.set_role(if answer.in_recovery {
+            ServerRole::Standby
+        } else {
+            ServerRole::Primary
+        });
+        Ok(())
+    }
+
+    fn set_up_failed(&self, wire: &Wire, error: &ConnectionError) -> ConnectError {
+        let message = match wire.death() {
+            Some(death) => death.message,
+            None => error.to_string(),
+        };
+        self.error(ConnectErrorKind::SetUp, message)
+    }
+
+    fn error(&self, kind: ConnectErrorKind, message: impl Into<String>) -> ConnectError {
+        ConnectError::new(self.node(), kind, message)
+    }
+
+    /// Asks the server to cancel what runs on the connection that `token` belongs to.
+    pub(super) async fn cancel(
+        &self,
+        token: &tokio_postgres::CancelToken,
+    ) -> Result<(), ConnectError> {
+        let limit = self.settings.pool.connect_timeout;
+        let request = async {
+            let socket = self
+                .socket()
+                .await
+                .map_err(|error| ConnectError::from_io(self.node(), &error))?;
+            token
+                .cancel_query_raw(socket, NoTls)
+                .await
+                .map_err(|error| ConnectError::from_postgres(self.node(), &error))
+        };
+        tokio::time::timeout(limit, request)
+            .await
+            .unwrap_or_else(|_| {
+                let message = format!("`connect_timeout` is {limit:?}");
+                Err(self.error(ConnectErrorKind::TimedOut, message))
+            })
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("node", &self.settings.name)
+            .field("open", &self.open())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Counts a connection for as long as its driver lives.
+struct Counter(Arc<AtomicUsize>);
+
+impl Counter {
+    fn new(open: &Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(open))
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,109 @@
+//! One open server connection with everything that belongs to it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent};
+use diesel::pg::PgNotification;
+use diesel_async::{AsyncConnection, AsyncPgConnection};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::AbortHandle;
+
+use crate::wire::Wire;
+
+/// Ends the driver of a connection, and with it the socket, when dropped.
+pub(super) struct Driver(pub(super) AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An open connection to a node.
+pub(crate) struct NodeConnection {
+    pub(crate) pg: AsyncPgConnection,
+    pub(crate) wire: Arc<Wire>,
+    pub(crate) notifications: UnboundedReceiver<PgNotification>,
+    pub(super) cancel: tokio_postgres::CancelToken,
+    prepared: Arc<Prepared>,
+    cache_size: CacheSize,
+    _driver: Driver,
+}
+
+impl NodeConnection {
+    pub(super) fn new(
+        mut pg: AsyncPgConnection,
+        wire: Arc<Wire>,
+        driver: Driver,
+        notifications: UnboundedReceiver<PgNotification>,
+        cancel: tokio_postgres::CancelToken,
+    ) -> Self {
+        let prepared = Arc::<Prepared>::default();
+        pg.set_instrumentation(PreparedTap(Arc::clone(&prepared)));
+        Self {
+            pg,
+            wire,
+            notifications,
+            cancel,
+            prepared,
+            cache_size: CacheSize::Unbounded,
+            _driver: driver,
+        }
+    }
+
+    /// The SQL of statements that were put into the prepared-statement cache since the last call.
+    pub(crate) fn newly_prepared(&self) -> Vec<String> {
+        self.prepared.take()
+    }
+
+    pub(crate) fn set_cache_size(&mut self, wanted: CacheSize) {
+        // Setting it drops what is cached, so not without need.
+        let same = matches!(
+            (self.cache_size, wanted),
+            (CacheSize::Unbounded, CacheSize::Unbounded)
+                | (CacheSize::Disabled, CacheSize::Disabled)
+        );
+        if !same {
+            self.pg.set_prepared_statement_cache_size(wanted);
+            self.cache_size = wanted;
+        }
+    }
+
+    pub(crate) fn is_usable(&self) -> bool {
+        self.wire.is_usable()
+    }
+}
+
+impl fmt::Debug for NodeConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeConnection")
+            .field("wire", &self.wire)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Statements that the inner connection has cached and the outer one has not reported yet.
+#[derive(Debug, Default)]
+struct Prepared(Mutex<Vec<String>>);
+
+impl Prepared {
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The instrumentation of the inner connection.
+///
+/// Start and end of a statement are reported by the outer connection, once however often the
+/// statement moved; only what is cached where is known here alone.
+struct PreparedTap(Arc<Prepared>);
+
+impl Instrumentation for PreparedTap {
+    fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
+        if let InstrumentationEvent::CacheQuery { sql, .. } = event {
+            let mut prepared = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+            prepared.push(sql.to_owned());
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! One connection lent out: who uses it, how its statements fail, and how it goes back.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel_async::AsyncPgConnection;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::pool::Pooled;
+use super::{Node, NodeCancel, NodeConnection, recycle};
+use crate::wire::Remark;
+
+/// A connection of a node in the hands of one session. It goes back when the last holder drops it.
+pub(crate) struct Lease {
+    pooled: Option<Pooled>,
+    node: Arc<Node>,
+    /// Statements and row streams that use it now.
+    users: Arc<AtomicUsize>,
+    /// A statement was abandoned before its end.
+    abandoned: AtomicBool,
+    /// The session left state behind (settings, locks, temporary tables).
+    session_state: AtomicBool,
+    _fallback: Option<OwnedSemaphorePermit>,
+}
+
+/// How a statement failed, beyond what Diesel says.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) remark: Option<Remark>,
+    /// The connection is gone, with this for a cause.
+    pub(crate) lost: Option<String>,
+}
+
+impl Lease {
+    pub(crate) fn new(
+        pooled: Pooled,
+        node: Arc<Node>,
+        fallback: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        Self {
+            pooled: Some(pooled),
+            node,
+            users: Arc::default(),
+            abandoned: AtomicBool::new(false),
+            session_state: AtomicBool::new(false),
+            _fallback: fallback,
+        }
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    pub(crate) fn pg(&self) -> &AsyncPgConnection {
+        &self.connection().pg
+    }
+
+    #[expect(
+        clippy::expect_used,
+        reason = "the connection is taken out only when the lease is dropped"
+    )]
+    fn connection(&self) -> &NodeConnection {
+        self.pooled.as_deref().expect("a lease holds a connection")
+    }
+
+    pub(crate) fn connection_mut(&mut self) -> Option<&mut NodeConnection> {
+        self.pooled.as_deref_mut()
+    }
+
+    /// Whether the next statement can be sent over it.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.wire.is_usable()
+    }
+
+    /// Whether a statement on it was dropped before its end; the next one queues behind it.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody uses it now.
+    pub(crate) fn is_free(&self) -> bool {
+        self.users.load(Ordering::Acquire) == 0
+    }
+
+    /// The connection is good for nobody any more, though nothing is wrong with the node.
+    pub(crate) fn condemn(&self) {
+        self.wire.condemn();
+    }
+
+    /// Notes that the session has changed what the next one would find.
+    pub(crate) fn note_session_state(&self) {
+        self.session_state.store(true, Ordering::Release);
+    }
+
+    /// Registers a user; see [`Use`].
+    pub(crate) fn enter(self: &Arc<Self>) -> Use {
+        self.users.fetch_add(1, Ordering::AcqRel);
+        self.node.statement_starts();
+        Use {
+            lease: Arc::clone(self),
+            finished: false,
+        }
+    }
+
+    pub(crate) fn canceller(&self) -> NodeCancel {
+        NodeCancel {
+            node: Arc::clone(&self.node),
+            token: self.connection().cancel.clone(),
+            users: Arc::clone(&self.users),
+        }
+    }
+
+    /// What the wire knows of an error that Diesel reported.
+    pub(crate) fn diagnose(&self, error: &DieselError) -> Failure {
+        let death = self.wire.is_closed().then(|| self.wire.death()).flatten();
+        let remark = match error {
+            DieselError::DatabaseError(_, information) => {
+                self.wire.remark_of(information.message())
+            }
+            _ => None,
+        };
+        let unsent = matches!(
+            error,
+            DieselError::DatabaseError(
+                DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection,
+                _
+            )
+        );
+        let ended = remark.is_some_and(|remark| remark.sqlstate.ends_the_session());
+        let lost = match (death, unsent || ended) {
+            (Some(death), true) => Some(death.message),
+            // The client noticed before the driver did.
+            (None, true) => Some("the connection was closed".to_owned()),
+            (_, false) => None,
+        };
+        Failure { remark, lost }
+    }
+}
+
+impl Deref for Lease {
+    type Target = NodeConnection;
+
+    fn deref(&self) -> &NodeConnection {
+        self.connection()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(pooled) = self.pooled.take() {
+            let condition = recycle::Condition {
+                abandoned: *self.abandoned.get_mut(),
+                session_state: *self.session_state.get_mut(),
+            };
+            recycle::give_back(pooled, condition, &self.node);
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("node", &self.node.name)
+            .field("users", &self.users)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One statement's or row stream's use of a lease.
+///
+/// Dropped before [`Use::finish`], it marks the connection as abandoned in the middle of a
+/// command, so that nobody else gets it.
+#[derive(Debug)]
+pub(crate) struct Use {
+    lease: Arc<Lease>,
+    finished: bool,
+}
+
+impl Use {
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    /// The command came to an end of its own, good or bad.
+    pub(crate) fn finish(mut self) {
+        self.finished = true;
+    }
+
+    /// Turns into the use of a row stream, which may be dropped early without harm: the wire
+    /// tells when the rest has been answered.
+    pub(crate) fn into_stream(mut self) -> Self {
+        self.finished = true;
+        self
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.lease.abandoned.store(true, Ordering::Release);
+        }
+        self.lease.users.fetch_sub(1, Ordering::AcqRel);
+        self.lease.node.statement_ends();
+    }
+}

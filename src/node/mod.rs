@@ -1,0 +1,94 @@
+//! One server's connections: opening, pooling, lending, and knowing when they are broken.
+
+mod cancel;
+mod connect;
+mod connection;
+mod lease;
+mod manager;
+mod pool;
+mod recycle;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+pub(crate) use cancel::NodeCancel;
+pub(crate) use connect::{Connector, SetupHook};
+pub(crate) use connection::NodeConnection;
+pub(crate) use lease::{Failure, Lease, Use};
+pub(crate) use pool::{NodePool, Pooled};
+
+use crate::config::NodeSettings;
+
+/// One server: its settings, its pool and its load.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) tags: BTreeMap<String, String>,
+    pub(crate) pool: NodePool,
+    /// Statements under way.
+    in_flight: AtomicUsize,
+    quiet: Notify,
+    pub(crate) runtime: Handle,
+}
+
+impl Node {
+    /// `fallback_share` is the share of the pool that reads of other nodes may take.
+    pub(crate) fn new(
+        settings: NodeSettings,
+        setup: SetupHook,
+        fallback_share: f64,
+        runtime: Handle,
+    ) -> Arc<Self> {
+        let name = settings.name.clone();
+        let tags = settings.tags.clone();
+        let connector = Connector::new(settings, setup);
+        // bb8 starts its reaper when the pool is built.
+        let _runtime = runtime.enter();
+        Arc::new(Self {
+            name,
+            tags,
+            pool: NodePool::new(connector, fallback_share),
+            in_flight: AtomicUsize::new(0),
+            quiet: Notify::new(),
+            runtime: runtime.clone(),
+        })
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    fn statement_starts(&self) {
+        self.in_flight.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn statement_ends(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.quiet.notify_waiters();
+        }
+    }
+
+    /// Waits until no statement is under way.
+    pub(crate) async fn quiet(&self) {
+        loop {
+            let quiet = self.quiet.notified();
+            if self.in_flight() == 0 {
+                return;
+            }
+            quiet.await;
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("name", &self.name)
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,139 @@
+//! The pool of one node: checkouts that fail fast and say why.
+
+use std::sync::Arc;
+
+use bb8::{Pool, PooledConnection};
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use super::connect::Connector;
+use super::manager::{Failures, Manager, Sink};
+use crate::error::{ConnectError, Error};
+
+/// A connection that goes back to its bb8 pool when dropped.
+pub(crate) type Pooled = PooledConnection<'static, Manager>;
+
+/// The connections of one node.
+#[derive(Debug)]
+pub(crate) struct NodePool {
+    pool: Pool<Manager>,
+    connector: Arc<Connector>,
+    failures: watch::Sender<Failures>,
+    /// How many of the connections may serve reads that failed elsewhere.
+    pub(crate) fallback: Arc<Semaphore>,
+    pub(crate) fallback_limit: usize,
+}
+
+impl NodePool {
+    pub(super) fn new(connector: Connector, fallback_share: f64) -> Self {
+        let fallback = share_of(connector.settings.pool.max_size, fallback_share);
+        let connector = Arc::new(connector);
+        let failures = watch::Sender::new(Failures::default());
+        let settings = &connector.settings.pool;
+        let pool = Pool::builder()
+            .max_size(settings.max_size)
+            .min_idle(settings.min_idle)
+            .connection_timeout(settings.connection_timeout)
+            .max_lifetime(settings.max_lifetime)
+            .idle_timeout(settings.idle_timeout)
+            // Looks at a flag; asks no server.
+            .test_on_check_out(true)
+            // A failed attempt is reported at once; the next checkout makes the next attempt.
+            .retry_connection(false)
+            .error_sink(Box::new(Sink(failures.clone())))
+            .build_unchecked(Manager {
+                connector: Arc::clone(&connector),
+            });
+        Self {
+            pool,
+            connector,
+            failures,
+            fallback: Arc::new(Semaphore::new(fallback)),
+            fallback_limit: fallback,
+        }
+    }
+
+    pub(crate) fn connector(&self) -> &Arc<Connector> {
+        &self.connector
+    }
+
+    pub(crate) fn state(&self) -> bb8::State {
+        self.pool.state()
+    }
+
+    /// Whether it may open more connections than it has.
+    pub(crate) fn can_grow(&self) -> bool {
+        self.pool.state().connections < self.max_size()
+    }
+
+    pub(crate) fn max_size(&self) -> u32 {
+        self.connector.settings.pool.max_size
+    }
+
+    /// Opens a connection outside of any checkout, and keeps it in the pool.
+    pub(crate) async fn probe(&self) -> Result<Option<crate::wire::ServerRole>, ConnectError> {
+        let connection = self.connector.connect().await?;
+        let role = connection.wire.role();
+        // A full pool needs no more; the connection was opened to ask, and is closed.
+        let _ = self.pool.add(connection);
+        Ok(role)
+    }
+
+    /// A connection that is free right now. If there is none, one more is opened for later.
+    pub(crate) fn try_checkout(&self) -> Option<Pooled> {
+        self.pool.get_owned().now_or_never()?.ok()
+    }
+
+    /// A connection, waited for up to `connection_timeout`.
+    pub(crate) async fn checkout(&self) -> Result<Pooled, Error> {
+        // Seen before the attempt, so that no failure of the attempt can be missed.
+        let mut failures = self.failures.subscribe();
+        let started = Instant::now();
+        let get = self.pool.get_owned();
+        tokio::pin!(get);
+        let mut seen = None;
+        loop {
+            tokio::select! {
+                biased;
+                got = &mut get => {
+                    return got.map_err(|_| self.exhausted(started, seen));
+                }
+                changed = failures.changed() => {
+                    let failure = failures.borrow_and_update().last.clone();
+                    // With connections in use, one of them comes back; with none, nothing will.
+                    if let (Ok(()), Some(error)) = (changed, failure) {
+                        if self.connector.open() == 0 {
+                            return Err(error.into());
+                        }
+                        seen = Some(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn exhausted(&self, started: Instant, connect: Option<ConnectError>) -> Error {
+        match connect {
+            // The pool never grew to its size: the server is why.
+            Some(error) if !error.is_transient() && self.pool.state().connections == 0 => {
+                error.into()
+            }
+            connect => Error::PoolExhausted {
+                node: self.connector.node().to_owned(),
+                max_size: self.max_size(),
+                waited: started.elapsed(),
+                connect: connect.map(Box::new),
+            },
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of a pool's size, rounded up"
+)]
+fn share_of(size: u32, share: f64) -> usize {
+    (f64::from(size) * share).ceil() as usize
+}

@@ -1,0 +1,78 @@
+//! What happens to a connection between two sessions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel_async::SimpleAsyncConnection;
+
+use super::Node;
+use super::pool::Pooled;
+
+/// How long the rest of a command may take after its session has left; then the connection is
+/// closed. Rows that nobody wants any more are still on their way.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// How long the session's state may take to be undone.
+const RESET: Duration = Duration::from_secs(5);
+
+/// `DISCARD ALL` without its last two steps: they would pull the prepared statements away from
+/// under the cache that knows them, and it cannot run beside others in one message.
+/// See <https://www.postgresql.org/docs/current/sql-discard.html>.
+const UNDO: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+                    SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; \
+                    SET TIME ZONE 'UTC'; SET CLIENT_ENCODING TO 'UTF8'";
+
+/// In which state a session left its connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Condition {
+    pub(super) abandoned: bool,
+    pub(super) session_state: bool,
+}
+
+/// Gives a connection back to its pool, or closes it if the next session could not trust it.
+pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Node>) {
+    // Dropping it spawns a replacement, and needs the runtime that the pool lives on.
+    let _runtime = node.runtime.enter();
+    if condition.abandoned || !pooled.is_usable() {
+        close(pooled);
+        return;
+    }
+    pooled.set_cache_size(diesel::connection::CacheSize::Unbounded);
+    if !condition.session_state && pooled.wire.is_idle() {
+        drop(pooled);
+        return;
+    }
+    if condition.session_state || !pooled.wire.is_answered() {
+        let node = Arc::clone(node);
+        node.runtime.clone().spawn(async move {
+            if !restore(&mut pooled, condition, &node).await {
+                pooled.wire.condemn();
+            }
+        });
+        return;
+    }
+    // Answered, and a transaction is open.
+    close(pooled);
+}
+
+fn close(pooled: Pooled) {
+    pooled.wire.condemn();
+}
+
+async fn restore(pooled: &mut Pooled, condition: Condition, node: &Node) -> bool {
+    if tokio::time::timeout(DRAIN, pooled.wire.answered())
+        .await
+        .is_err()
+        || !pooled.wire.is_idle()
+    {
+        return false;
+    }
+    if !condition.session_state {
+        return true;
+    }
+    let undo = async {
+        pooled.pg.batch_execute(UNDO).await?;
+        node.pool.connector().set_up(&mut pooled.pg).await
+    };
+    matches!(tokio::time::timeout(RESET, undo).await, Ok(Ok(())))
+}

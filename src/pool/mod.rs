@@ -1,0 +1,174 @@
+//! What the application holds: the pool of a whole cluster.
+
+mod builder;
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+
+use crate::cluster::{Cluster, Options};
+use crate::config::{Config, NodeConfig, check_replica, check_weight};
+use crate::connection::ReplicatedConnection;
+use crate::error::Error;
+
+pub use builder::Builder;
+pub(crate) use builder::options;
+pub use state::{NodeHealth, NodeState, PoolState};
+
+/// A pool over one primary and its replicas; put it where a Diesel pool was.
+///
+/// Cloning it is cheap, and all clones are the same pool.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use diesel_async::RunQueryDsl;
+/// use diesel_replicated::{Replica, ReplicatedPool};
+///
+/// let pool = ReplicatedPool::builder()
+///     .primary("postgres://app@db1/app")
+///     .replica("postgres://app@db2/app")
+///     .replica(Replica::new("postgres://app@db3/app").weight(3).name("eu-1"))
+///     .max_size(20)
+///     .build()
+///     .await?;
+///
+/// let mut conn = pool.get().await?;
+/// let one: i32 = diesel::select(diesel::dsl::sql("1")).get_result(&mut conn).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ReplicatedPool {
+    cluster: Arc<Cluster>,
+}
+
+impl ReplicatedPool {
+    /// Starts to build a pool.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Builds a pool from one libpq-style URL that names every host, for example
+    /// `postgres://app@db1:5432,db2:5432,db3:5432/app`; the nodes are asked who is primary.
+    ///
+    /// # Errors
+    ///
+    /// The URL is not valid, or no primary can be found within `connect_timeout`.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        Builder::from(Config::from_url(url)?).build().await
+    }
+
+    /// Hands out a connection.
+    ///
+    /// This touches no server and waits for nothing; the statements of the connection do, each
+    /// for what it needs.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] after [`ReplicatedPool::close`].
+    #[expect(
+        clippy::unused_async,
+        reason = "as in other pools, so that one can be swapped for the other"
+    )]
+    pub async fn get(&self) -> Result<ReplicatedConnection, Error> {
+        ReplicatedConnection::new(Arc::clone(&self.cluster))
+    }
+
+    /// What is known of the nodes and their pools now.
+    #[must_use]
+    pub fn state(&self) -> PoolState {
+        PoolState::of(&self.cluster)
+    }
+
+    /// Adds a replica. It serves reads as soon as it has been reached.
+    ///
+    /// # Errors
+    ///
+    /// A setting is not valid, a node of this name exists, or the pool is closed.
+    pub async fn add_replica(&self, replica: impl Into<NodeConfig>) -> Result<(), Error> {
+        let settings = check_replica(replica.into(), &self.cluster.pool_defaults)?;
+        self.cluster.add(settings).await
+    }
+
+    /// Takes a replica out: no further statement goes there. Returns when the statements that it
+    /// is running have ended.
+    ///
+    /// # Errors
+    ///
+    /// There is no node of this name, it is the primary, or the pool is closed.
+    pub async fn remove_replica(&self, name: &str) -> Result<(), Error> {
+        self.cluster.remove(name).await
+    }
+
+    /// Changes the weight of a node from the next choice on.
+    ///
+    /// # Errors
+    ///
+    /// There is no node of this name, the weight is not valid, or the pool is closed.
+    pub async fn set_weight(&self, name: &str, weight: impl Into<i64>) -> Result<(), Error> {
+        let weight = check_weight(name, weight.into())?;
+        self.cluster.set_weight(name, weight).await
+    }
+
+    /// Closes the pool: hands out nothing more, waits up to `deadline` for the connections that
+    /// are out, then closes every server connection and ends every background task.
+    ///
+    /// Returns how many connections were still out at the deadline; their server connections are
+    /// closed under them.
+    pub async fn close(&self, deadline: Duration) -> usize {
+        self.cluster.close(deadline).await
+    }
+
+    /// Whether the pool was closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.cluster.tracker.is_closed()
+    }
+}
+
+impl fmt::Debug for ReplicatedPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplicatedPool")
+            .field("cluster", &self.cluster)
+            .finish()
+    }
+}
+
+/// Starts a cluster and waits until it can serve.
+async fn start(options: Options) -> Result<ReplicatedPool, Error> {
+    let start_read_only = options.settings.start_read_only;
+    let cluster = Cluster::start(options);
+    started(&cluster, start_read_only).await?;
+    Ok(ReplicatedPool { cluster })
+}
+
+/// Waits until every node has answered or failed to, and checks that there is one to write to.
+pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<(), Error> {
+    use crate::cluster::Health;
+
+    let topology = cluster.settled().await;
+    let writable = topology.writable();
+    if writable.len() > 1 {
+        return Err(Error::TwoPrimaries { nodes: writable });
+    }
+    let primary_is_up = topology
+        .primary()
+        .is_some_and(|member| member.health == Health::Up);
+    let a_replica_is_up = topology.usable_replicas().next().is_some();
+    if primary_is_up || (start_read_only && a_replica_is_up) {
+        return Ok(());
+    }
+    Err(Error::NoPrimary {
+        nodes: topology.describe(),
+    })
+}
+
+/// The runtime of the caller.
+fn ambient() -> Result<Handle, Error> {
+    Handle::try_current().map_err(|error| Error::Runtime {
+        message: error.to_string(),
+    })
+}

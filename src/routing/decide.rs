@@ -1,0 +1,194 @@
+//! From what a statement is and what its session has done to the kind of node that it needs.
+
+use super::{NodeKind, RouteReason};
+use crate::classify::{TransactionControl, Verdict};
+
+/// An open transaction of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TransactionView {
+    OnPrimary,
+    /// Declared read only, in a pool that lets such transactions run on replicas.
+    OnReplica,
+}
+
+/// What a decision depends on beside the statement.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SessionView {
+    pub(crate) transaction: Option<TransactionView>,
+    pub(crate) forced: Option<NodeKind>,
+    /// The session has left state on its primary connection.
+    pub(crate) pinned: bool,
+    /// The session has written, so that replicas may not have all that it must see.
+    pub(crate) wrote: bool,
+    pub(crate) read_only_transactions_on_replicas: bool,
+}
+
+/// Where the statement goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    Primary(RouteReason),
+    /// A replica; whether another node may take over if it cannot serve.
+    Replica {
+        reason: RouteReason,
+        may_move: bool,
+    },
+    /// The replica on which the transaction is open, and no other.
+    TransactionReplica,
+}
+
+/// Decides. A statement goes to a replica only if it is known to be safe there.
+pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
+    match session.transaction {
+        Some(TransactionView::OnPrimary) => return Decision::Primary(RouteReason::InTransaction),
+        Some(TransactionView::OnReplica) => return Decision::TransactionReplica,
+        None => {}
+    }
+    match session.forced {
+        Some(NodeKind::Primary) => return Decision::Primary(RouteReason::Forced),
+        Some(NodeKind::Replica) => {
+            return Decision::Replica {
+                reason: RouteReason::Forced,
+                may_move: verdict.reason == RouteReason::PlainSelect,
+            };
+        }
+        None => {}
+    }
+    if session.pinned {
+        return Decision::Primary(RouteReason::SessionState);
+    }
+    if verdict.reason == RouteReason::PlainSelect {
+        return if session.wrote {
+            Decision::Primary(RouteReason::OwnWrite)
+        } else {
+            Decision::Replica {
+                reason: RouteReason::PlainSelect,
+                may_move: true,
+            }
+        };
+    }
+    let read_only_transaction = matches!(
+        verdict.control,
+        Some(TransactionControl::Begin {
+            read_only: true,
+            // Refused by every standby.
+            serializable: false,
+        })
+    );
+    if read_only_transaction && session.read_only_transactions_on_replicas && !session.wrote {
+        return Decision::Replica {
+            reason: RouteReason::ReadOnlyTransaction,
+            may_move: true,
+        };
+    }
+    Decision::Primary(verdict.reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const READ: Verdict = Verdict {
+        reason: RouteReason::PlainSelect,
+        writes: false,
+        session_state: false,
+        control: None,
+        ddl: false,
+        idempotent: true,
+    };
+
+    fn begin(read_only: bool, serializable: bool) -> Verdict {
+        Verdict {
+            reason: RouteReason::TransactionControl,
+            control: Some(TransactionControl::Begin {
+                read_only,
+                serializable,
+            }),
+            idempotent: false,
+            ..READ
+        }
+    }
+
+    fn session() -> impl Strategy<Value = SessionView> {
+        let transaction = prop_oneof![
+            3 => Just(None),
+            1 => Just(Some(TransactionView::OnPrimary)),
+            1 => Just(Some(TransactionView::OnReplica)),
+        ];
+        let forced = prop_oneof![
+            3 => Just(None),
+            1 => Just(Some(NodeKind::Primary)),
+            1 => Just(Some(NodeKind::Replica)),
+        ];
+        (transaction, forced, any::<[bool; 3]>()).prop_map(|(transaction, forced, flags)| {
+            SessionView {
+                transaction,
+                forced,
+                pinned: flags[0],
+                wrote: flags[1],
+                read_only_transactions_on_replicas: flags[2],
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn only_a_plain_select_reaches_a_replica_unforced(session in session(), write in any::<bool>()) {
+            let reason = if write { RouteReason::Write } else { RouteReason::UnknownStatement };
+            let verdict = Verdict { reason, writes: true, idempotent: false, ..READ };
+            let decision = decide(verdict, session);
+            if session.forced.is_none() && session.transaction.is_none() {
+                prop_assert!(matches!(decision, Decision::Primary(_)), "{decision:?}");
+            }
+            let moves = matches!(decision, Decision::Replica { may_move: true, .. });
+            prop_assert!(!moves, "a write never moves");
+        }
+
+        #[test]
+        fn an_open_transaction_never_leaves_its_node(session in session()) {
+            let decision = decide(READ, session);
+            match session.transaction {
+                Some(TransactionView::OnPrimary) => {
+                    prop_assert_eq!(decision, Decision::Primary(RouteReason::InTransaction));
+                }
+                Some(TransactionView::OnReplica) => prop_assert_eq!(decision, Decision::TransactionReplica),
+                None => {}
+            }
+        }
+    }
+
+    #[test]
+    fn reads_stay_on_the_primary_after_a_write_or_with_state() {
+        let wrote = SessionView {
+            wrote: true,
+            ..SessionView::default()
+        };
+        assert_eq!(
+            decide(READ, wrote),
+            Decision::Primary(RouteReason::OwnWrite)
+        );
+        let pinned = SessionView {
+            pinned: true,
+            ..SessionView::default()
+        };
+        assert_eq!(
+            decide(READ, pinned),
+            Decision::Primary(RouteReason::SessionState)
+        );
+    }
+
+    #[test]
+    fn read_only_transactions_move_only_where_the_pool_opted_in() {
+        let opted = SessionView {
+            read_only_transactions_on_replicas: true,
+            ..SessionView::default()
+        };
+        let on_replica =
+            |verdict, session| matches!(decide(verdict, session), Decision::Replica { .. });
+        assert!(on_replica(begin(true, false), opted));
+        assert!(!on_replica(begin(true, true), opted));
+        assert!(!on_replica(begin(false, false), opted));
+        assert!(!on_replica(begin(true, false), SessionView::default()));
+    }
+}

@@ -1,0 +1,200 @@
+//! Which of several usable nodes serves a read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A node that could serve the read.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Candidate<'a> {
+    /// The node's name.
+    pub name: &'a str,
+    /// Its weight, above 0 unless every candidate's weight is 0.
+    pub weight: u32,
+    /// Statements that this pool is running on it now.
+    pub in_flight: usize,
+    /// Its tags.
+    pub tags: &'a BTreeMap<String, String>,
+}
+
+/// Chooses a node for a read.
+///
+/// Implementations are shared by all connections of a pool and called for every read that does
+/// not stay on the node of the connection's last read, so they should be quick and must not block.
+///
+/// ```
+/// use diesel_replicated::{Candidate, LoadBalancingPolicy};
+///
+/// /// Reads stay in their zone while the zone has a usable replica.
+/// #[derive(Debug)]
+/// struct SameZone(String);
+///
+/// impl LoadBalancingPolicy for SameZone {
+///     fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize {
+///         let near = |c: &Candidate<'_>| c.tags.get("zone") == Some(&self.0);
+///         let start = random() as usize;
+///         let order = (0..candidates.len()).map(|i| (start + i) % candidates.len());
+///         order.clone().find(|i| near(&candidates[*i])).unwrap_or(start % candidates.len())
+///     }
+/// }
+/// ```
+pub trait LoadBalancingPolicy: fmt::Debug + Send + Sync {
+    /// The index of the chosen candidate. There is always at least one; an index beyond the last
+    /// counts as the last. `random` gives uniformly distributed numbers.
+    fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize;
+}
+
+/// Each candidate in proportion to its weight. The default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WeightedRandom;
+
+impl LoadBalancingPolicy for WeightedRandom {
+    fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize {
+        weighted(candidates, random())
+    }
+}
+
+/// Two candidates drawn by weight; the one with fewer statements in flight for its weight wins.
+///
+/// Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing* (2001): nearly as even as
+/// asking all, without everyone running to the same idle node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeastInFlight;
+
+impl LoadBalancingPolicy for LeastInFlight {
+    fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize {
+        let (one, two) = (
+            weighted(candidates, random()),
+            weighted(candidates, random()),
+        );
+        let load = |index: usize| {
+            candidates.get(index).map_or(u64::MAX, |candidate| {
+                // Per weight, scaled to stay in integers; the statement to come counts too.
+                (candidate.in_flight as u64 + 1) * 1_000_000 / u64::from(candidate.weight.max(1))
+            })
+        };
+        if load(two) < load(one) { two } else { one }
+    }
+}
+
+/// Each candidate in turn, by weight: of `n` picks in a row each gets its share.
+#[derive(Debug, Default)]
+pub struct RoundRobin {
+    turn: AtomicU64,
+}
+
+impl LoadBalancingPolicy for RoundRobin {
+    fn pick(&self, candidates: &[Candidate<'_>], _: &mut dyn FnMut() -> u64) -> usize {
+        let total = total(candidates);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // A stride that shares no factor with the total visits every slot once per round, and
+        // spreads the slots of a heavy node over the round.
+        let stride = (total / 2..total).find(|stride| gcd(*stride, total) == 1);
+        slot(candidates, (turn % total) * stride.unwrap_or(1) % total)
+    }
+}
+
+fn weighted(candidates: &[Candidate<'_>], random: u64) -> usize {
+    slot(candidates, random % total(candidates))
+}
+
+/// Every candidate counts at least once, so that weights of 0 among themselves are even.
+fn share(candidate: &Candidate<'_>) -> u64 {
+    u64::from(candidate.weight.max(1))
+}
+
+fn total(candidates: &[Candidate<'_>]) -> u64 {
+    candidates.iter().map(share).sum::<u64>().max(1)
+}
+
+fn slot(candidates: &[Candidate<'_>], mut slot: u64) -> usize {
+    for (index, candidate) in candidates.iter().enumerate() {
+        match slot.checked_sub(share(candidate)) {
+            Some(rest) => slot = rest,
+            None => return index,
+        }
+    }
+    candidates.len().saturating_sub(1)
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
+
+    fn candidates(nodes: &[(u32, usize)]) -> Vec<Candidate<'static>> {
+        let candidate = |(weight, in_flight): &(u32, usize)| Candidate {
+            name: "node",
+            weight: *weight,
+            in_flight: *in_flight,
+            tags: &NO_TAGS,
+        };
+        nodes.iter().map(candidate).collect()
+    }
+
+    fn counts(policy: &dyn LoadBalancingPolicy, nodes: &[(u32, usize)], picks: u64) -> Vec<u64> {
+        let candidates = candidates(nodes);
+        let mut counts = vec![0; nodes.len()];
+        let mut state = 1u64;
+        let mut random = || {
+            // SplitMix64: the test replays.
+            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut z = state;
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            z ^ (z >> 31)
+        };
+        for _ in 0..picks {
+            counts[policy.pick(&candidates, &mut random)] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn random_picks_follow_the_weights() {
+        let counts = counts(&WeightedRandom, &[(3, 0), (1, 0)], 40_000);
+        assert!((29_000..31_000).contains(&counts[0]), "{counts:?}");
+    }
+
+    #[test]
+    fn round_robin_is_exact_and_interleaved() {
+        let policy = RoundRobin::default();
+        assert_eq!(counts(&policy, &[(3, 0), (1, 0), (2, 0)], 60), [30, 10, 20]);
+        let candidates = candidates(&[(4, 0), (4, 0)]);
+        let picks: Vec<usize> = (0..8)
+            .map(|_| policy.pick(&candidates, &mut || 0))
+            .collect();
+        assert!(
+            picks.windows(3).all(|w| w != [0, 0, 0] && w != [1, 1, 1]),
+            "{picks:?}"
+        );
+    }
+
+    #[test]
+    fn the_busy_node_is_avoided() {
+        let counts = counts(&LeastInFlight, &[(1, 100), (1, 0)], 1000);
+        assert!(counts[1] > 700, "{counts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_policy_picks_a_candidate(
+            nodes in prop::collection::vec((0u32..=10_000, 0usize..1000), 1..20),
+            random in any::<u64>(),
+        ) {
+            let candidates = candidates(&nodes);
+            let round_robin = RoundRobin { turn: AtomicU64::new(random) };
+            for policy in [&WeightedRandom as &dyn LoadBalancingPolicy, &LeastInFlight, &round_robin] {
+                prop_assert!(policy.pick(&candidates, &mut || random) < nodes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Turns a Diesel query into a [`Statement`], synchronously, because the query itself is not `Send`.
+
+use std::any::TypeId;
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel::pg::{Pg, PgQueryBuilder};
+use diesel::query_builder::{QueryBuilder, QueryFragment, QueryId};
+use diesel_async::AsyncPgConnection;
+use futures_core::future::BoxFuture;
+
+use super::binds::Binds;
+use super::oids::{CustomType, OidMap};
+use super::replay::{self, Rows};
+
+/// How a statement is sent again: Diesel's own entry points, for the type of the query it was.
+pub(crate) type Send<R> =
+    for<'a> fn(&'a AsyncPgConnection, &'a Statement) -> BoxFuture<'a, QueryResult<R>>;
+
+/// SQL text, collected bind values and how to run them.
+///
+/// It has no `Debug`: bind values must never be printed.
+pub(crate) struct Statement {
+    pub(super) sql: String,
+    pub(super) binds: Binds,
+    pub(super) cacheable: bool,
+    id: Option<TypeId>,
+    load: Send<Rows>,
+    execute: Send<usize>,
+}
+
+impl Statement {
+    /// Captures `query`; type OIDs that `known` does not have are left open, see [`Self::open_types`].
+    pub(crate) fn capture<Q>(query: &Q, known: &Arc<OidMap>) -> QueryResult<Self>
+    where
+        Q: QueryFragment<Pg> + QueryId,
+    {
+        let (sql, cacheable, binds) = collect(query, known)?;
+        Ok(Self {
+            sql,
+            binds,
+            cacheable,
+            id: Q::query_id(),
+            load: replay::load::<Q>,
+            execute: replay::execute::<Q>,
+        })
+    }
+
+    pub(crate) fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// The static identity of the query's type, if it has one: equal ids mean equal SQL.
+    pub(crate) fn id(&self) -> Option<TypeId> {
+        self.id
+    }
+
+    /// Custom types whose OIDs must be looked up before the statement can be sent.
+    pub(crate) fn open_types(&self) -> &[CustomType] {
+        self.binds.open_types()
+    }
+
+    /// Fills in the OIDs of [`Self::open_types`], in their order.
+    pub(crate) fn resolve(&mut self, oids: &[super::Oids]) {
+        self.binds.resolve(oids);
+    }
+
+    pub(crate) async fn load(&self, connection: &AsyncPgConnection) -> QueryResult<Rows> {
+        (self.load)(connection, self).await
+    }
+
+    pub(crate) async fn execute(&self, connection: &AsyncPgConnection) -> QueryResult<usize> {
+        (self.execute)(connection, self).await
+    }
+}
+
+/// The part that need not be compiled for each query type.
+fn collect(
+    query: &dyn QueryFragment<Pg>,
+    known: &Arc<OidMap>,
+) -> QueryResult<(String, bool, Binds)> {
+    let mut builder = PgQueryBuilder::default();
+    query.to_sql(&mut builder, &Pg)?;
+    let cacheable = query.is_safe_to_cache_prepared(&Pg)?;
+    Ok((builder.finish(), cacheable, Binds::collect(query, known)?))
+}

@@ -1,0 +1,336 @@
+//! A primary and its replicas.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::error::{ClusterError, io};
+use super::node::{Host, LocalNode, StopMode};
+use super::privileges::Privileges;
+use super::watchdog::Watchdog;
+use super::{Binaries, LocalClusterBuilder, wait_for};
+
+/// Settings of every node. Replicas come up and catch up at once, and nothing is flushed.
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+fsync = off
+max_connections = 100
+wal_level = replica
+wal_keep_size = 64MB
+max_wal_senders = 20
+hot_standby = on
+wal_retrieve_retry_interval = 100ms
+wal_receiver_status_interval = 1s
+autovacuum_naptime = 1d
+log_min_messages = warning
+";
+
+/// A primary and its streaming replicas, on ports of this machine's loopback interface.
+///
+/// Dropping it ends the servers and removes their files; so does the end of the process, however
+/// it ends.
+pub struct LocalCluster {
+    primary: LocalNode,
+    replicas: Vec<LocalNode>,
+    host: Arc<Host>,
+    watchdog: Watchdog,
+    directory: Option<TempDir>,
+}
+
+impl LocalCluster {
+    /// Starts a primary and two replicas.
+    ///
+    /// # Errors
+    ///
+    /// There is no PostgreSQL server, or it cannot be started.
+    pub fn start() -> Result<Self, ClusterError> {
+        Self::builder().start()
+    }
+
+    /// Starts to describe a cluster.
+    pub fn builder() -> LocalClusterBuilder {
+        LocalClusterBuilder::default()
+    }
+
+    pub(super) fn start_with(
+        builder: LocalClusterBuilder,
+        binaries: Binaries,
+    ) -> Result<Self, ClusterError> {
+        let privileges = Privileges::choose()?;
+        let host = Arc::new(Host {
+            binaries,
+            privileges,
+        });
+        let directory = tempfile::Builder::new()
+            .prefix("diesel-replicated-")
+            .tempdir()
+            .map_err(io("cannot make a temporary folder"))?;
+        privileges.own(directory.path())?;
+        let watchdog = Watchdog::start(directory.path())?;
+        let template = directory.path().join("template");
+        init(&host, &template, &builder.settings)?;
+
+        let primary = place(&host, directory.path(), &template, "primary")?;
+        let mut cluster = Self {
+            primary,
+            replicas: Vec::new(),
+            host,
+            watchdog,
+            directory: Some(directory),
+        };
+        start_on_a_free_port(&cluster.primary)?;
+        for upstream in &builder.upstreams {
+            cluster.place_replica(&template, *upstream)?;
+        }
+        for replica in &cluster.replicas {
+            replica.wait_until_up()?;
+        }
+        cluster.wait_until_streaming()?;
+        Ok(cluster)
+    }
+
+    /// Copies the template, which has never run: all copies are the same cluster at its start.
+    fn place_replica(
+        &mut self,
+        template: &Path,
+        upstream: Option<usize>,
+    ) -> Result<(), ClusterError> {
+        let name = format!("replica-{}", self.replicas.len() + 1);
+        let parent = template.parent().unwrap_or(template);
+        let replica = place(&self.host, parent, template, &name)?;
+        let upstream = upstream.and_then(|place| self.replicas.get(place));
+        follow(
+            &replica,
+            upstream.unwrap_or(&self.primary),
+            self.host.privileges,
+        )?;
+        replica.spawn()?;
+        self.replicas.push(replica);
+        Ok(())
+    }
+
+    /// Adds a replica of the primary, and returns when it has caught up.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made or started.
+    pub fn add_replica(&mut self) -> Result<&LocalNode, ClusterError> {
+        let Some(directory) = &self.directory else {
+            return Err(ClusterError::Config("the cluster has ended".to_owned()));
+        };
+        // The primary still has all its WAL, so a copy of the start can follow it.
+        let template = directory.path().join("template");
+        self.place_replica(&template, None)?;
+        if let Some(added) = self.replicas.last() {
+            added.wait_until_up()?;
+        }
+        self.wait_caught_up()?;
+        self.replicas
+            .last()
+            .ok_or_else(|| ClusterError::Config("no replica was added".to_owned()))
+    }
+
+    /// The node that took writes when the cluster started.
+    #[doc(alias = "master")]
+    #[must_use]
+    pub fn primary(&self) -> &LocalNode {
+        &self.primary
+    }
+
+    /// The nodes that followed when the cluster started, or were added since.
+    #[doc(alias = "slave")]
+    #[must_use]
+    pub fn replicas(&self) -> &[LocalNode] {
+        &self.replicas
+    }
+
+    /// All nodes, the primary first.
+    pub fn nodes(&self) -> impl Iterator<Item = &LocalNode> {
+        std::iter::once(&self.primary).chain(&self.replicas)
+    }
+
+    /// The node of this name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&LocalNode> {
+        self.nodes().find(|node| node.name() == name)
+    }
+
+    /// One URL with all nodes, as [`ReplicatedPool::connect`](crate::ReplicatedPool::connect)
+    /// takes it.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        let hosts: Vec<String> = self
+            .nodes()
+            .map(|node| format!("127.0.0.1:{}", node.port()))
+            .collect();
+        format!("postgres://postgres@{}/{database}", hosts.join(","))
+    }
+
+    /// The major version of the servers.
+    #[must_use]
+    pub fn major_version(&self) -> u32 {
+        self.host.binaries.major_version()
+    }
+
+    /// Makes a database, and returns when every running replica has it.
+    ///
+    /// # Errors
+    ///
+    /// It exists, or the primary cannot be reached.
+    pub fn create_database(&self, name: &str) -> Result<(), ClusterError> {
+        let quoted = name.replace('"', "\"\"");
+        self.primary
+            .sql("postgres", &format!("CREATE DATABASE \"{quoted}\""))?;
+        self.wait_caught_up()
+    }
+
+    /// Waits until every running replica has replayed what the primary has written by now.
+    ///
+    /// # Errors
+    ///
+    /// The primary cannot be reached, or a replica does not catch up.
+    pub fn wait_caught_up(&self) -> Result<(), ClusterError> {
+        let position = self
+            .primary
+            .value("postgres", "SELECT pg_current_wal_flush_lsn()")?
+            .unwrap_or_default();
+        let reached = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn");
+        for replica in self.replicas.iter().filter(|replica| replica.is_running()) {
+            wait_for(&format!("`{}` replays {position}", replica.name()), || {
+                let caught_up = replica.value("postgres", &reached)?;
+                Ok((caught_up.as_deref() == Some("t")).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    fn wait_until_streaming(&self) -> Result<(), ClusterError> {
+        let streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+        for replica in &self.replicas {
+            wait_for(&format!("`{}` streams", replica.name()), || {
+                let streaming = replica.value("postgres", streams)?;
+                Ok((streaming.as_deref() == Some("1")).then_some(()))
+            })?;
+        }
+        self.wait_caught_up()
+    }
+}
+
+impl Drop for LocalCluster {
+    fn drop(&mut self) {
+        // Replicas first: they would log the loss of the primary.
+        for node in self.replicas.iter().chain([&self.primary]) {
+            node.thaw();
+            if node.stop(StopMode::Immediate).is_err() {
+                let _ = node.kill();
+            }
+        }
+        self.watchdog.dismiss();
+        // What cannot be removed is left to the system's own cleaning.
+        let _ = self.directory.take().map(TempDir::close);
+    }
+}
+
+/// Makes the data folder that all nodes are copied from.
+fn init(host: &Host, template: &Path, settings: &[(String, String)]) -> Result<(), ClusterError> {
+    let mut command = Command::new(host.binaries.program("initdb"));
+    command
+        .args(["--username=postgres", "--auth=trust", "--no-sync"])
+        .args(["--encoding=UTF8", "--locale=C", "--pgdata"])
+        .arg(template)
+        .current_dir(template.parent().unwrap_or(template))
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null());
+    host.privileges.apply(&mut command);
+    run(command)?;
+    let mut lines = SETTINGS.to_owned();
+    for (name, value) in settings {
+        lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+    }
+    append(&template.join("postgresql.conf"), &lines)
+}
+
+/// Copies the template for one node.
+fn place(
+    host: &Arc<Host>,
+    directory: &Path,
+    template: &Path,
+    name: &str,
+) -> Result<LocalNode, ClusterError> {
+    let data: PathBuf = directory.join(name);
+    let mut copy = Command::new("cp");
+    copy.arg("-R").arg(template).arg(&data).stdin(Stdio::null());
+    host.privileges.apply(&mut copy);
+    run(copy)?;
+    append(
+        &data.join("postgresql.conf"),
+        &format!("cluster_name = '{name}'\n"),
+    )?;
+    LocalNode::new(name, data, Arc::clone(host))
+}
+
+fn follow(
+    replica: &LocalNode,
+    upstream: &LocalNode,
+    owner: Privileges,
+) -> Result<(), ClusterError> {
+    let signal = replica.data_dir().join("standby.signal");
+    fs::write(&signal, "").map_err(io("cannot make standby.signal"))?;
+    owner.own(&signal)?;
+    let conninfo = format!(
+        "primary_conninfo = 'host=127.0.0.1 port={} user=postgres application_name={}'\n",
+        upstream.port(),
+        replica.name()
+    );
+    append(&replica.data_dir().join("postgresql.conf"), &conninfo)
+}
+
+/// Others may have taken the port since it was found free.
+fn start_on_a_free_port(node: &LocalNode) -> Result<(), ClusterError> {
+    const TRIES: usize = 5;
+    let mut result = node.start();
+    for _ in 1..TRIES {
+        if result.is_ok() || !node.lost_its_port() {
+            break;
+        }
+        node.change_port()?;
+        result = node.start();
+    }
+    result
+}
+
+fn append(path: &Path, text: &str) -> Result<(), ClusterError> {
+    use std::io::Write;
+
+    let file = fs::File::options().append(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(io(format!("cannot write {}", path.display())))
+}
+
+fn run(mut command: Command) -> Result<(), ClusterError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .map_err(io(format!("cannot run {program}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(ClusterError::Program {
+        program,
+        message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+impl fmt::Debug for LocalCluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalCluster")
+            .field("primary", &self.primary)
+            .field("replicas", &self.replicas)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,60 @@
+//! A real PostgreSQL cluster in about a second: a primary, its streaming replicas, and faults.
+//!
+//! For tests and demonstrations: data is not flushed to disk, and anyone on this machine may
+//! connect. Everything here blocks; inside a runtime call it through
+//! `tokio::task::spawn_blocking`, at least what starts and waits.
+//!
+//! ```no_run
+//! use diesel_replicated::testing::LocalCluster;
+//!
+//! let cluster = LocalCluster::start()?;
+//! cluster.create_database("app")?;
+//! println!("{}", cluster.url("app"));
+//! cluster.replicas()[0].kill()?;
+//! # Ok::<(), diesel_replicated::testing::ClusterError>(())
+//! ```
+
+mod binaries;
+mod builder;
+mod cluster;
+mod error;
+mod node;
+mod ports;
+mod privileges;
+mod proxy;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod watchdog;
+
+pub use binaries::Binaries;
+pub use builder::LocalClusterBuilder;
+pub use cluster::LocalCluster;
+pub use error::ClusterError;
+pub use node::{LocalNode, StopMode};
+pub use proxy::Proxy;
+
+use std::time::{Duration, Instant};
+
+/// The longest that anything here is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Polls until `done` answers, and fails naming `what` when patience runs out.
+fn wait_for<T>(
+    what: &str,
+    mut done: impl FnMut() -> Result<Option<T>, ClusterError>,
+) -> Result<T, ClusterError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = done()? {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            return Err(ClusterError::TimedOut {
+                what: what.to_owned(),
+                waited: PATIENCE,
+            });
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,208 @@
+//! A TCP proxy in front of a server, by which its network can be made to fail.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::error::{ClusterError, io};
+use super::ports::free_port;
+
+/// How often waiting threads look whether something has changed.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// The network in front of one node.
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The server's port.
+    target: u64,
+    over: AtomicBool,
+    cut: AtomicBool,
+    black_hole: AtomicBool,
+    delay_micros: AtomicU64,
+    /// 0 is without bound.
+    bytes_per_second: AtomicU64,
+    links: Mutex<Vec<TcpStream>>,
+}
+
+impl Proxy {
+    pub(super) fn start(target: u16) -> Result<Self, ClusterError> {
+        let port = free_port()?;
+        let shared = Arc::new(Shared {
+            target: u64::from(target),
+            ..Shared::default()
+        });
+        let proxy = Self { port, shared };
+        proxy.listen()?;
+        Ok(proxy)
+    }
+
+    /// Where it listens on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Closes every link and refuses new ones.
+    pub fn cut(&self) {
+        self.shared.cut.store(true, Ordering::Release);
+        self.shared.close_links();
+    }
+
+    /// Keeps every link open and lets nothing through; new links are accepted and dead.
+    pub fn black_hole(&self) {
+        self.shared.black_hole.store(true, Ordering::Release);
+    }
+
+    /// Delays each piece of data, in each direction.
+    pub fn delay(&self, delay: Duration) {
+        let micros = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        self.shared.delay_micros.store(micros, Ordering::Release);
+    }
+
+    /// Lets through no more than this, in each direction of each link.
+    pub fn slow(&self, bytes_per_second: u64) {
+        self.shared
+            .bytes_per_second
+            .store(bytes_per_second.max(1), Ordering::Release);
+    }
+
+    /// Ends all troubles. Links that were cut stay closed; data held back goes on its way.
+    pub fn heal(&self) {
+        self.delay(Duration::ZERO);
+        self.shared.bytes_per_second.store(0, Ordering::Release);
+        self.shared.black_hole.store(false, Ordering::Release);
+        self.shared.cut.store(false, Ordering::Release);
+    }
+
+    fn listen(&self) -> Result<(), ClusterError> {
+        let what = "cannot start the proxy";
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).map_err(io(what))?;
+        listener.set_nonblocking(true).map_err(io(what))?;
+        let shared = Arc::clone(&self.shared);
+        let port = self.port;
+        let name = format!("proxy-{port}");
+        let accept = move || accept(Some(listener), port, &shared);
+        thread::Builder::new()
+            .name(name)
+            .spawn(accept)
+            .map_err(io(what))?;
+        Ok(())
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Release);
+        self.shared.close_links();
+    }
+}
+
+impl Shared {
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    fn close_links(&self) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        for link in links.drain(..) {
+            let _ = link.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn keep(&self, link: &TcpStream) -> io::Result<()> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.push(link.try_clone()?);
+        Ok(())
+    }
+}
+
+/// Accepts links. While the network is cut there is no listener, so that the system refuses.
+fn accept(mut listener: Option<TcpListener>, port: u16, shared: &Arc<Shared>) {
+    while !shared.is_over() {
+        if shared.cut.load(Ordering::Acquire) {
+            listener = None;
+        } else if listener.is_none() {
+            listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+                .ok()
+                .filter(|listener| listener.set_nonblocking(true).is_ok());
+        }
+        match listener.as_ref().map(TcpListener::accept) {
+            Some(Ok((client, _))) => {
+                let shared = Arc::clone(shared);
+                thread::spawn(move || {
+                    let _ = link(&client, &shared);
+                    let _ = client.shutdown(Shutdown::Both);
+                });
+            }
+            _ => thread::sleep(LOOK),
+        }
+    }
+}
+
+fn link(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+    client.set_nonblocking(false)?;
+    client.set_nodelay(true)?;
+    shared.keep(client)?;
+    while shared.black_hole.load(Ordering::Acquire) && !shared.is_over() {
+        thread::sleep(LOOK);
+    }
+    let port = u16::try_from(shared.target).unwrap_or_default();
+    let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    server.set_nodelay(true)?;
+    shared.keep(&server)?;
+    let (from_server, to_client) = (server.try_clone()?, client.try_clone()?);
+    let other = Arc::clone(shared);
+    let back = thread::spawn(move || pump(from_server, to_client, &other));
+    let there = pump(client.try_clone()?, server, shared);
+    let _ = back.join();
+    there
+}
+
+/// Passes data one way until either end closes.
+fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut buffer = [0; 16 * 1024];
+    let result = loop {
+        let read = match from.read(&mut buffer) {
+            Ok(0) => break Ok(()),
+            Ok(read) => read,
+            Err(error) => break Err(error),
+        };
+        let delay = Duration::from_micros(shared.delay_micros.load(Ordering::Acquire));
+        let rate = shared.bytes_per_second.load(Ordering::Acquire);
+        if !delay.is_zero() {
+            thread::sleep(delay);
+        }
+        if rate > 0 {
+            thread::sleep(
+                Duration::from_secs(read as u64) / u32::try_from(rate).unwrap_or(u32::MAX),
+            );
+        }
+        while shared.black_hole.load(Ordering::Acquire) && !shared.is_over() {
+            thread::sleep(LOOK);
+        }
+        if let Err(error) = to.write_all(&buffer[..read]) {
+            break Err(error);
+        }
+    };
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+    result
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("port", &self.port)
+            .field("shared", &self.shared)
+            .finish()
+    }
+}

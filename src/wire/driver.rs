@@ -1,0 +1,94 @@
+//! The task that drives one connection and learns of its death, idle or not.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use diesel::pg::PgNotification;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_postgres::{AsyncMessage, Connection};
+use tokio_util::sync::CancellationToken;
+
+use super::state::{Death, Wire};
+use crate::error::SqlState;
+
+/// Drives `connection` in a task until it ends; notifications go to the returned receiver.
+///
+/// The task also ends when `shutdown` is cancelled. `on_end` runs once, when the task ends for whatever reason, also when it is aborted.
+pub(crate) fn drive<S, T>(
+    mut connection: Connection<S, T>,
+    wire: Arc<Wire>,
+    shutdown: CancellationToken,
+    on_end: impl FnOnce() + Send + 'static,
+) -> (AbortHandle, mpsc::UnboundedReceiver<PgNotification>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (notifications, receiver) = mpsc::unbounded_channel();
+    let end = OnEnd {
+        wire,
+        run: Some(on_end),
+    };
+    let task = tokio::spawn(async move {
+        let death = loop {
+            let message = tokio::select! {
+                message = poll_fn(|cx| connection.poll_message(cx)) => message,
+                () = shutdown.cancelled() => None,
+            };
+            match message {
+                Some(Ok(AsyncMessage::Notification(sent))) => {
+                    // Nobody may be listening any more, which is nobody's loss.
+                    let _ = notifications.send(PgNotification {
+                        process_id: sent.process_id(),
+                        channel: sent.channel().to_owned(),
+                        payload: sent.payload().to_owned(),
+                    });
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => break Death::from(&error),
+                None => break Death::ours(),
+            }
+        };
+        end.wire.close(death);
+    });
+    (task.abort_handle(), receiver)
+}
+
+/// Runs its action when dropped, so that an aborted task is noticed as well.
+struct OnEnd<F: FnOnce()> {
+    wire: Arc<Wire>,
+    run: Option<F>,
+}
+
+impl<F: FnOnce()> Drop for OnEnd<F> {
+    fn drop(&mut self) {
+        self.wire.close(Death::ours());
+        if let Some(run) = self.run.take() {
+            run();
+        }
+    }
+}
+
+impl Death {
+    fn ours() -> Self {
+        Self {
+            sqlstate: None,
+            message: "the connection was closed by this pool".to_owned(),
+        }
+    }
+}
+
+impl From<&tokio_postgres::Error> for Death {
+    fn from(error: &tokio_postgres::Error) -> Self {
+        Self {
+            sqlstate: error
+                .code()
+                .and_then(|code| SqlState::from_bytes(code.code().as_bytes())),
+            message: error
+                .as_db_error()
+                .map_or_else(|| error.to_string(), |server| server.message().to_owned()),
+        }
+    }
+}

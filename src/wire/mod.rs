@@ -1,0 +1,74 @@
+//! What the server says, seen passing: SQLSTATEs, transaction status, role and death of a connection.
+//!
+//! Diesel hides nearly everything that a router must know. The [`Tap`] around each socket follows
+//! the message headers of the protocol in both directions and keeps what it sees in a [`Wire`].
+
+mod driver;
+mod frame;
+mod state;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub(crate) use driver::drive;
+use frame::{BackendScanner, FrontendScanner};
+pub(crate) use state::{Remark, ServerRole, Wire};
+
+/// A stream that reads and writes exactly as the inner one does, and looks at what passes.
+#[derive(Debug)]
+pub(crate) struct Tap<S> {
+    inner: S,
+    backend: BackendScanner,
+    frontend: FrontendScanner,
+    wire: Arc<Wire>,
+}
+
+impl<S> Tap<S> {
+    pub(crate) fn new(inner: S, wire: Arc<Wire>) -> Self {
+        Self {
+            inner,
+            backend: BackendScanner::default(),
+            frontend: FrontendScanner::default(),
+            wire,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        this.backend.scan(&buf.filled()[before..], &this.wire);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let written = ready!(Pin::new(&mut this.inner).poll_write(cx, buf))?;
+        this.frontend.scan(&buf[..written], &this.wire);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

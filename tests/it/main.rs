@@ -1,0 +1,25 @@
+//! Tests against a real PostgreSQL cluster. Which node ran a statement is asked of the server.
+#![expect(
+    clippy::unwrap_used,
+    clippy::large_futures,
+    clippy::too_many_lines,
+    clippy::type_complexity,
+    missing_debug_implementations,
+    unreachable_pub,
+    reason = "a program of tests, which fail by panicking"
+)]
+
+mod cancellation;
+mod custom_types;
+mod differential;
+mod failures;
+mod instrumentation;
+mod learning;
+mod lifecycle;
+mod pools;
+mod property;
+mod routing;
+mod streams;
+mod support;
+mod sync_wrapper;
+mod transactions;

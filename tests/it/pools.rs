@@ -1,0 +1,109 @@
+//! `establish`, and the other pools that Diesel users have, over replicated connections.
+
+use diesel_async::pooled_connection::AsyncDieselConnectionManager;
+use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::ReplicatedConnection;
+
+use crate::support::{cluster, count, database, insert, who};
+
+#[tokio::test]
+async fn connections_established_from_one_url_share_one_cluster() {
+    let database = database().await;
+    let url = format!(
+        "{}?application_name=shared_{database}",
+        cluster().url(&database)
+    );
+    let mut conns = Vec::new();
+    for _ in 0..15 {
+        let mut conn = ReplicatedConnection::establish(&url).await.unwrap();
+        assert_ne!(who(&mut conn).await, "primary");
+        conns.push(conn);
+    }
+    drop(conns);
+    let backends = crate::support::blocking(move || {
+        let count = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shared_{database}'"
+        );
+        let open = |node: &diesel_replicated::testing::LocalNode| -> u32 {
+            node.sql("postgres", &count).unwrap()[0][0]
+                .as_ref()
+                .unwrap()
+                .parse()
+                .unwrap()
+        };
+        cluster().nodes().map(open).sum::<u32>()
+    })
+    .await;
+    assert!(backends <= 21, "{backends} server connections");
+}
+
+#[tokio::test]
+async fn a_bad_url_is_named_without_its_password() {
+    for url in [
+        "postgres://u:hunter2@h:99999/db",
+        "postgres://u:hunter2@h/db?no_such_parameter=1",
+        "mysql://u:hunter2@h/db",
+        "",
+    ] {
+        let error = ReplicatedConnection::establish(url).await.unwrap_err();
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+}
+
+async fn use_connection(conn: &mut ReplicatedConnection, name: &str) {
+    assert_ne!(
+        who(conn).await,
+        "primary",
+        "each user starts without the last one's history"
+    );
+    let before = count(conn).await;
+    assert!(before >= 3);
+    conn.transaction(async |conn| insert(name).execute(conn).await)
+        .await
+        .unwrap();
+    assert_eq!(who(conn).await, "primary");
+}
+
+#[tokio::test]
+async fn bb8_works_as_it_is() {
+    let url = cluster().url(&database().await);
+    let manager = AsyncDieselConnectionManager::<ReplicatedConnection>::new(url);
+    let pool = diesel_async::pooled_connection::bb8::Pool::builder()
+        .max_size(2)
+        .build(manager)
+        .await
+        .unwrap();
+    for n in 0..5 {
+        let mut conn = pool.get().await.unwrap();
+        use_connection(&mut conn, &format!("bb8 {n}")).await;
+    }
+    // Tests with one connection and a test transaction keep it.
+    let mut conn = pool.get().await.unwrap();
+    conn.begin_test_transaction().await.unwrap();
+    insert("Test").execute(&mut conn).await.unwrap();
+}
+
+#[tokio::test]
+async fn deadpool_works_as_it_is() {
+    let url = cluster().url(&database().await);
+    let manager = AsyncDieselConnectionManager::<ReplicatedConnection>::new(url);
+    let pool = diesel_async::pooled_connection::deadpool::Pool::builder(manager)
+        .max_size(2)
+        .build()
+        .unwrap();
+    for n in 0..5 {
+        let mut conn = pool.get().await.unwrap();
+        use_connection(&mut conn, &format!("deadpool {n}")).await;
+    }
+}
+
+#[tokio::test]
+async fn mobc_works_as_it_is() {
+    let url = cluster().url(&database().await);
+    let manager = AsyncDieselConnectionManager::<ReplicatedConnection>::new(url);
+    let pool = diesel_async::pooled_connection::mobc::Pool::new(manager);
+    for n in 0..5 {
+        let mut conn = pool.get().await.unwrap();
+        use_connection(&mut conn, &format!("mobc {n}")).await;
+    }
+}

@@ -1,0 +1,83 @@
+//! The synchronous wrapper, migrations, and r2d2, also without any runtime around.
+
+use diesel::prelude::*;
+use diesel::r2d2::{ConnectionManager, Pool};
+use diesel_async::AsyncMigrationHarness;
+use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+use diesel_replicated::ReplicatedConnection;
+
+use crate::support::{cluster, current_setting, database, pool, users};
+
+type Sync = AsyncConnectionWrapper<ReplicatedConnection>;
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+
+fn database_now() -> String {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(database())
+}
+
+fn who(conn: &mut Sync) -> String {
+    diesel::select(current_setting("cluster_name"))
+        .get_result(conn)
+        .unwrap()
+}
+
+#[test]
+fn it_works_without_an_ambient_runtime() {
+    let url = cluster().url(&database_now());
+    let mut conn = Sync::establish(&url).unwrap();
+    assert_ne!(who(&mut conn), "primary");
+    conn.transaction(|conn| {
+        diesel::insert_into(users::table)
+            .values(users::name.eq("Synchronous"))
+            .execute(conn)
+    })
+    .unwrap();
+    assert_eq!(users::table.count().get_result::<i64>(&mut conn), Ok(4));
+    assert_eq!(who(&mut conn), "primary");
+    let rolled_back =
+        conn.transaction::<(), _, _>(|_| Err(diesel::result::Error::RollbackTransaction));
+    assert!(rolled_back.is_err());
+}
+
+#[test]
+fn r2d2_works_as_it_is() {
+    let url = cluster().url(&database_now());
+    let pool = Pool::builder()
+        .max_size(2)
+        .build(ConnectionManager::<Sync>::new(url))
+        .unwrap();
+    for n in 0..5 {
+        let mut conn = pool.get().unwrap();
+        assert_ne!(who(&mut conn), "primary");
+        diesel::insert_into(users::table)
+            .values(users::name.eq(format!("r2d2 {n}")))
+            .execute(&mut conn)
+            .unwrap();
+        assert_eq!(who(&mut conn), "primary");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrations_run_on_the_primary() {
+    use diesel_async::AsyncConnection;
+
+    let pool = pool().await;
+    let mut conn = pool.get().await.unwrap();
+    // The example's tables, beside those of the other tests.
+    conn.primary_connection().await.unwrap();
+    crate::support::run(&mut conn, "DROP TABLE users")
+        .await
+        .unwrap();
+    drop(conn);
+    let conn = pool.get().await.unwrap();
+    let mut harness = AsyncMigrationHarness::new(conn);
+    let applied = harness.run_pending_migrations(MIGRATIONS).unwrap().len();
+    assert!(applied > 0);
+    assert_eq!(harness.run_pending_migrations(MIGRATIONS).unwrap().len(), 0);
+    harness.revert_all_migrations(MIGRATIONS).unwrap();
+    let mut conn = harness.into_inner();
+    conn.begin_test_transaction().await.unwrap();
+}
