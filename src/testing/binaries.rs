@@ -120,6 +120,11 @@ fn usual_places() -> Vec<PathBuf> {
             "",
             "bin",
         ),
+        (
+            PathBuf::from("/var/cache/diesel-replicated/postgresql"),
+            "",
+            "bin",
+        ),
     ] {
         places.extend(matching(&parent, prefix, below));
     }

@@ -21,6 +21,7 @@ mod error;
 mod node;
 mod ports;
 mod privileges;
+mod processes;
 mod proxy;
 mod sql;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use super::error::{ClusterError, io};
 use super::ports::free_port;
 use super::privileges::Privileges;
+use super::processes::children_of;
 use super::proxy::Proxy;
 use super::sql::Rows;
 use super::{Binaries, sql, wait_for};
@@ -325,22 +326,6 @@ impl LocalNode {
     fn process(&self) -> MutexGuard<'_, Option<Child>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The direct children of a process.
-fn children_of(parent: Pid) -> Vec<Pid> {
-    let parent = parent.as_raw_nonzero().to_string();
-    let listing = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output();
-    let listing = listing.map(|output| output.stdout).unwrap_or_default();
-    let listing = String::from_utf8_lossy(&listing);
-    let pairs = listing.lines().filter_map(|line| {
-        let mut fields = line.split_whitespace();
-        Some((fields.next()?, fields.next()?))
-    });
-    pairs
-        .filter(|(_, of)| *of == parent)
-        .filter_map(|(pid, _)| pid.parse().ok().and_then(Pid::from_raw))
-        .collect()
 }
 
 fn tail(log: &str) -> String {

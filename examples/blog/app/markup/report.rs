@@ -1,0 +1,154 @@
+//! The part of each page that tells who answered.
+
+use diesel_replicated::{NodeHealth, NodeKind, PoolState};
+use maud::{Markup, html};
+
+use super::super::served::{Served, Step};
+
+/// Who answered what, on this page and before.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) served: Served,
+    pub(crate) pool: PoolState,
+    pub(crate) just_wrote: bool,
+}
+
+impl Report {
+    /// One line for the top of the page.
+    pub(crate) fn summary(&self) -> Markup {
+        html! {
+            p.summary { "Answered by " (answerers(&self.steps)) ". " a href="#served" { "Details" } }
+        }
+    }
+
+    pub(crate) fn details(&self) -> Markup {
+        html! {
+            section #served aria-labelledby="served-title" {
+                h2 #served-title { "Who answered" }
+                @if self.just_wrote {
+                    p {
+                        "You have just written something. This page was read from the primary, so "
+                        "that it shows it; the next one comes from a replica again."
+                    }
+                }
+                (self.queries())
+                (self.nodes())
+                (self.requests())
+            }
+        }
+    }
+
+    fn queries(&self) -> Markup {
+        html! {
+            div.wide role="region" aria-label="Queries of this page" tabindex="0" {
+                table {
+                    caption { "The queries of this page" }
+                    thead {
+                        tr { th scope="col" { "Query" } th scope="col" { "Node" } th scope="col" { "Why" } }
+                    }
+                    tbody {
+                        @for step in &self.steps {
+                            tr {
+                                th scope="row" { (step.query) }
+                                td { (node(&step.node, step.kind)) }
+                                td { (step.reason) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn nodes(&self) -> Markup {
+        let most = self
+            .served
+            .nodes
+            .values()
+            .copied()
+            .max()
+            .unwrap_or(0)
+            .max(1);
+        html! {
+            div.wide role="region" aria-label="Nodes" tabindex="0" {
+                table {
+                    caption { "The nodes, and what they answered before this page" }
+                    thead {
+                        tr {
+                            th scope="col" { "Node" } th scope="col" { "State" }
+                            th.number scope="col" { "Weight" } th.number scope="col" { "Queries" }
+                            th scope="col" { span.unseen { "Share" } }
+                        }
+                    }
+                    tbody {
+                        @for state in &self.pool.nodes {
+                            @let count = self.served.nodes.get(&state.name).copied().unwrap_or(0);
+                            tr {
+                                th scope="row" {
+                                    (node(&state.name, state.kind.unwrap_or(NodeKind::Replica)))
+                                }
+                                td { (health(state.health)) }
+                                td.number { (state.weight) }
+                                td.number { (count) }
+                                td.bar { progress max=(most) value=(count) aria-hidden="true" {} }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn requests(&self) -> Markup {
+        html! {
+            @if !self.served.recent.is_empty() {
+                h3 { "Before this page" }
+                ol.requests {
+                    @for answered in &self.served.recent {
+                        li {
+                            p { code { (answered.request) } " " (answered.status) }
+                            p.meta {
+                                (answered.at.format("%H:%M:%S")) " UTC, answered by "
+                                (answerers(&answered.steps))
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Each node with each of its reasons once.
+fn answerers(steps: &[Step]) -> Markup {
+    let mut answerers: Vec<(&str, NodeKind, &str)> = Vec::new();
+    for step in steps {
+        let answerer = (step.node.as_str(), step.kind, step.reason.as_str());
+        if !answerers.contains(&answerer) {
+            answerers.push(answerer);
+        }
+    }
+    html! {
+        @for (place, (name, kind, reason)) in answerers.iter().enumerate() {
+            @if place > 0 { ", " }
+            (node(name, *kind)) " (" (reason) ")"
+        }
+    }
+}
+
+fn node(name: &str, kind: NodeKind) -> Markup {
+    let class = match kind {
+        NodeKind::Primary => "node primary",
+        NodeKind::Replica => "node replica",
+    };
+    html! { span class=(class) { (name) } }
+}
+
+fn health(health: NodeHealth) -> &'static str {
+    match health {
+        NodeHealth::Up => "up",
+        NodeHealth::Down => "down",
+        _ => "not known yet",
+    }
+}

@@ -1,0 +1,100 @@
+//! The map of the application.
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use diesel_replicated::ReplicatedPool;
+
+use super::error::{ApiError, Error, PageError};
+use super::served::{self, Log};
+use super::{api, pages};
+
+/// Far above the longest post in any script, far below what could hurt.
+const MAX_REQUEST: usize = 128 * 1024;
+
+/// What every request needs.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    pub(crate) pool: ReplicatedPool,
+    pub(crate) log: Log,
+}
+
+pub(crate) fn router(pool: ReplicatedPool) -> Router {
+    let app = App {
+        pool,
+        log: Log::default(),
+    };
+    Router::new()
+        .route("/", get(pages::home))
+        .route("/posts", post(pages::add_post))
+        .route("/posts/{id}", get(pages::show_post))
+        .route("/posts/{id}/comments", post(pages::add_comment))
+        .route("/posts/{id}/status", post(pages::set_status))
+        .route("/style.css", get(pages::style))
+        .route("/api/posts", get(api::posts).post(api::add_post))
+        .route("/api/posts/{id}", get(api::post).patch(api::set_status))
+        .route("/api/posts/{id}/comments", post(api::add_comment))
+        .route("/api/users", get(api::users))
+        .route("/api/served", get(api::served))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+        .layer(from_fn_with_state(app.clone(), served::record))
+        .layer(from_fn(guard))
+        .with_state(app)
+}
+
+async fn not_found(uri: Uri) -> Response {
+    let error = Error::NotFound(format!("there is nothing at {}", uri.path()));
+    refuse(&uri, error)
+}
+
+async fn not_allowed(method: Method, uri: Uri) -> Response {
+    let message = format!("{method} is not possible at {}", uri.path());
+    refuse(
+        &uri,
+        Error::Request(StatusCode::METHOD_NOT_ALLOWED, message),
+    )
+}
+
+fn refuse(uri: &Uri, error: Error) -> Response {
+    if uri.path().starts_with("/api/") {
+        ApiError::from(error).into_response()
+    } else {
+        PageError::from(error).into_response()
+    }
+}
+
+/// Forms of other sites cannot write here, and nothing but this page's own style is loaded.
+async fn guard(request: Request, next: Next) -> Response {
+    let foreign = request
+        .headers()
+        .get("sec-fetch-site")
+        .is_some_and(|site| site == "cross-site");
+    let mut response = if foreign && !request.method().is_safe() {
+        let message = "requests of other sites cannot change anything".to_owned();
+        refuse(
+            request.uri(),
+            Error::Request(StatusCode::FORBIDDEN, message),
+        )
+    } else {
+        next.run(request).await
+    };
+    for (name, value) in [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; \
+             frame-ancestors 'none'",
+        ),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "same-origin"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

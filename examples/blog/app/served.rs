@@ -1,0 +1,117 @@
+//! Which node served what: collected for each request, counted, and sent along as a header.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::Response;
+use chrono::{DateTime, Utc};
+use diesel_replicated::{NodeKind, ReplicatedConnection};
+use serde::Serialize;
+
+use super::routes::App;
+
+/// How many requests are remembered.
+const RECENT: usize = 8;
+
+/// One query of a request, and who answered it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Step {
+    pub(crate) query: &'static str,
+    pub(crate) node: String,
+    pub(crate) kind: NodeKind,
+    pub(crate) reason: String,
+}
+
+/// The queries of one request so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trail(Arc<Mutex<Vec<Step>>>);
+
+impl Trail {
+    /// Notes who served the last statement of the connection, under a name that people know.
+    /// For a write that comes before its error is looked at: who refused it is of interest too.
+    pub(crate) fn note(&self, query: &'static str, conn: &ReplicatedConnection) {
+        if let Some(route) = conn.last_route() {
+            lock(&self.0).push(Step {
+                query,
+                reason: route.reason.to_string().replace('_', " "),
+                node: route.node,
+                kind: route.kind,
+            });
+        }
+    }
+
+    pub(crate) fn steps(&self) -> Vec<Step> {
+        lock(&self.0).clone()
+    }
+}
+
+/// A request that has been answered.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Answered {
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) request: String,
+    pub(crate) status: u16,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// What has been served since the start.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Served {
+    /// How many queries each node has answered.
+    pub(crate) nodes: BTreeMap<String, u64>,
+    /// The last requests, newest first.
+    pub(crate) recent: VecDeque<Answered>,
+}
+
+/// [`Served`], shared by all requests.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log(Arc<Mutex<Served>>);
+
+impl Log {
+    pub(crate) fn read(&self) -> Served {
+        lock(&self.0).clone()
+    }
+
+    fn add(&self, request: String, status: StatusCode, steps: Vec<Step>) {
+        let mut served = lock(&self.0);
+        for step in &steps {
+            *served.nodes.entry(step.node.clone()).or_default() += 1;
+        }
+        served.recent.truncate(RECENT - 1);
+        served.recent.push_front(Answered {
+            at: Utc::now(),
+            request,
+            status: status.as_u16(),
+            steps,
+        });
+    }
+}
+
+/// Gives each request a [`Trail`], and writes down what has become of it.
+pub(crate) async fn record(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let trail = Trail::default();
+    request.extensions_mut().insert(trail.clone());
+    let name = format!("{} {}", request.method(), request.uri().path());
+    let mut response = next.run(request).await;
+    let steps = trail.steps();
+    if steps.is_empty() {
+        return response;
+    }
+    let header: Vec<String> = steps
+        .iter()
+        .map(|step| format!("{} ({})", step.node, step.reason))
+        .collect();
+    // A node may have a name that no header can carry.
+    if let Ok(value) = HeaderValue::from_str(&header.join(", ")) {
+        response.headers_mut().insert("x-served-by", value);
+    }
+    app.log.add(name, response.status(), steps);
+    response
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

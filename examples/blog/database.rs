@@ -1,0 +1,60 @@
+//! Where the database comes from.
+
+use diesel_replicated::testing::LocalCluster;
+use diesel_replicated::{Builder, Config, ReplicatedPool};
+use tokio::task::spawn_blocking;
+
+use super::Failure;
+
+/// The database of the cluster that is started here.
+const NAME: &str = "blog";
+
+/// What the blog runs on.
+pub(crate) enum Database {
+    /// The servers of `DATABASE_URL`; the database should be the blog's alone.
+    Given(String),
+    /// Servers that were started for this run and end with it.
+    Local(LocalCluster),
+}
+
+impl Database {
+    pub(crate) async fn open() -> Result<Self, Failure> {
+        if let Ok(url) = std::env::var("DATABASE_URL") {
+            return Ok(Self::Given(url));
+        }
+        tracing::info!("starting a primary and two replicas");
+        let cluster = spawn_blocking(|| -> Result<LocalCluster, Failure> {
+            let cluster = LocalCluster::start()?;
+            cluster.create_database(NAME)?;
+            Ok(cluster)
+        });
+        Ok(Self::Local(cluster.await??))
+    }
+
+    pub(crate) async fn pool(&self) -> Result<ReplicatedPool, Failure> {
+        match self {
+            Self::Given(url) => Ok(ReplicatedPool::connect(url).await?),
+            Self::Local(cluster) => {
+                let mut config = Config::from_url(&cluster.url(NAME))?;
+                // Names to read instead of ports, and weights whose effect can be seen.
+                for (place, node) in (0..).zip(&mut config.nodes) {
+                    node.name = Some(match place {
+                        0 => "primary".to_owned(),
+                        _ => format!("replica-{place}"),
+                    });
+                    node.weight = Some(place);
+                }
+                Ok(Builder::from(config).build().await?)
+            }
+        }
+    }
+
+    /// Takes away what was started here.
+    pub(crate) async fn close(self) {
+        if let Self::Local(cluster) = self {
+            if let Err(error) = spawn_blocking(move || drop(cluster)).await {
+                tracing::error!(%error, "the cluster did not end in order");
+            }
+        }
+    }
+}

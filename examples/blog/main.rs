@@ -1,0 +1,158 @@
+//! A small blog on one PostgreSQL primary and its replicas: `cargo run --example blog`.
+//!
+//! Without `DATABASE_URL` it starts a cluster of its own, and takes it away at the end.
+//! `BLOG_LISTEN` is the address to listen on (127.0.0.1:3000), `RUST_LOG` what to log.
+#![forbid(unsafe_code)]
+
+mod app;
+mod database;
+
+use std::error::Error;
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use diesel_replicated::ReplicatedPool;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use database::Database;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// How long requests may take to end once the application has been told to stop.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whatever happens after the database is there, it is taken away again.
+async fn run() -> Result<(), Failure> {
+    // From here on a signal ends the program in order, even while the cluster is starting.
+    let mut stop = stop_signal()?;
+    let address: SocketAddr = std::env::var("BLOG_LISTEN")
+        .as_deref()
+        .unwrap_or("127.0.0.1:3000")
+        .parse()
+        .map_err(|error| format!("BLOG_LISTEN: {error}"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| format!("cannot listen on {address} (see BLOG_LISTEN): {error}"))?;
+    let database = Database::open().await?;
+    let pool = tokio::select! {
+        pool = database.pool() => pool.map(Some),
+        _ = stop.wait_for(|stop| *stop) => Ok(None),
+    };
+    let result = match pool {
+        Ok(Some(pool)) => serve(listener, pool, stop).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    database.close().await;
+    result
+}
+
+async fn serve(
+    listener: TcpListener,
+    pool: ReplicatedPool,
+    stop: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    let result = answer(listener, &pool, stop).await;
+    let left = pool.close(PATIENCE).await;
+    if left > 0 {
+        tracing::warn!(left, "connections were still in use");
+    }
+    result
+}
+
+/// Answers until told to stop; then requests that are under way may still end.
+async fn answer(
+    listener: TcpListener,
+    pool: &ReplicatedPool,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    app::prepare(pool).await?;
+    introduce(listener.local_addr()?, pool);
+    let mut stopped = stop.clone();
+    let server =
+        axum::serve(listener, app::router(pool.clone())).with_graceful_shutdown(async move {
+            // An error means that nobody is left to say it.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        });
+    let mut server = pin!(server.into_future());
+    tokio::select! {
+        result = &mut server => return Ok(result?),
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    if let Ok(result) = tokio::time::timeout(PATIENCE, server).await {
+        return Ok(result?);
+    }
+    tracing::warn!("some requests did not end");
+    Ok(())
+}
+
+/// Becomes true with Ctrl-C, or when the process is asked to end or loses its terminal.
+fn stop_signal() -> io::Result<watch::Receiver<bool>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        any(&mut interrupt, &mut terminate, &mut hangup).await;
+        tracing::info!("stopping");
+        let _ = sender.send(true);
+        // Later signals must not cut the end short: they are received, and change nothing.
+        loop {
+            any(&mut interrupt, &mut terminate, &mut hangup).await;
+        }
+    });
+    Ok(receiver)
+}
+
+async fn any(first: &mut Signal, second: &mut Signal, third: &mut Signal) {
+    tokio::select! {
+        _ = first.recv() => {}
+        _ = second.recv() => {}
+        _ = third.recv() => {}
+    }
+}
+
+fn introduce(address: SocketAddr, pool: &ReplicatedPool) {
+    let mut text = format!("\nThe blog is at http://{address}/ and runs on\n");
+    for node in pool.state().nodes {
+        let kind = node.kind.map(|kind| kind.to_string());
+        let kind = kind.as_deref().unwrap_or("not reached yet");
+        text += &format!("  {}: {kind}, weight {}\n", node.name, node.weight);
+    }
+    text += &format!(
+        "\nTry it, and look at x-served-by:
+  curl -i http://{address}/api/posts
+  curl -i http://{address}/api/posts/1
+  curl -i http://{address}/api/posts --json '{{\"author_id\": 1, \"title\": \"Hello\"}}'
+  curl -i http://{address}/api/posts/1/comments --json '{{\"author_id\": 2, \"body\": \"Hi\"}}'
+  curl -i http://{address}/api/posts/2 -X PATCH --json '{{\"status\": \"published\"}}'
+  curl -s http://{address}/api/served
+
+Ctrl-C ends it.\n\n"
+    );
+    // Whoever closes the standard output does not want to read it.
+    let _ = io::stdout().write_all(text.as_bytes());
+}

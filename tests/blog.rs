@@ -1,0 +1,243 @@
+//! The blog of the examples, driven through its router on a cluster of its own.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+#[path = "../examples/blog/app/mod.rs"]
+mod app;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use diesel_replicated::testing::LocalCluster;
+use diesel_replicated::{NodeKind, ReplicatedPool};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+/// The expected status, and the request.
+const WRONG: &str = r#"400 POST /api/posts {"author_id": 1,
+422 POST /api/posts {"author_id": 1}
+422 POST /api/posts {"author_id": 1, "title": " "}
+422 POST /api/posts {"author_id": 1, "title": "a\u0000"}
+422 POST /api/posts {"author_id": 1, "title": "a", "status": "published"}
+422 POST /api/posts {"author_id": 99, "title": "a"}
+404 POST /api/posts/99/comments {"author_id": 1, "body": "a"}
+422 POST /api/posts/1/comments {"author_id": 99, "body": "a"}
+404 PATCH /api/posts/99 {"status": "published"}
+422 PATCH /api/posts/1 {"status": "gone"}
+404 GET /api/posts/99
+404 GET /api/posts/abc
+400 GET /api/posts?status=gone
+404 GET /api/nothing
+405 DELETE /api/posts"#;
+
+struct Blog {
+    router: Router,
+    pool: ReplicatedPool,
+    _cluster: LocalCluster,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Blog {
+    async fn start() -> Self {
+        let cluster = tokio::task::spawn_blocking(|| {
+            let cluster = LocalCluster::start().unwrap();
+            cluster.create_database("blog").unwrap();
+            cluster
+        });
+        let cluster = cluster.await.unwrap();
+        let pool = ReplicatedPool::connect(&cluster.url("blog")).await.unwrap();
+        app::prepare(&pool).await.unwrap();
+        let blog = Self {
+            router: app::router(pool.clone()),
+            pool,
+            _cluster: cluster,
+        };
+        // What was prepared on the primary takes its time to reach the replicas.
+        for replica in blog.names(NodeKind::Replica) {
+            blog.wait_for(&format!("the seeds on {replica}"), async || {
+                let answer = blog.get("/api/users").await;
+                answer.served_by() == [replica.clone()] && answer.json() != json!([])
+            })
+            .await;
+        }
+        blog
+    }
+
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            body: to_bytes(body, usize::MAX).await.unwrap(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        self.send(request).await
+    }
+
+    async fn json(&self, method: &str, path: &str, body: impl Into<Body>) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.into())
+            .unwrap();
+        self.send(request).await
+    }
+
+    async fn form(&self, path: &str, body: &'static str) -> Answer {
+        let request = Request::post(path)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(Body::from(body))
+            .unwrap();
+        self.send(request).await
+    }
+
+    fn names(&self, kind: NodeKind) -> BTreeSet<String> {
+        let nodes = self.pool.state().nodes;
+        nodes
+            .into_iter()
+            .filter(|node| node.kind == Some(kind))
+            .map(|node| node.name)
+            .collect()
+    }
+
+    async fn wait_for(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        let start = Instant::now();
+        while !holds().await {
+            assert!(start.elapsed() < Duration::from_secs(30), "no {what}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// The nodes in `x-served-by`, without their reasons.
+    fn served_by(&self) -> Vec<String> {
+        let header = self.headers.get("x-served-by");
+        let header = header.map_or("", |value| value.to_str().unwrap());
+        header
+            .split(", ")
+            .filter_map(|served| served.split_once(" ("))
+            .map(|(node, _)| node.to_owned())
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_spread_and_writes_go_to_the_primary() {
+    let blog = Blog::start().await;
+    let primary = blog.names(NodeKind::Primary);
+    let replicas = blog.names(NodeKind::Replica);
+    assert_eq!((primary.len(), replicas.len()), (1, 2));
+
+    let mut readers = BTreeSet::new();
+    for _ in 0..100 {
+        let answer = blog.get("/api/posts").await;
+        assert_eq!(answer.status, StatusCode::OK);
+        readers.extend(answer.served_by());
+    }
+    assert_eq!(readers, replicas);
+
+    let new = json!({ "author_id": 1, "title": "Hello", "body": "<b>", "status": "draft" });
+    let answer = blog.json("POST", "/api/posts", new.to_string()).await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    assert_eq!(answer.json()["title"], "Hello");
+    assert!(answer.served_by().iter().all(|node| primary.contains(node)));
+    let id = answer.json()["id"].clone();
+
+    let comment = json!({ "author_id": 2, "body": "Hi" }).to_string();
+    let answer = blog
+        .json("POST", &format!("/api/posts/{id}/comments"), comment)
+        .await;
+    assert_eq!(answer.status, StatusCode::CREATED);
+    let publish = json!({ "status": "published" }).to_string();
+    let answer = blog
+        .json("PATCH", &format!("/api/posts/{id}"), publish)
+        .await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.json()["status"], "published");
+
+    blog.wait_for("published post on a replica", async || {
+        let answer = blog.get(&format!("/api/posts/{id}")).await;
+        answer.json()["post"]["status"] == "published"
+            && answer.json()["comments"][0]["body"] == "Hi"
+            && answer
+                .served_by()
+                .iter()
+                .all(|node| replicas.contains(node))
+    })
+    .await;
+    let served = blog.get("/api/served").await.json();
+    assert!(
+        served["served"]["nodes"].as_object().unwrap().len() == 3,
+        "{served}"
+    );
+    assert_eq!(blog.pool.close(Duration::from_secs(5)).await, 0);
+    let answer = blog.get("/api/posts").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_are_told() {
+    let blog = Blog::start().await;
+    for row in WRONG.lines() {
+        let mut parts = row.splitn(4, ' ');
+        let [status, method, path] = [(); 3].map(|()| parts.next().unwrap());
+        let body = parts.next().unwrap_or_default();
+        let answer = blog.json(method, path, body).await;
+        assert_eq!(answer.status.as_str(), status, "{row}");
+        assert!(answer.json()["error"].is_string(), "{row}");
+    }
+    let not_text = b"{\"author_id\": 1, \"title\": \"\xff\"}".as_slice();
+    let answer = blog.json("POST", "/api/posts", not_text).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    let answer = blog.json("POST", "/api/posts", vec![b' '; 200_000]).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_sees_what_they_wrote() {
+    let blog = Blog::start().await;
+    let answer = blog
+        .form(
+            "/posts",
+            "author_id=1&title=%3Cscript%3E&body=%22%3E&status=published",
+        )
+        .await;
+    assert_eq!(answer.status, StatusCode::SEE_OTHER);
+    let page = answer.headers[header::LOCATION].to_str().unwrap();
+    let answer = blog.get(page).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let primary = blog.names(NodeKind::Primary);
+    assert!(answer.served_by().iter().all(|node| primary.contains(node)));
+    assert!(answer.text().contains("&lt;script&gt;"));
+    assert!(!answer.text().contains("<script"));
+
+    let answer = blog
+        .form("/posts", "author_id=1&title=+&body=kept&status=draft")
+        .await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(answer.text().contains("Title must not be empty"));
+    assert!(answer.text().contains("kept"));
+    assert_eq!(blog.get("/posts/99").await.status, StatusCode::NOT_FOUND);
+}
