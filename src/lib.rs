@@ -1,4 +1,4 @@
-//! A connection pool for Diesel over one PostgreSQL primary and its streaming replicas.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -9,6 +9,7 @@ mod connection;
 mod error;
 mod node;
 mod pool;
+mod route;
 mod routing;
 mod statement;
 #[cfg(all(feature = "testing", unix))]
@@ -16,15 +17,13 @@ pub mod testing;
 mod wire;
 
 pub use config::{
-    Config, DeclaredRole, FunctionConfig, NodeConfig, Policy, PoolConfig, PoolOverrides, Primary,
-    Replica,
+    Config, ConfigError, ConfigErrors, DeclaredRole, FunctionConfig, NodeConfig, Policy,
+    PoolConfig, PoolOverrides, Primary, Replica, UrlProblem,
 };
-pub use connection::{
-    CancelToken, ReplicatedConnection, Route, RowStream, Scope, TransactionBuilder,
+pub use connection::{CancelToken, ReplicatedConnection, RowStream, Scope, TransactionBuilder};
+pub use error::{
+    ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, SqlState,
 };
-pub use error::*;
 pub use pool::{Builder, NodeHealth, NodeState, PoolState, ReplicatedPool};
-pub use routing::{
-    Candidate, LeastInFlight, LoadBalancingPolicy, NodeKind, RoundRobin, RouteReason,
-    WeightedRandom,
-};
+pub use route::{NodeKind, Route, RouteReason};
+pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use crate::config::FunctionConfig;
-use crate::routing::RouteReason;
+use crate::route::RouteReason;
 
 use cache::QueryKey;
 use cache::Verdicts;

@@ -1,6 +1,6 @@
 //! The verdict on a text: what each of its statements is, and which of them weighs most.
 
-use crate::routing::RouteReason;
+use crate::route::RouteReason;
 
 use super::Verdict;
 use super::lexer;

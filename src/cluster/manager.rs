@@ -14,7 +14,7 @@ use super::topology::{Health, Member, Topology};
 use crate::classify::{Catalog, Classifier};
 use crate::error::{ConnectError, Error};
 use crate::node::Node;
-use crate::routing::NodeKind;
+use crate::route::NodeKind;
 use crate::wire::ServerRole;
 
 /// After a change the catalog is loaded, but not more often than this.

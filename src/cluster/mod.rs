@@ -9,10 +9,12 @@ mod manager;
 mod oids;
 mod registry;
 mod runtime;
+mod start;
 mod topology;
 mod tracker;
 
 pub(crate) use handle::{Cluster, Options};
 pub(crate) use registry::shared;
+pub(crate) use start::{options, started};
 pub(crate) use topology::{Health, Member, Topology};
 pub(crate) use tracker::Permit;

@@ -8,9 +8,9 @@ use tokio::sync::Mutex;
 
 use super::handle::Cluster;
 use super::runtime;
+use super::start::{options, started};
 use crate::config::Config;
 use crate::error::Error;
-use crate::pool::{options, started};
 
 /// How often an unused cluster is looked for; one that is unused twice in a row is closed. Long
 /// enough that a pool which opens one connection at a time does not start the cluster each time.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::DeclaredRole;
 use crate::node::Node;
-use crate::routing::NodeKind;
+use crate::route::NodeKind;
 use crate::wire::ServerRole;
 
 /// How a node is.

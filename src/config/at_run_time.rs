@@ -1,7 +1,7 @@
 //! Settings that change while the pool runs, checked like those that it was built from.
 
 use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, NodeSettings, PoolConfig};
-use crate::error::{ConfigError, ConfigErrors};
+use crate::config::{ConfigError, ConfigErrors};
 
 /// Checks a replica that is added to a pool whose other nodes have `defaults`.
 pub(crate) fn check_replica(

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::{Config, DeclaredRole, setting, url};
-use crate::error::{ConfigError, ConfigErrors};
+use crate::config::{ConfigError, ConfigErrors};
 
 /// The prefix of [`Config::from_env`].
 const PREFIX: &str = "DATABASE";

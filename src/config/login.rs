@@ -2,7 +2,7 @@
 
 use super::conn_string::ConnString;
 use super::setting;
-use crate::error::{ConfigError, UrlProblem};
+use crate::config::{ConfigError, UrlProblem};
 
 /// The driver's configuration for `parsed`, or `None` and the mistakes in `errors`. They call the
 /// node `label`.

@@ -5,6 +5,7 @@ mod conn_string;
 mod duration;
 mod env;
 mod login;
+mod mistakes;
 mod node;
 mod pool;
 mod routing;
@@ -20,12 +21,11 @@ use std::time::Duration;
 
 pub(crate) use at_run_time::{check_replica, check_weight};
 pub(crate) use conn_string::redact;
+pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
 pub use node::{DeclaredRole, NodeConfig, Primary, Replica};
 pub use pool::{PoolConfig, PoolOverrides};
 pub use routing::{FunctionConfig, Policy};
 pub(crate) use settings::{Host, NodeSettings, Settings};
-
-use crate::error::ConfigErrors;
 
 /// The largest weight of a node.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;

@@ -2,7 +2,7 @@
 
 use super::conn_string::ConnString;
 use super::{Config, DeclaredRole, NodeConfig, login, setting};
-use crate::error::{ConfigError, ConfigErrors};
+use crate::config::{ConfigError, ConfigErrors};
 
 /// What a URL says: its nodes are added to `config` with `role`, and its parameters of the pool are
 /// set. Mistakes are added to `errors`. `label` names the URL where it cannot be read.

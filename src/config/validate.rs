@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::conn_string::{Address, ConnString};
 use super::settings::{Host, NodeSettings, Settings};
 use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, login};
-use crate::error::{ConfigError, ConfigErrors};
+use crate::config::{ConfigError, ConfigErrors};
 
 /// [`Config::validate`].
 pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {

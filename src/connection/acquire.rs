@@ -7,7 +7,8 @@ use super::session::Transaction;
 use crate::cluster::{Member, Topology};
 use crate::error::Error;
 use crate::node::{Lease, Node, Pooled};
-use crate::routing::{Candidate, NodeKind, RouteReason, select};
+use crate::route::{NodeKind, RouteReason};
+use crate::routing::{Candidate, select};
 
 /// What a read that wants a replica gets.
 pub(super) enum Chosen {

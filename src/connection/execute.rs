@@ -14,7 +14,8 @@ use super::session::Transaction;
 use crate::classify::{TransactionControl, Verdict};
 use crate::error::{Error, Outcome};
 use crate::node::{Failure, Lease, Node};
-use crate::routing::{Decision, NodeKind, Recovery, RouteReason, recover};
+use crate::route::{NodeKind, RouteReason};
+use crate::routing::{Decision, Recovery, recover};
 
 /// How often one statement may meet connections with outdated plans before the primary serves it.
 const STALE_PLANS: u32 = 3;
@@ -131,12 +132,12 @@ impl ReplicatedConnection {
             self.cluster.catalog_changed();
         }
         if journey.learn {
-            // The text of a statement holds no bind values, but may hold literals.
+            // A replica refused it and the primary accepted it: it is the primary's from now on.
+            // Its text holds no bind values.
             tracing::warn!(
                 target: "diesel_replicated",
                 sql = shortened(action.sql()),
-                "a replica refused this statement and the primary accepted it: it goes to the \
-                 primary from now on"
+                "statement_learned"
             );
             self.cluster.classifier.learn(action.id(), action.sql());
         }

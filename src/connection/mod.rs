@@ -25,11 +25,10 @@ use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
 use crate::cluster::{Cluster, Permit};
 use crate::error::Error;
 use crate::node::{Lease, Node};
-use crate::routing::{NodeKind, RouteReason};
+use crate::route::{NodeKind, Route, RouteReason};
 
 pub use cancel::CancelToken;
 use cancel::Running;
-pub use route::Route;
 use route::Way;
 pub use scope::Scope;
 use session::Session;

@@ -1,23 +1,9 @@
-//! What is told of a statement's way: which node, and why.
+//! The last route of a session, noted for every statement without an allocation.
 
-use std::fmt;
 use std::sync::Arc;
 
 use crate::node::Node;
-use crate::routing::{NodeKind, RouteReason};
-
-/// Which node served a statement, and why that one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Route {
-    /// The node's name.
-    pub node: String,
-    /// Whether it is the primary or a replica.
-    pub kind: NodeKind,
-    /// Why it went there.
-    pub reason: RouteReason,
-}
+use crate::route::{NodeKind, Route, RouteReason};
 
 /// A route as it is noted for every statement: without an allocation.
 #[derive(Clone, Debug)]
@@ -34,11 +20,5 @@ impl Way {
             kind: self.kind,
             reason: self.reason,
         }
-    }
-}
-
-impl fmt::Display for Route {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} `{}`: {}", self.kind, self.node, self.reason)
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use super::ReplicatedConnection;
-use crate::routing::NodeKind;
+use crate::route::NodeKind;
 
 /// A [`ReplicatedConnection`] whose statements all go to one kind of node.
 ///

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::route::Way;
 use crate::classify::{TransactionControl, Verdict};
 use crate::node::Lease;
-use crate::routing::{Decision, NodeKind, SessionView, TransactionView, decide};
+use crate::route::NodeKind;
+use crate::routing::{Decision, SessionView, TransactionView, decide};
 use crate::statement::OidMap;
 
 /// The state of a session.

@@ -1,13 +1,13 @@
 //! Everything that can go wrong, and for each failure what became of the statement.
 
-mod config;
 mod connect;
 mod diesel;
 mod sqlstate;
 
 use std::time::Duration;
 
-pub use self::config::{ConfigError, ConfigErrors, UrlProblem};
+use crate::config::ConfigErrors;
+
 pub use self::connect::{ConnectError, ConnectErrorKind};
 pub use self::diesel::ErrorExt;
 pub use self::sqlstate::{InvalidSqlState, SqlState};

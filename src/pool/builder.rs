@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::QueryResult;
-use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
+use diesel_async::AsyncPgConnection;
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use super::{ReplicatedPool, ambient, start};
-use crate::cluster::{Cluster, Options};
-use crate::config::{Config, DeclaredRole, NodeConfig, Policy, Settings};
+use super::{ReplicatedPool, ambient};
+use crate::cluster::{Cluster, Options, options, started};
+use crate::config::{Config, DeclaredRole, NodeConfig, Policy};
 use crate::error::Error;
 use crate::node::SetupHook;
-use crate::routing::{LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
+use crate::routing::LoadBalancingPolicy;
 
 /// Builds a [`ReplicatedPool`].
 ///
@@ -191,7 +191,11 @@ impl Builder {
     /// Settings are not valid (all mistakes are listed), or no primary was found, or more than
     /// one. With [`Builder::start_read_only`] one usable replica is enough.
     pub async fn build(self) -> Result<ReplicatedPool, Error> {
-        start(self.prepare()?).await
+        let options = self.prepare()?;
+        let start_read_only = options.settings.start_read_only;
+        let cluster = Cluster::start(options);
+        started(&cluster, start_read_only).await?;
+        Ok(ReplicatedPool { cluster })
     }
 
     /// Builds the pool without waiting for any node; the first statements wait.
@@ -218,30 +222,6 @@ impl Builder {
             options.setup = both(options.setup, hook);
         }
         Ok(options)
-    }
-}
-
-/// What a cluster is started with when there is nothing but settings.
-pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
-    let policy: Arc<dyn LoadBalancingPolicy> = match settings.policy {
-        Policy::LeastInFlight => Arc::new(LeastInFlight),
-        Policy::RoundRobin => Arc::new(RoundRobin::default()),
-        Policy::WeightedRandom => Arc::new(WeightedRandom),
-    };
-    let sql: Arc<[String]> = settings.setup_sql.clone().into();
-    Options {
-        settings,
-        setup: Arc::new(move |connection| {
-            let sql = Arc::clone(&sql);
-            Box::pin(async move {
-                for statement in &*sql {
-                    connection.batch_execute(statement).await?;
-                }
-                Ok(())
-            })
-        }),
-        policy,
-        runtime,
     }
 }
 

@@ -9,13 +9,12 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::cluster::{Cluster, Options};
+use crate::cluster::Cluster;
 use crate::config::{Config, NodeConfig, check_replica, check_weight};
 use crate::connection::ReplicatedConnection;
 use crate::error::Error;
 
 pub use builder::Builder;
-pub(crate) use builder::options;
 pub use state::{NodeHealth, NodeState, PoolState};
 
 /// A pool over one primary and its replicas; put it where a Diesel pool was.
@@ -135,35 +134,6 @@ impl fmt::Debug for ReplicatedPool {
             .field("cluster", &self.cluster)
             .finish()
     }
-}
-
-/// Starts a cluster and waits until it can serve.
-async fn start(options: Options) -> Result<ReplicatedPool, Error> {
-    let start_read_only = options.settings.start_read_only;
-    let cluster = Cluster::start(options);
-    started(&cluster, start_read_only).await?;
-    Ok(ReplicatedPool { cluster })
-}
-
-/// Waits until every node has answered or failed to, and checks that there is one to write to.
-pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<(), Error> {
-    use crate::cluster::Health;
-
-    let topology = cluster.settled().await;
-    let writable = topology.writable();
-    if writable.len() > 1 {
-        return Err(Error::TwoPrimaries { nodes: writable });
-    }
-    let primary_is_up = topology
-        .primary()
-        .is_some_and(|member| member.health == Health::Up);
-    let a_replica_is_up = topology.usable_replicas().next().is_some();
-    if primary_is_up || (start_read_only && a_replica_is_up) {
-        return Ok(());
-    }
-    Err(Error::NoPrimary {
-        nodes: topology.describe(),
-    })
 }
 
 /// The runtime of the caller.

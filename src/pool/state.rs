@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::cluster::{Cluster, Health, Member};
-use crate::routing::NodeKind;
+use crate::route::NodeKind;
 
 /// A pool and its nodes at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

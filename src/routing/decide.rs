@@ -1,7 +1,7 @@
 //! From what a statement is and what its session has done to the kind of node that it needs.
 
-use super::{NodeKind, RouteReason};
 use crate::classify::{TransactionControl, Verdict};
+use crate::route::{NodeKind, RouteReason};
 
 /// An open transaction of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

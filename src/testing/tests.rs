@@ -1,3 +1,5 @@
+//! The cluster of the tests is tested itself.
+
 use std::process::{Command, Stdio};
 use std::time::Duration;
 

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 pub(crate) use render::redact;
 
 use super::setting;
-use crate::error::UrlProblem;
+use crate::config::UrlProblem;
 
 const DEFAULT_PORT: u16 = 5432;
 

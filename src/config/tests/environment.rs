@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::only_mistake;
+use crate::config::ConfigErrors;
 use crate::config::{Config, DeclaredRole, Policy};
-use crate::error::ConfigErrors;
 
 /// Names and values.
 type Variables<'a> = &'a [(&'a str, &'a str)];

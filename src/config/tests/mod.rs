@@ -10,7 +10,7 @@ mod files;
 use std::time::Duration;
 
 use super::{Config, DeclaredRole, Host, NodeConfig, PoolConfig, Replica};
-use crate::error::{ConfigError, ConfigErrors, UrlProblem};
+use crate::config::{ConfigError, ConfigErrors, UrlProblem};
 
 const PRIMARY: &str = "postgres://app:hunter2@db1/app";
 const REPLICA: &str = "postgres://app:hunter2@db2/app";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::only_mistake;
 use crate::config::{Config, DeclaredRole, Host, Policy, Replica, Settings};
-use crate::error::{ConfigError, UrlProblem};
+use crate::config::{ConfigError, UrlProblem};
 
 fn settings(url: &str) -> Settings {
     let config = Config::from_url(url).unwrap_or_else(|error| panic!("{url}: {error}"));

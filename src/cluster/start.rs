@@ -1,0 +1,55 @@
+//! From settings to a cluster that can serve.
+
+use std::sync::Arc;
+
+use diesel_async::SimpleAsyncConnection;
+use tokio::runtime::Handle;
+
+use super::handle::{Cluster, Options};
+use super::topology::Health;
+use crate::config::{Policy, Settings};
+use crate::error::Error;
+use crate::routing::{LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
+
+/// What a cluster is started with when there is nothing but settings.
+pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
+    let policy: Arc<dyn LoadBalancingPolicy> = match settings.policy {
+        Policy::LeastInFlight => Arc::new(LeastInFlight),
+        Policy::RoundRobin => Arc::new(RoundRobin::default()),
+        Policy::WeightedRandom => Arc::new(WeightedRandom),
+    };
+    let sql: Arc<[String]> = settings.setup_sql.clone().into();
+    Options {
+        settings,
+        setup: Arc::new(move |connection| {
+            let sql = Arc::clone(&sql);
+            Box::pin(async move {
+                for statement in &*sql {
+                    connection.batch_execute(statement).await?;
+                }
+                Ok(())
+            })
+        }),
+        policy,
+        runtime,
+    }
+}
+
+/// Waits until every node has answered or failed to, and checks that there is one to write to.
+pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<(), Error> {
+    let topology = cluster.settled().await;
+    let writable = topology.writable();
+    if writable.len() > 1 {
+        return Err(Error::TwoPrimaries { nodes: writable });
+    }
+    let primary_is_up = topology
+        .primary()
+        .is_some_and(|member| member.health == Health::Up);
+    let a_replica_is_up = topology.usable_replicas().next().is_some();
+    if primary_is_up || (start_read_only && a_replica_is_up) {
+        return Ok(());
+    }
+    Err(Error::NoPrimary {
+        nodes: topology.describe(),
+    })
+}

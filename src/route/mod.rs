@@ -1,0 +1,48 @@
+//! The words for where a statement went: the kind of node, the reason, and both with the node's name.
+
+mod reason;
+
+use std::fmt;
+
+pub use reason::RouteReason;
+
+/// The two kinds of node that a statement can be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum NodeKind {
+    /// The node that takes writes.
+    #[doc(alias = "master")]
+    Primary,
+    /// A node that follows the primary and serves reads.
+    #[doc(alias = "slave")]
+    Replica,
+}
+
+impl fmt::Display for NodeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+        })
+    }
+}
+
+/// Which node served a statement, and why that one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Route {
+    /// The node's name.
+    pub node: String,
+    /// Whether it is the primary or a replica.
+    pub kind: NodeKind,
+    /// Why it went there.
+    pub reason: RouteReason,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} `{}`: {}", self.kind, self.node, self.reason)
+    }
+}
