@@ -17,7 +17,7 @@ use super::tracker::Tracker;
 use crate::classify::Classifier;
 use crate::config::{NodeSettings, PoolConfig, Settings};
 use crate::error::Error;
-use crate::node::{Node, SetupHook};
+use crate::node::{Node, Reporter, SetupHook, Trouble};
 use crate::routing::LoadBalancingPolicy;
 
 /// How many messages to the manager may wait. Failures beyond are dropped: the next statement
@@ -37,8 +37,7 @@ pub(crate) struct Cluster {
     topology: watch::Receiver<Arc<Topology>>,
     commands: mpsc::Sender<Command>,
     stop: CancellationToken,
-    setup: SetupHook,
-    fallback_share: f64,
+    maker: Maker,
     /// The longest `connect_timeout` of any node.
     settle_limit: Duration,
     pub(crate) classifier: Arc<Classifier>,
@@ -66,19 +65,17 @@ impl Cluster {
             .map(|node| node.pool.connect_timeout)
             .max()
             .unwrap_or_default();
-        let member = |settings: NodeSettings, share: f64| Member {
-            declared: settings.declared,
-            set_weight: None,
-            role: None,
-            health: Health::Unknown,
-            node: Node::new(settings, Arc::clone(&setup), share, runtime.clone()),
+        let (commands, messages) = mpsc::channel(MESSAGES);
+        let maker = Maker {
+            setup,
+            fallback_share: settings.fallback_share,
+            runtime: runtime.clone(),
+            reporter: reporter(&commands),
         };
-        let share = settings.fallback_share;
-        let members = settings.nodes.into_iter().map(|node| member(node, share));
+        let members = settings.nodes.into_iter().map(|node| maker.member(node));
         let topology = Topology::new(members.collect());
         let classifier = Arc::new(Classifier::new(&settings.functions));
         let (publish, topology) = watch::channel(Arc::new(topology));
-        let (commands, messages) = mpsc::channel(MESSAGES);
         let stop = CancellationToken::new();
         let manager = Manager::new(publish, messages, stop.clone(), Arc::clone(&classifier));
         runtime.spawn(manager.run());
@@ -86,8 +83,7 @@ impl Cluster {
             topology,
             commands,
             stop,
-            setup,
-            fallback_share: share,
+            maker,
             settle_limit,
             classifier,
             oids: OidCache::default(),
@@ -143,18 +139,7 @@ impl Cluster {
     }
 
     pub(crate) async fn add(&self, settings: NodeSettings) -> Result<(), Error> {
-        let node = Member {
-            declared: settings.declared,
-            set_weight: None,
-            role: None,
-            health: Health::Unknown,
-            node: Node::new(
-                settings,
-                Arc::clone(&self.setup),
-                self.fallback_share,
-                self.runtime.clone(),
-            ),
-        };
+        let node = self.maker.member(settings);
         self.ask(|done| Command::Add { node, done }).await
     }
 
@@ -194,6 +179,49 @@ impl Cluster {
         while topology.changed().await.is_ok() {}
         self.tracker.out()
     }
+}
+
+/// What nodes of the cluster are made with, now and later.
+struct Maker {
+    setup: SetupHook,
+    fallback_share: f64,
+    runtime: Handle,
+    reporter: Reporter,
+}
+
+impl Maker {
+    fn member(&self, settings: NodeSettings) -> Member {
+        Member {
+            declared: settings.declared,
+            set_weight: None,
+            role: None,
+            health: Health::Unknown,
+            node: Node::new(
+                settings,
+                Arc::clone(&self.setup),
+                self.fallback_share,
+                self.runtime.clone(),
+                Arc::clone(&self.reporter),
+            ),
+        }
+    }
+}
+
+/// Passes on what nodes find out by themselves. It does not keep the manager alive.
+fn reporter(commands: &mpsc::Sender<Command>) -> Reporter {
+    let commands = commands.downgrade();
+    Arc::new(move |node, trouble| {
+        if let Some(commands) = commands.upgrade() {
+            let node = Arc::clone(node);
+            let _ = commands.try_send(match trouble {
+                Trouble::ConnectFailed(error) => Command::Failed {
+                    node,
+                    cause: error.to_string(),
+                },
+                Trouble::ConnectionDied(cause) => Command::Suspect { node, cause },
+            });
+        }
+    })
 }
 
 impl fmt::Debug for Cluster {

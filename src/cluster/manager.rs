@@ -29,6 +29,8 @@ const CATALOG_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) enum Command {
     /// A connect failed or a connection broke.
     Failed { node: Arc<Node>, cause: String },
+    /// A connection ended that nobody had asked to end; the node may be well.
+    Suspect { node: Arc<Node>, cause: String },
     /// The database's functions, views or types may have changed.
     CatalogChanged,
     /// A function or operator was met of which nothing is known.
@@ -128,6 +130,7 @@ impl Manager {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Failed { node, cause } => self.failed(&node, cause),
+            Command::Suspect { node, cause } => self.suspected(&node, &cause),
             Command::CatalogChanged => self.want_catalog(CATALOG_INTERVAL),
             Command::CatalogWanted => self.want_catalog(CATALOG_PATIENCE),
             Command::Add { node, done } => {
@@ -151,6 +154,10 @@ impl Manager {
 
     /// Leaves the node out at once and has it tried again after a growing delay.
     fn failed(&mut self, node: &Arc<Node>, cause: String) {
+        if self.publish.borrow().member(node).is_none() {
+            // It was removed meanwhile.
+            return;
+        }
         let record = self.record(node);
         if record.probing {
             return;
@@ -167,11 +174,21 @@ impl Manager {
         self.probe(node, pause);
     }
 
+    /// Looks at the node at once, and leaves it in until that fails.
+    fn suspected(&mut self, node: &Arc<Node>, cause: &str) {
+        if !self.record(node).probing {
+            tracing::debug!(target: "diesel_replicated", node = node.name, cause, "node_suspected");
+            self.probe(node, Duration::ZERO);
+        }
+    }
+
     fn probed(&mut self, node: &Arc<Node>, answer: Result<Option<ServerRole>, ConnectError>) {
         self.record(node).probing = false;
         match answer {
             Ok(role) => {
-                tracing::info!(target: "diesel_replicated", node = node.name, ?role, "node_up");
+                if !self.is_up(node) {
+                    tracing::info!(target: "diesel_replicated", node = node.name, ?role, "node_up");
+                }
                 self.change(node, |member| {
                     member.role = role;
                     member.health = Health::Up;
@@ -179,8 +196,21 @@ impl Manager {
                 self.warn_of_contradiction(node);
                 self.load_wanted_catalog();
             }
+            // A full server that serves connections of ours is doing well enough.
+            Err(error) if error.is_transient() && node.pool.connector().open() > 0 => {
+                if !self.is_up(node) {
+                    self.failed(node, error.to_string());
+                }
+            }
             Err(error) => self.failed(node, error.to_string()),
         }
+    }
+
+    fn is_up(&self, node: &Arc<Node>) -> bool {
+        let topology = self.publish.borrow();
+        topology
+            .member(node)
+            .is_some_and(|member| member.health == Health::Up)
     }
 
     fn warn_of_contradiction(&self, node: &Arc<Node>) {

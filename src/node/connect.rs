@@ -17,6 +17,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
+use super::Trouble;
 use super::connection::NodeConnection;
 use crate::config::{Host, NodeSettings};
 use crate::error::{ConnectError, ConnectErrorKind};
@@ -38,6 +39,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 pub(crate) struct Connector {
     pub(crate) settings: NodeSettings,
     setup: SetupHook,
+    report: Arc<dyn Fn(Trouble) + Send + Sync>,
     /// Ends every connection of the node.
     pub(crate) shutdown: CancellationToken,
     /// Connections of ours that are open, in whoever's hands.
@@ -45,8 +47,13 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    pub(crate) fn new(settings: NodeSettings, setup: SetupHook) -> Self {
+    pub(crate) fn new(
+        settings: NodeSettings,
+        setup: SetupHook,
+        report: Arc<dyn Fn(Trouble) + Send + Sync>,
+    ) -> Self {
         Self {
+            report,
             settings,
             setup,
             shutdown: CancellationToken::new(),
@@ -135,7 +142,7 @@ impl Connector {
             connection,
             Arc::clone(&wire),
             self.shutdown.clone(),
-            move || drop(counter),
+            self.at_the_end(counter, &wire),
         );
         // From here on dropping the guard ends the driver, whatever fails.
         let guard = super::connection::Driver(driver);
@@ -149,6 +156,27 @@ impl Connector {
             self.ask_role(&mut pg, &wire).await?;
         }
         Ok(NodeConnection::new(pg, wire, guard, notifications, cancel))
+    }
+
+    /// Tells of a connection to this node that could not be opened.
+    pub(super) fn connect_failed(&self, error: ConnectError) {
+        // A full server with connections of ours open is doing well enough.
+        if !(error.is_transient() && self.open() > 0) {
+            (self.report)(Trouble::ConnectFailed(error));
+        }
+    }
+
+    /// What happens when a connection ends: it counts no more, and if its end was not ours
+    /// somebody should look at the node.
+    fn at_the_end(&self, counter: Counter, wire: &Arc<Wire>) -> impl FnOnce() + Send + 'static {
+        let wire = Arc::clone(wire);
+        let report = Arc::clone(&self.report);
+        move || {
+            drop(counter);
+            if let Some(death) = wire.death().filter(|death| !death.ours) {
+                report(Trouble::ConnectionDied(death.message));
+            }
+        }
     }
 
     /// Runs the set-up that every connection of the pool has.

@@ -48,15 +48,19 @@ impl ManageConnection for Manager {
 
 /// Hands failures to connect to whoever waits for a connection; bb8 would let them wait on.
 #[derive(Clone, Debug)]
-pub(super) struct Sink(pub(super) watch::Sender<Failures>);
+pub(super) struct Sink {
+    pub(super) failures: watch::Sender<Failures>,
+    pub(super) connector: Arc<Connector>,
+}
 
 impl ErrorSink<ConnectError> for Sink {
     fn sink(&self, error: ConnectError) {
         tracing::debug!(target: "diesel_replicated", node = error.node, %error, "connect_failed");
-        self.0.send_modify(|failures| {
+        self.failures.send_modify(|failures| {
             failures.count += 1;
-            failures.last = Some(error);
+            failures.last = Some(error.clone());
         });
+        self.connector.connect_failed(error);
     }
 
     fn boxed_clone(&self) -> Box<dyn ErrorSink<ConnectError>> {

@@ -10,8 +10,8 @@ mod recycle;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -23,6 +23,19 @@ pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use pool::{NodePool, Pooled};
 
 use crate::config::NodeSettings;
+use crate::error::ConnectError;
+
+/// What a node's connections find out while nobody uses them.
+#[derive(Clone, Debug)]
+pub(crate) enum Trouble {
+    /// No connection could be opened.
+    ConnectFailed(ConnectError),
+    /// A connection ended that nobody had asked to end.
+    ConnectionDied(String),
+}
+
+/// Who is told of troubles.
+pub(crate) type Reporter = Arc<dyn Fn(&Arc<Node>, Trouble) + Send + Sync>;
 
 /// One server: its settings, its pool and its load.
 pub(crate) struct Node {
@@ -36,25 +49,35 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// `fallback_share` is the share of the pool that reads of other nodes may take.
+    /// `fallback_share` is the share of the pool that reads of other nodes may take; `report` is
+    /// told of troubles that no statement meets.
     pub(crate) fn new(
         settings: NodeSettings,
         setup: SetupHook,
         fallback_share: f64,
         runtime: Handle,
+        report: Reporter,
     ) -> Arc<Self> {
         let name = settings.name.clone();
         let tags = settings.tags.clone();
-        let connector = Connector::new(settings, setup);
         // bb8 starts its reaper when the pool is built.
         let _runtime = runtime.enter();
-        Arc::new(Self {
-            name,
-            tags,
-            pool: NodePool::new(connector, fallback_share),
-            in_flight: AtomicUsize::new(0),
-            quiet: Notify::new(),
-            runtime: runtime.clone(),
+        Arc::new_cyclic(|node: &Weak<Self>| {
+            let node = Weak::clone(node);
+            let report = move |trouble| {
+                if let Some(node) = node.upgrade() {
+                    report(&node, trouble);
+                }
+            };
+            let connector = Connector::new(settings, setup, Arc::new(report));
+            Self {
+                name,
+                tags,
+                pool: NodePool::new(connector, fallback_share),
+                in_flight: AtomicUsize::new(0),
+                quiet: Notify::new(),
+                runtime: runtime.clone(),
+            }
         })
     }
 

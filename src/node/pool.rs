@@ -41,7 +41,10 @@ impl NodePool {
             .test_on_check_out(true)
             // A failed attempt is reported at once; the next checkout makes the next attempt.
             .retry_connection(false)
-            .error_sink(Box::new(Sink(failures.clone())))
+            .error_sink(Box::new(Sink {
+                failures: failures.clone(),
+                connector: Arc::clone(&connector),
+            }))
             .build_unchecked(Manager {
                 connector: Arc::clone(&connector),
             });

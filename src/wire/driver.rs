@@ -76,6 +76,7 @@ impl Death {
         Self {
             sqlstate: None,
             message: "the connection was closed by this pool".to_owned(),
+            ours: true,
         }
     }
 }
@@ -89,6 +90,7 @@ impl From<&tokio_postgres::Error> for Death {
             message: error
                 .as_db_error()
                 .map_or_else(|| error.to_string(), |server| server.message().to_owned()),
+            ours: false,
         }
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Death {
     /// The server's own word, where it had one.
     pub(crate) sqlstate: Option<SqlState>,
     pub(crate) message: String,
+    /// This pool ended it.
+    pub(crate) ours: bool,
 }
 
 /// What the server said of an error and Diesel does not pass on.
@@ -229,6 +231,7 @@ impl Death {
         Self {
             sqlstate: Some(code),
             message: String::from_utf8_lossy(fields.message).into_owned(),
+            ours: false,
         }
     }
 }

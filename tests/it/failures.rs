@@ -66,10 +66,10 @@ async fn killing_a_replica_under_load_loses_no_read() {
     for _ in 0..3 {
         on(&local, "replica-1", |replica| replica.kill().unwrap()).await;
         eventually("reads go on", more(served.get() + 200)).await;
-        assert_eq!(
-            pool.state().node("replica-1").unwrap().health,
-            NodeHealth::Down
-        );
+        eventually("the loss is known", || async {
+            pool.state().node("replica-1").unwrap().health == NodeHealth::Down
+        })
+        .await;
         on(&local, "replica-1", |replica| replica.start().unwrap()).await;
         eventually("the replica is back", || async { all_up(&pool) }).await;
     }
