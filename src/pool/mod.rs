@@ -35,7 +35,8 @@ pub use state::{NodeHealth, NodeState, PoolState};
 ///     .await?;
 ///
 /// let mut conn = pool.get().await?;
-/// let one: i32 = diesel::select(diesel::dsl::sql("1")).get_result(&mut conn).await?;
+/// let now = diesel::select(diesel::dsl::now);
+/// now.execute(&mut conn).await?;
 /// # Ok(())
 /// # }
 /// ```
