@@ -53,6 +53,14 @@ pub(crate) struct Verdict {
     pub(crate) idempotent: bool,
 }
 
+impl Verdict {
+    /// Whether it may change settings until the transaction ends, `search_path` among them.
+    pub(crate) fn sets_for_the_transaction(&self) -> bool {
+        self.control == Some(TransactionControl::Setting)
+            || self.reason == RouteReason::SessionState
+    }
+}
+
 /// What the verdicts rest on, together with the verdicts, so that none outlives its ground.
 #[derive(Debug)]
 struct Ground {

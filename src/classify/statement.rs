@@ -112,7 +112,10 @@ fn combine(before: Verdict, next: Verdict) -> Verdict {
         writes: before.writes || next.writes,
         session_state: before.session_state || next.session_state,
         control: match (before.control, next.control) {
-            (Some(control), None | Some(TransactionControl::Within)) => Some(control),
+            (
+                Some(control),
+                None | Some(TransactionControl::Within | TransactionControl::Setting),
+            ) => Some(control),
             (_, control) => control,
         },
         ddl: before.ddl || next.ddl,

@@ -14,8 +14,10 @@ pub(crate) enum TransactionControl {
     },
     /// The transaction ends, whether committed or not.
     End,
-    /// Savepoints, settings of the transaction, and `COMMIT AND CHAIN`.
+    /// Savepoints and `COMMIT AND CHAIN`.
     Within,
+    /// Settings of the transaction: `SET LOCAL`, `SET TRANSACTION`, `SET CONSTRAINTS`.
+    Setting,
 }
 
 /// What the statement does to the transaction, if it does anything.
@@ -32,7 +34,10 @@ pub(super) fn control(tokens: Tokens<'_>) -> Option<TransactionControl> {
     if tokens.is_word(0, "prepare") && tokens.is_word(1, "transaction") {
         return Some(TransactionControl::End);
     }
-    let within = tokens.is_any(0, &["savepoint", "release"]) || is_local_setting(tokens);
+    if is_local_setting(tokens) {
+        return Some(TransactionControl::Setting);
+    }
+    let within = tokens.is_any(0, &["savepoint", "release"]);
     within.then_some(TransactionControl::Within)
 }
 

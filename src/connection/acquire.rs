@@ -108,7 +108,9 @@ impl ReplicatedConnection {
                 } else {
                     RouteReason::ReplicaFailed
                 };
-                let fallback = topology.has_replicas();
+                let takes_reads = |member: &Member| member.weight() > 0;
+                let fallback =
+                    topology.has_replicas() && !topology.primary().is_some_and(takes_reads);
                 return Ok(Chosen::Primary { reason, fallback });
             };
             if first.kind() == Some(NodeKind::Primary) {

@@ -83,7 +83,11 @@ impl ReplicatedConnection {
         let (lease, kind, reason) = match journey.decision {
             Decision::TransactionReplica => match self.transaction_lease()? {
                 Some(lease) => (lease, NodeKind::Replica, RouteReason::ReadOnlyTransaction),
-                None => return Err(Error::Closed),
+                // It ended while this statement was on its way.
+                None => {
+                    let lease = self.primary_lease(false).await?;
+                    (lease, NodeKind::Primary, RouteReason::ReadOnlyTransaction)
+                }
             },
             Decision::Primary(reason) => {
                 let lease = match self.transaction_lease()? {

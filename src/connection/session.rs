@@ -53,13 +53,7 @@ impl Session {
         let decision = decide(
             verdict,
             SessionView {
-                transaction: self
-                    .transaction
-                    .as_ref()
-                    .map(|transaction| match transaction {
-                        Transaction::OnReplica(_) => TransactionView::OnReplica,
-                        Transaction::OnPrimary(_) => TransactionView::OnPrimary,
-                    }),
+                transaction: self.transaction_view(),
                 forced: self.forced,
                 pinned: self.pinned,
                 wrote: self.wrote,
@@ -77,11 +71,24 @@ impl Session {
             self.wrote |= verdict.writes || may_write;
             self.pinned |= verdict.session_state;
         }
-        if verdict.session_state || verdict.control == Some(TransactionControl::Within) {
+        if verdict.session_state || verdict.sets_for_the_transaction() {
             // A changed `search_path` changes what a type's name means.
             self.own_types.get_or_insert_default();
         }
         decision
+    }
+
+    /// The open transaction, also one that was begun in a way that was not seen.
+    fn transaction_view(&self) -> Option<TransactionView> {
+        match &self.transaction {
+            Some(Transaction::OnReplica(_)) => Some(TransactionView::OnReplica),
+            Some(Transaction::OnPrimary(_)) => Some(TransactionView::OnPrimary),
+            None => {
+                let primary = self.primary.as_ref();
+                let open = primary.is_some_and(|lease| lease.wire.in_transaction());
+                open.then_some(TransactionView::OnPrimary)
+            }
+        }
     }
 
     /// The server says when a transaction has ended: after COMMIT, ROLLBACK, or a failed BEGIN.

@@ -26,7 +26,7 @@ fn words(verdict: Verdict) -> String {
         } => "begin_serializable",
         TransactionControl::Begin { .. } => "begin",
         TransactionControl::End => "end",
-        TransactionControl::Within => "within",
+        TransactionControl::Within | TransactionControl::Setting => "within",
     }));
     words.join(" ")
 }
