@@ -16,6 +16,7 @@ mod failures;
 mod instrumentation;
 mod learning;
 mod lifecycle;
+mod notifications;
 mod pools;
 mod property;
 mod routing;

@@ -7,4 +7,3 @@ mod limits;
 mod properties;
 mod second_opinion;
 mod table;
-mod timing;
