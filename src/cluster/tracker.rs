@@ -1,18 +1,26 @@
 //! How many connections are out, and whether more may go out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Count {
-    out: usize,
-    closed: bool,
+/// The bit that says that the pool was closed; the count is in the others.
+const CLOSED: usize = 1;
+const ONE: usize = 2;
+
+#[derive(Debug, Default)]
+struct State {
+    count: AtomicUsize,
+    all_back: Notify,
 }
 
 /// Counts connections that the application holds.
+///
+/// Every checkout passes here twice, so it is one atomic number: nobody is woken, and no lock
+/// taken, before the pool is closed.
 #[derive(Clone, Debug)]
-pub(crate) struct Tracker(Arc<watch::Sender<Count>>);
+pub(crate) struct Tracker(Arc<State>);
 
 /// One connection that is out.
 #[derive(Debug)]
@@ -20,51 +28,72 @@ pub(crate) struct Permit(Tracker);
 
 impl Tracker {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(Count::default())))
+        Self(Arc::default())
     }
 
     /// Lets one more out, unless the pool was closed.
     pub(crate) fn admit(&self) -> Option<Permit> {
-        let mut admitted = false;
-        self.0.send_if_modified(|count| {
-            admitted = !count.closed;
-            count.out += usize::from(admitted);
-            // Nobody waits for more to go out.
-            false
-        });
-        admitted.then(|| Permit(self.clone()))
+        let open = |count| (count & CLOSED == 0).then_some(count + ONE);
+        let admitted = self
+            .0
+            .count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, open);
+        admitted.is_ok().then(|| Permit(self.clone()))
     }
 
     pub(crate) fn out(&self) -> usize {
-        self.0.borrow().out
+        self.0.count.load(Ordering::Acquire) / ONE
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.0.borrow().closed
+        self.0.count.load(Ordering::Acquire) & CLOSED != 0
     }
 
     /// Lets no more out. Whether this call was the one that did so.
     pub(crate) fn close(&self) -> bool {
-        let mut first = false;
-        self.0.send_modify(|count| {
-            first = !count.closed;
-            count.closed = true;
-        });
-        first
+        self.0.count.fetch_or(CLOSED, Ordering::AcqRel) & CLOSED == 0
     }
 
-    /// Waits until all are back.
+    /// Waits until all are back. Comes after [`Tracker::close`]: an open pool tells nobody.
     pub(crate) async fn all_back(&self) {
-        // The sender lives in `self`, so the wait cannot fail.
-        let _ = self.0.subscribe().wait_for(|count| count.out == 0).await;
+        // Whoever is told after this line is told to it too.
+        let told = self.0.all_back.notified();
+        if self.out() > 0 {
+            // None goes out any more, so once is enough.
+            told.await;
+        }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.0.send_if_modified(|count| {
-            count.out = count.out.saturating_sub(1);
-            count.out == 0
-        });
+        let state = &self.0.0;
+        if state.count.fetch_sub(ONE, Ordering::AcqRel) == ONE | CLOSED {
+            state.all_back.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_closed_pool_lets_none_out_and_waits_for_those_that_are() {
+        let tracker = Tracker::new();
+        let (one, two) = (tracker.admit(), tracker.admit());
+        assert_eq!(tracker.out(), 2);
+        assert!(tracker.close() && !tracker.close() && tracker.is_closed());
+        assert!(tracker.admit().is_none());
+        let mut all_back = Box::pin(tracker.all_back());
+        assert!((&mut all_back).now_or_never().is_none());
+        drop(one);
+        assert!((&mut all_back).now_or_never().is_none());
+        drop(two);
+        assert!(all_back.now_or_never().is_some());
+        assert!(tracker.all_back().now_or_never().is_some());
+        assert_eq!(tracker.out(), 0);
     }
 }
