@@ -196,14 +196,17 @@ impl ReplicatedConnection {
         let primary = topology
             .primary()
             .filter(|member| member.weight() > 0 && !forced);
-        let replicas = topology
+        let mut members: Vec<&Member> = topology
             .usable_replicas()
             .filter(|member| !is_in(avoid, &member.node))
-            .collect::<Vec<_>>();
-        if replicas.is_empty() {
+            .collect();
+        if members.is_empty() {
             return None;
         }
-        let members: Vec<&Member> = replicas.into_iter().chain(primary).collect();
+        members.extend(primary);
+        if let [only] = members[..] {
+            return Some(only);
+        }
         let candidates: Vec<Candidate<'_>> = members
             .iter()
             .map(|member| Candidate {

@@ -49,19 +49,29 @@ impl Frames {
                 self.kept = keep(self.kind()).then(Vec::new);
             }
             let (now, later) = bytes.split_at(bytes.len().min(self.remaining));
+            self.remaining -= now.len();
+            bytes = later;
+            // A message that came in one piece, as nearly all do, is handed on as it lies there.
+            if self.remaining == 0 && self.kept.as_ref().is_some_and(Vec::is_empty) {
+                on(self.kind(), &now[..now.len().min(KEPT)]);
+                self.next();
+                continue;
+            }
             if let Some(kept) = &mut self.kept {
                 let room = KEPT.saturating_sub(kept.len());
                 kept.extend_from_slice(&now[..now.len().min(room)]);
             }
-            self.remaining -= now.len();
-            bytes = later;
             if self.remaining == 0 {
                 on(self.kind(), self.kept.as_deref().unwrap_or_default());
-                self.kept = None;
-                self.untyped = false;
-                self.seen = 0;
+                self.next();
             }
         }
+    }
+
+    fn next(&mut self) {
+        self.kept = None;
+        self.untyped = false;
+        self.seen = 0;
     }
 
     fn kind(&self) -> u8 {
