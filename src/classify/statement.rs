@@ -109,7 +109,8 @@ fn combine(before: Verdict, next: Verdict) -> Verdict {
         } else {
             before.reason
         },
-        writes: before.writes || next.writes,
+        // What ends a transaction together with others may leave something behind.
+        writes: before.writes || next.writes || ends(before) || ends(next),
         session_state: before.session_state || next.session_state,
         control: match (before.control, next.control) {
             (
@@ -121,6 +122,10 @@ fn combine(before: Verdict, next: Verdict) -> Verdict {
         ddl: before.ddl || next.ddl,
         idempotent: before.idempotent && next.idempotent,
     }
+}
+
+fn ends(verdict: Verdict) -> bool {
+    verdict.control == Some(TransactionControl::End)
 }
 
 const fn weight(reason: RouteReason) -> u8 {

@@ -14,7 +14,7 @@ pub(crate) enum TransactionControl {
     },
     /// The transaction ends, whether committed or not.
     End,
-    /// Savepoints and `COMMIT AND CHAIN`.
+    /// Savepoints.
     Within,
     /// Settings of the transaction: `SET LOCAL`, `SET TRANSACTION`, `SET CONSTRAINTS`.
     Setting,
@@ -66,8 +66,8 @@ fn end(tokens: Tokens<'_>) -> Option<TransactionControl> {
         // Ends another transaction than the session's own.
         return None;
     }
-    let chained = tokens.is_word(next, "and") && tokens.is_word(next + 1, "chain");
-    if tokens.is_word(next, "to") || chained {
+    // `AND CHAIN` ends one transaction too, and begins the next; the server tells of that.
+    if tokens.is_word(next, "to") {
         Some(TransactionControl::Within)
     } else {
         Some(TransactionControl::End)

@@ -100,6 +100,11 @@ impl Cluster {
         Arc::clone(&self.topology.borrow())
     }
 
+    /// Whether the manager has ended: the pool was closed, or its runtime is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.commands.is_closed()
+    }
+
     /// Runs `future` with this cluster's timers and sockets, whatever executor polls it.
     pub(crate) async fn within<F: Future>(&self, future: F) -> F::Output {
         TokioContext::new(future, self.runtime.clone()).await

@@ -1,8 +1,10 @@
 //! The task that alone changes the topology: it hears of failures and brings nodes back.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -10,19 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::{FORGIVEN_AFTER, delay};
 use super::catalog;
+use super::refresh::{self, Refresh};
 use super::topology::{Health, Member, Topology};
 use crate::classify::{Catalog, Classifier};
-use crate::error::{ConnectError, Error};
+use crate::error::{ConnectError, ConnectErrorKind, Error};
 use crate::node::Node;
 use crate::route::NodeKind;
 use crate::wire::ServerRole;
 
-/// After a change the catalog is loaded, but not more often than this.
-const CATALOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// For a name that it lacks it is loaded again, but not more often than this: the next catalog
-/// may lack the name too.
-const CATALOG_PATIENCE: Duration = Duration::from_secs(30);
+/// How long loading the catalog may take.
+const CATALOG_LIMIT: Duration = Duration::from_secs(20);
 
 /// What the manager is told or asked.
 #[derive(Debug)]
@@ -71,21 +70,8 @@ pub(crate) struct Manager {
     classifier: Arc<Classifier>,
     tasks: JoinSet<Finding>,
     records: Vec<Record>,
-    catalog: CatalogState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum CatalogState {
-    Wanted {
-        not_before: Option<Instant>,
-    },
-    /// With when to load it once more after this.
-    Loading {
-        again: Option<Duration>,
-    },
-    Loaded {
-        at: Instant,
-    },
+    catalog: Refresh,
+    catalog_due: Option<Instant>,
 }
 
 impl Manager {
@@ -102,7 +88,8 @@ impl Manager {
             classifier,
             tasks: JoinSet::new(),
             records: Vec::new(),
-            catalog: CatalogState::Wanted { not_before: None },
+            catalog: Refresh::new(),
+            catalog_due: None,
         }
     }
 
@@ -118,6 +105,7 @@ impl Manager {
                     Some(command) => self.obey(command),
                     None => break,
                 },
+                () = at(self.catalog_due) => self.load_wanted_catalog(),
                 Some(finding) = self.tasks.join_next() => match finding {
                     Ok(finding) => self.learn(finding),
                     Err(panic) => self.task_died(&panic),
@@ -131,8 +119,8 @@ impl Manager {
         match command {
             Command::Failed { node, cause } => self.failed(&node, cause),
             Command::Suspect { node, cause } => self.suspected(&node, &cause),
-            Command::CatalogChanged => self.want_catalog(CATALOG_INTERVAL),
-            Command::CatalogWanted => self.want_catalog(CATALOG_PATIENCE),
+            Command::CatalogChanged => self.want_catalog(refresh::AFTER_CHANGE),
+            Command::CatalogWanted => self.want_catalog(refresh::FOR_A_NAME),
             Command::Add { node, done } => {
                 let _ = done.send(self.add(node));
             }
@@ -154,12 +142,16 @@ impl Manager {
 
     /// Leaves the node out at once and has it tried again after a growing delay.
     fn failed(&mut self, node: &Arc<Node>, cause: String) {
-        if self.publish.borrow().member(node).is_none() {
-            // It was removed meanwhile.
+        if !self.is_member(node) {
             return;
         }
+        let is_up = self.is_up(node);
         let record = self.record(node);
         if record.probing {
+            // The probe under way tells the rest; meanwhile the node serves nobody.
+            if is_up {
+                self.change(node, |member| member.health = Health::Down(cause));
+            }
             return;
         }
         if record.last_failure.elapsed() > FORGIVEN_AFTER {
@@ -176,13 +168,16 @@ impl Manager {
 
     /// Looks at the node at once, and leaves it in until that fails.
     fn suspected(&mut self, node: &Arc<Node>, cause: &str) {
-        if !self.record(node).probing {
+        if self.is_member(node) && !self.record(node).probing {
             tracing::debug!(target: "diesel_replicated", node = node.name, cause, "node_suspected");
             self.probe(node, Duration::ZERO);
         }
     }
 
     fn probed(&mut self, node: &Arc<Node>, answer: Result<Option<ServerRole>, ConnectError>) {
+        if !self.is_member(node) {
+            return;
+        }
         self.record(node).probing = false;
         match answer {
             Ok(role) => {
@@ -206,6 +201,11 @@ impl Manager {
         }
     }
 
+    /// Whether it has not been removed meanwhile.
+    fn is_member(&self, node: &Arc<Node>) -> bool {
+        self.publish.borrow().member(node).is_some()
+    }
+
     fn is_up(&self, node: &Arc<Node>) -> bool {
         let topology = self.publish.borrow();
         topology
@@ -227,14 +227,23 @@ impl Manager {
     }
 
     fn probe(&mut self, node: &Arc<Node>, pause: Duration) {
-        if self.publish.borrow().member(node).is_none() {
+        if !self.is_member(node) {
             return;
         }
         self.record(node).probing = true;
         let node = Arc::clone(node);
         self.tasks.spawn(async move {
             tokio::time::sleep(pause).await;
-            let answer = node.pool.probe().await;
+            // Code of the application's runs in there, when a connection is set up.
+            let probe = AssertUnwindSafe(node.pool.probe()).catch_unwind().await;
+            let answer = probe.unwrap_or_else(|_| {
+                let message = "setting up a connection panicked";
+                Err(ConnectError::new(
+                    &node.name,
+                    ConnectErrorKind::SetUp,
+                    message,
+                ))
+            });
             Finding::Probe(node, answer)
         });
     }
@@ -292,64 +301,49 @@ impl Manager {
     }
 
     fn want_catalog(&mut self, interval: Duration) {
-        self.catalog = match self.catalog {
-            CatalogState::Loading { .. } => CatalogState::Loading {
-                again: Some(interval),
-            },
-            CatalogState::Loaded { at } => CatalogState::Wanted {
-                not_before: Some(at + interval),
-            },
-            wanted @ CatalogState::Wanted { .. } => wanted,
-        };
+        self.catalog.want(interval);
         self.load_wanted_catalog();
     }
 
     /// Loads the catalog if it is wanted and a node can be asked: the primary first, whose
     /// catalog is never behind.
     fn load_wanted_catalog(&mut self) {
-        let CatalogState::Wanted { not_before } = self.catalog else {
+        let now = Instant::now();
+        let due = self.catalog.due(now);
+        self.catalog_due = due.filter(|due| *due > now);
+        if due.is_none() || self.catalog_due.is_some() {
             return;
-        };
+        }
         let topology = Arc::clone(&self.publish.borrow());
         let primary = topology.primary().filter(|member| member.is_of_use());
         let any = || topology.members.iter().find(|member| member.is_of_use());
         let Some(member) = primary.or_else(any) else {
             return;
         };
+        self.catalog.started();
         let node = Arc::clone(&member.node);
-        self.catalog = CatalogState::Loading { again: None };
         self.tasks.spawn(async move {
-            if let Some(not_before) = not_before {
-                tokio::time::sleep_until(not_before).await;
-            }
-            let loaded = catalog::load(&node).await;
-            if let Err(error) = &loaded {
-                tracing::warn!(target: "diesel_replicated", node = node.name, %error, "catalog_not_loaded");
+            let load = AssertUnwindSafe(catalog::load(&node)).catch_unwind();
+            let loaded = match tokio::time::timeout(CATALOG_LIMIT, load).await {
+                Ok(Ok(loaded)) => loaded.map_err(|error| error.to_string()),
+                Ok(Err(_)) => Err("loading it panicked".to_owned()),
+                Err(_) => Err(format!("not within {CATALOG_LIMIT:?}")),
+            };
+            if let Err(cause) = &loaded {
+                tracing::warn!(target: "diesel_replicated", node = node.name, cause, "catalog_not_loaded");
             }
             Finding::Catalog(loaded.ok())
         });
     }
 
     fn catalog_loaded(&mut self, catalog: Option<Catalog>) {
-        let CatalogState::Loading { again } = self.catalog else {
-            return;
-        };
-        let now = Instant::now();
-        // After a failure it is tried again, with the next word of a node or of a change.
-        let failed = catalog.is_none().then_some(CATALOG_INTERVAL);
+        let loaded = catalog.is_some();
         if let Some(catalog) = catalog {
             self.classifier.set_catalog(catalog);
         }
         self.publish(|topology| topology.with_catalog_asked());
-        self.catalog = match again.or(failed) {
-            Some(interval) => CatalogState::Wanted {
-                not_before: Some(now + interval),
-            },
-            None => CatalogState::Loaded { at: now },
-        };
-        if again.is_some() {
-            self.load_wanted_catalog();
-        }
+        self.catalog.ended(loaded, Instant::now());
+        self.load_wanted_catalog();
     }
 
     fn change(&self, node: &Arc<Node>, change: impl FnOnce(&mut Member)) {
@@ -370,6 +364,13 @@ impl Manager {
                 member.node.pool.connector().shutdown.cancel();
             }
         }
+    }
+}
+
+async fn at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ mod catalog;
 mod handle;
 mod manager;
 mod oids;
+mod refresh;
 mod registry;
 mod runtime;
 mod start;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::ReplicatedConnection;
-use super::session::Transaction;
 use crate::cluster::{Member, Topology};
 use crate::error::Error;
 use crate::node::{Lease, Node, Pooled};
@@ -33,7 +32,7 @@ impl ReplicatedConnection {
             return Ok(lease);
         }
         // Never wait for one pool while holding a connection of another.
-        drop(self.session().replica.take());
+        let _awaiting = AwaitingPrimary::new(self);
         let topology = self
             .topology_with(|topology| topology.primary().is_some())
             .await;
@@ -69,11 +68,17 @@ impl ReplicatedConnection {
         if lease.is_usable() {
             return Ok(Some(Arc::clone(lease)));
         }
+        let node = lease.node().name.clone();
+        let cause = cause_of_death(lease);
+        if session
+            .transaction
+            .as_ref()
+            .is_some_and(|open| open.replica.is_none())
+        {
+            return Err(Error::TransactionLost { node, cause });
+        }
         if session.pinned {
-            return Err(Error::SessionLost {
-                node: lease.node().name.clone(),
-                cause: cause_of_death(lease),
-            });
+            return Err(Error::SessionLost { node, cause });
         }
         session.primary = None;
         Ok(None)
@@ -82,13 +87,21 @@ impl ReplicatedConnection {
     /// The connection of the open transaction.
     pub(super) fn transaction_lease(&self) -> Result<Option<Arc<Lease>>, Error> {
         let session = self.session();
-        match session.transaction.as_ref().map(Transaction::lease) {
-            Some(lease) if !lease.is_usable() => Err(Error::TransactionLost {
-                node: lease.node().name.clone(),
-                cause: cause_of_death(lease),
-            }),
-            lease => Ok(lease.cloned()),
+        let begun = session.transaction.as_ref().is_some_and(|open| open.begun);
+        let Some(lease) = session.transaction_lease() else {
+            return Ok(None);
+        };
+        if !begun && lease.is_abandoned() {
+            // Its BEGIN was dropped on the way: what came now would never be committed.
+            lease.condemn();
         }
+        if lease.is_usable() {
+            return Ok(Some(Arc::clone(lease)));
+        }
+        Err(Error::TransactionLost {
+            node: lease.node().name.clone(),
+            cause: cause_of_death(lease),
+        })
     }
 
     /// A replica's connection for a read, or word that the primary has to serve it.
@@ -123,7 +136,7 @@ impl ReplicatedConnection {
             if let Some(lease) = self.free_replica(&topology, &first, avoid) {
                 return Ok(Chosen::Replica(self.keep_replica(lease)));
             }
-            if self.session().primary.is_some() {
+            if self.holds_or_awaits_primary() {
                 // Waiting here could deadlock with those who hold replicas and wait for us.
                 return Ok(Chosen::Primary {
                     reason: RouteReason::ReplicaBusy,
@@ -193,9 +206,9 @@ impl ReplicatedConnection {
     /// The member that the policy chooses for a read; the primary takes part by its weight.
     fn pick<'t>(&self, topology: &'t Topology, avoid: &[Arc<Node>]) -> Option<&'t Member> {
         let forced = self.session().forced == Some(NodeKind::Replica);
-        let primary = topology
-            .primary()
-            .filter(|member| member.weight() > 0 && !forced);
+        let primary = topology.primary().filter(|member| {
+            member.weight() > 0 && !forced && member.is_of_use() && !is_in(avoid, &member.node)
+        });
         let mut members: Vec<&Member> = topology
             .usable_replicas()
             .filter(|member| !is_in(avoid, &member.node))
@@ -220,9 +233,18 @@ impl ReplicatedConnection {
         members.get(place).copied()
     }
 
+    /// Keeps the connection for the next read, unless that would be holding it while the session
+    /// holds or waits for the primary's.
     fn keep_replica(&self, lease: Arc<Lease>) -> Arc<Lease> {
-        self.session().replica = Some(Arc::clone(&lease));
+        if !self.holds_or_awaits_primary() {
+            self.session().replica = Some(Arc::clone(&lease));
+        }
         lease
+    }
+
+    fn holds_or_awaits_primary(&self) -> bool {
+        let session = self.session();
+        session.primary.is_some() || session.awaiting_primary > 0
     }
 
     /// The topology, waited for while nodes have not been asked yet and `enough` is not met.
@@ -253,6 +275,26 @@ impl ReplicatedConnection {
         }
         self.running.note(&lease);
         Arc::new(lease)
+    }
+}
+
+/// Marks the session as waiting for the primary's connection; the replica's goes back first.
+struct AwaitingPrimary<'a>(&'a ReplicatedConnection);
+
+impl<'a> AwaitingPrimary<'a> {
+    fn new(connection: &'a ReplicatedConnection) -> Self {
+        let mut session = connection.session();
+        session.awaiting_primary += 1;
+        let replica = session.replica.take();
+        drop(session);
+        drop(replica);
+        Self(connection)
+    }
+}
+
+impl Drop for AwaitingPrimary<'_> {
+    fn drop(&mut self) {
+        self.0.session().awaiting_primary -= 1;
     }
 }
 

@@ -20,6 +20,14 @@ use crate::routing::{Decision, Recovery, recover};
 /// How often one statement may meet connections with outdated plans before the primary serves it.
 const STALE_PLANS: u32 = 3;
 
+/// What comes after a failure that the caller need not hear of.
+enum Next {
+    /// Another attempt.
+    Retry,
+    /// Nothing: what was asked for is so already.
+    Done,
+}
+
 /// One statement on its way.
 struct Journey {
     verdict: Verdict,
@@ -31,6 +39,7 @@ struct Journey {
     learn: bool,
     /// The primary serves it because replicas fail.
     fallback: bool,
+    only_rolls_back: bool,
 }
 
 impl ReplicatedConnection {
@@ -50,8 +59,9 @@ impl ReplicatedConnection {
             stale_plans: 0,
             learn: false,
             fallback: false,
+            only_rolls_back: only_rolls_back(verdict, action.sql()),
         };
-        if let Some(end) = self.end_of_lost_transaction(verdict, action.sql()) {
+        if let Some(end) = self.end_of_lost_transaction(&journey) {
             return Ok(end.map(|()| A::Output::default())?);
         }
         loop {
@@ -66,7 +76,10 @@ impl ReplicatedConnection {
                     self.succeeded(&journey, action);
                     return Ok(action.reporting(output, &self.cluster, outcome_if_lost(&journey)));
                 }
-                Err(error) => self.failed(&mut journey, &lease, on_replica, error)?,
+                Err(error) => match self.failed(&mut journey, &lease, on_replica, error)? {
+                    Next::Retry => {}
+                    Next::Done => return Ok(A::Output::default()),
+                },
             }
         }
     }
@@ -80,6 +93,9 @@ impl ReplicatedConnection {
 
     /// The connection for the journey's next attempt, and whether it is a replica's.
     async fn lease(&self, journey: &mut Journey) -> Result<(Arc<Lease>, bool), Error> {
+        if self.cluster.is_over() {
+            return Err(Error::Closed);
+        }
         let (lease, kind, reason) = match journey.decision {
             Decision::TransactionReplica => match self.transaction_lease()? {
                 Some(lease) => (lease, NodeKind::Replica, RouteReason::ReadOnlyTransaction),
@@ -97,18 +113,7 @@ impl ReplicatedConnection {
                 (lease, NodeKind::Primary, reason)
             }
             Decision::Replica { reason, .. } => {
-                match self.replica_lease(&mut journey.avoid).await? {
-                    Chosen::Replica(lease) => (lease, NodeKind::Replica, reason),
-                    Chosen::Primary { .. } if reason == RouteReason::Forced => {
-                        return Err(Error::NoReplica {
-                            nodes: self.cluster.topology().describe(),
-                        });
-                    }
-                    Chosen::Primary { reason, fallback } => {
-                        let lease = self.primary_lease(fallback).await?;
-                        (lease, NodeKind::Primary, reason)
-                    }
-                }
+                self.reading_lease(reason, &mut journey.avoid).await?
             }
         };
         self.note_route(lease.node(), kind, reason);
@@ -118,20 +123,52 @@ impl ReplicatedConnection {
         Ok((lease, kind == NodeKind::Replica))
     }
 
+    /// The connection for a read: a replica's, or the primary's where that is to serve it.
+    async fn reading_lease(
+        &self,
+        reason: RouteReason,
+        avoid: &mut Vec<Arc<Node>>,
+    ) -> Result<(Arc<Lease>, NodeKind, RouteReason), Error> {
+        loop {
+            let (why, fallback) = match self.replica_lease(avoid).await? {
+                Chosen::Replica(lease) => return Ok((lease, NodeKind::Replica, reason)),
+                Chosen::Primary { .. } if reason == RouteReason::Forced => {
+                    return Err(Error::NoReplica {
+                        nodes: self.cluster.topology().describe(),
+                    });
+                }
+                Chosen::Primary { reason, fallback } => (reason, fallback),
+            };
+            match self.primary_lease(fallback).await {
+                Ok(lease) => return Ok((lease, NodeKind::Primary, why)),
+                Err(Error::Connect(error)) if why == RouteReason::PrimaryWeight => {
+                    // It was one of several that could serve; the others still can.
+                    let topology = self.cluster.topology();
+                    let primary = topology.named(&error.node);
+                    avoid.push(Arc::clone(&primary.ok_or(Error::Connect(error))?.node));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// Notes an open transaction before its BEGIN is sent: if the future is dropped while BEGIN
     /// is under way, what follows must not run outside of it.
     fn begins(&self, verdict: Verdict, lease: &Arc<Lease>, on_replica: bool) {
         if let Some(TransactionControl::Begin { .. }) = verdict.control {
-            let lease = Arc::clone(lease);
-            self.session().transaction = Some(if on_replica {
-                Transaction::OnReplica(lease)
-            } else {
-                Transaction::OnPrimary(lease)
+            self.session().transaction = Some(Transaction {
+                replica: on_replica.then(|| Arc::clone(lease)),
+                begun: false,
             });
         }
     }
 
     fn succeeded<A: Action>(&self, journey: &Journey, action: &A) {
+        if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
+            if let Some(transaction) = &mut self.session().transaction {
+                transaction.begun = true;
+            }
+        }
         if journey.verdict.ddl {
             self.cluster.catalog_changed();
         }
@@ -154,7 +191,7 @@ impl ReplicatedConnection {
         lease: &Arc<Lease>,
         on_replica: bool,
         error: DieselError,
-    ) -> QueryResult<()> {
+    ) -> QueryResult<Next> {
         let failure = lease.diagnose(&error);
         if failure
             .remark
@@ -162,31 +199,33 @@ impl ReplicatedConnection {
         {
             self.cluster.oids.forget();
         }
-        if on_replica && matches!(journey.decision, Decision::Replica { may_move: true, .. }) {
-            return self.failed_on_replica(journey, lease, &failure, error);
-        }
-        self.note_serialization_failure(journey.verdict, &error);
         if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
             // It has not begun.
             self.session().transaction = None;
         }
-        let outcome = outcome_if_lost(journey);
-        let in_transaction = {
-            let session = self.session();
-            session.transaction.is_some()
-        };
+        if on_replica && matches!(journey.decision, Decision::Replica { may_move: true, .. }) {
+            self.failed_on_replica(journey, lease, &failure, error)?;
+            return Ok(Next::Retry);
+        }
+        self.note_serialization_failure(journey.verdict, &error);
         let cluster = Arc::downgrade(&self.cluster);
-        let lost = lost(&cluster, lease, &failure, outcome);
-        match (lost, failure.lost) {
-            // COMMIT is the one statement of a transaction that decides about it.
-            (Some(_), Some(cause))
-                if in_transaction && journey.verdict.control != Some(TransactionControl::End) =>
-            {
+        let Some(lost) = lost(&cluster, lease, &failure, outcome_if_lost(journey)) else {
+            return Err(error);
+        };
+        let ends = journey.verdict.control == Some(TransactionControl::End);
+        let mut session = self.session();
+        if ends {
+            // Whether it was committed or not, the session is out of it.
+            session.transaction_ended();
+        }
+        match (session.transaction.is_some(), failure.lost) {
+            // The server rolls back what it loses.
+            _ if ends && journey.only_rolls_back => Ok(Next::Done),
+            (true, Some(cause)) => {
                 let node = lease.node().name.clone();
                 Err(Error::TransactionLost { node, cause }.into())
             }
-            (Some(lost), _) => Err(lost),
-            (None, _) => Err(error),
+            _ => Err(lost),
         }
     }
 
@@ -255,27 +294,36 @@ impl ReplicatedConnection {
 
     /// The end of a transaction whose connection has died: it is rolled back already, so ROLLBACK
     /// has nothing to do, and COMMIT has failed. Either way the session is out of it.
-    fn end_of_lost_transaction(&self, verdict: Verdict, sql: &str) -> Option<Result<(), Error>> {
-        if verdict.control != Some(TransactionControl::End) {
+    fn end_of_lost_transaction(&self, journey: &Journey) -> Option<Result<(), Error>> {
+        if journey.verdict.control != Some(TransactionControl::End) {
             return None;
         }
         let lost = self.transaction_lease().err()?;
-        self.session().transaction = None;
-        let rolls_back = ["rollback", "abort"].iter().any(|word| {
-            let start = sql.trim_start().get(..word.len());
-            start.is_some_and(|start| start.eq_ignore_ascii_case(word))
-        });
-        Some(if rolls_back { Ok(()) } else { Err(lost) })
+        self.session().transaction_ended();
+        let done = journey.only_rolls_back;
+        Some(if done { Ok(()) } else { Err(lost) })
     }
 }
 
-/// What became of a statement whose connection broke: a read, or a BEGIN, leaves nothing behind.
+/// Whether the text is a ROLLBACK and nothing else.
+fn only_rolls_back(verdict: Verdict, sql: &str) -> bool {
+    let alone = verdict.control == Some(TransactionControl::End) && !verdict.writes;
+    alone
+        && ["rollback", "abort"].iter().any(|word| {
+            let start = sql.trim_start().get(..word.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(word))
+        })
+}
+
+/// What became of a statement whose connection broke: a read, or the beginning of a transaction,
+/// leaves nothing behind.
 fn outcome_if_lost(journey: &Journey) -> Outcome {
-    let harmless = match journey.verdict.control {
-        None => journey.verdict.idempotent,
+    let Journey { verdict, learn, .. } = journey;
+    let harmless = match verdict.control {
+        None => verdict.idempotent,
         Some(control) => control != TransactionControl::End,
     };
-    if harmless {
+    if harmless && !verdict.writes && !learn {
         Outcome::NotRun
     } else {
         Outcome::Unknown

@@ -130,9 +130,13 @@ impl ReplicatedConnection {
     /// The primary cannot be reached, or a row stream still uses its connection.
     #[doc(alias = "master")]
     pub async fn primary_connection(&mut self) -> QueryResult<&mut AsyncPgConnection> {
-        let lease = self.primary_lease(false).await?;
-        lease.note_session_state();
-        drop(lease);
+        self.session().notice_transaction_end();
+        drop(self.transaction_lease()?);
+        let transaction = self.session().transaction.clone();
+        if transaction.is_some_and(|open| open.replica.is_some()) {
+            return Err(Error::StillInUse.into());
+        }
+        self.primary_lease(false).await?.note_lent();
         let node = {
             let mut session = self.session();
             session.pinned = true;
@@ -157,12 +161,14 @@ impl ReplicatedConnection {
     }
 
     /// Forgets what was done on this connection, and gives the server connections back. An open
-    /// transaction stays: tests keep one open between checkouts on purpose.
+    /// transaction stays: tests keep one open between checkouts on purpose. (Any other makes the
+    /// connection broken.)
     fn renew(&mut self) {
         let session = self
             .session
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
+        session.notice_transaction_end();
         if session.transaction.is_none() {
             *session = Session::default();
             self.transaction = AnsiTransactionManager::default();

@@ -40,6 +40,7 @@ impl ReplicatedConnection {
             .session
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
+        session.notice_transaction_end();
         let source = match session.primary.as_mut().map(Arc::get_mut) {
             None => Source::Nothing,
             Some(None) => Source::Fails(Error::StillInUse),

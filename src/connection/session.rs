@@ -17,6 +17,8 @@ pub(super) struct Session {
     /// The replica's connection that the last read used.
     pub(super) replica: Option<Arc<Lease>>,
     pub(super) transaction: Option<Transaction>,
+    /// Statements that are waiting for the primary's connection.
+    pub(super) awaiting_primary: usize,
     pub(super) forced: Option<NodeKind>,
     pub(super) pinned: bool,
     pub(super) wrote: bool,
@@ -27,18 +29,12 @@ pub(super) struct Session {
 
 /// An open transaction.
 #[derive(Clone, Debug)]
-pub(super) enum Transaction {
-    OnPrimary(Arc<Lease>),
-    OnReplica(Arc<Lease>),
-}
-
-impl Transaction {
-    /// The connection that it is open on.
-    pub(super) fn lease(&self) -> &Arc<Lease> {
-        match self {
-            Self::OnPrimary(lease) | Self::OnReplica(lease) => lease,
-        }
-    }
+pub(super) struct Transaction {
+    /// The replica's connection that it is open on; without one, that of the primary.
+    pub(super) replica: Option<Arc<Lease>>,
+    /// The server has answered its BEGIN. Until then an idle connection does not mean that it has
+    /// ended: BEGIN may still be on its way.
+    pub(super) begun: bool,
 }
 
 impl Session {
@@ -79,30 +75,45 @@ impl Session {
     }
 
     /// The open transaction, also one that was begun in a way that was not seen.
-    fn transaction_view(&self) -> Option<TransactionView> {
-        match &self.transaction {
-            Some(Transaction::OnReplica(_)) => Some(TransactionView::OnReplica),
-            Some(Transaction::OnPrimary(_)) => Some(TransactionView::OnPrimary),
-            None => {
-                let primary = self.primary.as_ref();
-                let open = primary.is_some_and(|lease| lease.wire.in_transaction());
-                open.then_some(TransactionView::OnPrimary)
-            }
+    fn transaction_view(&mut self) -> Option<TransactionView> {
+        if self.transaction.is_none() {
+            let primary = self.primary.as_ref();
+            let unseen =
+                primary.is_some_and(|lease| lease.is_usable() && lease.wire.in_transaction());
+            self.transaction = unseen.then_some(Transaction {
+                replica: None,
+                begun: true,
+            });
+        }
+        self.transaction
+            .as_ref()
+            .map(|transaction| match transaction.replica {
+                Some(_) => TransactionView::OnReplica,
+                None => TransactionView::OnPrimary,
+            })
+    }
+
+    /// The connection that the transaction is open on.
+    pub(super) fn transaction_lease(&self) -> Option<&Arc<Lease>> {
+        let transaction = self.transaction.as_ref()?;
+        transaction.replica.as_ref().or(self.primary.as_ref())
+    }
+
+    /// The server says when a transaction has ended: after COMMIT or ROLLBACK.
+    pub(super) fn notice_transaction_end(&mut self) {
+        let begun = self.transaction.as_ref().is_some_and(|open| open.begun);
+        let idle = self
+            .transaction_lease()
+            .is_some_and(|lease| lease.is_usable() && lease.wire.is_idle());
+        if begun && idle {
+            self.transaction_ended();
         }
     }
 
-    /// The server says when a transaction has ended: after COMMIT, ROLLBACK, or a failed BEGIN.
-    fn notice_transaction_end(&mut self) {
-        let ended = self
-            .transaction
-            .as_ref()
-            .map(Transaction::lease)
-            .is_some_and(|lease| lease.is_usable() && lease.wire.is_idle());
-        if ended {
-            self.transaction = None;
-            if !self.pinned {
-                self.own_types = None;
-            }
+    pub(super) fn transaction_ended(&mut self) {
+        self.transaction = None;
+        if !self.pinned {
+            self.own_types = None;
         }
     }
 }

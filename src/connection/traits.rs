@@ -197,6 +197,7 @@ impl AsyncConnection for ReplicatedConnection {
             .session
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
+        session.notice_transaction_end();
         // One that a row stream still uses keeps its cache until it goes back.
         for lease in [&mut session.primary, &mut session.replica] {
             let lease = lease.as_mut().and_then(std::sync::Arc::get_mut);
@@ -226,12 +227,17 @@ impl PoolableConnection for ReplicatedConnection {
     /// next one gets a new handle, and reads on replicas again.
     fn is_broken(&mut self) -> bool {
         let broken = AnsiTransactionManager::is_broken_transaction_manager(self);
+        // Of open transactions only those of tests leave the manager unbroken.
+        let manager = AnsiTransactionManager::transaction_manager_status_mut(self);
+        let test_transaction = manager
+            .transaction_depth()
+            .is_ok_and(|depth| depth.is_some());
         let session = self
             .session
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        if session.transaction.is_some() {
-            // Left open: only `begin_test_transaction` may do that.
+        session.notice_transaction_end();
+        if test_transaction && session.transaction.is_some() {
             return broken;
         }
         broken || session.primary.is_some() || session.pinned || session.wrote

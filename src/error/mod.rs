@@ -126,8 +126,10 @@ pub enum Error {
         cause: String,
     },
 
-    /// The primary's connection is lent out and a row stream or another statement still uses it.
-    #[error("the connection is still in use by a row stream; read it to its end or drop it first")]
+    /// The connection is in use by a row stream, or the session is in a transaction on a replica.
+    #[error(
+        "the connection is still in use by a row stream or a read-only transaction; end that first"
+    )]
     StillInUse,
 
     /// The background runtime of clusters opened from a URL could not be started.

@@ -33,6 +33,7 @@ impl SqlState {
     pub(crate) const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     pub(crate) const DATABASE_DROPPED: Self = Self(*b"57P04");
     pub(crate) const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
+    const DATATYPE_MISMATCH: Self = Self(*b"42804");
     const UNDEFINED_TABLE: Self = Self(*b"42P01");
     const UNDEFINED_COLUMN: Self = Self(*b"42703");
     const UNDEFINED_FUNCTION: Self = Self(*b"42883");
@@ -70,7 +71,13 @@ impl SqlState {
 
     /// Whether the OID of a custom type may have been out of date.
     pub(crate) fn may_mean_stale_types(self) -> bool {
-        [Self::UNDEFINED_OBJECT, Self::INTERNAL_ERROR].contains(&self)
+        [
+            Self::UNDEFINED_OBJECT,
+            Self::UNDEFINED_FUNCTION,
+            Self::DATATYPE_MISMATCH,
+            Self::INTERNAL_ERROR,
+        ]
+        .contains(&self)
     }
 
     /// Whether a statement can get it only because the replica's catalog is behind the primary's.

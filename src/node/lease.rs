@@ -13,6 +13,9 @@ use super::pool::Pooled;
 use super::{Node, NodeCancel, NodeConnection, recycle};
 use crate::wire::Remark;
 
+/// How tokio-postgres says that it can no longer talk to the server; its texts are not translated.
+const LOST: [&str; 2] = ["connection closed", "error communicating with the server"];
+
 /// A connection of a node in the hands of one session. It goes back when the last holder drops it.
 pub(crate) struct Lease {
     pooled: Option<Pooled>,
@@ -23,6 +26,8 @@ pub(crate) struct Lease {
     abandoned: AtomicBool,
     /// The session left state behind (settings, locks, temporary tables).
     session_state: AtomicBool,
+    /// The bare connection was lent to the application.
+    lent: AtomicBool,
     _fallback: Option<OwnedSemaphorePermit>,
 }
 
@@ -46,6 +51,7 @@ impl Lease {
             users: Arc::default(),
             abandoned: AtomicBool::new(false),
             session_state: AtomicBool::new(false),
+            lent: AtomicBool::new(false),
             _fallback: fallback,
         }
     }
@@ -95,6 +101,11 @@ impl Lease {
         self.session_state.store(true, Ordering::Release);
     }
 
+    /// Notes that the application had the bare connection, and what it did to it is not known.
+    pub(crate) fn note_lent(&self) {
+        self.lent.store(true, Ordering::Release);
+    }
+
     /// Registers a user; see [`Use`].
     pub(crate) fn enter(self: &Arc<Self>) -> Use {
         self.users.fetch_add(1, Ordering::AcqRel);
@@ -122,15 +133,22 @@ impl Lease {
             }
             _ => None,
         };
-        let unsent = matches!(
-            error,
+        // diesel-async reports all that the client itself finds wrong under one kind, wrong numbers
+        // of bind values too; only some of it means that the connection is gone.
+        let gone = match error {
             DieselError::DatabaseError(
                 DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection,
-                _
-            )
-        );
-        let ended = remark.is_some_and(|remark| remark.sqlstate.ends_the_session());
-        let lost = match (death, unsent || ended) {
+                information,
+            ) => {
+                death.is_some()
+                    || LOST
+                        .iter()
+                        .any(|text| information.message().starts_with(text))
+            }
+            _ => false,
+        };
+        let ended = remark.is_some_and(|remark| remark.fatal || remark.sqlstate.ends_the_session());
+        let lost = match (death, gone || ended) {
             (Some(death), true) => Some(death.message),
             // The client noticed before the driver did.
             (None, true) => Some("the connection was closed".to_owned()),
@@ -152,7 +170,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(pooled) = self.pooled.take() {
             let condition = recycle::Condition {
-                abandoned: *self.abandoned.get_mut(),
+                untrusted: *self.abandoned.get_mut() || *self.lent.get_mut(),
                 session_state: *self.session_state.get_mut(),
             };
             recycle::give_back(pooled, condition, &self.node);

@@ -16,6 +16,14 @@ pub(super) struct Failures {
     pub(super) last: Option<ConnectError>,
 }
 
+/// Why the pool has one connection less than it would like.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    Connect(ConnectError),
+    /// Its own end was told when it came; this is only the finding of it.
+    DiedIdle,
+}
+
 /// Opens connections, and judges them by what their wires say: no ping, ever.
 #[derive(Debug)]
 pub(crate) struct Manager {
@@ -24,25 +32,22 @@ pub(crate) struct Manager {
 
 impl ManageConnection for Manager {
     type Connection = NodeConnection;
-    type Error = ConnectError;
+    type Error = Refusal;
 
-    async fn connect(&self) -> Result<NodeConnection, ConnectError> {
-        self.connector.connect().await
+    async fn connect(&self) -> Result<NodeConnection, Refusal> {
+        self.connector.connect().await.map_err(Refusal::Connect)
     }
 
-    async fn is_valid(&self, connection: &mut NodeConnection) -> Result<(), ConnectError> {
+    async fn is_valid(&self, connection: &mut NodeConnection) -> Result<(), Refusal> {
         if connection.is_usable() {
-            return Ok(());
+            Ok(())
+        } else {
+            Err(Refusal::DiedIdle)
         }
-        Err(ConnectError::new(
-            self.connector.node(),
-            crate::error::ConnectErrorKind::Other,
-            "the connection died while it was idle",
-        ))
     }
 
     fn has_broken(&self, connection: &mut NodeConnection) -> bool {
-        !connection.is_usable() || !connection.wire.is_idle()
+        !connection.is_usable() || connection.wire.in_transaction()
     }
 }
 
@@ -53,8 +58,11 @@ pub(super) struct Sink {
     pub(super) connector: Arc<Connector>,
 }
 
-impl ErrorSink<ConnectError> for Sink {
-    fn sink(&self, error: ConnectError) {
+impl ErrorSink<Refusal> for Sink {
+    fn sink(&self, refusal: Refusal) {
+        let Refusal::Connect(error) = refusal else {
+            return;
+        };
         tracing::debug!(target: "diesel_replicated", node = error.node, %error, "connect_failed");
         self.failures.send_modify(|failures| {
             failures.count += 1;
@@ -63,7 +71,7 @@ impl ErrorSink<ConnectError> for Sink {
         self.connector.connect_failed(error);
     }
 
-    fn boxed_clone(&self) -> Box<dyn ErrorSink<ConnectError>> {
+    fn boxed_clone(&self) -> Box<dyn ErrorSink<Refusal>> {
         Box::new(self.clone())
     }
 }

@@ -20,12 +20,16 @@ const RESET: Duration = Duration::from_secs(5);
 /// See <https://www.postgresql.org/docs/current/sql-discard.html>.
 const UNDO: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
                     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; \
+                    DO $$ DECLARE q text; BEGIN FOR q IN SELECT name FROM \
+                    pg_catalog.pg_prepared_statements WHERE from_sql LOOP \
+                    EXECUTE pg_catalog.format('DEALLOCATE %I', q); END LOOP; END $$; \
                     SET TIME ZONE 'UTC'; SET CLIENT_ENCODING TO 'UTF8'";
 
 /// In which state a session left its connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Condition {
-    pub(super) abandoned: bool,
+    /// A statement on it was dropped, or the bare connection was lent out.
+    pub(super) untrusted: bool,
     pub(super) session_state: bool,
 }
 
@@ -33,7 +37,7 @@ pub(super) struct Condition {
 pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Node>) {
     // Dropping it spawns a replacement, and needs the runtime that the pool lives on.
     let _runtime = node.runtime.enter();
-    if condition.abandoned || !pooled.is_usable() {
+    if condition.untrusted || !pooled.is_usable() {
         close(pooled);
         return;
     }

@@ -74,7 +74,15 @@ pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
             serializable: false,
         })
     );
-    if read_only_transaction && session.read_only_transactions_on_replicas && !session.wrote {
+    // Together with other statements it is not what it seems.
+    let alone = verdict.reason == RouteReason::TransactionControl
+        && !verdict.writes
+        && !verdict.session_state;
+    if alone
+        && read_only_transaction
+        && session.read_only_transactions_on_replicas
+        && !session.wrote
+    {
         return Decision::Replica {
             reason: RouteReason::ReadOnlyTransaction,
             may_move: true,

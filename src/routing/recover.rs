@@ -58,6 +58,7 @@ mod tests {
         let remark = Remark {
             sqlstate: code.parse().unwrap(),
             stale_plan: false,
+            fatal: false,
             in_recovery,
         };
         recover(Some(remark), false)
@@ -95,6 +96,7 @@ mod tests {
         let remark = Remark {
             sqlstate: SqlState::FEATURE_NOT_SUPPORTED,
             stale_plan: true,
+            fatal: false,
             in_recovery: false,
         };
         assert_eq!(recover(Some(remark), false), Recovery::FreshConnection);

@@ -38,6 +38,8 @@ pub(crate) struct Remark {
     pub(crate) sqlstate: SqlState,
     /// A prepared statement that the server will never run again, because a table has changed.
     pub(crate) stale_plan: bool,
+    /// The server ended the session with it.
+    pub(crate) fatal: bool,
     /// Refused because the server is in recovery, said in other words than SQLSTATE `25006`.
     pub(crate) in_recovery: bool,
 }
@@ -55,6 +57,7 @@ impl Remark {
         Self {
             sqlstate,
             stale_plan,
+            fatal: fields.is_fatal(),
             in_recovery,
         }
     }
