@@ -148,11 +148,12 @@ impl Cluster {
         self.ask(|done| Command::Add { node, done }).await
     }
 
-    /// Takes a replica out, and waits until the statements that it is running have ended.
+    /// Takes a replica out, and waits until the statements and transactions that it is running
+    /// have ended.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), Error> {
         let name = name.to_owned();
         let node = self.ask(|done| Command::Remove { name, done }).await?;
-        node.quiet().await;
+        node.retire().await;
         Ok(())
     }
 

@@ -361,7 +361,7 @@ impl Manager {
         let topology = self.publish.send_replace(Arc::default());
         for member in &topology.members {
             if stopped {
-                member.node.pool.connector().shutdown.cancel();
+                member.node.end();
             }
         }
     }

@@ -117,10 +117,15 @@ impl ReplicatedConnection {
             }
         };
         self.note_route(lease.node(), kind, reason);
+        let on_replica = kind == NodeKind::Replica;
         if journey.verdict.session_state {
+            if on_replica {
+                let node = lease.node().name.clone();
+                return Err(Error::SessionStateOnReplica { node });
+            }
             lease.note_session_state();
         }
-        Ok((lease, kind == NodeKind::Replica))
+        Ok((lease, on_replica))
     }
 
     /// The connection for a read: a replica's, or the primary's where that is to serve it.
@@ -132,9 +137,11 @@ impl ReplicatedConnection {
         loop {
             let (why, fallback) = match self.replica_lease(avoid).await? {
                 Chosen::Replica(lease) => return Ok((lease, NodeKind::Replica, reason)),
-                Chosen::Primary { .. } if reason == RouteReason::Forced => {
-                    return Err(Error::NoReplica {
-                        nodes: self.cluster.topology().describe(),
+                Chosen::Primary { reason: why, .. } if reason == RouteReason::Forced => {
+                    let nodes = self.cluster.topology().describe();
+                    return Err(match why {
+                        RouteReason::ReplicaBusy => Error::ReplicasBusy { nodes },
+                        _ => Error::NoReplica { nodes },
                     });
                 }
                 Chosen::Primary { reason, fallback } => (reason, fallback),
@@ -159,6 +166,7 @@ impl ReplicatedConnection {
             self.session().transaction = Some(Transaction {
                 replica: on_replica.then(|| Arc::clone(lease)),
                 begun: false,
+                _busy: on_replica.then(|| Arc::new(lease.node().busy())),
             });
         }
     }
@@ -169,9 +177,7 @@ impl ReplicatedConnection {
                 transaction.begun = true;
             }
         }
-        if journey.verdict.ddl {
-            self.cluster.catalog_changed();
-        }
+        self.note_catalog_change(journey.verdict);
         if journey.learn {
             // A replica refused it and the primary accepted it: it is the primary's from now on.
             // Its text holds no bind values.
@@ -181,6 +187,19 @@ impl ReplicatedConnection {
                 "statement_learned"
             );
             self.cluster.classifier.learn(action.id(), action.sql());
+        }
+    }
+
+    /// Others see a change of the catalog when it is committed; this session sees it at once.
+    fn note_catalog_change(&self, verdict: Verdict) {
+        let mut session = self.session();
+        session.notice_transaction_end();
+        let committed =
+            session.transaction.is_none() && std::mem::take(&mut session.changed_catalog);
+        session.changed_catalog |= verdict.ddl && session.transaction.is_some();
+        drop(session);
+        if verdict.ddl || committed {
+            self.cluster.catalog_changed();
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::route::Way;
 use crate::classify::{TransactionControl, Verdict};
-use crate::node::Lease;
+use crate::node::{Busy, Lease};
 use crate::route::NodeKind;
 use crate::routing::{Decision, SessionView, TransactionView, decide};
 use crate::statement::OidMap;
@@ -22,6 +22,8 @@ pub(super) struct Session {
     pub(super) forced: Option<NodeKind>,
     pub(super) pinned: bool,
     pub(super) wrote: bool,
+    /// The open transaction, or one that has just ended, has changed the catalog.
+    pub(super) changed_catalog: bool,
     /// Types as this session sees them, where that may differ from what others see.
     pub(super) own_types: Option<Arc<OidMap>>,
     pub(super) last_route: Option<Way>,
@@ -35,6 +37,8 @@ pub(super) struct Transaction {
     /// The server has answered its BEGIN. Until then an idle connection does not mean that it has
     /// ended: BEGIN may still be on its way.
     pub(super) begun: bool,
+    /// A replica that is to be removed waits for the transactions on it.
+    pub(super) _busy: Option<Arc<Busy>>,
 }
 
 impl Session {
@@ -83,6 +87,7 @@ impl Session {
             self.transaction = unseen.then_some(Transaction {
                 replica: None,
                 begun: true,
+                _busy: None,
             });
         }
         self.transaction

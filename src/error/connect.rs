@@ -39,6 +39,8 @@ pub enum ConnectErrorKind {
     NoDatabase,
     /// The connection was opened, but a set-up statement failed.
     SetUp,
+    /// The node was removed from the pool, or the pool is closed.
+    Retired,
     /// Anything else.
     Other,
 }
@@ -54,6 +56,7 @@ impl std::fmt::Display for ConnectErrorKind {
             Self::NotAccepting => "the server does not accept connections now",
             Self::NoDatabase => "the database does not exist",
             Self::SetUp => "a set-up statement failed",
+            Self::Retired => "no longer one of the pool's nodes",
             Self::Other => "the attempt failed",
         })
     }

@@ -82,6 +82,29 @@ pub enum Error {
         nodes: Vec<String>,
     },
 
+    /// The caller asked for a replica while holding the primary's connection, and no replica's
+    /// connection was free at once: waiting for one pool while holding another can deadlock.
+    #[error(
+        "every connection of the replicas is in use, and this session holds the primary's, with \
+         which it cannot wait for them; {}", list(.nodes)
+    )]
+    ReplicasBusy {
+        /// What is known of each node, in words.
+        nodes: Vec<String>,
+    },
+
+    /// A statement that changes the session was to run on a replica, where the rest of the session
+    /// would not find the change.
+    #[error(
+        "this statement changes the session's state (SET, LISTEN, locks, prepared statements), \
+         which would be lost on replica `{node}`; run it outside of the replica's scope or \
+         transaction, or for the transaction only (SET LOCAL)"
+    )]
+    SessionStateOnReplica {
+        /// The replica.
+        node: String,
+    },
+
     /// Replicas are missing, and the reads that fell back on the primary have used up their share.
     #[error(
         "no replica can serve this read, and {limit} connections of the primary already serve such \

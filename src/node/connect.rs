@@ -71,6 +71,9 @@ impl Connector {
 
     /// Opens a connection and sets it up, within `connect_timeout`.
     pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
+        if self.shutdown.is_cancelled() {
+            return Err(self.error(ConnectErrorKind::Retired, "it has left the pool"));
+        }
         let limit = self.settings.pool.connect_timeout;
         let attempt = Box::pin(self.attempt());
         tokio::time::timeout(limit, attempt)

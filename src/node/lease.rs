@@ -10,7 +10,7 @@ use diesel_async::AsyncPgConnection;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::pool::Pooled;
-use super::{Node, NodeCancel, NodeConnection, recycle};
+use super::{Busy, Node, NodeCancel, NodeConnection, recycle};
 use crate::wire::Remark;
 
 /// How tokio-postgres says that it can no longer talk to the server; its texts are not translated.
@@ -109,8 +109,8 @@ impl Lease {
     /// Registers a user; see [`Use`].
     pub(crate) fn enter(self: &Arc<Self>) -> Use {
         self.users.fetch_add(1, Ordering::AcqRel);
-        self.node.statement_starts();
         Use {
+            _busy: self.node.busy(),
             lease: Arc::clone(self),
             finished: false,
         }
@@ -195,6 +195,7 @@ impl fmt::Debug for Lease {
 pub(crate) struct Use {
     lease: Arc<Lease>,
     finished: bool,
+    _busy: Busy,
 }
 
 impl Use {
@@ -221,6 +222,5 @@ impl Drop for Use {
             self.lease.abandoned.store(true, Ordering::Release);
         }
         self.lease.users.fetch_sub(1, Ordering::AcqRel);
-        self.lease.node.statement_ends();
     }
 }

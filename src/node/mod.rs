@@ -42,7 +42,7 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) pool: NodePool,
-    /// Statements under way.
+    /// Statements, and transactions on this node alone, under way.
     in_flight: AtomicUsize,
     quiet: Notify,
     pub(crate) runtime: Handle,
@@ -85,24 +85,39 @@ impl Node {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    fn statement_starts(&self) {
+    /// Keeps the node from counting as quiet, for a statement or a transaction.
+    pub(crate) fn busy(self: &Arc<Self>) -> Busy {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
+        Busy(Arc::clone(self))
     }
 
-    fn statement_ends(&self) {
-        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.quiet.notify_waiters();
-        }
-    }
-
-    /// Waits until no statement is under way.
-    pub(crate) async fn quiet(&self) {
+    /// Waits until no statement and no transaction is under way, then ends every connection, and
+    /// opens no more.
+    pub(crate) async fn retire(&self) {
         loop {
             let quiet = self.quiet.notified();
             if self.in_flight() == 0 {
-                return;
+                break;
             }
             quiet.await;
+        }
+        self.end();
+    }
+
+    /// Ends every connection, whatever runs on it, and opens no more.
+    pub(crate) fn end(&self) {
+        self.pool.connector().shutdown.cancel();
+    }
+}
+
+/// Something is under way on the node.
+#[derive(Debug)]
+pub(crate) struct Busy(Arc<Node>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.quiet.notify_waiters();
         }
     }
 }

@@ -93,8 +93,8 @@ impl ReplicatedPool {
         self.cluster.add(settings).await
     }
 
-    /// Takes a replica out: no further statement goes there. Returns when the statements that it
-    /// is running have ended.
+    /// Takes a replica out: no further statement goes there. Returns when the statements and
+    /// read-only transactions that it is running have ended; then its connections are closed.
     ///
     /// # Errors
     ///

@@ -11,8 +11,8 @@ use diesel_replicated::{
 };
 
 use crate::support::{
-    Number, all_up, blocking, builder, builder_for, cluster, count, database, eventually, fill,
-    insert, pool, who,
+    Number, Shared, all_up, blocking, builder, builder_for, cluster, count, database, eventually,
+    fill, insert, pool, who,
 };
 
 #[tokio::test]
@@ -304,4 +304,48 @@ async fn failures_to_connect_are_told_at_once_with_their_cause() {
         ConnectErrorKind::Refused,
     )
     .await;
+}
+
+#[test]
+fn a_pool_whose_runtime_has_ended_is_closed() {
+    let first = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let pool = first.block_on(async { pool().await });
+    drop(first);
+    let second = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    second.block_on(async {
+        let mut conn = pool.get().await.unwrap();
+        let error = sql_query("SELECT 1").execute(&mut conn).await.unwrap_err();
+        assert_eq!(error.to_string(), Error::Closed.to_string());
+    });
+}
+
+#[tokio::test]
+async fn a_set_up_that_panics_is_a_failure_to_connect_and_mends_itself() {
+    let database = database().await;
+    let calls = Shared::default();
+    let set_up = calls.clone();
+    let pool = builder(&database)
+        .start_read_only(true)
+        .on_connect(move |_| {
+            let first = set_up.get() == 0;
+            set_up.add(1);
+            Box::pin(async move {
+                assert!(!first, "a mistake in the set-up");
+                Ok(())
+            })
+        })
+        .build()
+        .await
+        .unwrap();
+    eventually("all nodes are up", || async { all_up(&pool) }).await;
+    assert!(calls.get() > 3, "one of the nodes was asked again");
+    let mut conn = pool.get().await.unwrap();
+    assert_eq!(count(&mut conn).await, 3);
 }

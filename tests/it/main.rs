@@ -10,12 +10,14 @@
 )]
 
 mod cancellation;
+mod checkout;
 mod custom_types;
 mod differential;
 mod failures;
 mod instrumentation;
 mod learning;
 mod lifecycle;
+mod lost;
 mod notifications;
 mod pools;
 mod property;

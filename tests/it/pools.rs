@@ -4,7 +4,7 @@ use diesel_async::pooled_connection::AsyncDieselConnectionManager;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::ReplicatedConnection;
 
-use crate::support::{cluster, count, database, insert, who};
+use crate::support::{cluster, count, current_setting, database, insert, run, who};
 
 #[tokio::test]
 async fn connections_established_from_one_url_share_one_cluster() {
@@ -106,4 +106,31 @@ async fn mobc_works_as_it_is() {
         let mut conn = pool.get().await.unwrap();
         use_connection(&mut conn, &format!("mobc {n}")).await;
     }
+}
+
+#[tokio::test]
+async fn a_pool_over_us_hands_no_sessions_state_to_the_next_user() {
+    let url = cluster().url(&database().await);
+    let manager = AsyncDieselConnectionManager::<ReplicatedConnection>::new(url);
+    let pool = diesel_async::pooled_connection::bb8::Pool::builder()
+        .max_size(1)
+        .build(manager)
+        .await
+        .unwrap();
+    {
+        let mut conn = pool.get().await.unwrap();
+        run(&mut conn, "SET application_name = 'of the first user'")
+            .await
+            .unwrap();
+        conn.transaction(async |conn| insert("x").execute(conn).await)
+            .await
+            .unwrap();
+    }
+    let mut conn = pool.get().await.unwrap();
+    let name: String = diesel::select(current_setting("application_name"))
+        .get_result(&mut conn)
+        .await
+        .unwrap();
+    assert_ne!(name, "of the first user");
+    assert_ne!(who(&mut conn).await, "primary");
 }
