@@ -9,6 +9,7 @@ mod connection;
 mod error;
 mod node;
 mod pool;
+mod position;
 mod route;
 mod routing;
 mod statement;
@@ -25,5 +26,6 @@ pub use error::{
     ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, SqlState,
 };
 pub use pool::{Builder, NodeHealth, NodeState, PoolState, ReplicatedPool};
+pub use position::{InvalidLsn, Lsn, Position};
 pub use route::{NodeKind, Route, RouteReason};
 pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};

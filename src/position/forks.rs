@@ -1,0 +1,179 @@
+//! Where timelines parted, and what became of a position of an older one.
+
+use super::{Lsn, Position};
+
+/// What is known of the end of one timeline's log in the history of its successors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fork {
+    /// The timeline that ended.
+    timeline: u32,
+    /// Everything up to here is in the successor's history.
+    at_least: Lsn,
+    /// Nothing beyond here is.
+    at_most: Lsn,
+}
+
+/// What became of a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It belongs to the history of the current timeline.
+    Kept,
+    /// It lies beyond a fork: what was written there did not survive the failover.
+    Lost,
+    /// It lies where it is not known which of the two.
+    Unclear,
+    /// It is of a timeline that nobody here has heard of yet.
+    Ahead,
+}
+
+/// The history of the newest timeline that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Forks {
+    current: u32,
+    /// Sorted by timeline.
+    forks: Vec<Fork>,
+}
+
+impl Forks {
+    /// The newest timeline that is known; 0 while none is.
+    pub(crate) fn current(&self) -> u32 {
+        self.current
+    }
+
+    /// The server's own history of timelines: each with the position at which it ended.
+    pub(crate) fn learn_history(&mut self, current: u32, ended: &[(u32, Lsn)]) {
+        if current < self.current {
+            return;
+        }
+        self.current = current;
+        self.forks = ended
+            .iter()
+            .map(|&(timeline, lsn)| Fork {
+                timeline,
+                at_least: lsn,
+                at_most: lsn,
+            })
+            .collect();
+        self.forks.sort_by_key(|fork| fork.timeline);
+    }
+
+    /// A new timeline has been met, of which the server does not tell where it began: beyond
+    /// `replayed`, which its node had before, and before `begun`, where it is now.
+    pub(crate) fn learn_bounds(&mut self, current: u32, replayed: Lsn, begun: Lsn) {
+        if current <= self.current {
+            return;
+        }
+        if self.current != 0 {
+            for timeline in self.current..current {
+                self.forks.push(Fork {
+                    timeline,
+                    at_least: replayed,
+                    at_most: begun,
+                });
+            }
+        }
+        self.current = current;
+    }
+
+    /// What became of `position`.
+    pub(crate) fn standing(&self, position: Position) -> Standing {
+        if position.timeline > self.current {
+            return Standing::Ahead;
+        }
+        // A position survives only if it lies before every fork from its timeline on.
+        let mut standing = Standing::Kept;
+        for fork in &self.forks {
+            if fork.timeline < position.timeline {
+                continue;
+            }
+            if position.lsn > fork.at_most {
+                return Standing::Lost;
+            }
+            if position.lsn > fork.at_least {
+                standing = Standing::Unclear;
+            }
+        }
+        let known = |timeline| self.forks.iter().any(|fork| fork.timeline == timeline);
+        if standing == Standing::Kept && !(position.timeline..self.current).all(known) {
+            return Standing::Unclear;
+        }
+        standing
+    }
+
+    /// Whether a standby that has replayed up to `replayed` shows everything up to `wanted`.
+    /// What is not known for sure counts as no.
+    pub(crate) fn covers(&self, replayed: Position, wanted: Position) -> bool {
+        if replayed.lsn < wanted.lsn {
+            return false;
+        }
+        if replayed.timeline == wanted.timeline {
+            return true;
+        }
+        // On a newer timeline: only if what is wanted went along. On an older one, at a greater
+        // position: it has what the newer one does not, and lacks what that one has.
+        replayed.timeline > wanted.timeline && self.standing(wanted) == Standing::Kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(timeline: u32, lsn: u64) -> Position {
+        Position::new(timeline, Lsn(lsn))
+    }
+
+    fn exact() -> Forks {
+        let mut forks = Forks::default();
+        forks.learn_history(3, &[(1, Lsn(100)), (2, Lsn(200))]);
+        forks
+    }
+
+    #[test]
+    fn what_lies_beyond_a_fork_is_lost() {
+        let forks = exact();
+        assert_eq!(forks.standing(at(1, 100)), Standing::Kept);
+        assert_eq!(forks.standing(at(1, 101)), Standing::Lost);
+        assert_eq!(forks.standing(at(2, 200)), Standing::Kept);
+        assert_eq!(forks.standing(at(2, 201)), Standing::Lost);
+        assert_eq!(forks.standing(at(3, 900)), Standing::Kept);
+        assert_eq!(forks.standing(at(4, 1)), Standing::Ahead);
+    }
+
+    #[test]
+    fn without_the_servers_history_there_is_a_stretch_of_doubt() {
+        let mut forks = Forks::default();
+        forks.learn_bounds(1, Lsn(0), Lsn(10));
+        forks.learn_bounds(2, Lsn(90), Lsn(110));
+        assert_eq!(forks.standing(at(1, 90)), Standing::Kept);
+        assert_eq!(forks.standing(at(1, 91)), Standing::Unclear);
+        assert_eq!(forks.standing(at(1, 111)), Standing::Lost);
+        // An older view changes nothing.
+        forks.learn_bounds(1, Lsn(0), Lsn(0));
+        assert_eq!(forks.current(), 2);
+        // The server's own word settles it.
+        forks.learn_history(2, &[(1, Lsn(100))]);
+        assert_eq!(forks.standing(at(1, 100)), Standing::Kept);
+        assert_eq!(forks.standing(at(1, 101)), Standing::Lost);
+    }
+
+    #[test]
+    fn the_history_from_before_this_process_is_unclear() {
+        let mut forks = Forks::default();
+        forks.learn_bounds(3, Lsn(0), Lsn(500));
+        assert_eq!(forks.standing(at(2, 5)), Standing::Unclear);
+        assert_eq!(forks.standing(at(3, 5)), Standing::Kept);
+    }
+
+    #[test]
+    fn positions_of_two_timelines_are_never_compared_as_numbers() {
+        let forks = exact();
+        // Stuck on the old timeline, and numerically ahead.
+        assert!(!forks.covers(at(2, 300), at(3, 250)));
+        assert!(forks.covers(at(3, 250), at(3, 250)));
+        assert!(forks.covers(at(3, 250), at(2, 200)));
+        assert!(!forks.covers(at(3, 250), at(2, 201)), "lost, not covered");
+        assert!(!forks.covers(at(3, 199), at(2, 200)), "not there yet");
+        assert!(!Forks::default().covers(at(2, 9), at(1, 5)), "not known");
+    }
+}

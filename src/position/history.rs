@@ -1,0 +1,206 @@
+//! When the primary was at which position: what acknowledged writes and stale data are measured by.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Lsn, Position};
+
+/// How many samples are kept. Older ones are thinned out, never all dropped.
+const KEPT: usize = 1024;
+
+/// What the primary said of itself, asked once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    /// Every write of this pool with a ticket up to this one had been acknowledged before the
+    /// primary was asked.
+    pub(crate) upto: u64,
+    /// When it was asked. All that had been acknowledged to anyone by then is covered.
+    pub(crate) asked: Instant,
+    pub(crate) timeline: u32,
+    /// Up to here the log was on the primary's disk, which covers what was acknowledged, except
+    /// with `synchronous_commit = off`.
+    pub(crate) flushed: Lsn,
+    /// Up to here the log was written at all: covers those too.
+    pub(crate) inserted: Lsn,
+}
+
+impl Sample {
+    /// A position that covers every write acknowledged before the sample.
+    pub(crate) fn position(&self, asynchronous: bool) -> Position {
+        let lsn = if asynchronous {
+            self.inserted
+        } else {
+            self.flushed
+        };
+        Position::new(self.timeline, lsn)
+    }
+}
+
+/// Samples of one primary, oldest first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    samples: VecDeque<Sample>,
+}
+
+impl History {
+    pub(crate) fn push(&mut self, sample: Sample) {
+        if let Some(last) = self.samples.back_mut() {
+            // What is late, or of an older timeline, is of no use any more.
+            if sample.upto < last.upto || sample.timeline < last.timeline {
+                return;
+            }
+            // An idle primary: one entry, which grows.
+            let unmoved = (last.timeline, last.flushed, last.inserted)
+                == (sample.timeline, sample.flushed, sample.inserted);
+            if unmoved {
+                last.upto = sample.upto;
+                last.asked = last.asked.max(sample.asked);
+                return;
+            }
+        }
+        self.samples.push_back(sample);
+        if self.samples.len() > KEPT {
+            self.thin_out();
+        }
+    }
+
+    /// Drops every second one of the older half: a position found later is then greater, and a
+    /// replica counts as older than it is, which errs on the safe side.
+    fn thin_out(&mut self) {
+        let half = self.samples.len() / 2;
+        let mut place = 0;
+        self.samples.retain(|_| {
+            place += 1;
+            place > half || place % 2 == 0
+        });
+    }
+
+    pub(crate) fn latest(&self) -> Option<&Sample> {
+        self.samples.back()
+    }
+
+    /// The earliest sample that covers the write with this ticket.
+    pub(crate) fn covering(&self, ticket: u64) -> Option<&Sample> {
+        let place = self.samples.partition_point(|sample| sample.upto < ticket);
+        self.samples.get(place)
+    }
+
+    /// The latest sample that was asked for at or after `moment`.
+    pub(crate) fn asked_since(&self, moment: Instant) -> Option<&Sample> {
+        self.latest().filter(|sample| sample.asked >= moment)
+    }
+
+    /// How old the data of a standby is, at the most, that has replayed up to `replayed` on the
+    /// current timeline. `None` if that is not known.
+    ///
+    /// The standby's clock plays no part, nor does how long ago the primary wrote: what counts
+    /// is when the primary was at this position last.
+    pub(crate) fn age(&self, replayed: Position, now: Instant) -> Option<Duration> {
+        let passed = |sample: &&Sample| {
+            sample.timeline == replayed.timeline && sample.flushed <= replayed.lsn
+        };
+        let newest = self.samples.iter().rev().find(passed)?;
+        Some(now.saturating_duration_since(newest.asked))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample(upto: u64, asked: Instant, lsn: u64) -> Sample {
+        Sample {
+            upto,
+            asked,
+            timeline: 1,
+            flushed: Lsn(lsn),
+            inserted: Lsn(lsn + 8),
+        }
+    }
+
+    fn at(lsn: u64) -> Position {
+        Position::new(1, Lsn(lsn))
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_idle_primary_does_not_make_its_replicas_old() {
+        let start = Instant::now();
+        let mut history = History::default();
+        for second in 0..100 {
+            history.push(sample(7, start + SECOND * second, 500));
+        }
+        let now = start + SECOND * 100;
+        assert_eq!(history.age(at(500), now), Some(SECOND));
+        // Even one that no sample shows anything new of.
+        assert_eq!(history.age(at(499), now), None);
+    }
+
+    #[test]
+    fn paused_replay_grows_old_by_the_clock_of_the_observer() {
+        let start = Instant::now();
+        let mut history = History::default();
+        for second in 0..10 {
+            history.push(sample(0, start + SECOND * second, u64::from(second) * 100));
+        }
+        let now = start + SECOND * 9;
+        assert_eq!(history.age(at(300), now), Some(SECOND * 6));
+        assert_eq!(history.age(at(399), now), Some(SECOND * 6));
+        assert_eq!(history.age(at(900), now), Some(Duration::ZERO));
+        // The primary cannot be asked any more: everybody grows older.
+        assert_eq!(history.age(at(900), now + SECOND * 5), Some(SECOND * 5));
+    }
+
+    #[test]
+    fn another_timeline_is_not_known() {
+        let start = Instant::now();
+        let mut history = History::default();
+        history.push(sample(0, start, 100));
+        assert_eq!(history.age(Position::new(2, Lsn(500)), start), None);
+        // Late answers of a former primary are dropped.
+        history.push(Sample {
+            timeline: 2,
+            ..sample(1, start, 200)
+        });
+        history.push(sample(2, start, 900));
+        assert_eq!(history.latest().unwrap().timeline, 2);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn thinning_errs_on_the_safe_side(
+            steps in proptest::collection::vec((0..3u64, 1..50u64), 1..3000),
+            asked in proptest::collection::vec(any::<proptest::sample::Index>(), 50),
+        ) {
+            let start = Instant::now();
+            let mut history = History::default();
+            let (mut upto, mut lsn) = (0, 0);
+            let mut all = Vec::new();
+            for (place, (tickets, bytes)) in steps.iter().enumerate() {
+                upto += tickets;
+                lsn += bytes;
+                let asked = start + Duration::from_millis(place as u64);
+                all.push(sample(upto, asked, lsn));
+                history.push(sample(upto, asked, lsn));
+            }
+            prop_assert!(history.samples.len() <= KEPT);
+            prop_assert!(history.covering(upto + 1).is_none());
+            let now = start + Duration::from_secs(9);
+            for place in asked {
+                let ticket = place.index(usize::try_from(upto).unwrap() + 1) as u64;
+                let exact = all.iter().find(|sample| sample.upto >= ticket).unwrap();
+                prop_assert!(history.covering(ticket).unwrap().flushed >= exact.flushed);
+                let replayed = place.index(usize::try_from(lsn).unwrap()) as u64;
+                let exact = all.iter().rev().find(|sample| sample.flushed.0 <= replayed);
+                if let Some(age) = history.age(at(replayed), now) {
+                    prop_assert!(age >= now - exact.unwrap().asked);
+                }
+            }
+        }
+    }
+}

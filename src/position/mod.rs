@@ -1,0 +1,47 @@
+//! Positions in the write-ahead log, and what may be concluded from comparing them.
+//!
+//! Pure: no clock, no I/O. A position means something only together with its timeline: after a
+//! failover the log goes on in another one, and what the old one had beyond the fork is gone.
+
+mod forks;
+mod history;
+mod lsn;
+
+pub(crate) use forks::{Forks, Standing};
+pub(crate) use history::{History, Sample};
+pub use lsn::{InvalidLsn, Lsn};
+
+/// A place in the write-ahead log of one cluster.
+///
+/// See [WAL internals](https://www.postgresql.org/docs/current/wal-internals.html) and
+/// [timelines](https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Position {
+    /// The timeline, which grows by one with each promotion.
+    pub timeline: u32,
+    /// The place in that timeline's log.
+    pub lsn: Lsn,
+}
+
+impl Position {
+    pub(crate) const fn new(timeline: u32, lsn: Lsn) -> Self {
+        Self { timeline, lsn }
+    }
+
+    /// The later of two. That of the newer timeline is the later one: whoever knows of it has
+    /// moved there.
+    #[must_use]
+    pub(crate) fn max(self, other: Self) -> Self {
+        if (other.timeline, other.lsn) > (self.timeline, self.lsn) {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} on timeline {}", self.lsn, self.timeline)
+    }
+}
