@@ -7,6 +7,7 @@ mod cluster;
 mod config;
 mod connection;
 mod error;
+mod guarantee;
 mod node;
 mod pool;
 mod position;
@@ -18,8 +19,9 @@ pub mod testing;
 mod wire;
 
 pub use config::{
-    Config, ConfigError, ConfigErrors, DeclaredRole, FunctionConfig, NodeConfig, Policy,
-    PoolConfig, PoolOverrides, Primary, Replica, UrlProblem,
+    Config, ConfigError, ConfigErrors, Consistency, ConsistencyConfig, DeclaredRole,
+    FunctionConfig, InvalidConsistency, NodeConfig, Policy, PoolConfig, PoolOverrides, Primary,
+    Replica, UrlProblem, WriteScope,
 };
 pub use connection::{CancelToken, ReplicatedConnection, RowStream, Scope, TransactionBuilder};
 pub use error::{

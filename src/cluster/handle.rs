@@ -10,13 +10,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::context::TokioContext;
 use tokio_util::sync::CancellationToken;
 
-use super::manager::{Command, Manager};
+use super::manager::{Command, Manager, Parts};
 use super::oids::OidCache;
 use super::topology::{Health, Member, Topology};
 use super::tracker::Tracker;
 use crate::classify::Classifier;
-use crate::config::{NodeSettings, PoolConfig, Settings};
+use crate::config::{ConsistencyConfig, NodeSettings, PoolConfig, Settings};
 use crate::error::Error;
+use crate::guarantee::{Board, Progress};
 use crate::node::{Node, Reporter, SetupHook, Trouble};
 use crate::routing::LoadBalancingPolicy;
 
@@ -41,6 +42,9 @@ pub(crate) struct Cluster {
     /// The longest `connect_timeout` of any node.
     settle_limit: Duration,
     pub(crate) classifier: Arc<Classifier>,
+    /// What is known of the primary's positions.
+    pub(crate) board: Arc<Board>,
+    pub(crate) consistency: ConsistencyConfig,
     pub(crate) oids: OidCache,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
     pub(crate) tracker: Tracker,
@@ -77,7 +81,15 @@ impl Cluster {
         let classifier = Arc::new(Classifier::new(&settings.functions));
         let (publish, topology) = watch::channel(Arc::new(topology));
         let stop = CancellationToken::new();
-        let manager = Manager::new(publish, messages, stop.clone(), Arc::clone(&classifier));
+        let board = Arc::<Board>::default();
+        let manager = Manager::new(Parts {
+            publish,
+            messages,
+            commands: commands.downgrade(),
+            stop: stop.clone(),
+            classifier: Arc::clone(&classifier),
+            board: Arc::clone(&board),
+        });
         runtime.spawn(manager.run());
         Arc::new(Self {
             topology,
@@ -86,10 +98,12 @@ impl Cluster {
             maker,
             settle_limit,
             classifier,
+            board,
             oids: OidCache::default(),
             policy,
             tracker: Tracker::new(),
             runtime,
+            consistency: settings.consistency,
             pool_defaults: settings.pool,
             read_only_transactions_on_replicas: settings.read_only_transactions_on_replicas,
         })
@@ -198,6 +212,7 @@ struct Maker {
 impl Maker {
     fn member(&self, settings: NodeSettings) -> Member {
         Member {
+            progress: Progress::new(),
             declared: settings.declared,
             set_weight: None,
             role: None,

@@ -14,8 +14,10 @@ use super::backoff::{FORGIVEN_AFTER, delay};
 use super::catalog;
 use super::refresh::{self, Refresh};
 use super::topology::{Health, Member, Topology};
+use super::watcher::Watcher;
 use crate::classify::{Catalog, Classifier};
 use crate::error::{ConnectError, ConnectErrorKind, Error};
+use crate::guarantee::Board;
 use crate::node::Node;
 use crate::route::NodeKind;
 use crate::wire::ServerRole;
@@ -63,11 +65,25 @@ struct Record {
     probing: bool,
 }
 
+/// What a manager works with.
+pub(super) struct Parts {
+    pub(super) publish: watch::Sender<Arc<Topology>>,
+    pub(super) messages: mpsc::Receiver<Command>,
+    pub(super) commands: mpsc::WeakSender<Command>,
+    pub(super) stop: CancellationToken,
+    pub(super) classifier: Arc<Classifier>,
+    pub(super) board: Arc<Board>,
+}
+
 pub(crate) struct Manager {
     publish: watch::Sender<Arc<Topology>>,
     messages: mpsc::Receiver<Command>,
+    commands: mpsc::WeakSender<Command>,
     stop: CancellationToken,
     classifier: Arc<Classifier>,
+    board: Arc<Board>,
+    /// One for each node. They end with their node, or with the manager.
+    watchers: JoinSet<()>,
     tasks: JoinSet<Finding>,
     records: Vec<Record>,
     catalog: Refresh,
@@ -75,17 +91,15 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    pub(super) fn new(
-        publish: watch::Sender<Arc<Topology>>,
-        messages: mpsc::Receiver<Command>,
-        stop: CancellationToken,
-        classifier: Arc<Classifier>,
-    ) -> Self {
+    pub(super) fn new(parts: Parts) -> Self {
         Self {
-            publish,
-            messages,
-            stop,
-            classifier,
+            publish: parts.publish,
+            messages: parts.messages,
+            commands: parts.commands,
+            stop: parts.stop,
+            classifier: parts.classifier,
+            board: parts.board,
+            watchers: JoinSet::new(),
             tasks: JoinSet::new(),
             records: Vec::new(),
             catalog: Refresh::new(),
@@ -96,6 +110,7 @@ impl Manager {
     pub(super) async fn run(mut self) {
         let members = self.publish.borrow().members.clone();
         for member in &members {
+            self.watch(member);
             self.probe(&member.node, Duration::ZERO);
         }
         loop {
@@ -106,6 +121,7 @@ impl Manager {
                     None => break,
                 },
                 () = at(self.catalog_due) => self.load_wanted_catalog(),
+                Some(_) = self.watchers.join_next() => {}
                 Some(finding) = self.tasks.join_next() => match finding {
                     Ok(finding) => self.learn(finding),
                     Err(panic) => self.task_died(&panic),
@@ -248,6 +264,17 @@ impl Manager {
         });
     }
 
+    fn watch(&mut self, member: &Member) {
+        let watcher = Watcher::new(
+            Arc::clone(&member.node),
+            Arc::clone(&member.progress),
+            Arc::clone(&self.board),
+            self.publish.subscribe(),
+            self.commands.clone(),
+        );
+        self.watchers.spawn(watcher.run());
+    }
+
     fn add(&mut self, member: Member) -> Result<(), Error> {
         let node = Arc::clone(&member.node);
         if self.publish.borrow().named(&node.name).is_some() {
@@ -255,6 +282,7 @@ impl Manager {
                 name: node.name.clone(),
             });
         }
+        self.watch(&member);
         self.publish(|topology| topology.changed(|members| members.push(member)));
         self.probe(&node, Duration::ZERO);
         Ok(())

@@ -13,6 +13,7 @@ mod runtime;
 mod start;
 mod topology;
 mod tracker;
+mod watcher;
 
 pub(crate) use handle::{Cluster, Options};
 pub(crate) use registry::shared;

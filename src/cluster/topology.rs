@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::DeclaredRole;
+use crate::guarantee::Progress;
 use crate::node::Node;
 use crate::route::NodeKind;
 use crate::wire::ServerRole;
@@ -22,6 +23,8 @@ pub(crate) enum Health {
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) node: Arc<Node>,
+    /// How far it is in the log.
+    pub(crate) progress: Arc<Progress>,
     pub(crate) declared: DeclaredRole,
     /// What the server itself last said.
     pub(crate) role: Option<ServerRole>,

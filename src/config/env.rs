@@ -21,6 +21,10 @@ const SIMPLE: &[&str] = &[
     "fallback_share",
     "start_read_only",
     "read_only_transactions_on_replicas",
+    "consistency",
+    "write_scope",
+    "consistency_wait",
+    "strong_reads_on_replicas",
 ];
 
 /// [`Config::from_env`].

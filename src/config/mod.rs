@@ -2,6 +2,7 @@
 
 mod at_run_time;
 mod conn_string;
+mod consistency;
 mod duration;
 mod env;
 mod login;
@@ -9,6 +10,7 @@ mod mistakes;
 mod node;
 mod pool;
 mod routing;
+mod setters;
 pub(crate) mod setting;
 mod settings;
 #[cfg(test)]
@@ -21,6 +23,7 @@ use std::time::Duration;
 
 pub(crate) use at_run_time::{check_replica, check_weight};
 pub(crate) use conn_string::redact;
+pub use consistency::{Consistency, ConsistencyConfig, InvalidConsistency, WriteScope};
 pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
 pub use node::{DeclaredRole, NodeConfig, Primary, Replica};
 pub use pool::{PoolConfig, PoolOverrides};
@@ -80,6 +83,8 @@ pub struct Config {
     /// Whether transactions declared read-only run on a replica. Default: `false`, as they may have
     /// to see what was just written.
     pub read_only_transactions_on_replicas: bool,
+    /// What reads must see, and what they may wait for. Default: see [`ConsistencyConfig`].
+    pub consistency: ConsistencyConfig,
     /// What the application knows of SQL functions. Default: nothing.
     pub functions: FunctionConfig,
     /// Statements run in this order on every new server connection of every node, such as
@@ -100,6 +105,7 @@ impl Default for Config {
             fallback_share: 0.5,
             start_read_only: false,
             read_only_transactions_on_replicas: false,
+            consistency: ConsistencyConfig::default(),
             functions: FunctionConfig::default(),
             setup_sql: Vec::new(),
             close_timeout: Duration::from_secs(10),
@@ -132,6 +138,10 @@ impl Config {
     /// | `fallback_share` | [`Config::fallback_share`] |
     /// | `start_read_only` | [`Config::start_read_only`]: `true` or `false` |
     /// | `read_only_transactions_on_replicas` | [`Config::read_only_transactions_on_replicas`] |
+    /// | `consistency` | [`ConsistencyConfig::level`]: `eventual`, `bounded_staleness:5s`, `read_your_writes`, `causal` or `strong` |
+    /// | `write_scope` | [`ConsistencyConfig::write_scope`]: `session` or `pool` |
+    /// | `consistency_wait` | [`ConsistencyConfig::wait`] |
+    /// | `strong_reads_on_replicas` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     ///
     /// A duration is a number of seconds (`30`, `2.5`) or has a unit (`250ms`, `30s`, `10min`,
     /// `1h`); `max_lifetime` and `idle_timeout` may also be `never`.
@@ -177,6 +187,10 @@ impl Config {
     /// | `DATABASE_FALLBACK_SHARE` | [`Config::fallback_share`] |
     /// | `DATABASE_START_READ_ONLY` | [`Config::start_read_only`] |
     /// | `DATABASE_READ_ONLY_TRANSACTIONS_ON_REPLICAS` | [`Config::read_only_transactions_on_replicas`] |
+    /// | `DATABASE_CONSISTENCY` | [`ConsistencyConfig::level`] |
+    /// | `DATABASE_WRITE_SCOPE` | [`ConsistencyConfig::write_scope`] |
+    /// | `DATABASE_CONSISTENCY_WAIT` | [`ConsistencyConfig::wait`] |
+    /// | `DATABASE_STRONG_READS_ON_REPLICAS` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     /// | `DATABASE_FUNCTIONS_ALLOW` | [`FunctionConfig::allow`], with commas or white space between |
     /// | `DATABASE_FUNCTIONS_DENY` | [`FunctionConfig::deny`], likewise |
     /// | `DATABASE_SETUP_SQL` | One statement of [`Config::setup_sql`] |
@@ -232,129 +246,6 @@ impl Config {
     }
 }
 
-/// Setters.
-impl Config {
-    /// Adds `node` as the primary.
-    #[doc(alias = "master")]
-    #[must_use]
-    pub fn primary(self, node: impl Into<NodeConfig>) -> Self {
-        self.node(node.into().role(DeclaredRole::Primary))
-    }
-
-    /// Adds `node` as a replica.
-    #[doc(alias = "slave")]
-    #[doc(alias = "standby")]
-    #[must_use]
-    pub fn replica(self, node: impl Into<NodeConfig>) -> Self {
-        self.node(node.into().role(DeclaredRole::Replica))
-    }
-
-    /// Adds `node` with the role that it declares.
-    #[must_use]
-    pub fn node(mut self, node: impl Into<NodeConfig>) -> Self {
-        self.nodes.push(node.into());
-        self
-    }
-
-    /// Sets [`PoolConfig::max_size`].
-    #[must_use]
-    pub fn max_size(mut self, connections: u32) -> Self {
-        self.pool.max_size = connections;
-        self
-    }
-
-    /// Sets [`PoolConfig::min_idle`].
-    #[must_use]
-    pub fn min_idle(mut self, connections: impl Into<Option<u32>>) -> Self {
-        self.pool.min_idle = connections.into();
-        self
-    }
-
-    /// Sets [`PoolConfig::connection_timeout`].
-    #[must_use]
-    pub fn connection_timeout(mut self, timeout: Duration) -> Self {
-        self.pool.connection_timeout = timeout;
-        self
-    }
-
-    /// Sets [`PoolConfig::connect_timeout`].
-    #[must_use]
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.pool.connect_timeout = timeout;
-        self
-    }
-
-    /// Sets [`PoolConfig::max_lifetime`]; `None` for no limit.
-    #[must_use]
-    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
-        self.pool.max_lifetime = lifetime.into();
-        self
-    }
-
-    /// Sets [`PoolConfig::idle_timeout`]; `None` for no limit.
-    #[must_use]
-    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.pool.idle_timeout = timeout.into();
-        self
-    }
-
-    /// Sets [`policy`](Self::policy).
-    #[must_use]
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// Sets [`fallback_share`](Self::fallback_share).
-    #[must_use]
-    pub fn fallback_share(mut self, share: f64) -> Self {
-        self.fallback_share = share;
-        self
-    }
-
-    /// Sets [`start_read_only`](Self::start_read_only).
-    #[must_use]
-    pub fn start_read_only(mut self, allowed: bool) -> Self {
-        self.start_read_only = allowed;
-        self
-    }
-
-    /// Sets [`read_only_transactions_on_replicas`](Self::read_only_transactions_on_replicas).
-    #[must_use]
-    pub fn read_only_transactions_on_replicas(mut self, allowed: bool) -> Self {
-        self.read_only_transactions_on_replicas = allowed;
-        self
-    }
-
-    /// Adds to [`FunctionConfig::allow`].
-    #[must_use]
-    pub fn allow_function(mut self, name: impl Into<String>) -> Self {
-        self.functions.allow.push(name.into());
-        self
-    }
-
-    /// Adds to [`FunctionConfig::deny`].
-    #[must_use]
-    pub fn deny_function(mut self, name: impl Into<String>) -> Self {
-        self.functions.deny.push(name.into());
-        self
-    }
-
-    /// Adds to [`setup_sql`](Self::setup_sql).
-    #[must_use]
-    pub fn setup_sql(mut self, statement: impl Into<String>) -> Self {
-        self.setup_sql.push(statement.into());
-        self
-    }
-
-    /// Sets [`close_timeout`](Self::close_timeout).
-    #[must_use]
-    pub fn close_timeout(mut self, timeout: Duration) -> Self {
-        self.close_timeout = timeout;
-        self
-    }
-}
-
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -367,6 +258,7 @@ impl fmt::Debug for Config {
                 "read_only_transactions_on_replicas",
                 &self.read_only_transactions_on_replicas,
             )
+            .field("consistency", &self.consistency)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)

@@ -1,6 +1,6 @@
 //! The settings by their names, as they are written in URLs and in the environment.
 
-use super::{Config, Policy, duration};
+use super::{Config, Consistency, Policy, WriteScope, duration};
 
 /// The parameters of libpq that `tokio-postgres` knows.
 pub(crate) const LIBPQ: &[&str] = &[
@@ -38,6 +38,10 @@ pub(crate) const POOL: &[&str] = &[
     "fallback_share",
     "start_read_only",
     "read_only_transactions_on_replicas",
+    "consistency",
+    "write_scope",
+    "consistency_wait",
+    "strong_reads_on_replicas",
 ];
 
 /// `name` as a constant, if a connection string may contain it.
@@ -72,6 +76,17 @@ pub(crate) fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), 
         "start_read_only" => config.start_read_only = switch(value)?,
         "read_only_transactions_on_replicas" => {
             config.read_only_transactions_on_replicas = switch(value)?;
+        }
+        "consistency" => {
+            config.consistency.level = value.parse().map_err(|_| Consistency::EXPECTED)?;
+        }
+        "write_scope" => {
+            config.consistency.write_scope =
+                WriteScope::parse(value).ok_or(WriteScope::EXPECTED)?;
+        }
+        "consistency_wait" => config.consistency.wait = length(value)?,
+        "strong_reads_on_replicas" => {
+            config.consistency.strong_reads_on_replicas = switch(value)?;
         }
         _ => return Err("a setting of the pool"),
     }

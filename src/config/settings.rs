@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{DeclaredRole, FunctionConfig, Policy, PoolConfig, statement_count};
+use super::{ConsistencyConfig, DeclaredRole, FunctionConfig, Policy, PoolConfig, statement_count};
 
 /// A checked [`Config`](super::Config).
 #[derive(Clone)]
@@ -19,6 +19,7 @@ pub(crate) struct Settings {
     pub(crate) fallback_share: f64,
     pub(crate) start_read_only: bool,
     pub(crate) read_only_transactions_on_replicas: bool,
+    pub(crate) consistency: ConsistencyConfig,
     pub(crate) functions: FunctionConfig,
     pub(crate) setup_sql: Vec<String>,
     pub(crate) close_timeout: Duration,
@@ -102,6 +103,7 @@ impl fmt::Debug for Settings {
                 "read_only_transactions_on_replicas",
                 &self.read_only_transactions_on_replicas,
             )
+            .field("consistency", &self.consistency)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)

@@ -32,6 +32,7 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
             read_only_transactions_on_replicas: config.read_only_transactions_on_replicas,
             functions: config.functions.clone(),
             setup_sql: config.setup_sql.clone(),
+            consistency: config.consistency.clone(),
             close_timeout: config.close_timeout,
         },
     )

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::ReplicatedConnection;
+use super::reading::Reading;
 use crate::cluster::{Member, Topology};
 use crate::error::Error;
 use crate::node::{Lease, Node, Pooled};
@@ -12,6 +13,8 @@ use crate::routing::{Candidate, select};
 /// What a read that wants a replica gets.
 pub(super) enum Chosen {
     Replica(Arc<Lease>),
+    /// There are usable replicas, and none of them has what the read must see.
+    Unmet,
     /// The primary has to serve it; `fallback` if only for want of a replica.
     Primary {
         reason: RouteReason,
@@ -106,17 +109,21 @@ impl ReplicatedConnection {
 
     /// A replica's connection for a read, or word that the primary has to serve it.
     ///
-    /// Nodes in `avoid` have failed this very read; those that cannot be reached join them.
-    pub(super) async fn replica_lease(&self, avoid: &mut Vec<Arc<Node>>) -> Result<Chosen, Error> {
+    /// Nodes that cannot be reached join those that have failed this very read.
+    pub(super) async fn replica_lease(&self, reading: &mut Reading<'_>) -> Result<Chosen, Error> {
         loop {
             let topology = self
                 .topology_with(|topology| topology.usable_replicas().next().is_some())
                 .await;
-            if let Some(lease) = self.sticky_replica(&topology, avoid) {
+            if let Some(lease) = self.sticky_replica(&topology, reading) {
                 return Ok(Chosen::Replica(lease));
             }
-            let Some(first) = self.pick(&topology, avoid) else {
-                let reason = if avoid.is_empty() {
+            let Some(first) = self.pick(&topology, reading) else {
+                let unmet = |member: &Member| reading.may_try(member);
+                if topology.usable_replicas().any(unmet) {
+                    return Ok(Chosen::Unmet);
+                }
+                let reason = if reading.avoid.is_empty() {
                     RouteReason::NoUsableReplica
                 } else {
                     RouteReason::ReplicaFailed
@@ -133,7 +140,7 @@ impl ReplicatedConnection {
                 });
             }
             let first = Arc::clone(&first.node);
-            if let Some(lease) = self.free_replica(&topology, &first, avoid) {
+            if let Some(lease) = self.free_replica(&topology, &first, reading) {
                 return Ok(Chosen::Replica(self.keep_replica(lease)));
             }
             if self.holds_or_awaits_primary() {
@@ -143,13 +150,13 @@ impl ReplicatedConnection {
                     fallback: false,
                 });
             }
-            let node = with_room(&topology, first, avoid);
+            let node = self.with_room(&topology, first, reading);
             match self.checkout_waiting(&node).await {
                 Ok(pooled) => {
                     let lease = self.lend(Lease::new(pooled, node, None));
                     return Ok(Chosen::Replica(self.keep_replica(lease)));
                 }
-                Err(Error::Connect(_)) => avoid.push(node),
+                Err(Error::Connect(_)) => reading.avoid.push(node),
                 Err(other) => return Err(other),
             }
         }
@@ -157,16 +164,15 @@ impl ReplicatedConnection {
 
     /// The replica of the last read, while it may serve. Statements that run at the same time get
     /// connections of their own where some are free, and share this one where none is.
-    fn sticky_replica(&self, topology: &Topology, avoid: &[Arc<Node>]) -> Option<Arc<Lease>> {
+    fn sticky_replica(&self, topology: &Topology, reading: &Reading<'_>) -> Option<Arc<Lease>> {
         let lease = {
             let mut session = self.session();
             let lease = session.replica.clone()?;
             let usable = lease.is_usable()
                 && !lease.is_abandoned()
-                && !is_in(avoid, lease.node())
                 && topology
                     .member(lease.node())
-                    .is_some_and(Member::is_usable_replica);
+                    .is_some_and(|member| self.qualifies(member, reading));
             if !usable {
                 session.replica = None;
                 return None;
@@ -177,10 +183,10 @@ impl ReplicatedConnection {
             return Some(lease);
         }
         let another = self
-            .pick(topology, avoid)
+            .pick(topology, reading)
             .map(|member| Arc::clone(&member.node))
             .filter(|node| topology.member(node).is_some_and(Member::is_usable_replica))
-            .and_then(|first| self.free_replica(topology, &first, avoid));
+            .and_then(|first| self.free_replica(topology, &first, reading));
         Some(another.unwrap_or(lease))
     }
 
@@ -189,12 +195,13 @@ impl ReplicatedConnection {
         &self,
         topology: &Topology,
         first: &Arc<Node>,
-        avoid: &[Arc<Node>],
+        reading: &Reading<'_>,
     ) -> Option<Arc<Lease>> {
         let others = topology
             .usable_replicas()
+            .filter(|member| self.qualifies(member, reading))
             .map(|member| &member.node)
-            .filter(|node| !Arc::ptr_eq(node, first) && !is_in(avoid, node));
+            .filter(|node| !Arc::ptr_eq(node, first));
         for node in std::iter::once(first).chain(others) {
             if let Some(pooled) = self.checkout_now(node) {
                 return Some(self.lend(Lease::new(pooled, Arc::clone(node), None)));
@@ -204,14 +211,14 @@ impl ReplicatedConnection {
     }
 
     /// The member that the policy chooses for a read; the primary takes part by its weight.
-    fn pick<'t>(&self, topology: &'t Topology, avoid: &[Arc<Node>]) -> Option<&'t Member> {
+    fn pick<'t>(&self, topology: &'t Topology, reading: &Reading<'_>) -> Option<&'t Member> {
         let forced = self.session().forced == Some(NodeKind::Replica);
         let primary = topology.primary().filter(|member| {
-            member.weight() > 0 && !forced && member.is_of_use() && !is_in(avoid, &member.node)
+            member.weight() > 0 && !forced && member.is_of_use() && reading.may_try(member)
         });
         let mut members: Vec<&Member> = topology
             .usable_replicas()
-            .filter(|member| !is_in(avoid, &member.node))
+            .filter(|member| self.qualifies(member, reading))
             .collect();
         if members.is_empty() {
             return None;
@@ -231,6 +238,19 @@ impl ReplicatedConnection {
             .collect();
         let place = select(&candidates, &*self.cluster.policy, &mut rand::random)?;
         members.get(place).copied()
+    }
+
+    /// The node to wait for: `first`, unless its pool is full and another's can still grow.
+    fn with_room(&self, topology: &Topology, first: Arc<Node>, reading: &Reading<'_>) -> Arc<Node> {
+        if first.pool.can_grow() {
+            return first;
+        }
+        let mut others = topology
+            .usable_replicas()
+            .filter(|member| member.node.pool.can_grow() && self.qualifies(member, reading));
+        others
+            .next()
+            .map_or(first, |member| Arc::clone(&member.node))
     }
 
     /// Keeps the connection for the next read, unless that would be holding it while the session
@@ -296,22 +316,6 @@ impl Drop for AwaitingPrimary<'_> {
     fn drop(&mut self) {
         self.0.session().awaiting_primary -= 1;
     }
-}
-
-/// The node to wait for: `first`, unless its pool is full and another's can still grow.
-fn with_room(topology: &Topology, first: Arc<Node>, avoid: &[Arc<Node>]) -> Arc<Node> {
-    if first.pool.can_grow() {
-        return first;
-    }
-    let mut others = topology
-        .usable_replicas()
-        .map(|member| &member.node)
-        .filter(|node| !is_in(avoid, node) && node.pool.can_grow());
-    others.next().map_or(first, Arc::clone)
-}
-
-fn is_in(nodes: &[Arc<Node>], node: &Arc<Node>) -> bool {
-    nodes.iter().any(|other| Arc::ptr_eq(other, node))
 }
 
 fn no_primary(topology: &Topology) -> Error {

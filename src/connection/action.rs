@@ -1,13 +1,14 @@
 //! The three ways in which Diesel sends a statement, as one path sees them.
 
 use std::any::TypeId;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::StreamExt;
 
 use super::stream::RowStream;
+use super::writing::Writing;
 use crate::cluster::Cluster;
 use crate::error::Outcome;
 use crate::node::Lease;
@@ -30,15 +31,28 @@ pub(super) trait Action: Send {
 
     fn send(&self, lease: &Arc<Lease>) -> impl Future<Output = QueryResult<Self::Output>> + Send;
 
-    /// Lets what goes on after this report to the cluster, and tell the caller `outcome` if the
-    /// connection breaks meanwhile.
-    fn reporting(
-        &self,
-        output: Self::Output,
-        _cluster: &Arc<Cluster>,
-        _outcome: Outcome,
-    ) -> Self::Output {
+    /// The statement is at its end, unless it goes on in its output: then that reports.
+    fn reporting(&self, output: Self::Output, report: Report) -> Self::Output {
+        report.acknowledged();
         output
+    }
+}
+
+/// What is to be done when a statement comes to its end.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// Whom to tell of a connection that breaks.
+    pub(super) cluster: Weak<Cluster>,
+    /// What to tell the caller then.
+    pub(super) outcome_if_lost: Outcome,
+    pub(super) writing: Option<Writing>,
+}
+
+impl Report {
+    pub(super) fn acknowledged(self) {
+        if let Some(writing) = self.writing {
+            writing.acknowledged();
+        }
     }
 }
 
@@ -60,8 +74,8 @@ impl Action for Load {
         Some(&mut self.0)
     }
 
-    fn reporting(&self, rows: RowStream, cluster: &Arc<Cluster>, outcome: Outcome) -> RowStream {
-        rows.reporting_to(cluster, outcome)
+    fn reporting(&self, rows: RowStream, report: Report) -> RowStream {
+        rows.reporting_to(report)
     }
 
     async fn send(&self, lease: &Arc<Lease>) -> QueryResult<RowStream> {

@@ -1,18 +1,22 @@
 //! The path of a statement: classify, decide, take a connection, send, and what follows.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use diesel::QueryResult;
 use diesel::connection::InstrumentationEvent;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::ReplicatedConnection;
-use super::acquire::Chosen;
-use super::action::Action;
+use super::action::{Action, Report};
 use super::failure::lost;
+use super::reading::{Reading, Served};
 use super::session::Transaction;
+use super::writing::Writing;
 use crate::classify::{TransactionControl, Verdict};
+use crate::config::Consistency;
 use crate::error::{Error, Outcome};
+use crate::guarantee::Need;
 use crate::node::{Failure, Lease, Node};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, Recovery, recover};
@@ -40,6 +44,9 @@ struct Journey {
     /// The primary serves it because replicas fail.
     fallback: bool,
     only_rolls_back: bool,
+    /// What the node has to have that serves it.
+    need: Need,
+    writing: Option<Writing>,
 }
 
 impl ReplicatedConnection {
@@ -49,9 +56,12 @@ impl ReplicatedConnection {
         if self.cluster.classifier.take_wants_catalog() {
             self.cluster.catalog_wanted();
         }
-        let decision = self
-            .session()
-            .decide(verdict, self.cluster.read_only_transactions_on_replicas);
+        let need = self.need(verdict);
+        let only_rolls_back = only_rolls_back(verdict, action.sql());
+        let (decision, writing) = self.decide(verdict, &need, only_rolls_back);
+        if verdict.sets_for_the_transaction() && mentions_synchronous_commit(action.sql()) {
+            self.session().guarantee.writes_asynchronously();
+        }
         let mut journey = Journey {
             verdict,
             decision,
@@ -59,7 +69,9 @@ impl ReplicatedConnection {
             stale_plans: 0,
             learn: false,
             fallback: false,
-            only_rolls_back: only_rolls_back(verdict, action.sql()),
+            only_rolls_back,
+            need,
+            writing,
         };
         if let Some(end) = self.end_of_lost_transaction(&journey) {
             return Ok(end.map(|()| A::Output::default())?);
@@ -67,14 +79,22 @@ impl ReplicatedConnection {
         loop {
             let (lease, on_replica) = self.lease(&mut journey).await?;
             self.begins(verdict, &lease, on_replica);
+            if let Some(writing) = &mut journey.writing {
+                writing.sent_over(&lease);
+            }
             let result = self.send(action, &lease).await;
             for sql in lease.newly_prepared() {
                 self.record(InstrumentationEvent::cache_query(&sql));
             }
             match result {
                 Ok(output) => {
-                    self.succeeded(&journey, action);
-                    return Ok(action.reporting(output, &self.cluster, outcome_if_lost(&journey)));
+                    self.succeeded(&journey, &lease, action);
+                    let report = Report {
+                        cluster: Arc::downgrade(&self.cluster),
+                        outcome_if_lost: outcome_if_lost(&journey),
+                        writing: journey.writing.take(),
+                    };
+                    return Ok(action.reporting(output, report));
                 }
                 Err(error) => match self.failed(&mut journey, &lease, on_replica, error)? {
                     Next::Retry => {}
@@ -82,6 +102,48 @@ impl ReplicatedConnection {
                 },
             }
         }
+    }
+
+    /// What the node must have that serves the statement: all that the session's reads need.
+    fn need(&self, verdict: Verdict) -> Need {
+        let may_move = verdict.reason == RouteReason::PlainSelect
+            || matches!(
+                verdict.control,
+                Some(TransactionControl::Begin {
+                    read_only: true,
+                    ..
+                })
+            );
+        let session = self.session();
+        if !may_move || session.forced == Some(NodeKind::Replica) || session.transaction.is_some() {
+            return Need::default();
+        }
+        let config = &self.cluster.consistency;
+        let level = session.consistency.unwrap_or(config.level);
+        if level == Consistency::Strong && !config.strong_reads_on_replicas {
+            return Need::primary(RouteReason::Strong);
+        }
+        session
+            .guarantee
+            .need(level, config.write_scope, &self.cluster.board)
+    }
+
+    fn decide(
+        &self,
+        verdict: Verdict,
+        need: &Need,
+        only_rolls_back: bool,
+    ) -> (Decision, Option<Writing>) {
+        let mut session = self.session();
+        let decision = session.decide(
+            verdict,
+            need.only_primary(),
+            self.cluster.read_only_transactions_on_replicas,
+        );
+        let writes =
+            matches!(decision, Decision::Primary(_)) && session.commits(verdict, only_rolls_back);
+        let writing = writes.then(|| Writing::starts(&session.guarantee, &self.cluster.board));
+        (decision, writing)
     }
 
     async fn send<A: Action>(&self, action: &mut A, lease: &Arc<Lease>) -> QueryResult<A::Output> {
@@ -96,27 +158,34 @@ impl ReplicatedConnection {
         if self.cluster.is_over() {
             return Err(Error::Closed);
         }
-        let (lease, kind, reason) = match journey.decision {
-            Decision::TransactionReplica => match self.transaction_lease()? {
-                Some(lease) => (lease, NodeKind::Replica, RouteReason::ReadOnlyTransaction),
-                // It ended while this statement was on its way.
-                None => {
-                    let lease = self.primary_lease(false).await?;
-                    (lease, NodeKind::Primary, RouteReason::ReadOnlyTransaction)
+        let served = match journey.decision {
+            Decision::TransactionReplica => {
+                let reason = RouteReason::ReadOnlyTransaction;
+                match self.transaction_lease()? {
+                    Some(lease) => Served::by_replica(lease, reason),
+                    // It ended while this statement was on its way.
+                    None => Served::by_primary(self.primary_lease(false).await?, reason),
                 }
-            },
+            }
             Decision::Primary(reason) => {
                 let lease = match self.transaction_lease()? {
                     Some(lease) => lease,
                     None => self.primary_lease(journey.fallback).await?,
                 };
-                (lease, NodeKind::Primary, reason)
+                Served::by_primary(lease, reason)
             }
             Decision::Replica { reason, .. } => {
-                self.reading_lease(reason, &mut journey.avoid).await?
+                let reading = Reading {
+                    reason,
+                    avoid: &mut journey.avoid,
+                    need: &mut journey.need,
+                    started: Instant::now(),
+                };
+                self.reading_lease(reading).await?
             }
         };
-        self.note_route(lease.node(), kind, reason);
+        self.note_route(&served);
+        let Served { lease, kind, .. } = served;
         let on_replica = kind == NodeKind::Replica;
         if journey.verdict.session_state {
             if on_replica {
@@ -128,50 +197,21 @@ impl ReplicatedConnection {
         Ok((lease, on_replica))
     }
 
-    /// The connection for a read: a replica's, or the primary's where that is to serve it.
-    async fn reading_lease(
-        &self,
-        reason: RouteReason,
-        avoid: &mut Vec<Arc<Node>>,
-    ) -> Result<(Arc<Lease>, NodeKind, RouteReason), Error> {
-        loop {
-            let (why, fallback) = match self.replica_lease(avoid).await? {
-                Chosen::Replica(lease) => return Ok((lease, NodeKind::Replica, reason)),
-                Chosen::Primary { reason: why, .. } if reason == RouteReason::Forced => {
-                    let nodes = self.cluster.topology().describe();
-                    return Err(match why {
-                        RouteReason::ReplicaBusy => Error::ReplicasBusy { nodes },
-                        _ => Error::NoReplica { nodes },
-                    });
-                }
-                Chosen::Primary { reason, fallback } => (reason, fallback),
-            };
-            match self.primary_lease(fallback).await {
-                Ok(lease) => return Ok((lease, NodeKind::Primary, why)),
-                Err(Error::Connect(error)) if why == RouteReason::PrimaryWeight => {
-                    // It was one of several that could serve; the others still can.
-                    let topology = self.cluster.topology();
-                    let primary = topology.named(&error.node);
-                    avoid.push(Arc::clone(&primary.ok_or(Error::Connect(error))?.node));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// Notes an open transaction before its BEGIN is sent: if the future is dropped while BEGIN
     /// is under way, what follows must not run outside of it.
     fn begins(&self, verdict: Verdict, lease: &Arc<Lease>, on_replica: bool) {
-        if let Some(TransactionControl::Begin { .. }) = verdict.control {
+        if let Some(TransactionControl::Begin { read_only, .. }) = verdict.control {
             self.session().transaction = Some(Transaction {
                 replica: on_replica.then(|| Arc::clone(lease)),
                 begun: false,
+                read_only,
                 _busy: on_replica.then(|| Arc::new(lease.node().busy())),
             });
         }
     }
 
-    fn succeeded<A: Action>(&self, journey: &Journey, action: &A) {
+    fn succeeded<A: Action>(&self, journey: &Journey, lease: &Arc<Lease>, action: &A) {
+        self.note_seen(lease);
         if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
             if let Some(transaction) = &mut self.session().transaction {
                 transaction.begun = true;
@@ -187,6 +227,20 @@ impl ReplicatedConnection {
                 "statement_learned"
             );
             self.cluster.classifier.learn(action.id(), action.sql());
+        }
+    }
+
+    /// Notes what the statement saw, for a session that must never see less.
+    fn note_seen(&self, lease: &Arc<Lease>) {
+        let session = self.session();
+        session.guarantee.answered_over(&lease.wire);
+        let level = session
+            .consistency
+            .unwrap_or(self.cluster.consistency.level);
+        if level == Consistency::Causal {
+            if let Some(member) = self.cluster.topology().member(lease.node()) {
+                session.guarantee.saw_on(&member.progress);
+            }
         }
     }
 
@@ -227,8 +281,12 @@ impl ReplicatedConnection {
             return Ok(Next::Retry);
         }
         self.note_serialization_failure(journey.verdict, &error);
+        let writing = journey.writing.take();
         let cluster = Arc::downgrade(&self.cluster);
         let Some(lost) = lost(&cluster, lease, &failure, outcome_if_lost(journey)) else {
+            if let Some(writing) = writing {
+                writing.refused();
+            }
             return Err(error);
         };
         let ends = journey.verdict.control == Some(TransactionControl::End);
@@ -284,8 +342,12 @@ impl ReplicatedConnection {
             }
             Recovery::Primary { learn } if self.session().forced.is_none() => {
                 journey.learn = learn;
-                // Whatever the replica refused for being read only may well write.
-                self.session().wrote |= learn;
+                if learn {
+                    // Whatever the replica refused for being read only may well write.
+                    let session = self.session();
+                    journey.writing =
+                        Some(Writing::starts(&session.guarantee, &self.cluster.board));
+                }
                 journey.decision = primary(if learn {
                     RouteReason::Learned
                 } else {
@@ -347,6 +409,13 @@ fn outcome_if_lost(journey: &Journey) -> Outcome {
     } else {
         Outcome::Unknown
     }
+}
+
+/// Whether the text may turn `synchronous_commit` off for this session.
+fn mentions_synchronous_commit(sql: &str) -> bool {
+    const NAME: &[u8] = b"synchronous_commit";
+    let found = |window: &[u8]| window.eq_ignore_ascii_case(NAME);
+    sql.as_bytes().windows(NAME.len()).any(found)
 }
 
 fn shortened(sql: &str) -> &str {

@@ -3,9 +3,11 @@
 mod acquire;
 mod action;
 mod cancel;
+mod consistency;
 mod execute;
 mod failure;
 mod notifications;
+mod reading;
 mod route;
 mod scope;
 mod session;
@@ -13,6 +15,7 @@ mod stream;
 mod traits;
 mod transaction_builder;
 mod types;
+mod writing;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,11 +27,12 @@ use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
 
 use crate::cluster::{Cluster, Permit};
 use crate::error::Error;
-use crate::node::{Lease, Node};
+use crate::node::Lease;
 use crate::route::{NodeKind, Route, RouteReason};
 
 pub use cancel::CancelToken;
 use cancel::Running;
+use reading::Served;
 use route::Way;
 pub use scope::Scope;
 use session::Session;
@@ -101,7 +105,7 @@ impl ReplicatedConnection {
     /// ```
     #[doc(alias = "master")]
     pub fn primary(&mut self) -> Scope<'_> {
-        Scope::new(self, NodeKind::Primary)
+        Scope::forced(self, NodeKind::Primary)
     }
 
     /// A view of this connection that sends everything to a replica.
@@ -111,7 +115,7 @@ impl ReplicatedConnection {
     /// this connection has written.
     #[doc(alias = "slave")]
     pub fn replica(&mut self) -> Scope<'_> {
-        Scope::new(self, NodeKind::Replica)
+        Scope::forced(self, NodeKind::Replica)
     }
 
     /// Which node served the last statement, and why that one.
@@ -137,17 +141,13 @@ impl ReplicatedConnection {
             return Err(Error::StillInUse.into());
         }
         self.primary_lease(false).await?.note_lent();
-        let node = {
+        let lease = {
             let mut session = self.session();
             session.pinned = true;
-            session.wrote = true;
-            session
-                .primary
-                .as_ref()
-                .map(|lease| Arc::clone(lease.node()))
+            session.primary.clone()
         };
-        if let Some(node) = node {
-            self.note_route(&node, NodeKind::Primary, RouteReason::Forced);
+        if let Some(lease) = lease {
+            self.note_route(&Served::by_primary(lease, RouteReason::Forced));
         }
         self.session
             .get_mut()
@@ -181,10 +181,16 @@ impl ReplicatedConnection {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note_route(&self, node: &Arc<Node>, kind: NodeKind, reason: RouteReason) {
+    fn note_route(&self, served: &Served) {
+        let node = served.lease.node();
+        let (kind, reason) = (served.kind, served.reason);
         tracing::trace!(target: "diesel_replicated", node = node.name, %kind, %reason, "route");
-        let node = Arc::clone(node);
-        self.session().last_route = Some(Way { node, kind, reason });
+        self.session().last_route = Some(Way {
+            node: Arc::clone(node),
+            kind,
+            reason,
+            waited: served.waited,
+        });
     }
 
     fn record(&self, event: InstrumentationEvent<'_>) {

@@ -1,6 +1,7 @@
 //! The last route of a session, noted for every statement without an allocation.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::node::Node;
 use crate::route::{NodeKind, Route, RouteReason};
@@ -11,6 +12,7 @@ pub(super) struct Way {
     pub(super) node: Arc<Node>,
     pub(super) kind: NodeKind,
     pub(super) reason: RouteReason,
+    pub(super) waited: Duration,
 }
 
 impl Way {
@@ -19,6 +21,7 @@ impl Way {
             node: self.node.name.clone(),
             kind: self.kind,
             reason: self.reason,
+            waited: self.waited,
         }
     }
 }

@@ -3,28 +3,46 @@
 use std::ops::{Deref, DerefMut};
 
 use super::ReplicatedConnection;
+use crate::config::Consistency;
 use crate::route::NodeKind;
 
-/// A [`ReplicatedConnection`] whose statements all go to one kind of node.
+/// A [`ReplicatedConnection`] whose statements all go to one kind of node, or whose reads see what
+/// another level of consistency says.
 ///
 /// It is a connection itself, transactions included, and ends when it is dropped. An open
 /// transaction stays where it is whatever is forced.
 #[derive(Debug)]
 pub struct Scope<'a> {
     connection: &'a mut ReplicatedConnection,
-    outer: Option<NodeKind>,
+    outer: (Option<NodeKind>, Option<Consistency>),
 }
 
 impl<'a> Scope<'a> {
-    pub(super) fn new(connection: &'a mut ReplicatedConnection, kind: NodeKind) -> Self {
-        let outer = connection.session().forced.replace(kind);
+    fn new(connection: &'a mut ReplicatedConnection) -> Self {
+        let outer = {
+            let session = connection.session();
+            (session.forced, session.consistency)
+        };
         Self { connection, outer }
+    }
+
+    pub(super) fn forced(connection: &'a mut ReplicatedConnection, kind: NodeKind) -> Self {
+        let scope = Self::new(connection);
+        scope.connection.session().forced = Some(kind);
+        scope
+    }
+
+    pub(super) fn consistent(connection: &'a mut ReplicatedConnection, level: Consistency) -> Self {
+        let scope = Self::new(connection);
+        scope.connection.session().consistency = Some(level);
+        scope
     }
 }
 
 impl Drop for Scope<'_> {
     fn drop(&mut self) {
-        self.connection.session().forced = self.outer;
+        let mut session = self.connection.session();
+        (session.forced, session.consistency) = self.outer;
     }
 }
 

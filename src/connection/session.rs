@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::route::Way;
 use crate::classify::{TransactionControl, Verdict};
+use crate::config::Consistency;
+use crate::guarantee::Guarantee;
 use crate::node::{Busy, Lease};
-use crate::route::NodeKind;
+use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, SessionView, TransactionView, decide};
 use crate::statement::OidMap;
 
@@ -21,7 +23,10 @@ pub(super) struct Session {
     pub(super) awaiting_primary: usize,
     pub(super) forced: Option<NodeKind>,
     pub(super) pinned: bool,
-    pub(super) wrote: bool,
+    /// What the session has written and seen; other connections may share it.
+    pub(super) guarantee: Arc<Guarantee>,
+    /// What reads must see, if not what the pool says.
+    pub(super) consistency: Option<Consistency>,
     /// The open transaction, or one that has just ended, has changed the catalog.
     pub(super) changed_catalog: bool,
     /// Types as this session sees them, where that may differ from what others see.
@@ -37,6 +42,8 @@ pub(super) struct Transaction {
     /// The server has answered its BEGIN. Until then an idle connection does not mean that it has
     /// ended: BEGIN may still be on its way.
     pub(super) begun: bool,
+    /// Declared so: its COMMIT is no write.
+    pub(super) read_only: bool,
     /// A replica that is to be removed waits for the transactions on it.
     pub(super) _busy: Option<Arc<Busy>>,
 }
@@ -47,6 +54,7 @@ impl Session {
     pub(super) fn decide(
         &mut self,
         verdict: Verdict,
+        only_primary: Option<RouteReason>,
         read_only_transactions_on_replicas: bool,
     ) -> Decision {
         self.notice_transaction_end();
@@ -56,19 +64,11 @@ impl Session {
                 transaction: self.transaction_view(),
                 forced: self.forced,
                 pinned: self.pinned,
-                wrote: self.wrote,
+                only_primary,
                 read_only_transactions_on_replicas,
             },
         );
         if let Decision::Primary(_) = decision {
-            let may_write = matches!(
-                verdict.control,
-                Some(TransactionControl::Begin {
-                    read_only: false,
-                    ..
-                })
-            );
-            self.wrote |= verdict.writes || may_write;
             self.pinned |= verdict.session_state;
         }
         if verdict.session_state || verdict.sets_for_the_transaction() {
@@ -76,6 +76,18 @@ impl Session {
             self.own_types.get_or_insert_default();
         }
         decision
+    }
+
+    /// Whether this commits a write of the session's, if the server accepts it.
+    pub(super) fn commits(&self, verdict: Verdict, only_rolls_back: bool) -> bool {
+        match (verdict.control, &self.transaction) {
+            (Some(TransactionControl::End), Some(open)) if !verdict.writes => {
+                !open.read_only && !only_rolls_back
+            }
+            // What is in a transaction is committed with it, unless the text ends that too.
+            (None, Some(_)) => false,
+            _ => verdict.writes,
+        }
     }
 
     /// The open transaction, also one that was begun in a way that was not seen.
@@ -87,6 +99,7 @@ impl Session {
             self.transaction = unseen.then_some(Transaction {
                 replica: None,
                 begun: true,
+                read_only: false,
                 _busy: None,
             });
         }

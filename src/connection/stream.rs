@@ -2,16 +2,14 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use diesel::QueryResult;
 use diesel_async::{AsyncConnectionCore, AsyncPgConnection};
 use futures_core::Stream;
 
+use super::action::Report;
 use super::failure::lost;
-use crate::cluster::Cluster;
-use crate::error::Outcome;
 use crate::node::Use;
 use crate::statement::Rows;
 
@@ -25,8 +23,8 @@ pub struct RowStream {
     first: Option<Row>,
     rows: Option<Rows>,
     using: Option<Use>,
-    cluster: Weak<Cluster>,
-    outcome_if_lost: Outcome,
+    /// `None` when all is over.
+    report: Option<Report>,
 }
 
 impl RowStream {
@@ -37,21 +35,49 @@ impl RowStream {
             first,
             rows: more.then_some(rows),
             using: more.then_some(using),
-            cluster: Weak::new(),
-            outcome_if_lost: Outcome::Unknown,
+            report: None,
         }
     }
 
-    /// Whom to tell of a connection that breaks while rows are read, and what to tell the caller.
-    pub(super) fn reporting_to(mut self, cluster: &Arc<Cluster>, outcome_if_lost: Outcome) -> Self {
-        self.cluster = Arc::downgrade(cluster);
-        self.outcome_if_lost = outcome_if_lost;
+    /// What to do at the end of the rows.
+    pub(super) fn reporting_to(mut self, mut report: Report) -> Self {
+        if self.rows.is_none() {
+            report.acknowledged();
+        } else {
+            if let Some(writing) = &mut report.writing {
+                writing.answering();
+            }
+            self.report = Some(report);
+        }
         self
     }
 
     fn end(&mut self) {
         self.rows = None;
         self.using = None;
+    }
+
+    /// What the caller is told of an error in the middle of the rows.
+    fn failed(&mut self, error: diesel::result::Error) -> diesel::result::Error {
+        let (Some(using), Some(report)) = (&self.using, self.report.take()) else {
+            return error;
+        };
+        let failure = using.lease().diagnose(&error);
+        match lost(
+            &report.cluster,
+            using.lease(),
+            &failure,
+            report.outcome_if_lost,
+        ) {
+            // What was being written is in doubt.
+            Some(lost) => lost,
+            None => {
+                if let Some(writing) = report.writing {
+                    writing.refused();
+                }
+                error
+            }
+        }
     }
 }
 
@@ -62,8 +88,7 @@ impl Default for RowStream {
             first: None,
             rows: None,
             using: None,
-            cluster: Weak::new(),
-            outcome_if_lost: Outcome::Unknown,
+            report: None,
         }
     }
 }
@@ -81,18 +106,14 @@ impl Stream for RowStream {
         match ready!(rows.as_mut().poll_next(cx)) {
             Some(Ok(row)) => Poll::Ready(Some(Ok(row))),
             Some(Err(error)) => {
-                let error = match &self.using {
-                    Some(using) => {
-                        let failure = using.lease().diagnose(&error);
-                        let outcome = self.outcome_if_lost;
-                        lost(&self.cluster, using.lease(), &failure, outcome).unwrap_or(error)
-                    }
-                    None => error,
-                };
+                let error = self.failed(error);
                 self.end();
                 Poll::Ready(Some(Err(error)))
             }
             None => {
+                if let Some(report) = self.report.take() {
+                    report.acknowledged();
+                }
                 self.end();
                 Poll::Ready(None)
             }

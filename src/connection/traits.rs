@@ -240,7 +240,7 @@ impl PoolableConnection for ReplicatedConnection {
         if test_transaction && session.transaction.is_some() {
             return broken;
         }
-        broken || session.primary.is_some() || session.pinned || session.wrote
+        broken || session.primary.is_some() || session.pinned
     }
 }
 

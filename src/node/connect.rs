@@ -71,11 +71,23 @@ impl Connector {
 
     /// Opens a connection and sets it up, within `connect_timeout`.
     pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
+        self.connect_counted(&self.open).await
+    }
+
+    /// The same for the monitor, whose connection serves no statement and counts for nobody.
+    pub(super) async fn connect_monitor(&self) -> Result<NodeConnection, ConnectError> {
+        self.connect_counted(&Arc::default()).await
+    }
+
+    async fn connect_counted(
+        &self,
+        open: &Arc<AtomicUsize>,
+    ) -> Result<NodeConnection, ConnectError> {
         if self.shutdown.is_cancelled() {
             return Err(self.error(ConnectErrorKind::Retired, "it has left the pool"));
         }
         let limit = self.settings.pool.connect_timeout;
-        let attempt = Box::pin(self.attempt());
+        let attempt = Box::pin(self.attempt(open));
         tokio::time::timeout(limit, attempt)
             .await
             .unwrap_or_else(|_| {
@@ -126,7 +138,7 @@ impl Connector {
         Ok(stream)
     }
 
-    async fn attempt(&self) -> Result<NodeConnection, ConnectError> {
+    async fn attempt(&self, open: &Arc<AtomicUsize>) -> Result<NodeConnection, ConnectError> {
         let socket = self
             .socket()
             .await
@@ -140,7 +152,7 @@ impl Connector {
             .await
             .map_err(|error| ConnectError::from_postgres(self.node(), &error))?;
         let cancel = client.cancel_token();
-        let counter = Counter::new(&self.open);
+        let counter = Counter::start(Arc::clone(open));
         let (driver, notifications) = drive(
             connection,
             Arc::clone(&wire),
@@ -210,6 +222,11 @@ impl Connector {
         Ok(())
     }
 
+    /// A node's monitor could not ask what it has to know.
+    pub(super) fn monitor_failed(&self, error: &diesel::result::Error) -> ConnectError {
+        self.error(ConnectErrorKind::Other, error.to_string())
+    }
+
     fn set_up_failed(&self, wire: &Wire, error: &ConnectionError) -> ConnectError {
         let message = match wire.death() {
             Some(death) => death.message,
@@ -260,9 +277,9 @@ impl fmt::Debug for Connector {
 struct Counter(Arc<AtomicUsize>);
 
 impl Counter {
-    fn new(open: &Arc<AtomicUsize>) -> Self {
+    fn start(open: Arc<AtomicUsize>) -> Self {
         open.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(open))
+        Self(open)
     }
 }
 

@@ -5,6 +5,7 @@ mod connect;
 mod connection;
 mod lease;
 mod manager;
+mod monitor;
 mod pool;
 mod recycle;
 
@@ -20,6 +21,7 @@ pub(crate) use cancel::NodeCancel;
 pub(crate) use connect::{Connector, SetupHook};
 pub(crate) use connection::NodeConnection;
 pub(crate) use lease::{Failure, Lease, Use};
+pub(crate) use monitor::{Facts, Monitor, Place};
 pub(crate) use pool::{NodePool, Pooled};
 
 use crate::config::NodeSettings;

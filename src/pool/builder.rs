@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
-use crate::config::{Config, DeclaredRole, NodeConfig, Policy};
+use crate::config::{Config, ConsistencyConfig, DeclaredRole, NodeConfig, Policy};
 use crate::error::Error;
 use crate::node::SetupHook;
 use crate::routing::LoadBalancingPolicy;
@@ -125,6 +125,13 @@ impl Builder {
     /// Whether transactions that are declared read only run on a replica. Defaults to `false`.
     pub fn read_only_transactions_on_replicas(mut self, on_replicas: bool) -> Self {
         self.config.read_only_transactions_on_replicas = on_replicas;
+        self
+    }
+
+    /// What reads must see: a level, or with it whose writes count as one's own and how long a
+    /// read may wait for a replica. Defaults to [`Consistency::ReadYourWrites`](crate::Consistency).
+    pub fn consistency(mut self, consistency: impl Into<ConsistencyConfig>) -> Self {
+        self.config.consistency = consistency.into();
         self
     }
 

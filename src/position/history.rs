@@ -22,12 +22,14 @@ pub(crate) struct Sample {
     pub(crate) flushed: Lsn,
     /// Up to here the log was written at all: covers those too.
     pub(crate) inserted: Lsn,
+    /// `synchronous_commit` is off where a session does not say otherwise.
+    pub(crate) asynchronous: bool,
 }
 
 impl Sample {
     /// A position that covers every write acknowledged before the sample.
     pub(crate) fn position(&self, asynchronous: bool) -> Position {
-        let lsn = if asynchronous {
+        let lsn = if asynchronous || self.asynchronous {
             self.inserted
         } else {
             self.flushed
@@ -117,6 +119,7 @@ mod tests {
             timeline: 1,
             flushed: Lsn(lsn),
             inserted: Lsn(lsn + 8),
+            asynchronous: false,
         }
     }
 

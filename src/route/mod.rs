@@ -3,6 +3,7 @@
 mod reason;
 
 use std::fmt;
+use std::time::Duration;
 
 pub use reason::RouteReason;
 
@@ -39,6 +40,8 @@ pub struct Route {
     pub kind: NodeKind,
     /// Why it went there.
     pub reason: RouteReason,
+    /// How long it waited for a replica to catch up with what it had to see.
+    pub waited: Duration,
 }
 
 impl fmt::Display for Route {

@@ -30,6 +30,12 @@ pub enum RouteReason {
     Learned,
     /// The session's own last write has not reached a usable replica yet.
     OwnWrite,
+    /// What the session wrote did not survive a failover; only the primary tells what is there.
+    LostWrite,
+    /// No usable replica is known to have data as young as asked for.
+    TooOld,
+    /// The read must see everything that anyone has written.
+    Strong,
     /// No replica was usable.
     NoUsableReplica,
     /// The replica that was tried first failed.
@@ -58,6 +64,9 @@ impl RouteReason {
             Self::UnknownStatement => "unknown_statement",
             Self::Learned => "learned",
             Self::OwnWrite => "own_write",
+            Self::LostWrite => "lost_write",
+            Self::TooOld => "too_old",
+            Self::Strong => "strong",
             Self::NoUsableReplica => "no_usable_replica",
             Self::ReplicaFailed => "replica_failed",
             Self::ReplicaBusy => "replica_busy",

@@ -18,8 +18,8 @@ pub(crate) struct SessionView {
     pub(crate) forced: Option<NodeKind>,
     /// The session has left state on its primary connection.
     pub(crate) pinned: bool,
-    /// The session has written, so that replicas may not have all that it must see.
-    pub(crate) wrote: bool,
+    /// Why no replica can have what the session must see, if so.
+    pub(crate) only_primary: Option<RouteReason>,
     pub(crate) read_only_transactions_on_replicas: bool,
 }
 
@@ -57,13 +57,12 @@ pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
         return Decision::Primary(RouteReason::SessionState);
     }
     if verdict.reason == RouteReason::PlainSelect {
-        return if session.wrote {
-            Decision::Primary(RouteReason::OwnWrite)
-        } else {
-            Decision::Replica {
+        return match session.only_primary {
+            Some(reason) => Decision::Primary(reason),
+            None => Decision::Replica {
                 reason: RouteReason::PlainSelect,
                 may_move: true,
-            }
+            },
         };
     }
     let read_only_transaction = matches!(
@@ -81,7 +80,7 @@ pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
     if alone
         && read_only_transaction
         && session.read_only_transactions_on_replicas
-        && !session.wrote
+        && session.only_primary.is_none()
     {
         return Decision::Replica {
             reason: RouteReason::ReadOnlyTransaction,
@@ -134,7 +133,7 @@ mod tests {
                 transaction,
                 forced,
                 pinned: flags[0],
-                wrote: flags[1],
+                only_primary: flags[1].then_some(RouteReason::OwnWrite),
                 read_only_transactions_on_replicas: flags[2],
             }
         })
@@ -169,7 +168,7 @@ mod tests {
     #[test]
     fn reads_stay_on_the_primary_after_a_write_or_with_state() {
         let wrote = SessionView {
-            wrote: true,
+            only_primary: Some(RouteReason::OwnWrite),
             ..SessionView::default()
         };
         assert_eq!(

@@ -84,8 +84,6 @@ async fn writes_run_on_the_primary_and_are_read_back() {
     assert_eq!(conn.last_route().unwrap().reason, RouteReason::Write);
 
     assert_eq!(count(&mut conn).await, 4);
-    assert_eq!(who(&mut conn).await, "primary");
-    assert_eq!(conn.last_route().unwrap().reason, RouteReason::OwnWrite);
 }
 
 #[tokio::test]
@@ -248,7 +246,7 @@ async fn scopes_force_the_kind_of_node() {
     );
 
     insert("Tony").execute(&mut conn).await.unwrap();
-    assert_eq!(who(&mut conn).await, "primary");
+    assert_eq!(count(&mut conn).await, 4);
     assert_ne!(who(&mut conn.replica()).await, "primary");
     {
         let mut replica = conn.replica();

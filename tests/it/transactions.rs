@@ -240,7 +240,6 @@ async fn raw_transaction_control_is_understood() {
         .await
         .unwrap();
     assert_eq!(count(&mut conn).await, 4);
-    assert_eq!(conn.last_route().unwrap().reason, RouteReason::OwnWrite);
 }
 
 #[tokio::test]

@@ -1,0 +1,254 @@
+//! The task that watches one node's place in the log: seldom, unless somebody waits to know.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+use super::manager::Command;
+use super::topology::{Health, Topology};
+use crate::guarantee::{Board, NewTimeline, Progress};
+use crate::node::{Facts, Monitor, Node, Place};
+use crate::position::{Lsn, Position, Sample};
+use crate::route::NodeKind;
+use crate::wire::ServerRole;
+
+/// How often a node is asked when nobody waits and nothing is written.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// How often the primary is asked, at the most, while writes go on and nobody waits.
+const SPACING: Duration = Duration::from_millis(4);
+
+/// How often a node is asked without a pause when somebody waits; replay takes a fraction of a
+/// millisecond when all is well. Later there is a pause of [`PAUSE`].
+const EAGER: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How long an answer may take. Whoever waits has a bound of their own.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// How long to leave a node alone that could not be asked.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// How often what changes seldom is asked for.
+const IDENTITY: Duration = Duration::from_secs(5);
+
+pub(super) struct Watcher {
+    node: Arc<Node>,
+    progress: Arc<Progress>,
+    board: Arc<Board>,
+    topology: watch::Receiver<Arc<Topology>>,
+    commands: mpsc::WeakSender<Command>,
+    /// Where the node was when it was last seen as a standby.
+    replayed: Lsn,
+    /// Since when somebody waits, counted in questions.
+    eager: u32,
+    identified: Instant,
+}
+
+impl Watcher {
+    pub(super) fn new(
+        node: Arc<Node>,
+        progress: Arc<Progress>,
+        board: Arc<Board>,
+        topology: watch::Receiver<Arc<Topology>>,
+        commands: mpsc::WeakSender<Command>,
+    ) -> Self {
+        Self {
+            node,
+            progress,
+            board,
+            topology,
+            commands,
+            replayed: Lsn(0),
+            eager: 0,
+            identified: Instant::now(),
+        }
+    }
+
+    /// Watches until the node has left the pool.
+    pub(super) async fn run(mut self) {
+        let left = self.node.pool.connector().shutdown.clone();
+        loop {
+            let watching = AssertUnwindSafe(self.watch()).catch_unwind();
+            tokio::select! {
+                () = left.cancelled() => return,
+                watched = watching => if watched.is_err() {
+                    let node = &self.node.name;
+                    tracing::error!(target: "diesel_replicated", node, "task_died");
+                }
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Follows the node until it cannot be asked any more.
+    async fn watch(&mut self) {
+        let node = Arc::clone(&self.node);
+        let up = |topology: &Arc<Topology>| {
+            topology
+                .member(&node)
+                .is_some_and(|member| member.health == Health::Up)
+        };
+        if self.topology.wait_for(up).await.is_err() {
+            // The manager has ended; so will this task.
+            return std::future::pending().await;
+        }
+        let failed = match Monitor::open(&self.node).await {
+            Ok(mut monitor) => {
+                self.identified = Instant::now();
+                self.follow(&mut monitor).await
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::debug!(target: "diesel_replicated", node = self.node.name, cause = failed, "monitor_lost");
+    }
+
+    /// Asks again and again. Returns why it ended.
+    async fn follow(&mut self, monitor: &mut Monitor) -> String {
+        loop {
+            let asked = Instant::now();
+            let upto = self.board.drawn();
+            let question = self.progress.asks();
+            match timeout(ANSWER, monitor.ask()).await {
+                Ok(Ok(Some(facts))) => {
+                    self.note_role(facts);
+                    let timeline = self.new_timeline(monitor, facts).await;
+                    self.publish(monitor, facts, (upto, asked, question), timeline);
+                }
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => return error.to_string(),
+                Err(_) => return format!("no answer within {ANSWER:?}"),
+            }
+            self.pause(asked).await;
+            if !self.progress.is_wanted() && self.identified.elapsed() > IDENTITY {
+                self.identified = Instant::now();
+                match timeout(ANSWER, monitor.identify()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return error.to_string(),
+                    Err(_) => return format!("no answer within {ANSWER:?}"),
+                }
+            }
+        }
+    }
+
+    fn publish(
+        &mut self,
+        monitor: &Monitor,
+        facts: Facts,
+        (upto, asked, question): (u64, Instant, u64),
+        timeline: Option<NewTimeline>,
+    ) {
+        let wire = monitor.wire();
+        match facts.place {
+            Place::Primary {
+                flushed,
+                inserted,
+                asynchronous,
+            } => {
+                if !self.is_primary() {
+                    return;
+                }
+                // What the primary shows may not be on its disk yet.
+                let shown = Position::new(facts.timeline, inserted);
+                self.progress.publish(question, shown, wire);
+                let sample = Sample {
+                    upto,
+                    asked,
+                    timeline: facts.timeline,
+                    flushed,
+                    inserted,
+                    asynchronous,
+                };
+                self.board.publish(facts.cluster, sample, timeline);
+            }
+            Place::Standby { replayed } => {
+                self.replayed = replayed;
+                let cluster = self.board.with(|view| view.cluster);
+                if cluster.is_none_or(|cluster| cluster == facts.cluster) {
+                    let shown = Position::new(facts.timeline, replayed);
+                    self.progress.publish(question, shown, wire);
+                    self.board.tell();
+                }
+            }
+        }
+    }
+
+    /// Until the next question.
+    async fn pause(&mut self, asked: Instant) {
+        if self.progress.is_wanted() {
+            self.eager += 1;
+            if self.eager < EAGER {
+                tokio::task::yield_now().await;
+            } else {
+                sleep(PAUSE).await;
+            }
+            return;
+        }
+        self.eager = 0;
+        let primary = self.is_primary();
+        tokio::select! {
+            () = self.progress.wanted() => {}
+            () = sleep(IDLE) => {}
+            () = self.board.written(), if primary => {
+                let spaced = tokio::time::sleep_until((asked + SPACING).into());
+                tokio::select! {
+                    () = self.progress.wanted() => {}
+                    () = spaced => {}
+                }
+            }
+        }
+    }
+
+    fn is_primary(&self) -> bool {
+        let topology = self.topology.borrow();
+        let primary = topology.primary();
+        primary.is_some_and(|member| Arc::ptr_eq(&member.node, &self.node))
+    }
+
+    /// A node that says it is what the topology does not think has to be looked at.
+    fn note_role(&self, facts: Facts) {
+        let role = match facts.place {
+            Place::Primary { .. } => ServerRole::Primary,
+            Place::Standby { .. } => ServerRole::Standby,
+        };
+        let topology = self.topology.borrow();
+        let known = topology.member(&self.node).and_then(|member| member.role);
+        if known.is_some_and(|known| known != role) {
+            if let Some(commands) = self.commands.upgrade() {
+                let node = Arc::clone(&self.node);
+                let cause = format!("it is a {} now", kind_of(role));
+                let _ = commands.try_send(Command::Suspect { node, cause });
+            }
+        }
+    }
+
+    /// How the log came to be on the timeline that the primary is on, if that is a new one.
+    async fn new_timeline(&self, monitor: &mut Monitor, facts: Facts) -> Option<NewTimeline> {
+        let known = self.board.with(|view| view.forks.current());
+        let is_primary = matches!(facts.place, Place::Primary { .. }) && self.is_primary();
+        if !is_primary || facts.timeline <= known {
+            return None;
+        }
+        if facts.timeline == 1 {
+            return Some(NewTimeline::History(Vec::new()));
+        }
+        match timeout(ANSWER, monitor.timelines(facts.timeline)).await {
+            Ok(Ok(Some(ended))) => Some(NewTimeline::History(ended)),
+            // It may not be read.
+            _ => Some(NewTimeline::Bounds {
+                replayed: self.replayed,
+            }),
+        }
+    }
+}
+
+fn kind_of(role: ServerRole) -> NodeKind {
+    match role {
+        ServerRole::Primary => NodeKind::Primary,
+        ServerRole::Standby => NodeKind::Replica,
+    }
+}

@@ -1,0 +1,192 @@
+//! What a read must see, and how long it may wait for a replica that shows it.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::duration;
+
+/// What a read must see.
+///
+/// Stronger levels cost nothing on the wire while replicas keep up: what is known of their positions
+/// in the log decides, and only when that does not suffice is anybody asked.
+///
+/// ```
+/// use diesel_replicated::{Config, Consistency};
+///
+/// let config = Config::new().consistency(Consistency::Causal);
+/// assert_eq!("causal".parse(), Ok(Consistency::Causal));
+/// assert_eq!(config.consistency.level.to_string(), "causal");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Consistency {
+    /// Whatever any usable replica has. In text: `eventual`.
+    Eventual,
+    /// Data that is at most this old. In text: `bounded_staleness:5s`.
+    ///
+    /// A replica is as old as the moment at which the primary was last seen at the position that the
+    /// replica has reached; clocks of servers play no part. One of which that is not known is not
+    /// used.
+    BoundedStaleness(Duration),
+    /// Everything that the session wrote, or with [`WriteScope::Pool`] everything that was written
+    /// through this pool. In text: `read_your_writes`.
+    #[default]
+    ReadYourWrites,
+    /// As [`ReadYourWrites`](Self::ReadYourWrites), and nothing older than what the session has
+    /// seen already, also when it moves to another node. In text: `causal`.
+    Causal,
+    /// Everything that anyone's commit had acknowledged before the read began. In text: `strong`.
+    Strong,
+}
+
+impl Consistency {
+    /// What [`FromStr`](std::str::FromStr) reads, for errors.
+    pub(crate) const EXPECTED: &'static str =
+        "`eventual`, `bounded_staleness:5s`, `read_your_writes`, `causal` or `strong`";
+}
+
+impl fmt::Display for Consistency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Eventual => f.write_str("eventual"),
+            Self::BoundedStaleness(bound) => {
+                write!(f, "bounded_staleness:{}ms", bound.as_millis())
+            }
+            Self::ReadYourWrites => f.write_str("read_your_writes"),
+            Self::Causal => f.write_str("causal"),
+            Self::Strong => f.write_str("strong"),
+        }
+    }
+}
+
+/// A text that names no [`Consistency`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a level of consistency; expected {}", Consistency::EXPECTED)]
+#[non_exhaustive]
+pub struct InvalidConsistency;
+
+impl std::str::FromStr for Consistency {
+    type Err = InvalidConsistency;
+
+    fn from_str(text: &str) -> Result<Self, InvalidConsistency> {
+        match text.split_once(':') {
+            Some(("bounded_staleness", bound)) => duration::parse(bound)
+                .map(Self::BoundedStaleness)
+                .ok_or(InvalidConsistency),
+            Some(_) => Err(InvalidConsistency),
+            None => match text {
+                "eventual" => Ok(Self::Eventual),
+                "read_your_writes" => Ok(Self::ReadYourWrites),
+                "causal" => Ok(Self::Causal),
+                "strong" => Ok(Self::Strong),
+                _ => Err(InvalidConsistency),
+            },
+        }
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Consistency {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Consistency {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Whose writes a session reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum WriteScope {
+    /// Its own. In text: `session`.
+    #[default]
+    Session,
+    /// Those of every session of this pool: for applications that write with one connection and
+    /// read with the next. In text: `pool`.
+    Pool,
+}
+
+impl WriteScope {
+    /// What [`parse`](Self::parse) reads, for errors.
+    pub(crate) const EXPECTED: &'static str = "`session` or `pool`";
+
+    /// The scope called `text` in a URL or the environment.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        match text {
+            "session" => Some(Self::Session),
+            "pool" => Some(Self::Pool),
+            _ => None,
+        }
+    }
+}
+
+/// What reads must see, and what they may wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct ConsistencyConfig {
+    /// What a read must see where a connection does not say otherwise. Default:
+    /// [`Consistency::ReadYourWrites`].
+    pub level: Consistency,
+    /// Whose writes count as one's own. Default: [`WriteScope::Session`].
+    pub write_scope: WriteScope,
+    /// How long a read waits for a replica to catch up before the primary serves it. Zero does not
+    /// wait. Default: 5 milliseconds.
+    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    pub wait: Duration,
+    /// Whether reads with [`Consistency::Strong`] go to replicas that have reached the position
+    /// which the primary had when the read began. Default: `false`, the primary serves them.
+    pub strong_reads_on_replicas: bool,
+}
+
+impl Default for ConsistencyConfig {
+    fn default() -> Self {
+        Self {
+            level: Consistency::default(),
+            write_scope: WriteScope::default(),
+            wait: Duration::from_millis(5),
+            strong_reads_on_replicas: false,
+        }
+    }
+}
+
+impl From<Consistency> for ConsistencyConfig {
+    fn from(level: Consistency) -> Self {
+        Self {
+            level,
+            ..Self::default()
+        }
+    }
+}
+
+impl ConsistencyConfig {
+    /// Sets [`write_scope`](Self::write_scope).
+    #[must_use]
+    pub fn write_scope(mut self, scope: WriteScope) -> Self {
+        self.write_scope = scope;
+        self
+    }
+
+    /// Sets [`wait`](Self::wait).
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Sets [`strong_reads_on_replicas`](Self::strong_reads_on_replicas).
+    #[must_use]
+    pub fn strong_reads_on_replicas(mut self, on_replicas: bool) -> Self {
+        self.strong_reads_on_replicas = on_replicas;
+        self
+    }
+}

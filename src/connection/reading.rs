@@ -1,0 +1,171 @@
+//! Finding the node for a read: one that shows what the session must see, waited for a little.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ReplicatedConnection;
+use super::acquire::Chosen;
+use crate::cluster::{Member, Topology};
+use crate::error::Error;
+use crate::guarantee::Need;
+use crate::node::{Lease, Node};
+use crate::route::{NodeKind, RouteReason};
+
+/// A read on its way to a node.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    /// Why it goes to a replica, if one can serve it.
+    pub(super) reason: RouteReason,
+    /// Nodes that have failed it.
+    pub(super) avoid: &'a mut Vec<Arc<Node>>,
+    pub(super) need: &'a mut Need,
+    pub(super) started: Instant,
+}
+
+/// Where a statement goes.
+#[derive(Debug)]
+pub(super) struct Served {
+    pub(super) lease: Arc<Lease>,
+    pub(super) kind: NodeKind,
+    pub(super) reason: RouteReason,
+    /// How long it waited for a replica to catch up.
+    pub(super) waited: Duration,
+}
+
+impl Served {
+    pub(super) fn by_primary(lease: Arc<Lease>, reason: RouteReason) -> Self {
+        Self {
+            lease,
+            kind: NodeKind::Primary,
+            reason,
+            waited: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn by_replica(lease: Arc<Lease>, reason: RouteReason) -> Self {
+        Self {
+            kind: NodeKind::Replica,
+            ..Self::by_primary(lease, reason)
+        }
+    }
+}
+
+impl Reading<'_> {
+    /// Whether the node may be tried at all.
+    pub(super) fn may_try(&self, member: &Member) -> bool {
+        let failed = |node: &Arc<Node>| Arc::ptr_eq(node, &member.node);
+        !self.avoid.iter().any(failed)
+    }
+}
+
+impl ReplicatedConnection {
+    /// The connection for a read: a replica's, or the primary's where that is to serve it.
+    pub(super) async fn reading_lease(&self, mut reading: Reading<'_>) -> Result<Served, Error> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let mut chosen = self.replica_lease(&mut reading).await?;
+            if let Chosen::Unmet = chosen {
+                let from = Instant::now();
+                let caught_up = self.caught_up(&mut reading).await;
+                waited += from.elapsed();
+                if caught_up {
+                    continue;
+                }
+                chosen = Chosen::Primary {
+                    reason: reading.need.otherwise(),
+                    fallback: true,
+                };
+            }
+            let (why, fallback) = match chosen {
+                Chosen::Replica(lease) => {
+                    let served = Served::by_replica(lease, reading.reason);
+                    return Ok(Served { waited, ..served });
+                }
+                Chosen::Primary { reason: why, .. } if reading.reason == RouteReason::Forced => {
+                    let nodes = self.cluster.topology().describe();
+                    return Err(match why {
+                        RouteReason::ReplicaBusy => Error::ReplicasBusy { nodes },
+                        _ => Error::NoReplica { nodes },
+                    });
+                }
+                Chosen::Primary { reason, fallback } => (reason, fallback),
+                // The primary took its place above.
+                Chosen::Unmet => (RouteReason::NoUsableReplica, true),
+            };
+            match self.primary_lease(fallback).await {
+                Ok(lease) => {
+                    let served = Served::by_primary(lease, why);
+                    return Ok(Served { waited, ..served });
+                }
+                Err(Error::Connect(error)) if why == RouteReason::PrimaryWeight => {
+                    // It was one of several that could serve; the others still can.
+                    let topology = self.cluster.topology();
+                    let primary = topology.named(&error.node);
+                    let node = Arc::clone(&primary.ok_or(Error::Connect(error))?.node);
+                    reading.avoid.push(node);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether a replica can serve the read now.
+    pub(super) fn qualifies(&self, member: &Member, reading: &Reading<'_>) -> bool {
+        member.is_usable_replica()
+            && reading.may_try(member)
+            && reading
+                .need
+                .is_met_by(&member.progress, &self.cluster.board)
+    }
+
+    /// Waits until a replica can serve the read. `false` if none could in time, or none will.
+    async fn caught_up(&self, reading: &mut Reading<'_>) -> bool {
+        let board = &self.cluster.board;
+        let deadline = reading.started + self.cluster.consistency.wait;
+        if Instant::now() >= deadline {
+            return false;
+        }
+        let topology = self.cluster.topology();
+        let _asked: Vec<_> = self
+            .to_be_asked(&topology, reading)
+            .map(|member| member.progress.want())
+            .collect();
+        let started = Instant::now();
+        loop {
+            // Made before the look, so that no news can be missed.
+            let news = board.news();
+            reading.need.refresh(board);
+            let topology = self.cluster.topology();
+            if topology
+                .usable_replicas()
+                .any(|member| self.qualifies(member, reading))
+            {
+                return true;
+            }
+            if reading.need.is_beyond_primary(board, started) {
+                return false;
+            }
+            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
+            if self.cluster.within(news).await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// The nodes whose answers can end the wait: replicas that may serve, those that the session
+    /// has seen, and the primary, which knows whether there is anything to wait for.
+    fn to_be_asked<'t>(
+        &self,
+        topology: &'t Topology,
+        reading: &Reading<'_>,
+    ) -> impl Iterator<Item = &'t Member> {
+        let asked = |member: &&Member| {
+            let seen = |progress: &Arc<_>| Arc::ptr_eq(progress, &member.progress);
+            member.kind() == Some(NodeKind::Primary)
+                || member.is_usable_replica() && reading.may_try(member)
+                || reading.need.wants_answers().any(seen)
+        };
+        let members: Vec<&Member> = topology.members.iter().filter(asked).collect();
+        members.into_iter()
+    }
+}

@@ -1,0 +1,263 @@
+//! What one session has written and seen, and so what its reads need.
+//!
+//! A session may be several connections, at once or one after the other, in one process or in many:
+//! what belongs together shares a [`Guarantee`].
+
+mod board;
+mod need;
+mod progress;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(crate) use board::{Board, NewTimeline};
+pub(crate) use need::Need;
+pub(crate) use progress::Progress;
+
+use crate::config::{Consistency, WriteScope};
+use crate::position::{Position, Standing};
+use crate::route::RouteReason;
+use crate::wire::Wire;
+
+/// The number of an acknowledged write, counted through the whole pool.
+pub(crate) type Ticket = u64;
+
+/// What one session has written and seen.
+#[derive(Debug, Default)]
+pub(crate) struct Guarantee(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Writes that have been sent and are not answered yet.
+    in_flight: u32,
+    /// Connections on which a write was left behind without waiting for its answer.
+    left: Vec<Left>,
+    /// A connection broke under a write: whether and when it will be committed is not known.
+    in_doubt: bool,
+    /// The last acknowledged write whose position has not been learnt yet.
+    ticket: Option<Ticket>,
+    /// The session writes with `synchronous_commit = off`.
+    asynchronous: bool,
+    written: Option<Position>,
+    seen: Option<Position>,
+    /// What was seen on these nodes is what they showed before they were asked this question.
+    reads: Vec<(Arc<Progress>, u64)>,
+    /// The cluster that the positions belong to, as long as that has not been compared.
+    cluster: Option<u64>,
+    /// What was written there did not survive a failover.
+    lost: Option<Position>,
+}
+
+/// A write that nobody waits for any more.
+#[derive(Debug)]
+struct Left {
+    wire: Arc<Wire>,
+    /// It had reached the server. Otherwise it may still be on its way to the socket, and that
+    /// nothing is owed on the connection says nothing.
+    answering: bool,
+}
+
+impl Guarantee {
+    /// What a session begins with that goes on from elsewhere, on the cluster of this identifier.
+    pub(crate) fn resumed(cluster: u64, written: Option<Position>, seen: Option<Position>) -> Self {
+        Self(Mutex::new(State {
+            written,
+            seen,
+            cluster: Some(cluster),
+            ..State::default()
+        }))
+    }
+
+    /// A write is about to be sent.
+    pub(crate) fn write_starts(&self) {
+        self.state().in_flight += 1;
+    }
+
+    /// A write was answered, after which `ticket` was drawn.
+    pub(crate) fn write_acknowledged(&self, ticket: Ticket) {
+        let mut state = self.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        state.ticket = state.ticket.max(Some(ticket));
+    }
+
+    /// A write's answer is not waited for any more; `answering` if it had begun to come.
+    pub(crate) fn write_left(&self, wire: &Arc<Wire>, answering: bool) {
+        let mut state = self.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+        state.left.push(Left {
+            wire: Arc::clone(wire),
+            answering,
+        });
+    }
+
+    /// Something that was sent later over this connection was answered, so that everything before
+    /// it has been.
+    pub(crate) fn answered_over(&self, wire: &Arc<Wire>) {
+        for left in &mut self.state().left {
+            left.answering |= Arc::ptr_eq(&left.wire, wire);
+        }
+    }
+
+    /// A write was never sent.
+    pub(crate) fn write_never_sent(&self) {
+        let mut state = self.state();
+        state.in_flight = state.in_flight.saturating_sub(1);
+    }
+
+    /// The session has turned `synchronous_commit` off, or may have.
+    pub(crate) fn writes_asynchronously(&self) {
+        self.state().asynchronous = true;
+    }
+
+    /// What a read of this session needs that begins now.
+    pub(crate) fn need(&self, level: Consistency, scope: WriteScope, board: &Board) -> Need {
+        match level {
+            Consistency::Eventual => return Need::default(),
+            Consistency::BoundedStaleness(bound) => return Need::no_older_than(bound),
+            Consistency::Strong => return Need::of_now(),
+            Consistency::ReadYourWrites | Consistency::Causal => {}
+        }
+        let mut state = self.state();
+        if let Some(reason) = state.settle(board) {
+            return Need::primary(reason);
+        }
+        let mut need = Need::unless(RouteReason::OwnWrite);
+        let others = match scope {
+            WriteScope::Pool => Some(board.drawn()).filter(|drawn| *drawn > 0),
+            WriteScope::Session => None,
+        };
+        if let Some(ticket) = state.ticket.max(others) {
+            need.awaits(ticket, state.asynchronous);
+        }
+        if let Some(written) = state.written {
+            need.covers(written);
+        }
+        if level == Consistency::Causal {
+            if let Some(seen) = state.seen {
+                need.covers(seen);
+            }
+            need.follows(state.reads.clone());
+        }
+        need.refresh(board);
+        need
+    }
+
+    /// What was written and seen as far as that is known now, and what is still to be learnt.
+    pub(crate) fn positions(&self, board: &Board) -> Positions {
+        let mut state = self.state();
+        let _ = state.settle(board);
+        Positions {
+            written: state.written,
+            seen: state.seen,
+            ticket: state.ticket,
+            reads: state.reads.clone(),
+        }
+    }
+
+    /// A read has seen what a replica shows.
+    pub(crate) fn saw_on(&self, progress: &Arc<Progress>) {
+        let question = progress.next_question();
+        let mut state = self.state();
+        let known = state
+            .reads
+            .iter_mut()
+            .find(|(other, _)| Arc::ptr_eq(other, progress));
+        match known {
+            Some((_, asked)) => *asked = question,
+            None => state.reads.push((Arc::clone(progress), question)),
+        }
+    }
+
+    /// What the session wrote and what did not survive a failover, if that has happened.
+    pub(crate) fn lost(&self) -> Option<Position> {
+        self.state().lost
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is known of a session's positions, and what is not.
+#[derive(Clone, Debug)]
+pub(crate) struct Positions {
+    pub(crate) written: Option<Position>,
+    pub(crate) seen: Option<Position>,
+    /// The position of the last write will be known when the primary has been asked.
+    pub(crate) ticket: Option<Ticket>,
+    /// What was seen last will be known when these have been asked.
+    pub(crate) reads: Vec<(Arc<Progress>, u64)>,
+}
+
+impl State {
+    /// Learns what can be learnt by now. Tells why only the primary can serve, if so.
+    fn settle(&mut self, board: &Board) -> Option<RouteReason> {
+        self.settle_left(board);
+        if let Some(cluster) = self.cluster {
+            match board.with(|view| view.cluster) {
+                None => return Some(RouteReason::OwnWrite),
+                Some(here) => {
+                    self.cluster = None;
+                    if here != cluster {
+                        tracing::debug!(target: "diesel_replicated", cluster, here, "token_ignored");
+                        (self.written, self.seen) = (None, None);
+                    }
+                }
+            }
+        }
+        self.learn(board);
+        self.fence(board);
+        if self.lost.is_some() {
+            return Some(RouteReason::LostWrite);
+        }
+        let unknown = self.in_flight > 0 || !self.left.is_empty() || self.in_doubt;
+        unknown.then_some(RouteReason::OwnWrite)
+    }
+
+    /// Sees what became of writes that were left.
+    fn settle_left(&mut self, board: &Board) {
+        let left = self.left.len();
+        let mut in_doubt = self.in_doubt;
+        self.left.retain(|Left { wire, answering }| {
+            let (answered, closed) = (wire.is_answered(), wire.is_closed());
+            in_doubt |= closed && !answered;
+            !closed && !(answered && *answering)
+        });
+        self.in_doubt = in_doubt;
+        if self.left.len() < left {
+            self.ticket = Some(board.draw());
+        }
+    }
+
+    /// Turns what is to be learnt into positions where nodes have been asked since.
+    fn learn(&mut self, board: &Board) {
+        let position = self
+            .ticket
+            .and_then(|ticket| board.covering(ticket, self.asynchronous));
+        if let Some(position) = position {
+            self.ticket = None;
+            self.written = Some(self.written.map_or(position, |known| known.max(position)));
+        }
+        let mut seen = self.seen;
+        self.reads.retain(|(progress, question)| {
+            let answer = progress.answered(*question);
+            seen = match (seen, answer) {
+                (Some(seen), Some(answer)) => Some(seen.max(answer)),
+                (seen, answer) => seen.or(answer),
+            };
+            answer.is_none()
+        });
+        self.seen = seen;
+    }
+
+    /// A position beyond a fork cannot be reached by anyone, and must not be compared.
+    fn fence(&mut self, board: &Board) {
+        let is_lost = |position: &Position| board.standing(*position) == Standing::Lost;
+        if let Some(lost) = self.written.filter(is_lost) {
+            tracing::warn!(target: "diesel_replicated", position = %lost, "write_lost");
+            self.written = None;
+            self.lost = Some(lost);
+        }
+        // What was seen and is gone: there is nothing left to be consistent with.
+        self.seen = self.seen.filter(|seen| !is_lost(seen));
+    }
+}

@@ -1,0 +1,165 @@
+//! What one read needs of the node that serves it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Board, Progress, Ticket};
+use crate::position::Position;
+use crate::route::RouteReason;
+
+/// What one read needs of the node that serves it. The default is nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Need {
+    /// Only the primary can serve, for this reason.
+    primary: Option<RouteReason>,
+    /// Why the primary serves if no replica can.
+    otherwise: Option<RouteReason>,
+    /// Everything up to these.
+    positions: [Option<Position>; 2],
+    /// A write whose position is not known yet.
+    ticket: Option<(Ticket, bool)>,
+    /// What the primary has at this moment.
+    since: Option<Instant>,
+    /// Nothing older than this.
+    age: Option<Duration>,
+    /// What these nodes had shown before they were asked this question.
+    reads: Vec<(Arc<Progress>, u64)>,
+}
+
+impl Need {
+    pub(crate) fn primary(reason: RouteReason) -> Self {
+        Self {
+            primary: Some(reason),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn unless(reason: RouteReason) -> Self {
+        Self {
+            otherwise: Some(reason),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn no_older_than(age: Duration) -> Self {
+        Self {
+            age: Some(age),
+            ..Self::unless(RouteReason::TooOld)
+        }
+    }
+
+    /// All that was acknowledged to anyone until now.
+    pub(super) fn of_now() -> Self {
+        Self {
+            since: Some(Instant::now()),
+            ..Self::unless(RouteReason::Strong)
+        }
+    }
+
+    pub(super) fn covers(&mut self, position: Position) {
+        let [first, second] = &mut self.positions;
+        match first {
+            None => *first = Some(position),
+            Some(first) if first.timeline == position.timeline => *first = first.max(position),
+            Some(_) => *second = Some(second.map_or(position, |second| second.max(position))),
+        }
+    }
+
+    pub(super) fn awaits(&mut self, ticket: Ticket, asynchronous: bool) {
+        self.ticket = Some((ticket, asynchronous));
+    }
+
+    pub(super) fn follows(&mut self, reads: Vec<(Arc<Progress>, u64)>) {
+        self.reads = reads;
+    }
+
+    /// Why only the primary can serve, if so.
+    pub(crate) fn only_primary(&self) -> Option<RouteReason> {
+        self.primary
+    }
+
+    /// Why the primary serves, if no replica meets this in time.
+    pub(crate) fn otherwise(&self) -> RouteReason {
+        self.otherwise.unwrap_or(RouteReason::NoUsableReplica)
+    }
+
+    /// Whether any replica can serve.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.primary.is_none() && self.otherwise.is_none()
+            || self.primary.is_none()
+                && self.positions == [None, None]
+                && self.ticket.is_none()
+                && self.since.is_none()
+                && self.age.is_none()
+                && self.reads.is_empty()
+    }
+
+    /// Nodes that have to be asked what they had shown.
+    pub(crate) fn wants_answers(&self) -> impl Iterator<Item = &Arc<Progress>> {
+        self.reads.iter().map(|(progress, _)| progress)
+    }
+
+    /// Puts positions in the place of what has been learnt by now.
+    pub(crate) fn refresh(&mut self, board: &Board) {
+        if let Some((ticket, asynchronous)) = self.ticket {
+            if let Some(position) = board.covering(ticket, asynchronous) {
+                self.ticket = None;
+                self.covers(position);
+            }
+        }
+        if let Some(moment) = self.since {
+            if let Some(position) = board.asked_since(moment) {
+                self.since = None;
+                self.covers(position);
+            }
+        }
+        for (progress, question) in std::mem::take(&mut self.reads) {
+            match progress.answered(question) {
+                Some(position) => self.covers(position),
+                None => self.reads.push((progress, question)),
+            }
+        }
+    }
+
+    /// Whether a node with this progress can serve. Comes after [`Need::refresh`].
+    pub(crate) fn is_met_by(&self, progress: &Arc<Progress>, board: &Board) -> bool {
+        if self.is_nothing() {
+            return true;
+        }
+        let unknown = self.primary.is_some() || self.ticket.is_some() || self.since.is_some();
+        // What was seen on a node, the same node shows.
+        let elsewhere = |(other, _): &(Arc<Progress>, u64)| !Arc::ptr_eq(other, progress);
+        if unknown || self.reads.iter().any(elsewhere) {
+            return false;
+        }
+        let wanted = self.positions.iter().flatten();
+        if self.age.is_none() && wanted.clone().next().is_none() {
+            return true;
+        }
+        let Some(replayed) = progress.position() else {
+            return false;
+        };
+        board.with(|view| {
+            let young = self.age.is_none_or(|age| {
+                let known = view.history.age(replayed, Instant::now());
+                known.is_some_and(|known| known <= age)
+            });
+            young
+                && wanted
+                    .clone()
+                    .all(|wanted| view.forks.covers(replayed, *wanted))
+        })
+    }
+
+    /// Whether waiting is in vain: the primary itself, asked after `moment`, is not that far.
+    pub(crate) fn is_beyond_primary(&self, board: &Board, moment: Instant) -> bool {
+        let Some(primary) = board.asked_since(moment) else {
+            return false;
+        };
+        let beyond = |wanted: &Position| {
+            wanted.timeline > primary.timeline
+                || wanted.timeline == primary.timeline && wanted.lsn > primary.lsn
+        };
+        self.positions.iter().flatten().any(beyond)
+    }
+}
