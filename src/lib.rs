@@ -16,6 +16,7 @@ mod routing;
 mod statement;
 #[cfg(all(feature = "testing", unix))]
 pub mod testing;
+mod token;
 mod wire;
 
 pub use config::{
@@ -31,3 +32,6 @@ pub use pool::{Builder, NodeHealth, NodeState, PoolState, ReplicatedPool};
 pub use position::{InvalidLsn, Lsn, Position};
 pub use route::{NodeKind, Route, RouteReason};
 pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
+pub use token::{InvalidToken, SessionToken};
+#[cfg(feature = "signed")]
+pub use token::{TokenKeys, WeakKey};
