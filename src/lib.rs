@@ -28,7 +28,7 @@ pub use connection::{CancelToken, ReplicatedConnection, RowStream, Scope, Transa
 pub use error::{
     ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, SqlState,
 };
-pub use pool::{Builder, NodeHealth, NodeState, PoolState, ReplicatedPool};
+pub use pool::{Builder, NodeHealth, NodeState, PoolState, ReplicatedPool, Session};
 pub use position::{InvalidLsn, Lsn, Position};
 pub use route::{NodeKind, Route, RouteReason};
 pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};

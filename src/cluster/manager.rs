@@ -14,12 +14,10 @@ use super::backoff::{FORGIVEN_AFTER, delay};
 use super::catalog;
 use super::refresh::{self, Refresh};
 use super::topology::{Health, Member, Topology};
-use super::watcher::Watcher;
 use crate::classify::{Catalog, Classifier};
 use crate::error::{ConnectError, ConnectErrorKind, Error};
 use crate::guarantee::Board;
 use crate::node::Node;
-use crate::route::NodeKind;
 use crate::wire::ServerRole;
 
 /// How long loading the catalog may take.
@@ -58,8 +56,8 @@ enum Finding {
 }
 
 /// How a node has fared.
-struct Record {
-    node: Arc<Node>,
+pub(super) struct Record {
+    pub(super) node: Arc<Node>,
     failures: u32,
     last_failure: Instant,
     probing: bool,
@@ -76,16 +74,16 @@ pub(super) struct Parts {
 }
 
 pub(crate) struct Manager {
-    publish: watch::Sender<Arc<Topology>>,
+    pub(super) publish: watch::Sender<Arc<Topology>>,
     messages: mpsc::Receiver<Command>,
-    commands: mpsc::WeakSender<Command>,
+    pub(super) commands: mpsc::WeakSender<Command>,
     stop: CancellationToken,
     classifier: Arc<Classifier>,
-    board: Arc<Board>,
+    pub(super) board: Arc<Board>,
     /// One for each node. They end with their node, or with the manager.
-    watchers: JoinSet<()>,
+    pub(super) watchers: JoinSet<()>,
     tasks: JoinSet<Finding>,
-    records: Vec<Record>,
+    pub(super) records: Vec<Record>,
     catalog: Refresh,
     catalog_due: Option<Instant>,
 }
@@ -242,7 +240,7 @@ impl Manager {
         tracing::error!(target: "diesel_replicated", %error, "task_died");
     }
 
-    fn probe(&mut self, node: &Arc<Node>, pause: Duration) {
+    pub(super) fn probe(&mut self, node: &Arc<Node>, pause: Duration) {
         if !self.is_member(node) {
             return;
         }
@@ -262,54 +260,6 @@ impl Manager {
             });
             Finding::Probe(node, answer)
         });
-    }
-
-    fn watch(&mut self, member: &Member) {
-        let watcher = Watcher::new(
-            Arc::clone(&member.node),
-            Arc::clone(&member.progress),
-            Arc::clone(&self.board),
-            self.publish.subscribe(),
-            self.commands.clone(),
-        );
-        self.watchers.spawn(watcher.run());
-    }
-
-    fn add(&mut self, member: Member) -> Result<(), Error> {
-        let node = Arc::clone(&member.node);
-        if self.publish.borrow().named(&node.name).is_some() {
-            return Err(Error::DuplicateNode {
-                name: node.name.clone(),
-            });
-        }
-        self.watch(&member);
-        self.publish(|topology| topology.changed(|members| members.push(member)));
-        self.probe(&node, Duration::ZERO);
-        Ok(())
-    }
-
-    fn remove(&mut self, name: &str) -> Result<Arc<Node>, Error> {
-        let topology = Arc::clone(&self.publish.borrow());
-        let member = find(&topology, name)?;
-        if member.kind() == Some(NodeKind::Primary) {
-            return Err(Error::IsPrimary {
-                name: name.to_owned(),
-            });
-        }
-        let node = Arc::clone(&member.node);
-        self.records
-            .retain(|record| !Arc::ptr_eq(&record.node, &node));
-        self.publish(|topology| {
-            topology.changed(|members| members.retain(|other| !Arc::ptr_eq(&other.node, &node)))
-        });
-        Ok(node)
-    }
-
-    fn set_weight(&mut self, name: &str, weight: u32) -> Result<(), Error> {
-        let topology = Arc::clone(&self.publish.borrow());
-        let node = Arc::clone(&find(&topology, name)?.node);
-        self.change(&node, |member| member.set_weight = Some(weight));
-        Ok(())
     }
 
     fn record(&mut self, node: &Arc<Node>) -> &mut Record {
@@ -374,11 +324,11 @@ impl Manager {
         self.load_wanted_catalog();
     }
 
-    fn change(&self, node: &Arc<Node>, change: impl FnOnce(&mut Member)) {
+    pub(super) fn change(&self, node: &Arc<Node>, change: impl FnOnce(&mut Member)) {
         self.publish(|topology| topology.with(node, change));
     }
 
-    fn publish(&self, next: impl FnOnce(&Topology) -> Topology) {
+    pub(super) fn publish(&self, next: impl FnOnce(&Topology) -> Topology) {
         self.publish
             .send_modify(|topology| *topology = Arc::new(next(topology)));
     }
@@ -400,11 +350,4 @@ async fn at(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-fn find<'a>(topology: &'a Topology, name: &str) -> Result<&'a Member, Error> {
-    topology.named(name).ok_or_else(|| Error::UnknownNode {
-        name: name.to_owned(),
-        nodes: topology.describe(),
-    })
 }

@@ -6,6 +6,7 @@ mod backoff;
 mod catalog;
 mod handle;
 mod manager;
+mod membership;
 mod oids;
 mod refresh;
 mod registry;

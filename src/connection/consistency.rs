@@ -1,8 +1,14 @@
 //! What the reads of one connection must see, set and asked.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use super::{ReplicatedConnection, Scope};
+use crate::cluster::Cluster;
 use crate::config::Consistency;
+use crate::guarantee::{Guarantee, Progress};
 use crate::position::Position;
+use crate::token::SessionToken;
 
 impl ReplicatedConnection {
     /// What the reads of this connection must see.
@@ -33,6 +39,13 @@ impl ReplicatedConnection {
         Scope::consistent(self, level)
     }
 
+    /// What this session has written and seen until now, for whoever goes on with it. See
+    /// [`Session::token`](crate::Session::token).
+    pub async fn session_token(&self) -> SessionToken {
+        let guarantee = Arc::clone(&self.session().guarantee);
+        token_of(&self.cluster, &guarantee).await
+    }
+
     /// The position of a write of this session that did not survive a failover, if there is one.
     ///
     /// The primary that acknowledged it died before the one that followed had received it. Reads
@@ -43,4 +56,36 @@ impl ReplicatedConnection {
         let session = self.session();
         session.guarantee.lost()
     }
+}
+
+/// The token of a session. What is not known yet is asked for, and waited for as long as a read
+/// would wait.
+pub(crate) async fn token_of(cluster: &Arc<Cluster>, guarantee: &Guarantee) -> SessionToken {
+    let board = &cluster.board;
+    let deadline = Instant::now() + cluster.consistency.wait;
+    let mut known = guarantee.positions(board);
+    let topology = cluster.topology();
+    let primary = topology.primary().map(|member| &member.progress);
+    let asked = known.reads.iter().chain(primary.filter(|_| known.unknown));
+    let _asked: Vec<_> = asked.map(Progress::want).collect();
+    while known.unknown || !known.reads.is_empty() {
+        // Made before the look, so that no news can be missed.
+        let news = board.news();
+        known = guarantee.positions(board);
+        let news = async { tokio::time::timeout_at(deadline.into(), news).await };
+        if (known.unknown || !known.reads.is_empty()) && cluster.within(news).await.is_err() {
+            break;
+        }
+    }
+    let written = if known.unknown {
+        Some(Position::SOMEWHERE)
+    } else {
+        known.written
+    };
+    let seen = if known.reads.is_empty() {
+        known.seen
+    } else {
+        Some(Position::SOMEWHERE)
+    };
+    SessionToken::new(known.cluster.unwrap_or_default(), written, seen)
 }

@@ -27,11 +27,13 @@ use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
 
 use crate::cluster::{Cluster, Permit};
 use crate::error::Error;
+use crate::guarantee::Guarantee;
 use crate::node::Lease;
 use crate::route::{NodeKind, Route, RouteReason};
 
 pub use cancel::CancelToken;
 use cancel::Running;
+pub(crate) use consistency::token_of;
 use reading::Served;
 use route::Way;
 pub use scope::Scope;
@@ -78,11 +80,14 @@ pub struct ReplicatedConnection {
 
 impl ReplicatedConnection {
     /// A connection that has touched no server yet.
-    pub(crate) fn new(cluster: Arc<Cluster>) -> Result<Self, Error> {
+    pub(crate) fn new(cluster: Arc<Cluster>, guarantee: Arc<Guarantee>) -> Result<Self, Error> {
         let permit = cluster.tracker.admit().ok_or(Error::Closed)?;
         Ok(Self {
             cluster,
-            session: Mutex::default(),
+            session: Mutex::new(Session {
+                guarantee,
+                ..Session::default()
+            }),
             running: Arc::default(),
             checkout: tokio::sync::Mutex::default(),
             transaction: AnsiTransactionManager::default(),

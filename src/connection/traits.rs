@@ -157,7 +157,7 @@ impl AsyncConnection for ReplicatedConnection {
         let mut instrumentation = diesel::connection::DynInstrumentation::default_instrumentation();
         instrumentation.on_connection_event(InstrumentationEvent::start_establish_connection(&url));
         let connection = match shared(database_url).await {
-            Ok(cluster) => Self::new(cluster),
+            Ok(cluster) => Self::new(cluster, std::sync::Arc::default()),
             Err(error) => Err(error),
         };
         let connection = connection.map_err(Into::into);

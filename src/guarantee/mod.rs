@@ -35,6 +35,9 @@ struct State {
     in_doubt: bool,
     /// The last acknowledged write whose position has not been learnt yet.
     ticket: Option<Ticket>,
+    /// The session was handed over before the position of its last write was known: one that is
+    /// learnt from now on covers it.
+    draws: bool,
     /// The session writes with `synchronous_commit = off`.
     asynchronous: bool,
     written: Option<Position>,
@@ -60,8 +63,10 @@ impl Guarantee {
     /// What a session begins with that goes on from elsewhere, on the cluster of this identifier.
     pub(crate) fn resumed(cluster: u64, written: Option<Position>, seen: Option<Position>) -> Self {
         Self(Mutex::new(State {
-            written,
-            seen,
+            draws: written.is_some_and(Position::is_somewhere)
+                || seen.is_some_and(Position::is_somewhere),
+            written: written.filter(|written| !written.is_somewhere()),
+            seen: seen.filter(|seen| !seen.is_somewhere()),
             cluster: Some(cluster),
             ..State::default()
         }))
@@ -144,12 +149,17 @@ impl Guarantee {
     /// What was written and seen as far as that is known now, and what is still to be learnt.
     pub(crate) fn positions(&self, board: &Board) -> Positions {
         let mut state = self.state();
-        let _ = state.settle(board);
+        let unknown = state.settle(board).is_some() && state.lost.is_none();
         Positions {
+            cluster: board.with(|view| view.cluster),
             written: state.written,
             seen: state.seen,
-            ticket: state.ticket,
-            reads: state.reads.clone(),
+            unknown: unknown || state.ticket.is_some(),
+            reads: state
+                .reads
+                .iter()
+                .map(|(read, _)| Arc::clone(read))
+                .collect(),
         }
     }
 
@@ -180,12 +190,13 @@ impl Guarantee {
 /// What is known of a session's positions, and what is not.
 #[derive(Clone, Debug)]
 pub(crate) struct Positions {
+    pub(crate) cluster: Option<u64>,
     pub(crate) written: Option<Position>,
     pub(crate) seen: Option<Position>,
-    /// The position of the last write will be known when the primary has been asked.
-    pub(crate) ticket: Option<Ticket>,
+    /// There is a write whose position is not known, perhaps until the primary has been asked.
+    pub(crate) unknown: bool,
     /// What was seen last will be known when these have been asked.
-    pub(crate) reads: Vec<(Arc<Progress>, u64)>,
+    pub(crate) reads: Vec<Arc<Progress>>,
 }
 
 impl State {
@@ -204,6 +215,9 @@ impl State {
                 }
             }
         }
+        if std::mem::take(&mut self.draws) {
+            self.ticket = Some(board.draw());
+        }
         self.learn(board);
         self.fence(board);
         if self.lost.is_some() {
@@ -220,7 +234,7 @@ impl State {
         self.left.retain(|Left { wire, answering }| {
             let (answered, closed) = (wire.is_answered(), wire.is_closed());
             in_doubt |= closed && !answered;
-            !closed && !(answered && *answering)
+            !(closed || answered && *answering)
         });
         self.in_doubt = in_doubt;
         if self.left.len() < left {

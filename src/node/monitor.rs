@@ -145,7 +145,8 @@ impl Monitor {
             timeline.and_then(|text| u32::from_str_radix(&text, 16).ok())
         };
         Ok(Some(Facts {
-            cluster: self.identity.cluster.cast_unsigned(),
+            // PostgreSQL's integers have signs; the identifier has none.
+            cluster: u64::from_ne_bytes(self.identity.cluster.to_ne_bytes()),
             timeline: timeline.map_or(known, |timeline: u32| timeline.max(known)),
             place,
         }))

@@ -1,6 +1,7 @@
 //! What the application holds: the pool of a whole cluster.
 
 mod builder;
+mod session;
 mod state;
 
 use std::fmt;
@@ -13,8 +14,10 @@ use crate::cluster::Cluster;
 use crate::config::{Config, NodeConfig, check_replica, check_weight};
 use crate::connection::ReplicatedConnection;
 use crate::error::Error;
+use crate::token::SessionToken;
 
 pub use builder::Builder;
+pub use session::Session;
 pub use state::{NodeHealth, NodeState, PoolState};
 
 /// A pool over one primary and its replicas; put it where a Diesel pool was.
@@ -64,17 +67,40 @@ impl ReplicatedPool {
     /// Hands out a connection.
     ///
     /// This touches no server and waits for nothing; the statements of the connection do, each
-    /// for what it needs.
+    /// for what it needs. Within [`Session::scope`] it belongs to that session, else it is a session
+    /// of its own.
     ///
     /// # Errors
     ///
     /// [`Error::Closed`] after [`ReplicatedPool::close`].
-    #[expect(
-        clippy::unused_async,
-        reason = "as in other pools, so that one can be swapped for the other"
-    )]
     pub async fn get(&self) -> Result<ReplicatedConnection, Error> {
-        ReplicatedConnection::new(Arc::clone(&self.cluster))
+        match Session::ambient(&self.cluster) {
+            Some(session) => session.get().await,
+            None => ReplicatedConnection::new(Arc::clone(&self.cluster), Arc::default()),
+        }
+    }
+
+    /// Hands out a connection that goes on with the session of `token`: its reads see what that
+    /// session wrote, and with [`Consistency::Causal`](crate::Consistency) nothing older than what
+    /// it saw. A token of another cluster is ignored.
+    ///
+    /// # Errors
+    ///
+    /// As [`ReplicatedPool::get`].
+    pub async fn get_with(&self, token: &SessionToken) -> Result<ReplicatedConnection, Error> {
+        self.resume(token).get().await
+    }
+
+    /// Begins a session that several connections share.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session::new(&self.cluster)
+    }
+
+    /// Goes on with the session of `token`.
+    #[must_use]
+    pub fn resume(&self, token: &SessionToken) -> Session {
+        Session::resumed(&self.cluster, token)
     }
 
     /// What is known of the nodes and their pools now.

@@ -28,6 +28,14 @@ impl Position {
         Self { timeline, lsn }
     }
 
+    /// Stands for the place of a write of which only the time is known: it is later than all that
+    /// is known, and whoever meets it has to ask.
+    pub(crate) const SOMEWHERE: Self = Self::new(u32::MAX, Lsn(0));
+
+    pub(crate) fn is_somewhere(self) -> bool {
+        self.timeline == u32::MAX
+    }
+
     /// The later of two. That of the newer timeline is the later one: whoever knows of it has
     /// moved there.
     #[must_use]

@@ -5,7 +5,7 @@ use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::{ReplicatedPool, RouteReason};
 
-use crate::support::{Number, blocking, builder, cluster, database, who};
+use crate::support::{Number, blocking, builder, cluster, database};
 
 /// A stable function may call what is not: here one that writes, by a name that the text hides.
 const SCHEMA: &str = "

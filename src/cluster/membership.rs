@@ -1,0 +1,68 @@
+//! Nodes that come and go, and weights that change, while the pool runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::manager::Manager;
+use super::topology::{Member, Topology};
+use super::watcher::Watcher;
+use crate::error::Error;
+use crate::node::Node;
+use crate::route::NodeKind;
+
+impl Manager {
+    pub(super) fn watch(&mut self, member: &Member) {
+        let watcher = Watcher::new(
+            Arc::clone(&member.node),
+            Arc::clone(&member.progress),
+            Arc::clone(&self.board),
+            self.publish.subscribe(),
+            self.commands.clone(),
+        );
+        self.watchers.spawn(watcher.run());
+    }
+
+    pub(super) fn add(&mut self, member: Member) -> Result<(), Error> {
+        let node = Arc::clone(&member.node);
+        if self.publish.borrow().named(&node.name).is_some() {
+            return Err(Error::DuplicateNode {
+                name: node.name.clone(),
+            });
+        }
+        self.watch(&member);
+        self.publish(|topology| topology.changed(|members| members.push(member)));
+        self.probe(&node, Duration::ZERO);
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> Result<Arc<Node>, Error> {
+        let topology = Arc::clone(&self.publish.borrow());
+        let member = find(&topology, name)?;
+        if member.kind() == Some(NodeKind::Primary) {
+            return Err(Error::IsPrimary {
+                name: name.to_owned(),
+            });
+        }
+        let node = Arc::clone(&member.node);
+        self.records
+            .retain(|record| !Arc::ptr_eq(&record.node, &node));
+        self.publish(|topology| {
+            topology.changed(|members| members.retain(|other| !Arc::ptr_eq(&other.node, &node)))
+        });
+        Ok(node)
+    }
+
+    pub(super) fn set_weight(&mut self, name: &str, weight: u32) -> Result<(), Error> {
+        let topology = Arc::clone(&self.publish.borrow());
+        let node = Arc::clone(&find(&topology, name)?.node);
+        self.change(&node, |member| member.set_weight = Some(weight));
+        Ok(())
+    }
+}
+
+fn find<'a>(topology: &'a Topology, name: &str) -> Result<&'a Member, Error> {
+    topology.named(name).ok_or_else(|| Error::UnknownNode {
+        name: name.to_owned(),
+        nodes: topology.describe(),
+    })
+}

@@ -1,0 +1,124 @@
+//! A session that several connections share, here or, through its token, elsewhere.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::connection::{ReplicatedConnection, token_of};
+use crate::error::Error;
+use crate::guarantee::Guarantee;
+use crate::position::Position;
+use crate::token::SessionToken;
+
+tokio::task_local! {
+    /// The sessions that the running task is within, one for each pool at the most.
+    static AMBIENT: Vec<Session>;
+}
+
+/// A session that several connections share: what one of them writes, the others read.
+///
+/// A connection from [`ReplicatedPool::get`](super::ReplicatedPool::get) is a session of its own.
+/// Where a user's session is more than one connection, for example all of one web request, give them
+/// one of these; and where it goes on in another request, process or machine, its
+/// [`token`](Self::token) goes along.
+///
+/// ```no_run
+/// # async fn example(pool: &diesel_replicated::ReplicatedPool, cookie: &str) -> Result<(), Box<dyn std::error::Error>> {
+/// let session = pool.resume(&cookie.parse()?);
+/// let first = session.get().await?;
+/// let second = session.get().await?; // reads what `first` has written
+/// let cookie = session.token().await.to_string();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Session {
+    cluster: Arc<Cluster>,
+    guarantee: Arc<Guarantee>,
+}
+
+impl Session {
+    pub(super) fn new(cluster: &Arc<Cluster>) -> Self {
+        Self {
+            cluster: Arc::clone(cluster),
+            guarantee: Arc::default(),
+        }
+    }
+
+    pub(super) fn resumed(cluster: &Arc<Cluster>, token: &SessionToken) -> Self {
+        let guarantee = if token.is_empty() {
+            Guarantee::default()
+        } else {
+            Guarantee::resumed(token.cluster(), token.written(), token.seen())
+        };
+        Self {
+            cluster: Arc::clone(cluster),
+            guarantee: Arc::new(guarantee),
+        }
+    }
+
+    /// Hands out a connection that belongs to this session.
+    ///
+    /// # Errors
+    ///
+    /// As [`ReplicatedPool::get`](super::ReplicatedPool::get).
+    #[expect(
+        clippy::unused_async,
+        reason = "as in other pools, so that one can be swapped for the other"
+    )]
+    pub async fn get(&self) -> Result<ReplicatedConnection, Error> {
+        let guarantee = Arc::clone(&self.guarantee);
+        ReplicatedConnection::new(Arc::clone(&self.cluster), guarantee)
+    }
+
+    /// What the session has written and seen until now, for whoever goes on with it.
+    ///
+    /// Waits no longer than reads do ([`ConsistencyConfig::wait`](crate::ConsistencyConfig::wait)).
+    /// If the primary has not told its position by then, the token says that there is a write of
+    /// unknown position: the first read under it finds one that covers it.
+    pub async fn token(&self) -> SessionToken {
+        token_of(&self.cluster, &self.guarantee).await
+    }
+
+    /// What this session wrote and what did not survive a failover, if that has happened.
+    #[must_use]
+    pub fn lost_write(&self) -> Option<Position> {
+        self.guarantee.lost()
+    }
+
+    /// Runs `future` within this session: what it gets from the pool belongs to it.
+    ///
+    /// Tasks that it spawns are outside, unless they are given a clone to run within.
+    pub async fn scope<F: Future>(&self, future: F) -> F::Output {
+        let outer = AMBIENT.try_with(Clone::clone).unwrap_or_default();
+        let others = outer
+            .into_iter()
+            .filter(|other| !other.is_of(&self.cluster));
+        let within = others.chain([self.clone()]).collect();
+        AMBIENT.scope(within, future).await
+    }
+
+    /// The session of `cluster` that the running task is within.
+    pub(super) fn ambient(cluster: &Arc<Cluster>) -> Option<Self> {
+        let find = |within: &Vec<Self>| {
+            within
+                .iter()
+                .find(|session| session.is_of(cluster))
+                .cloned()
+        };
+        AMBIENT.try_with(find).ok().flatten()
+    }
+
+    fn is_of(&self, cluster: &Arc<Cluster>) -> bool {
+        Arc::ptr_eq(&self.cluster, cluster)
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("guarantee", &self.guarantee)
+            .finish_non_exhaustive()
+    }
+}
