@@ -217,6 +217,7 @@ impl Maker {
             set_weight: None,
             role: None,
             health: Health::Unknown,
+            timeline: 0,
             node: Node::new(
                 settings,
                 Arc::clone(&self.setup),

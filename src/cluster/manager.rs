@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Failed { node: Arc<Node>, cause: String },
     /// A connection ended that nobody had asked to end; the node may be well.
     Suspect { node: Arc<Node>, cause: String },
+    /// A node that takes writes is on this timeline.
+    OnTimeline { node: Arc<Node>, timeline: u32 },
     /// The database's functions, views or types may have changed.
     CatalogChanged,
     /// A function or operator was met of which nothing is known.
@@ -133,6 +135,9 @@ impl Manager {
         match command {
             Command::Failed { node, cause } => self.failed(&node, cause),
             Command::Suspect { node, cause } => self.suspected(&node, &cause),
+            Command::OnTimeline { node, timeline } => {
+                self.change(&node, |member| member.timeline = timeline);
+            }
             Command::CatalogChanged => self.want_catalog(refresh::AFTER_CHANGE),
             Command::CatalogWanted => self.want_catalog(refresh::FOR_A_NAME),
             Command::Add { node, done } => {

@@ -29,6 +29,8 @@ pub(crate) struct Member {
     /// What the server itself last said.
     pub(crate) role: Option<ServerRole>,
     pub(crate) health: Health,
+    /// The timeline of a node that takes writes; 0 while that is not known.
+    pub(crate) timeline: u32,
     /// Set while the pool runs; wins over what was configured.
     pub(crate) set_weight: Option<u32>,
 }
@@ -180,15 +182,19 @@ impl Topology {
         })
     }
 
-    /// The primary stays what it is while it may be one. Of several candidates none is taken:
-    /// writing to the wrong one is worse than not writing.
+    /// The primary stays what it is while it may be one, and until another is on a newer timeline:
+    /// that was promoted since. Of several candidates none is taken: writing to the wrong one is
+    /// worse than not writing.
     fn elect(&self, current: Option<Arc<Node>>) -> Option<usize> {
         let is_primary = |place: &usize| {
             self.members
                 .get(*place)
                 .is_some_and(|member| member.kind() == Some(NodeKind::Primary))
         };
-        let mut candidates = (0..self.members.len()).filter(is_primary);
+        let timeline = |place: usize| self.members.get(place).map_or(0, |member| member.timeline);
+        let candidates = (0..self.members.len()).filter(is_primary);
+        let newest = candidates.clone().map(timeline).max().unwrap_or_default();
+        let mut candidates = candidates.filter(|place| timeline(*place) == newest);
         if let Some(current) = current {
             let stays = |place: &usize| {
                 self.members

@@ -217,12 +217,22 @@ impl Watcher {
         };
         let topology = self.topology.borrow();
         let known = topology.member(&self.node).and_then(|member| member.role);
-        if known.is_some_and(|known| known != role) {
-            if let Some(commands) = self.commands.upgrade() {
-                let node = Arc::clone(&self.node);
-                let cause = format!("it is a {} now", kind_of(role));
-                let _ = commands.try_send(Command::Suspect { node, cause });
-            }
+        let node = Arc::clone(&self.node);
+        let timeline = topology
+            .member(&self.node)
+            .map(|member| member.timeline)
+            .filter(|timeline| role == ServerRole::Primary && *timeline != facts.timeline);
+        let command = if known.is_some_and(|known| known != role) {
+            let cause = format!("it is a {} now", kind_of(role));
+            Command::Suspect { node, cause }
+        } else if timeline.is_some() {
+            let timeline = facts.timeline;
+            Command::OnTimeline { node, timeline }
+        } else {
+            return;
+        };
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.try_send(command);
         }
     }
 

@@ -8,6 +8,7 @@ mod execute;
 mod failure;
 mod notifications;
 mod reading;
+mod recovery;
 mod route;
 mod scope;
 mod session;

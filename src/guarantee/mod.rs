@@ -67,7 +67,8 @@ impl Guarantee {
                 || seen.is_some_and(Position::is_somewhere),
             written: written.filter(|written| !written.is_somewhere()),
             seen: seen.filter(|seen| !seen.is_somewhere()),
-            cluster: Some(cluster),
+            // 0 if its maker did not know it yet; the places in it then are unknown, too.
+            cluster: Some(cluster).filter(|cluster| *cluster != 0),
             ..State::default()
         }))
     }

@@ -11,6 +11,7 @@
 
 mod cancellation;
 mod checkout;
+mod consistency;
 mod custom_types;
 mod differential;
 mod failures;
@@ -25,4 +26,5 @@ mod routing;
 mod streams;
 mod support;
 mod sync_wrapper;
+mod tokens;
 mod transactions;

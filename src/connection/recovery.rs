@@ -1,0 +1,173 @@
+//! What follows when a statement fails: another attempt elsewhere, or an error that says what became
+//! of it.
+
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+
+use super::ReplicatedConnection;
+use super::execute::Journey;
+use super::failure::lost;
+use super::writing::Writing;
+use crate::classify::{TransactionControl, Verdict};
+use crate::error::{Error, Outcome};
+use crate::node::{Failure, Lease};
+use crate::route::RouteReason;
+use crate::routing::{Decision, Recovery, recover};
+
+/// How often one statement may meet connections with outdated plans before the primary serves it.
+const STALE_PLANS: u32 = 3;
+
+/// What comes after a failure that the caller need not hear of.
+pub(super) enum Next {
+    /// Another attempt.
+    Retry,
+    /// Nothing: what was asked for is so already.
+    Done,
+}
+
+impl ReplicatedConnection {
+    /// Prepares the next attempt, or returns the error that the caller gets.
+    pub(super) fn failed(
+        &self,
+        journey: &mut Journey,
+        lease: &Arc<Lease>,
+        on_replica: bool,
+        error: DieselError,
+    ) -> QueryResult<Next> {
+        let failure = lease.diagnose(&error);
+        if failure
+            .remark
+            .is_some_and(|remark| remark.sqlstate.may_mean_stale_types())
+        {
+            self.cluster.oids.forget();
+        }
+        if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
+            // It has not begun.
+            self.session().transaction = None;
+        }
+        if on_replica && matches!(journey.decision, Decision::Replica { may_move: true, .. }) {
+            self.failed_on_replica(journey, lease, &failure, error)?;
+            return Ok(Next::Retry);
+        }
+        self.note_serialization_failure(journey.verdict, &error);
+        let writing = journey.writing.take();
+        let cluster = Arc::downgrade(&self.cluster);
+        let Some(lost) = lost(&cluster, lease, &failure, outcome_if_lost(journey)) else {
+            if let Some(writing) = writing {
+                writing.refused();
+            }
+            return Err(error);
+        };
+        let ends = journey.verdict.control == Some(TransactionControl::End);
+        let mut session = self.session();
+        if ends {
+            // Whether it was committed or not, the session is out of it.
+            session.transaction_ended();
+        }
+        match (session.transaction.is_some(), failure.lost) {
+            // The server rolls back what it loses.
+            _ if ends && journey.only_rolls_back => Ok(Next::Done),
+            (true, Some(cause)) => {
+                let node = lease.node().name.clone();
+                Err(Error::TransactionLost { node, cause }.into())
+            }
+            _ => Err(lost),
+        }
+    }
+
+    fn failed_on_replica(
+        &self,
+        journey: &mut Journey,
+        lease: &Arc<Lease>,
+        failure: &Failure,
+        error: DieselError,
+    ) -> QueryResult<()> {
+        let remark = failure.remark;
+        let missing_type = matches!(error, DieselError::SerializationError(_));
+        let mut recovery = recover(remark, failure.lost.is_some());
+        if missing_type {
+            recovery = Recovery::Primary { learn: false };
+        }
+        tracing::debug!(
+            target: "diesel_replicated",
+            node = lease.node().name, ?remark, ?recovery, "replica_failed_statement"
+        );
+        let primary = |reason| Decision::Primary(reason);
+        match recovery {
+            Recovery::Return => return Err(error),
+            Recovery::LeaveReplica => {
+                let cause = failure.lost.clone().unwrap_or_else(|| error.to_string());
+                self.cluster.report_failure(lease.node(), cause);
+                journey.avoid.push(Arc::clone(lease.node()));
+            }
+            Recovery::OtherNode => journey.avoid.push(Arc::clone(lease.node())),
+            Recovery::FreshConnection => {
+                lease.condemn();
+                journey.stale_plans += 1;
+                if journey.stale_plans >= STALE_PLANS {
+                    journey.decision = primary(RouteReason::ReplicaFailed);
+                    journey.fallback = true;
+                }
+            }
+            Recovery::Primary { learn } if self.session().forced.is_none() => {
+                journey.learn = learn;
+                if learn {
+                    // Whatever the replica refused for being read only may well write.
+                    let session = self.session();
+                    journey.writing =
+                        Some(Writing::starts(&session.guarantee, &self.cluster.board));
+                }
+                journey.decision = primary(if learn {
+                    RouteReason::Learned
+                } else {
+                    RouteReason::ReplicaFailed
+                });
+            }
+            Recovery::Primary { .. } => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn note_serialization_failure(&self, verdict: Verdict, error: &DieselError) {
+        let failed_to_serialize = matches!(
+            error,
+            DieselError::DatabaseError(DatabaseErrorKind::SerializationFailure, _)
+        );
+        // After a failed COMMIT there is nothing left to roll back.
+        if failed_to_serialize
+            && verdict.control != Some(TransactionControl::End)
+            && self.session().transaction.is_some()
+        {
+            self.transaction_must_roll_back();
+        }
+    }
+
+    /// The end of a transaction whose connection has died: it is rolled back already, so ROLLBACK
+    /// has nothing to do, and COMMIT has failed. Either way the session is out of it.
+    pub(super) fn end_of_lost_transaction(&self, journey: &Journey) -> Option<Result<(), Error>> {
+        if journey.verdict.control != Some(TransactionControl::End) {
+            return None;
+        }
+        let lost = self.transaction_lease().err()?;
+        self.session().transaction_ended();
+        let done = journey.only_rolls_back;
+        Some(if done { Ok(()) } else { Err(lost) })
+    }
+}
+
+/// What became of a statement whose connection broke: a read, or the beginning of a transaction,
+/// leaves nothing behind.
+pub(super) fn outcome_if_lost(journey: &Journey) -> Outcome {
+    let Journey { verdict, learn, .. } = journey;
+    let harmless = match verdict.control {
+        None => verdict.idempotent,
+        Some(control) => control != TransactionControl::End,
+    };
+    if harmless && !verdict.writes && !learn {
+        Outcome::NotRun
+    } else {
+        Outcome::Unknown
+    }
+}
