@@ -20,14 +20,17 @@ mod token;
 mod wire;
 
 pub use config::{
-    Config, ConfigError, ConfigErrors, Consistency, ConsistencyConfig, DeclaredRole,
+    Config, ConfigError, ConfigErrors, Consistency, ConsistencyConfig, DeclaredRole, Durability,
     FunctionConfig, InvalidConsistency, NodeConfig, Policy, PoolConfig, PoolOverrides, Primary,
     Replica, UrlProblem, WriteScope,
 };
-pub use connection::{CancelToken, ReplicatedConnection, RowStream, Scope, TransactionBuilder};
+pub use connection::{
+    CancelToken, Replicas, ReplicatedConnection, Replication, RowStream, Scope, TransactionBuilder,
+};
 pub use error::{
     ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, SqlState,
 };
+pub use guarantee::Stage;
 pub use pool::{Builder, NodeHealth, NodeState, PoolState, ReplicatedPool, Session};
 pub use position::{InvalidLsn, Lsn, Position};
 pub use route::{NodeKind, Route, RouteReason};

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::manager::Command;
 use super::topology::{Health, Topology};
-use crate::guarantee::{Board, NewTimeline, Progress};
+use crate::guarantee::{Board, NewTimeline, Progress, Received};
 use crate::node::{Facts, Monitor, Node, Place};
 use crate::position::{Lsn, Position, Sample};
 use crate::route::NodeKind;
@@ -154,7 +154,7 @@ impl Watcher {
                 }
                 // What the primary shows may not be on its disk yet.
                 let shown = Position::new(facts.timeline, inserted);
-                self.progress.publish(question, shown, wire);
+                self.progress.publish(question, shown, None, wire);
                 let sample = Sample {
                     upto,
                     asked,
@@ -165,12 +165,13 @@ impl Watcher {
                 };
                 self.board.publish(facts.cluster, sample, timeline);
             }
-            Place::Standby { replayed } => {
+            Place::Standby { replayed, received } => {
                 self.replayed = replayed;
                 let cluster = self.board.with(|view| view.cluster);
                 if cluster.is_none_or(|cluster| cluster == facts.cluster) {
                     let shown = Position::new(facts.timeline, replayed);
-                    self.progress.publish(question, shown, wire);
+                    let received = received.map(|(flushed, written)| Received { written, flushed });
+                    self.progress.publish(question, shown, received, wire);
                     self.board.tell();
                 }
             }

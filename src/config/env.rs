@@ -25,6 +25,7 @@ const SIMPLE: &[&str] = &[
     "write_scope",
     "consistency_wait",
     "strong_reads_on_replicas",
+    "durability",
 ];
 
 /// [`Config::from_env`].

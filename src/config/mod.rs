@@ -3,6 +3,7 @@
 mod at_run_time;
 mod conn_string;
 mod consistency;
+mod durability;
 mod duration;
 mod env;
 mod login;
@@ -24,6 +25,7 @@ use std::time::Duration;
 pub(crate) use at_run_time::{check_replica, check_weight};
 pub(crate) use conn_string::redact;
 pub use consistency::{Consistency, ConsistencyConfig, InvalidConsistency, WriteScope};
+pub use durability::Durability;
 pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
 pub use node::{DeclaredRole, NodeConfig, Primary, Replica};
 pub use pool::{PoolConfig, PoolOverrides};
@@ -85,6 +87,8 @@ pub struct Config {
     pub read_only_transactions_on_replicas: bool,
     /// What reads must see, and what they may wait for. Default: see [`ConsistencyConfig`].
     pub consistency: ConsistencyConfig,
+    /// How far commits must get before they are acknowledged. Default: what the server says.
+    pub durability: Option<Durability>,
     /// What the application knows of SQL functions. Default: nothing.
     pub functions: FunctionConfig,
     /// Statements run in this order on every new server connection of every node, such as
@@ -106,6 +110,7 @@ impl Default for Config {
             start_read_only: false,
             read_only_transactions_on_replicas: false,
             consistency: ConsistencyConfig::default(),
+            durability: None,
             functions: FunctionConfig::default(),
             setup_sql: Vec::new(),
             close_timeout: Duration::from_secs(10),
@@ -142,6 +147,7 @@ impl Config {
     /// | `write_scope` | [`ConsistencyConfig::write_scope`]: `session` or `pool` |
     /// | `consistency_wait` | [`ConsistencyConfig::wait`] |
     /// | `strong_reads_on_replicas` | [`ConsistencyConfig::strong_reads_on_replicas`] |
+    /// | `durability` | [`Config::durability`]: `off`, `local`, `remote_write`, `on` or `remote_apply` |
     ///
     /// A duration is a number of seconds (`30`, `2.5`) or has a unit (`250ms`, `30s`, `10min`,
     /// `1h`); `max_lifetime` and `idle_timeout` may also be `never`.
@@ -191,6 +197,7 @@ impl Config {
     /// | `DATABASE_WRITE_SCOPE` | [`ConsistencyConfig::write_scope`] |
     /// | `DATABASE_CONSISTENCY_WAIT` | [`ConsistencyConfig::wait`] |
     /// | `DATABASE_STRONG_READS_ON_REPLICAS` | [`ConsistencyConfig::strong_reads_on_replicas`] |
+    /// | `DATABASE_DURABILITY` | [`Config::durability`] |
     /// | `DATABASE_FUNCTIONS_ALLOW` | [`FunctionConfig::allow`], with commas or white space between |
     /// | `DATABASE_FUNCTIONS_DENY` | [`FunctionConfig::deny`], likewise |
     /// | `DATABASE_SETUP_SQL` | One statement of [`Config::setup_sql`] |
@@ -259,6 +266,7 @@ impl fmt::Debug for Config {
                 &self.read_only_transactions_on_replicas,
             )
             .field("consistency", &self.consistency)
+            .field("durability", &self.durability)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)

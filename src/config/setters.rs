@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Config, ConsistencyConfig, DeclaredRole, NodeConfig, Policy};
+use super::{Config, ConsistencyConfig, DeclaredRole, Durability, NodeConfig, Policy};
 
 impl Config {
     /// Adds `node` as the primary.
@@ -101,6 +101,13 @@ impl Config {
     #[must_use]
     pub fn consistency(mut self, consistency: impl Into<ConsistencyConfig>) -> Self {
         self.consistency = consistency.into();
+        self
+    }
+
+    /// Sets [`durability`](Self::durability).
+    #[must_use]
+    pub fn durability(mut self, durability: impl Into<Option<Durability>>) -> Self {
+        self.durability = durability.into();
         self
     }
 

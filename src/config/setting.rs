@@ -1,6 +1,6 @@
 //! The settings by their names, as they are written in URLs and in the environment.
 
-use super::{Config, Consistency, Policy, WriteScope, duration};
+use super::{Config, Consistency, Durability, Policy, WriteScope, duration};
 
 /// The parameters of libpq that `tokio-postgres` knows.
 pub(crate) const LIBPQ: &[&str] = &[
@@ -42,6 +42,7 @@ pub(crate) const POOL: &[&str] = &[
     "write_scope",
     "consistency_wait",
     "strong_reads_on_replicas",
+    "durability",
 ];
 
 /// `name` as a constant, if a connection string may contain it.
@@ -87,6 +88,9 @@ pub(crate) fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), 
         "consistency_wait" => config.consistency.wait = length(value)?,
         "strong_reads_on_replicas" => {
             config.consistency.strong_reads_on_replicas = switch(value)?;
+        }
+        "durability" => {
+            config.durability = Some(Durability::parse(value).ok_or(Durability::EXPECTED)?);
         }
         _ => return Err("a setting of the pool"),
     }

@@ -21,6 +21,7 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
         .filter_map(|(position, node)| check_node(node, position, &config.pool, &mut errors))
         .collect();
     check_distinct(&nodes, &mut errors);
+    let durability = config.durability.map(|level| level.sql("SET"));
     ConfigErrors::unless_empty(
         errors,
         Settings {
@@ -31,7 +32,10 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
             start_read_only: config.start_read_only,
             read_only_transactions_on_replicas: config.read_only_transactions_on_replicas,
             functions: config.functions.clone(),
-            setup_sql: config.setup_sql.clone(),
+            setup_sql: durability
+                .into_iter()
+                .chain(config.setup_sql.clone())
+                .collect(),
             consistency: config.consistency.clone(),
             close_timeout: config.close_timeout,
         },

@@ -47,7 +47,7 @@ impl ReplicatedConnection {
         let need = self.need(verdict);
         let only_rolls_back = only_rolls_back(verdict, action.sql());
         let (decision, writing) = self.decide(verdict, &need, only_rolls_back);
-        if verdict.sets_for_the_transaction() && mentions_synchronous_commit(action.sql()) {
+        if verdict.sets_for_the_transaction() && may_commit_asynchronously(action.sql()) {
             self.session().guarantee.writes_asynchronously();
         }
         let mut journey = Journey {
@@ -66,6 +66,9 @@ impl ReplicatedConnection {
         }
         loop {
             let (lease, on_replica) = self.lease(&mut journey).await?;
+            if journey.writing.is_some() || verdict.control.is_some() && !on_replica {
+                self.tell_durability(&lease).await?;
+            }
             self.begins(verdict, &lease, on_replica);
             if let Some(writing) = &mut journey.writing {
                 writing.sent_over(&lease);
@@ -256,11 +259,23 @@ fn only_rolls_back(verdict: Verdict, sql: &str) -> bool {
         })
 }
 
-/// Whether the text may turn `synchronous_commit` off for this session.
-fn mentions_synchronous_commit(sql: &str) -> bool {
-    const NAME: &[u8] = b"synchronous_commit";
-    let found = |window: &[u8]| window.eq_ignore_ascii_case(NAME);
-    sql.as_bytes().windows(NAME.len()).any(found)
+/// Whether the text may turn `synchronous_commit` off.
+fn may_commit_asynchronously(sql: &str) -> bool {
+    const NAME: &str = "synchronous_commit";
+    let sql = sql.to_ascii_lowercase();
+    // Whatever is not known to be another value may be `off`.
+    let another = |rest: &str| {
+        let word = |byte: char| byte.is_alphanumeric() || byte == '_';
+        let mut words = rest
+            .split(|byte| !word(byte))
+            .filter(|text| !text.is_empty());
+        let value = match words.next() {
+            Some("to") => words.next(),
+            other => other,
+        };
+        value.is_some_and(|value| matches!(value, "on" | "local" | "remote_write" | "remote_apply"))
+    };
+    sql.split(NAME).skip(1).any(|rest| !another(rest))
 }
 
 fn shortened(sql: &str) -> &str {
@@ -269,4 +284,29 @@ fn shortened(sql: &str) -> &str {
         .rev()
         .find(|end| sql.is_char_boundary(*end));
     &sql[..end.unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_that_may_turn_it_off_are_found() {
+        for sql in [
+            "SET synchronous_commit = off",
+            "set SYNCHRONOUS_COMMIT to 'off'",
+            "SELECT set_config('synchronous_commit', $1, true)",
+            "SET LOCAL synchronous_commit TO on; SET synchronous_commit TO 0",
+        ] {
+            assert!(may_commit_asynchronously(sql), "{sql}");
+        }
+        for sql in [
+            "SET LOCAL synchronous_commit TO remote_apply",
+            "SET synchronous_commit='local'",
+            "SELECT set_config('synchronous_commit', 'on', true)",
+            "SET search_path TO app",
+        ] {
+            assert!(!may_commit_asynchronously(sql), "{sql}");
+        }
+    }
 }

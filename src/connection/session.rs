@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::durability::Wanted;
 use super::route::Way;
 use crate::classify::{TransactionControl, Verdict};
 use crate::config::Consistency;
@@ -27,6 +28,7 @@ pub(super) struct Session {
     pub(super) guarantee: Arc<Guarantee>,
     /// What reads must see, if not what the pool says.
     pub(super) consistency: Option<Consistency>,
+    pub(super) durability: Wanted,
     /// The open transaction, or one that has just ended, has changed the catalog.
     pub(super) changed_catalog: bool,
     /// Types as this session sees them, where that may differ from what others see.

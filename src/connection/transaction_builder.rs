@@ -1,9 +1,10 @@
 //! Transactions with an isolation level, an access mode and deferrability.
 
 use diesel::QueryResult;
-use diesel_async::{AnsiTransactionManager, TransactionManager};
+use diesel_async::{AnsiTransactionManager, SimpleAsyncConnection, TransactionManager};
 
 use super::ReplicatedConnection;
+use crate::config::Durability;
 
 /// Builds a transaction, as diesel-async's builder for its PostgreSQL connection does.
 ///
@@ -28,6 +29,7 @@ pub struct TransactionBuilder<'a> {
     isolation: Option<&'static str>,
     access: Option<&'static str>,
     deferrable: Option<&'static str>,
+    durability: Option<Durability>,
 }
 
 impl ReplicatedConnection {
@@ -38,6 +40,7 @@ impl ReplicatedConnection {
             isolation: None,
             access: None,
             deferrable: None,
+            durability: None,
         }
     }
 }
@@ -86,6 +89,12 @@ impl<'a> TransactionBuilder<'a> {
         self
     }
 
+    /// How far this transaction's commit must get before it is acknowledged.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = Some(durability);
+        self
+    }
+
     /// Runs `callback` inside the transaction: commits if it returns `Ok`, else rolls back.
     ///
     /// # Errors
@@ -104,6 +113,9 @@ impl<'a> TransactionBuilder<'a> {
     {
         let sql = self.begin();
         AnsiTransactionManager::begin_transaction_sql(&mut *self.connection, &sql).await?;
+        if let Some(durability) = self.durability {
+            self.set_durability(durability).await?;
+        }
         match callback(&mut *self.connection).await {
             Ok(value) => {
                 AnsiTransactionManager::commit_transaction(&mut *self.connection).await?;
@@ -116,6 +128,15 @@ impl<'a> TransactionBuilder<'a> {
                 Err(error)
             }
         }
+    }
+
+    async fn set_durability(&mut self, durability: Durability) -> QueryResult<()> {
+        let set = durability.sql("SET LOCAL");
+        let result = self.connection.batch_execute(&set).await;
+        if result.is_err() {
+            AnsiTransactionManager::rollback_transaction(&mut *self.connection).await?;
+        }
+        result
     }
 
     fn begin(&self) -> String {

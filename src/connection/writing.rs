@@ -42,7 +42,15 @@ impl Writing {
     /// It is done, and what it wrote is to be seen from now on.
     pub(super) fn acknowledged(mut self) {
         self.over = true;
-        self.guarantee.write_acknowledged(self.board.draw());
+        let unconfirmed = self
+            .sent_over
+            .as_ref()
+            .is_some_and(|wire| wire.take_unconfirmed());
+        if unconfirmed {
+            tracing::warn!(target: "diesel_replicated", "commit_unconfirmed");
+        }
+        self.guarantee
+            .write_acknowledged(self.board.draw(), unconfirmed);
     }
 
     /// The server refused it. A part of a text may have been committed all the same.

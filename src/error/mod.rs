@@ -7,6 +7,7 @@ mod sqlstate;
 use std::time::Duration;
 
 use crate::config::ConfigErrors;
+use crate::position::Position;
 
 pub use self::connect::{ConnectError, ConnectErrorKind};
 pub use self::diesel::ErrorExt;
@@ -160,6 +161,30 @@ pub enum Error {
     Runtime {
         /// The operating system's words.
         message: String,
+    },
+
+    /// Fewer replicas are in the pool than were to confirm a write.
+    #[error("{wanted} replicas were to confirm the write, and the pool has {have}")]
+    TooFewReplicas {
+        /// How many were asked for.
+        wanted: usize,
+        /// How many there are.
+        have: usize,
+    },
+
+    /// The position of a write was not known in time: the primary did not answer, or it is not
+    /// known whether the write was committed.
+    #[error("the position of the write was not known within {waited:?}")]
+    PositionUnknown {
+        /// How long the caller waited.
+        waited: Duration,
+    },
+
+    /// What the session wrote did not survive a failover.
+    #[error("what was written at {position} did not survive the failover")]
+    WriteLost {
+        /// Where it was.
+        position: Position,
     },
 
     /// The pool was closed.

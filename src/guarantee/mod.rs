@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use board::{Board, NewTimeline};
 pub(crate) use need::Need;
-pub(crate) use progress::Progress;
+pub use progress::Stage;
+pub(crate) use progress::{Progress, Received};
 
 use crate::config::{Consistency, WriteScope};
 use crate::position::{Position, Standing};
@@ -46,6 +47,8 @@ struct State {
     reads: Vec<(Arc<Progress>, u64)>,
     /// The cluster that the positions belong to, as long as that has not been compared.
     cluster: Option<u64>,
+    /// The last write's wait for a synchronous standby was cancelled.
+    unconfirmed: bool,
     /// What was written there did not survive a failover.
     lost: Option<Position>,
 }
@@ -78,9 +81,11 @@ impl Guarantee {
         self.state().in_flight += 1;
     }
 
-    /// A write was answered, after which `ticket` was drawn.
-    pub(crate) fn write_acknowledged(&self, ticket: Ticket) {
+    /// A write was answered, after which `ticket` was drawn; `unconfirmed` if a synchronous standby
+    /// had not confirmed it.
+    pub(crate) fn write_acknowledged(&self, ticket: Ticket, unconfirmed: bool) {
         let mut state = self.state();
+        state.unconfirmed = unconfirmed;
         state.in_flight = state.in_flight.saturating_sub(1);
         state.ticket = state.ticket.max(Some(ticket));
     }
@@ -176,6 +181,10 @@ impl Guarantee {
             Some((_, asked)) => *asked = question,
             None => state.reads.push((Arc::clone(progress), question)),
         }
+    }
+
+    pub(crate) fn last_is_unconfirmed(&self) -> bool {
+        self.state().unconfirmed
     }
 
     /// What the session wrote and what did not survive a failover, if that has happened.

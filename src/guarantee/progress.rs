@@ -5,19 +5,41 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
 
-use crate::position::Position;
+use crate::position::{Lsn, Position};
 use crate::wire::Wire;
+
+/// How far a write has got on a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Received, and written to the replica's operating system. Where this role may not see that
+    /// (it takes `pg_monitor`), as [`Flushed`](Self::Flushed).
+    Received,
+    /// On the replica's disk.
+    Flushed,
+    /// Applied: reads there see it.
+    Applied,
+}
 
 /// What is known of a node's place.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
     /// Everything up to here was shown by the node when it was asked.
     pub(crate) position: Option<Position>,
+    /// A standby has received this on disk, and this at all.
+    received: Option<Received>,
     /// The number of the question that this answers.
     pub(crate) question: u64,
     /// The connection that the answer came over. While it lives the server has not been
     /// restarted, which may take it back.
     wire: Option<Arc<Wire>>,
+}
+
+/// How far the log has come to a standby.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received {
+    pub(crate) written: Lsn,
+    pub(crate) flushed: Lsn,
 }
 
 /// How far one node is.
@@ -46,6 +68,19 @@ impl Progress {
         known.position.filter(|_| alive)
     }
 
+    /// Up to where the node has everything at this stage, as it last said.
+    pub(crate) fn at(&self, stage: Stage) -> Option<Position> {
+        let applied = self.position()?;
+        let received = self.known.borrow().received;
+        let lsn = match (stage, received) {
+            (Stage::Received, Some(received)) => received.written,
+            (Stage::Flushed, Some(received)) => received.flushed,
+            (Stage::Applied, _) | (_, None) => applied.lsn,
+        };
+        // After a restart a standby says of what it receives where it has begun anew.
+        Some(Position::new(applied.timeline, lsn.max(applied.lsn)))
+    }
+
     /// The position that an answer to question `number`, or a later one, told.
     pub(crate) fn answered(&self, number: u64) -> Option<Position> {
         let known = self.known.borrow();
@@ -63,10 +98,17 @@ impl Progress {
     }
 
     /// The node has answered. For the watcher alone.
-    pub(crate) fn publish(&self, question: u64, position: Position, wire: &Arc<Wire>) {
+    pub(crate) fn publish(
+        &self,
+        question: u64,
+        position: Position,
+        received: Option<Received>,
+        wire: &Arc<Wire>,
+    ) {
         self.known.send_modify(|known| {
             *known = Known {
                 position: Some(position),
+                received,
                 question,
                 wire: Some(Arc::clone(wire)),
             };

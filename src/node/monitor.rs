@@ -33,8 +33,10 @@ const WHERE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
     CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
     THEN pg_catalog.pg_current_wal_insert_lsn() END, \
     CASE WHEN pg_catalog.pg_is_in_recovery() \
-    THEN (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver)::text \
-    ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_flush_lsn()), 1, 8) END";
+    THEN receiver.received_tli::text \
+    ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_flush_lsn()), 1, 8) END, \
+    pg_catalog.pg_last_wal_receive_lsn(), receiver.written_lsn \
+    FROM (VALUES (1)) AS one LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true";
 
 /// What changes seldom.
 const IDENTITY: &str = "SELECT system_identifier AS cluster, timeline_id AS timeline, \
@@ -52,12 +54,26 @@ impl QueryFragment<Pg> for Where {
 }
 
 impl Query for Where {
-    type SqlType = (Bool, Nullable<PgLsn>, Nullable<PgLsn>, Nullable<Text>);
+    type SqlType = (
+        Bool,
+        Nullable<PgLsn>,
+        Nullable<PgLsn>,
+        Nullable<Text>,
+        Nullable<PgLsn>,
+        Nullable<PgLsn>,
+    );
 }
 
 impl<Conn> diesel::RunQueryDsl<Conn> for Where {}
 
-type WhereRow = (bool, Option<Lsn>, Option<Lsn>, Option<String>);
+type WhereRow = (
+    bool,
+    Option<Lsn>,
+    Option<Lsn>,
+    Option<String>,
+    Option<Lsn>,
+    Option<Lsn>,
+);
 
 #[derive(Clone, Copy, Debug, QueryableByName)]
 struct Identity {
@@ -88,6 +104,8 @@ pub(crate) enum Place {
     },
     Standby {
         replayed: Lsn,
+        /// How much has been received on disk, and how much at all.
+        received: Option<(Lsn, Lsn)>,
     },
 }
 
@@ -122,7 +140,7 @@ impl Monitor {
     /// Asks where the node is. `None` if it does not know itself: it is being promoted, or has
     /// replayed nothing yet.
     pub(crate) async fn ask(&mut self) -> QueryResult<Option<Facts>> {
-        let (in_recovery, lsn, inserted, timeline) = Where
+        let (in_recovery, lsn, inserted, timeline, flushed, written) = Where
             .get_result::<WhereRow>(&mut self.connection.pg)
             .await?;
         let Some(lsn) = lsn else {
@@ -130,7 +148,10 @@ impl Monitor {
         };
         let known = u32::try_from(self.identity.timeline).unwrap_or_default();
         let place = match (in_recovery, inserted) {
-            (true, _) => Place::Standby { replayed: lsn },
+            (true, _) => Place::Standby {
+                replayed: lsn,
+                received: flushed.map(|flushed| (flushed, written.unwrap_or(flushed))),
+            },
             (false, Some(inserted)) => Place::Primary {
                 flushed: lsn,
                 inserted: inserted.normalised(),

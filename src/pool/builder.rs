@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
-use crate::config::{Config, ConsistencyConfig, DeclaredRole, NodeConfig, Policy};
+use crate::config::{Config, ConsistencyConfig, DeclaredRole, Durability, NodeConfig, Policy};
 use crate::error::Error;
 use crate::node::SetupHook;
 use crate::routing::LoadBalancingPolicy;
@@ -132,6 +132,13 @@ impl Builder {
     /// read may wait for a replica. Defaults to [`Consistency::ReadYourWrites`](crate::Consistency).
     pub fn consistency(mut self, consistency: impl Into<ConsistencyConfig>) -> Self {
         self.config.consistency = consistency.into();
+        self
+    }
+
+    /// How far commits must get before they are acknowledged, on every connection of the pool.
+    /// Defaults to what the server says.
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.config.durability = Some(durability);
         self
     }
 

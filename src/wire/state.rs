@@ -73,6 +73,8 @@ pub(crate) struct Wire {
     role: AtomicU8,
     closed: AtomicBool,
     condemned: AtomicBool,
+    /// A commit's wait for a synchronous standby was cancelled.
+    unconfirmed: AtomicBool,
     answered: Notify,
     memory: Mutex<Memory>,
 }
@@ -92,6 +94,7 @@ impl Default for Wire {
             role: AtomicU8::new(0),
             closed: AtomicBool::new(false),
             condemned: AtomicBool::new(false),
+            unconfirmed: AtomicBool::new(false),
             answered: Notify::new(),
             memory: Mutex::default(),
         }
@@ -178,6 +181,12 @@ impl Wire {
         found.map(|(_, remark)| *remark)
     }
 
+    /// Whether a commit was made that no synchronous standby has confirmed, since this was last
+    /// asked.
+    pub(crate) fn take_unconfirmed(&self) -> bool {
+        self.unconfirmed.load(Ordering::Acquire) && self.unconfirmed.swap(false, Ordering::AcqRel)
+    }
+
     pub(super) fn sent_request(&self) {
         self.owed.fetch_add(1, Ordering::AcqRel);
     }
@@ -217,6 +226,9 @@ impl Wire {
 
     /// An immediate shutdown and a crash elsewhere are announced as warnings; the end follows.
     pub(super) fn saw_notice(&self, fields: &Fields<'_>) {
+        if fields.routine == b"SyncRepWaitForLSN" {
+            self.unconfirmed.store(true, Ordering::Release);
+        }
         if let Some(code) = SqlState::from_bytes(fields.code) {
             if code.ends_the_session() {
                 self.close(Death::of(fields, code));

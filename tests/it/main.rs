@@ -14,6 +14,7 @@ mod checkout;
 mod consistency;
 mod custom_types;
 mod differential;
+mod durability;
 mod failures;
 mod instrumentation;
 mod learning;

@@ -1,0 +1,215 @@
+//! How far the commits of one connection must get, before they are acknowledged and after.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::QueryResult;
+use diesel_async::SimpleAsyncConnection;
+
+use super::ReplicatedConnection;
+use crate::cluster::{Member, Topology};
+use crate::config::Durability;
+use crate::error::{Error, Outcome};
+use crate::guarantee::Stage;
+use crate::node::Lease;
+use crate::position::Position;
+use crate::route::NodeKind;
+use crate::wire::Wire;
+
+/// Which replicas have to have a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Replicas {
+    /// This many of them, whichever.
+    Count(usize),
+    /// More than half of them.
+    Majority,
+    /// Every one, also those that are down.
+    All,
+}
+
+/// Which replicas have a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Replication {
+    /// The names of those that have it.
+    pub confirmed: Vec<String>,
+    /// The names of those that had not said so in time.
+    pub missing: Vec<String>,
+    /// Whether those that have it are as many as were asked for.
+    pub is_met: bool,
+}
+
+/// What a connection wants of its commits, and where the server has been told so.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    level: Option<Durability>,
+    told: Option<(Arc<Wire>, Durability)>,
+}
+
+impl ReplicatedConnection {
+    /// Sets how far the commits of this connection must get before they are acknowledged, from the
+    /// next transaction on. It is not session state: reads stay on replicas.
+    pub fn set_durability(&mut self, durability: Durability) {
+        self.session().durability.level = Some(durability);
+    }
+
+    /// Whether the last write of this session is done on the primary alone: its wait for a
+    /// synchronous standby was cancelled. It is committed, and a failover may lose it.
+    ///
+    /// PostgreSQL reports such a commit as a success with a warning; see
+    /// [Synchronous Replication](https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
+    #[must_use]
+    pub fn last_commit_is_unconfirmed(&self) -> bool {
+        let session = self.session();
+        session.guarantee.last_is_unconfirmed()
+    }
+
+    /// Waits until replicas have what this session has written, up to `timeout`.
+    ///
+    /// With [`Stage::Applied`] by [`Replicas::All`], every later read anywhere sees it. Only replicas
+    /// of the pool count. What was not confirmed in time is no error: the answer says who has it.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> Result<(), diesel_replicated::Error> {
+    /// use std::time::Duration;
+    /// use diesel_replicated::{Replicas, Stage};
+    ///
+    /// let wait = Duration::from_secs(1);
+    /// let answer = conn.wait_for_replicas(Replicas::Majority, Stage::Flushed, wait).await?;
+    /// if !answer.is_met {
+    ///     eprintln!("not yet on {:?}", answer.missing);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooFewReplicas`] if the pool has not that many, [`Error::PositionUnknown`] if the
+    /// primary did not tell its position in time or the outcome of a write is unknown, and
+    /// [`Error::WriteLost`] if a failover has lost what the session wrote.
+    pub async fn wait_for_replicas(
+        &self,
+        replicas: Replicas,
+        stage: Stage,
+        timeout: Duration,
+    ) -> Result<Replication, Error> {
+        let deadline = Instant::now() + timeout;
+        let topology = self.cluster.topology();
+        let wanted = required(replicas, &topology)?;
+        let guarantee = Arc::clone(&self.session().guarantee);
+        let board = &self.cluster.board;
+        let _asked: Vec<_> = topology
+            .members
+            .iter()
+            .map(|member| member.progress.want())
+            .collect();
+        loop {
+            // Made before the look, so that no news can be missed.
+            let news = board.news();
+            let known = guarantee.positions(board);
+            if let Some(position) = guarantee.lost() {
+                return Err(Error::WriteLost { position });
+            }
+            let answer = (!known.unknown).then(|| self.replication(known.written, stage, wanted));
+            if let Some(answer) = answer.clone().filter(|answer| answer.is_met) {
+                return Ok(answer);
+            }
+            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
+            if self.cluster.within(news).await.is_err() {
+                return answer.ok_or(Error::PositionUnknown { waited: timeout });
+            }
+        }
+    }
+
+    fn replication(&self, written: Option<Position>, stage: Stage, wanted: usize) -> Replication {
+        let topology = self.cluster.topology();
+        let has = |member: &&Member| {
+            written.is_none_or(|written| {
+                let place = member.progress.at(stage);
+                let covers = |place| {
+                    self.cluster
+                        .board
+                        .with(|view| view.forks.covers(place, written))
+                };
+                place.is_some_and(covers)
+            })
+        };
+        let (confirmed, missing): (Vec<&Member>, Vec<&Member>) =
+            replicas_of(&topology).partition(has);
+        let names = |members: Vec<&Member>| -> Vec<String> {
+            members
+                .iter()
+                .map(|member| member.node.name.clone())
+                .collect()
+        };
+        Replication {
+            is_met: confirmed.len() >= wanted,
+            confirmed: names(confirmed),
+            missing: names(missing),
+        }
+    }
+
+    /// Tells the server what the connection wants of its commits, if it has not been told yet.
+    pub(super) async fn tell_durability(&self, lease: &Arc<Lease>) -> QueryResult<()> {
+        let Some(level) = self.untold(lease) else {
+            return Ok(());
+        };
+        // It would be undone with the transaction.
+        if lease.wire.in_transaction() {
+            return Ok(());
+        }
+        lease.note_session_state();
+        let using = lease.enter();
+        let told = lease.pg().batch_execute(&level.sql("SET")).await;
+        using.finish();
+        if let Err(error) = told {
+            return Err(match lease.diagnose(&error).lost {
+                Some(cause) => Error::ConnectionLost {
+                    node: lease.node().name.clone(),
+                    cause,
+                    outcome: Outcome::NotRun,
+                }
+                .into(),
+                None => error,
+            });
+        }
+        let mut session = self.session();
+        session.durability.told = Some((Arc::clone(&lease.wire), level));
+        if level == Durability::Off {
+            session.guarantee.writes_asynchronously();
+        }
+        Ok(())
+    }
+
+    fn untold(&self, lease: &Lease) -> Option<Durability> {
+        let session = self.session();
+        let level = session.durability.level?;
+        let told = session.durability.told.as_ref();
+        let known =
+            told.is_some_and(|(wire, told)| Arc::ptr_eq(wire, &lease.wire) && *told == level);
+        (!known).then_some(level)
+    }
+}
+
+fn replicas_of(topology: &Topology) -> impl Iterator<Item = &Member> {
+    topology
+        .members
+        .iter()
+        .filter(|member| member.kind() == Some(NodeKind::Replica))
+}
+
+fn required(replicas: Replicas, topology: &Topology) -> Result<usize, Error> {
+    let have = replicas_of(topology).count();
+    let wanted = match replicas {
+        Replicas::Count(count) => count,
+        Replicas::Majority => have / 2 + 1,
+        Replicas::All => have,
+    };
+    if wanted > have {
+        return Err(Error::TooFewReplicas { wanted, have });
+    }
+    Ok(wanted)
+}
