@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
@@ -21,6 +22,10 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// How often the primary is asked, at the most, while writes go on and nobody waits.
 const SPACING: Duration = Duration::from_millis(4);
+
+/// How long after the last write the replicas are asked once, though nobody waits: who writes and
+/// then reads finds the answer there.
+const SETTLED: Duration = Duration::from_millis(1);
 
 /// How often a node is asked without a pause when somebody waits; replay takes a fraction of a
 /// millisecond when all is well. Later there is a pause of [`PAUSE`].
@@ -47,6 +52,9 @@ pub(super) struct Watcher {
     /// Since when somebody waits, counted in questions.
     eager: u32,
     identified: Instant,
+    /// Writes are covered by the last answer that were not by the one before.
+    fresh: AtomicBool,
+    upto: u64,
 }
 
 impl Watcher {
@@ -66,6 +74,8 @@ impl Watcher {
             replayed: Lsn(0),
             eager: 0,
             identified: Instant::now(),
+            fresh: AtomicBool::new(false),
+            upto: 0,
         }
     }
 
@@ -163,6 +173,8 @@ impl Watcher {
                     inserted,
                     asynchronous,
                 };
+                self.fresh.fetch_or(upto > self.upto, Ordering::Relaxed);
+                self.upto = upto;
                 self.board.publish(facts.cluster, sample, timeline);
             }
             Place::Standby { replayed, received } => {
@@ -193,7 +205,7 @@ impl Watcher {
         let primary = self.is_primary();
         tokio::select! {
             () = self.progress.wanted() => {}
-            () = sleep(IDLE) => {}
+            () = self.idle() => {}
             () = self.board.written(), if primary => {
                 let spaced = tokio::time::sleep_until((asked + SPACING).into());
                 tokio::select! {
@@ -202,6 +214,18 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// Until it is time to ask though nothing has happened.
+    async fn idle(&self) {
+        if self.fresh.load(Ordering::Relaxed) {
+            sleep(SETTLED).await;
+            self.fresh.store(false, Ordering::Relaxed);
+            for replica in self.topology.borrow().usable_replicas() {
+                replica.progress.nudge();
+            }
+        }
+        sleep(IDLE).await;
     }
 
     fn is_primary(&self) -> bool {

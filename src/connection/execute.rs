@@ -10,7 +10,7 @@ use super::ReplicatedConnection;
 use super::action::{Action, Report};
 use super::reading::{Reading, Served};
 use super::recovery::{Next, outcome_if_lost};
-use super::session::Transaction;
+use super::session::{Session, Transaction};
 use super::writing::Writing;
 use crate::classify::{TransactionControl, Verdict};
 use crate::config::Consistency;
@@ -133,8 +133,18 @@ impl ReplicatedConnection {
         );
         let writes =
             matches!(decision, Decision::Primary(_)) && session.commits(verdict, only_rolls_back);
-        let writing = writes.then(|| Writing::starts(&session.guarantee, &self.cluster.board));
+        let writing = writes.then(|| self.writing(&session));
         (decision, writing)
+    }
+
+    /// Notes a write that is about to be sent.
+    pub(super) fn writing(&self, session: &Session) -> Writing {
+        // Where nobody asks for more, positions are not worth asking for.
+        let eager = [Some(self.cluster.consistency.level), session.consistency]
+            .into_iter()
+            .flatten()
+            .any(|level| level != Consistency::Eventual);
+        Writing::starts(&session.guarantee, &self.cluster.board, eager)
     }
 
     async fn send<A: Action>(&self, action: &mut A, lease: &Arc<Lease>) -> QueryResult<A::Output> {

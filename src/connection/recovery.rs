@@ -9,7 +9,6 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use super::ReplicatedConnection;
 use super::execute::Journey;
 use super::failure::lost;
-use super::writing::Writing;
 use crate::classify::{TransactionControl, Verdict};
 use crate::error::{Error, Outcome};
 use crate::node::{Failure, Lease};
@@ -115,9 +114,8 @@ impl ReplicatedConnection {
                 journey.learn = learn;
                 if learn {
                     // Whatever the replica refused for being read only may well write.
-                    let session = self.session();
-                    journey.writing =
-                        Some(Writing::starts(&session.guarantee, &self.cluster.board));
+                    let writing = self.writing(&self.session());
+                    journey.writing = Some(writing);
                 }
                 journey.decision = primary(if learn {
                     RouteReason::Learned

@@ -11,6 +11,8 @@ use crate::wire::Wire;
 pub(super) struct Writing {
     guarantee: Arc<Guarantee>,
     board: Arc<Board>,
+    /// Its position is wanted as soon as it is done; otherwise only if somebody asks.
+    eager: bool,
     sent_over: Option<Arc<Wire>>,
     /// The server has begun to answer.
     answering: bool,
@@ -19,11 +21,12 @@ pub(super) struct Writing {
 
 impl Writing {
     /// Comes before the write is sent: a read that starts later must not miss it.
-    pub(super) fn starts(guarantee: &Arc<Guarantee>, board: &Arc<Board>) -> Self {
+    pub(super) fn starts(guarantee: &Arc<Guarantee>, board: &Arc<Board>, eager: bool) -> Self {
         guarantee.write_starts();
         Self {
             guarantee: Arc::clone(guarantee),
             board: Arc::clone(board),
+            eager,
             sent_over: None,
             answering: false,
             over: false,
@@ -49,8 +52,8 @@ impl Writing {
         if unconfirmed {
             tracing::warn!(target: "diesel_replicated", "commit_unconfirmed");
         }
-        self.guarantee
-            .write_acknowledged(self.board.draw(), unconfirmed);
+        let ticket = self.eager.then(|| self.board.draw());
+        self.guarantee.write_acknowledged(ticket, unconfirmed);
     }
 
     /// The server refused it. A part of a text may have been committed all the same.

@@ -36,8 +36,8 @@ struct State {
     in_doubt: bool,
     /// The last acknowledged write whose position has not been learnt yet.
     ticket: Option<Ticket>,
-    /// The session was handed over before the position of its last write was known: one that is
-    /// learnt from now on covers it.
+    /// A write was acknowledged for which no ticket has been drawn yet: one that is drawn when
+    /// somebody needs it covers it, too.
     draws: bool,
     /// The session writes with `synchronous_commit = off`.
     asynchronous: bool,
@@ -81,13 +81,16 @@ impl Guarantee {
         self.state().in_flight += 1;
     }
 
-    /// A write was answered, after which `ticket` was drawn; `unconfirmed` if a synchronous standby
+    /// A write was answered, after which `ticket` was drawn, if one was; `unconfirmed` if a synchronous standby
     /// had not confirmed it.
-    pub(crate) fn write_acknowledged(&self, ticket: Ticket, unconfirmed: bool) {
+    pub(crate) fn write_acknowledged(&self, ticket: Option<Ticket>, unconfirmed: bool) {
         let mut state = self.state();
         state.unconfirmed = unconfirmed;
         state.in_flight = state.in_flight.saturating_sub(1);
-        state.ticket = state.ticket.max(Some(ticket));
+        match ticket {
+            Some(ticket) => state.ticket = state.ticket.max(Some(ticket)),
+            None => state.draws = true,
+        }
     }
 
     /// A write's answer is not waited for any more; `answering` if it had begun to come.

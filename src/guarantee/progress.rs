@@ -1,7 +1,7 @@
 //! How far one node is, as it last said, and who waits to hear more.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::{Notify, watch};
 
@@ -48,6 +48,8 @@ pub(crate) struct Progress {
     known: watch::Sender<Known>,
     asked: AtomicU64,
     waiting: AtomicUsize,
+    /// It is to be asked once, though nobody waits.
+    nudged: AtomicBool,
     wanted: Notify,
 }
 
@@ -57,6 +59,7 @@ impl Progress {
             known: watch::Sender::new(Known::default()),
             asked: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
+            nudged: AtomicBool::new(false),
             wanted: Notify::new(),
         })
     }
@@ -120,12 +123,21 @@ impl Progress {
         self.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Waits until somebody wants news.
+    /// Waits until somebody wants news. For the watcher alone.
     pub(crate) async fn wanted(&self) {
-        let wanted = self.wanted.notified();
-        if !self.is_wanted() {
+        loop {
+            let wanted = self.wanted.notified();
+            if self.is_wanted() || self.nudged.swap(false, Ordering::AcqRel) {
+                return;
+            }
             wanted.await;
         }
+    }
+
+    /// Has the node asked once.
+    pub(crate) fn nudge(&self) {
+        self.nudged.store(true, Ordering::Release);
+        self.wanted.notify_one();
     }
 
     /// Has the node asked, again and again, for as long as the guard lives.
