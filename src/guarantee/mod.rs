@@ -6,6 +6,8 @@
 mod board;
 mod need;
 mod progress;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
