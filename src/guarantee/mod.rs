@@ -9,6 +9,7 @@ mod progress;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use board::{Board, NewTimeline};
@@ -26,7 +27,11 @@ pub(crate) type Ticket = u64;
 
 /// What one session has written and seen.
 #[derive(Debug, Default)]
-pub(crate) struct Guarantee(Mutex<State>);
+pub(crate) struct Guarantee {
+    /// Anything was ever noted. Most sessions only read, and need not look further.
+    touched: AtomicBool,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -79,7 +84,7 @@ struct Left {
 impl Guarantee {
     /// What a session begins with that goes on from elsewhere, on the cluster of this identifier.
     pub(crate) fn resumed(cluster: u64, written: Option<Position>, seen: Option<Position>) -> Self {
-        Self(Mutex::new(State {
+        let state = Mutex::new(State {
             draws: written.is_some_and(Position::is_somewhere)
                 || seen.is_some_and(Position::is_somewhere),
             written: written.filter(|written| !written.is_somewhere()),
@@ -88,7 +93,11 @@ impl Guarantee {
             // 0 if its maker did not know it yet; the places in it then are unknown, too.
             cluster: Some(cluster).filter(|cluster| *cluster != 0),
             ..State::default()
-        }))
+        });
+        Self {
+            touched: AtomicBool::new(true),
+            state,
+        }
     }
 
     /// A write is about to be sent.
@@ -121,6 +130,9 @@ impl Guarantee {
     /// Something that was sent later over this connection was answered, so that everything before
     /// it has been.
     pub(crate) fn answered_over(&self, wire: &Arc<Wire>) {
+        if !self.is_touched() {
+            return;
+        }
         for left in &mut self.state().left {
             left.answering |= Arc::ptr_eq(&left.wire, wire);
         }
@@ -144,6 +156,9 @@ impl Guarantee {
             Consistency::BoundedStaleness(bound) => return Need::no_older_than(bound),
             Consistency::Strong => return Need::of_now(),
             Consistency::ReadYourWrites | Consistency::Causal => {}
+        }
+        if scope == WriteScope::Session && !self.is_touched() {
+            return Need::default();
         }
         let mut state = self.state();
         if let Some(reason) = state.settle(board) {
@@ -230,8 +245,13 @@ impl Guarantee {
         self.state().lost
     }
 
+    fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Acquire)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.touched.store(true, Ordering::Release);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
