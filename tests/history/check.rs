@@ -153,9 +153,12 @@ pub fn linearizable(history: &History) -> Vec<(Broken, u64)> {
 mod tests {
     use super::*;
 
-    /// A history from what each session does: at each time the kind of an operation on key 0.
-    fn history(sessions: &[(u64, Option<(u64, usize)>, &[(u64, Kind)])]) -> History {
-        let session = |(id, parent, operations): &(u64, Option<(u64, usize)>, &[(u64, Kind)])| {
+    /// A session, what it goes on from, and when it does what with key 0.
+    type Sketch<'a> = (u64, Option<(u64, usize)>, &'a [(u64, Kind)]);
+
+    /// The history of these sessions.
+    fn history(sessions: &[Sketch<'_>]) -> History {
+        let session = |(id, parent, operations): &Sketch<'_>| {
             let operations = operations.iter().map(|(time, kind)| Operation {
                 key: 0,
                 kind: *kind,
@@ -216,8 +219,7 @@ mod tests {
 
     #[test]
     fn promises_go_with_the_token_and_no_further() {
-        let parent: (u64, Option<(u64, usize)>, &[(u64, Kind)]) =
-            (1, None, &[(1, WROTE_1), (5, WROTE_2)]);
+        let parent: Sketch<'_> = (1, None, &[(1, WROTE_1), (5, WROTE_2)]);
         let child = |version| (2, Some((1, 1)), [(7, read(version))]);
         let broken = |version| {
             let (id, parent_of, operations) = child(version);
@@ -229,7 +231,7 @@ mod tests {
 
     #[test]
     fn real_time_is_kept() {
-        let found = |sessions: &[(u64, Option<(u64, usize)>, &[(u64, Kind)])]| {
+        let found = |sessions: &[Sketch<'_>]| {
             let broken = linearizable(&history(sessions));
             broken
                 .into_iter()

@@ -5,7 +5,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
-    clippy::large_futures,
     unreachable_pub,
     reason = "a program of tests, which fail by panicking"
 )]
