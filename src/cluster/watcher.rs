@@ -125,9 +125,10 @@ impl Watcher {
             let question = self.progress.asks();
             match timeout(ANSWER, monitor.ask()).await {
                 Ok(Ok(Some(facts))) => {
-                    self.note_role(facts);
-                    let timeline = self.new_timeline(monitor, facts).await;
-                    self.publish(monitor, facts, (upto, asked, question), timeline);
+                    self.note_role(&facts);
+                    let timeline = self.new_timeline(monitor, &facts).await;
+                    let asked = (upto, asked, question);
+                    self.publish(monitor, facts, asked, timeline);
                 }
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => return error.to_string(),
@@ -158,13 +159,14 @@ impl Watcher {
                 flushed,
                 inserted,
                 asynchronous,
+                synchronous,
             } => {
                 if !self.is_primary() {
                     return;
                 }
                 // What the primary shows may not be on its disk yet.
                 let shown = Position::new(facts.timeline, inserted);
-                self.progress.publish(question, shown, None, wire);
+                self.progress.publish(question, shown, (None, None), wire);
                 let sample = Sample {
                     upto,
                     asked,
@@ -175,15 +177,21 @@ impl Watcher {
                 };
                 self.fresh.fetch_or(upto > self.upto, Ordering::Relaxed);
                 self.upto = upto;
-                self.board.publish(facts.cluster, sample, timeline);
+                let cluster = (facts.cluster, synchronous);
+                self.board.publish(cluster, sample, timeline);
             }
-            Place::Standby { replayed, received } => {
+            Place::Standby {
+                replayed,
+                received,
+                snapshot,
+            } => {
                 self.replayed = replayed;
                 let cluster = self.board.with(|view| view.cluster);
                 if cluster.is_none_or(|cluster| cluster == facts.cluster) {
                     let shown = Position::new(facts.timeline, replayed);
                     let received = received.map(|(flushed, written)| Received { written, flushed });
-                    self.progress.publish(question, shown, received, wire);
+                    self.progress
+                        .publish(question, shown, (received, snapshot), wire);
                     self.board.tell();
                 }
             }
@@ -235,7 +243,7 @@ impl Watcher {
     }
 
     /// A node that says it is what the topology does not think has to be looked at.
-    fn note_role(&self, facts: Facts) {
+    fn note_role(&self, facts: &Facts) {
         let role = match facts.place {
             Place::Primary { .. } => ServerRole::Primary,
             Place::Standby { .. } => ServerRole::Standby,
@@ -262,7 +270,7 @@ impl Watcher {
     }
 
     /// How the log came to be on the timeline that the primary is on, if that is a new one.
-    async fn new_timeline(&self, monitor: &mut Monitor, facts: Facts) -> Option<NewTimeline> {
+    async fn new_timeline(&self, monitor: &mut Monitor, facts: &Facts) -> Option<NewTimeline> {
         let known = self.board.with(|view| view.forks.current());
         let is_primary = matches!(facts.place, Place::Primary { .. }) && self.is_primary();
         if !is_primary || facts.timeline <= known {

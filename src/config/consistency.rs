@@ -50,7 +50,7 @@ impl fmt::Display for Consistency {
         match self {
             Self::Eventual => f.write_str("eventual"),
             Self::BoundedStaleness(bound) => {
-                write!(f, "bounded_staleness:{}ms", bound.as_millis())
+                write!(f, "bounded_staleness:{}", duration::format(*bound))
             }
             Self::ReadYourWrites => f.write_str("read_your_writes"),
             Self::Causal => f.write_str("causal"),

@@ -65,7 +65,6 @@ fn from_nanos(nanos: u128) -> Option<Duration> {
 }
 
 /// The shortest exact text: [`parse`] reads it back as the same duration.
-#[cfg(any(feature = "serde", test))]
 pub(crate) fn format(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     ["s", "ms", "us", "ns"]

@@ -69,6 +69,9 @@ impl ReplicatedConnection {
             if journey.writing.is_some() || verdict.control.is_some() && !on_replica {
                 self.tell_durability(&lease).await?;
             }
+            if !on_replica {
+                self.primary_shows(&lease).await?;
+            }
             self.begins(verdict, &lease, on_replica);
             if let Some(writing) = &mut journey.writing {
                 writing.sent_over(&lease);

@@ -3,13 +3,46 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use diesel::sql_types::{Bool, Text};
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::RunQueryDsl;
+
 use super::ReplicatedConnection;
 use super::acquire::Chosen;
 use crate::cluster::{Member, Topology};
+use crate::config::Consistency;
 use crate::error::Error;
-use crate::guarantee::Need;
+use crate::guarantee::{Guarantee, Need, Progress, Transactions};
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
+
+/// Whether every transaction is done here that is done in a snapshot from elsewhere: none that is
+/// newer than all that are done here, and none that is still under way.
+const SHOWS: &str = "SELECT pg_catalog.pg_snapshot_xmax(there) <= pg_catalog.pg_snapshot_xmax(here) \
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_snapshot_xip(here) AS under_way (xid) \
+    WHERE pg_catalog.pg_visible_in_snapshot(under_way.xid, there)) AS shows \
+    FROM (SELECT $1::pg_snapshot AS there, pg_catalog.pg_current_snapshot() AS here) AS both_of";
+
+/// How long at the least the primary has to show what a standby shows: as long as that takes to
+/// confirm what it has received.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// All transactions that anyone may have seen by now: those with a lower number than one that is
+/// taken for this.
+const ALL_UNTIL_NOW: &str = "SELECT pg_catalog.concat(next, ':', next, ':') AS snapshot \
+    FROM pg_catalog.pg_current_xact_id() AS next";
+
+#[derive(QueryableByName)]
+struct All {
+    #[diesel(sql_type = Text)]
+    snapshot: String,
+}
+
+#[derive(QueryableByName)]
+struct Shows {
+    #[diesel(sql_type = Bool)]
+    shows: bool,
+}
 
 /// A read on its way to a node.
 #[derive(Debug)]
@@ -152,6 +185,68 @@ impl ReplicatedConnection {
         }
     }
 
+    /// Waits until the primary shows what a replica has shown to a session that must never see less.
+    ///
+    /// While a commit waits for its synchronous standby, that shows it and the primary does not yet.
+    pub(super) async fn primary_shows(&self, lease: &Arc<Lease>) -> QueryResult<()> {
+        let guarantee = {
+            let session = self.session();
+            let level = session
+                .consistency
+                .unwrap_or(self.cluster.consistency.level);
+            let open = session.transaction.is_some() || lease.wire.in_transaction();
+            if level != Consistency::Causal || open {
+                return Ok(());
+            }
+            Arc::clone(&session.guarantee)
+        };
+        let board = &self.cluster.board;
+        let (started, bound) = (Instant::now(), self.cluster.consistency.wait.max(PATIENCE));
+        if !board.with(|view| view.synchronous) {
+            return Ok(());
+        }
+        let behind = || Error::PrimaryBehind { waited: bound }.into();
+        if !self.knows_seen(&guarantee, started + bound).await {
+            return Err(behind());
+        }
+        while let Some(shown) = guarantee.shown(board) {
+            let snapshot = match shown {
+                Transactions::Of(snapshot) => snapshot,
+                Transactions::AnyUntilNow => {
+                    guarantee.shown_at_most(all_until_now(lease).await?.into());
+                    continue;
+                }
+            };
+            if shows(lease, &snapshot).await? {
+                guarantee.is_shown_by_primary(&snapshot);
+            } else if started.elapsed() > bound {
+                return Err(behind());
+            } else {
+                let pause = async { tokio::time::sleep(Duration::from_millis(1)).await };
+                self.cluster.within(pause).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it is known what the session has seen. `false` if a node did not say in time.
+    async fn knows_seen(&self, guarantee: &Guarantee, deadline: Instant) -> bool {
+        let board = &self.cluster.board;
+        let seen = guarantee.positions(board).reads;
+        let _asked: Vec<_> = seen.iter().map(Progress::want).collect();
+        loop {
+            // Made before the look, so that no news can be missed.
+            let news = board.news();
+            if guarantee.positions(board).reads.is_empty() {
+                return true;
+            }
+            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
+            if self.cluster.within(news).await.is_err() {
+                return false;
+            }
+        }
+    }
+
     /// The nodes whose answers can end the wait: replicas that may serve, those that the session
     /// has seen, and the primary, which knows whether there is anything to wait for.
     fn to_be_asked<'t>(
@@ -168,4 +263,21 @@ impl ReplicatedConnection {
         let members: Vec<&Member> = topology.members.iter().filter(asked).collect();
         members.into_iter()
     }
+}
+
+async fn all_until_now(lease: &Arc<Lease>) -> QueryResult<String> {
+    let using = lease.enter();
+    let mut connection = lease.pg();
+    let all = sql_query(ALL_UNTIL_NOW).get_result(&mut connection).await;
+    using.finish();
+    all.map(|all: All| all.snapshot)
+}
+
+async fn shows(lease: &Arc<Lease>, snapshot: &str) -> QueryResult<bool> {
+    let using = lease.enter();
+    let mut connection = lease.pg();
+    let shows = sql_query(SHOWS).bind::<Text, _>(snapshot.to_owned());
+    let shows = shows.get_result(&mut connection).await;
+    using.finish();
+    shows.map(|row: Shows| row.shows)
 }

@@ -180,6 +180,17 @@ pub enum Error {
         waited: Duration,
     },
 
+    /// The session has seen on a replica what the primary does not show yet: a commit there still
+    /// waits for a synchronous standby to confirm it.
+    #[error(
+        "the session has seen commits on a replica that still wait on the primary for a synchronous \
+         standby, for more than {waited:?}"
+    )]
+    PrimaryBehind {
+        /// How long the caller waited.
+        waited: Duration,
+    },
+
     /// What the session wrote did not survive a failover.
     #[error("what was written at {position} did not survive the failover")]
     WriteLost {

@@ -15,6 +15,8 @@ pub(crate) struct View {
     pub(crate) forks: Forks,
     /// The system identifier of the cluster.
     pub(crate) cluster: Option<u64>,
+    /// Commits may wait for standbys, which then show them before the primary does.
+    pub(crate) synchronous: bool,
 }
 
 /// The board on which watchers write and sessions read.
@@ -70,9 +72,15 @@ impl Board {
     }
 
     /// The primary has answered. `forks` is its history of timelines, where it was asked for.
-    pub(crate) fn publish(&self, cluster: u64, sample: Sample, forks: Option<NewTimeline>) {
+    pub(crate) fn publish(
+        &self,
+        (cluster, synchronous): (u64, bool),
+        sample: Sample,
+        forks: Option<NewTimeline>,
+    ) {
         self.view.send_modify(|view| {
             view.cluster = Some(cluster);
+            view.synchronous = synchronous;
             match forks {
                 Some(NewTimeline::History(ended)) => {
                     view.forks.learn_history(sample.timeline, &ended);

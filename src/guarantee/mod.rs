@@ -6,7 +6,10 @@
 mod board;
 mod need;
 mod progress;
+#[cfg(test)]
+mod tests;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(crate) use board::{Board, NewTimeline};
@@ -24,7 +27,11 @@ pub(crate) type Ticket = u64;
 
 /// What one session has written and seen.
 #[derive(Debug, Default)]
-pub(crate) struct Guarantee(Mutex<State>);
+pub(crate) struct Guarantee {
+    /// Anything was ever noted. Most sessions only read, and need not look further.
+    touched: AtomicBool,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -45,12 +52,24 @@ struct State {
     seen: Option<Position>,
     /// What was seen on these nodes is what they showed before they were asked this question.
     reads: Vec<(Arc<Progress>, u64)>,
+    /// The transactions that the last replica showed which was read from; the primary may show
+    /// fewer.
+    shown: Option<Transactions>,
     /// The cluster that the positions belong to, as long as that has not been compared.
     cluster: Option<u64>,
     /// The last write's wait for a synchronous standby was cancelled.
     unconfirmed: bool,
     /// What was written there did not survive a failover.
     lost: Option<Position>,
+}
+
+/// Transactions that a session has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Transactions {
+    /// Those of this `pg_snapshot`.
+    Of(Arc<str>),
+    /// The node that showed them is gone, or another process saw them: any that were done by now.
+    AnyUntilNow,
 }
 
 /// A write that nobody waits for any more.
@@ -65,15 +84,20 @@ struct Left {
 impl Guarantee {
     /// What a session begins with that goes on from elsewhere, on the cluster of this identifier.
     pub(crate) fn resumed(cluster: u64, written: Option<Position>, seen: Option<Position>) -> Self {
-        Self(Mutex::new(State {
+        let state = Mutex::new(State {
             draws: written.is_some_and(Position::is_somewhere)
                 || seen.is_some_and(Position::is_somewhere),
             written: written.filter(|written| !written.is_somewhere()),
             seen: seen.filter(|seen| !seen.is_somewhere()),
+            shown: seen.map(|_| Transactions::AnyUntilNow),
             // 0 if its maker did not know it yet; the places in it then are unknown, too.
             cluster: Some(cluster).filter(|cluster| *cluster != 0),
             ..State::default()
-        }))
+        });
+        Self {
+            touched: AtomicBool::new(true),
+            state,
+        }
     }
 
     /// A write is about to be sent.
@@ -106,6 +130,9 @@ impl Guarantee {
     /// Something that was sent later over this connection was answered, so that everything before
     /// it has been.
     pub(crate) fn answered_over(&self, wire: &Arc<Wire>) {
+        if !self.is_touched() {
+            return;
+        }
         for left in &mut self.state().left {
             left.answering |= Arc::ptr_eq(&left.wire, wire);
         }
@@ -129,6 +156,9 @@ impl Guarantee {
             Consistency::BoundedStaleness(bound) => return Need::no_older_than(bound),
             Consistency::Strong => return Need::of_now(),
             Consistency::ReadYourWrites | Consistency::Causal => {}
+        }
+        if scope == WriteScope::Session && !self.is_touched() {
+            return Need::default();
         }
         let mut state = self.state();
         if let Some(reason) = state.settle(board) {
@@ -190,13 +220,38 @@ impl Guarantee {
         self.state().unconfirmed
     }
 
+    /// The transactions that the primary must show before the session reads there.
+    pub(crate) fn shown(&self, board: &Board) -> Option<Transactions> {
+        let mut state = self.state();
+        state.forget_dead();
+        state.learn(board);
+        state.shown.clone()
+    }
+
+    /// What was any transaction until now are these.
+    pub(crate) fn shown_at_most(&self, snapshot: Arc<str>) {
+        self.state().shown = Some(Transactions::Of(snapshot));
+    }
+
+    /// The primary shows all that this is; it will not take it back.
+    pub(crate) fn is_shown_by_primary(&self, snapshot: &Arc<str>) {
+        let mut state = self.state();
+        let known = Transactions::Of(Arc::clone(snapshot));
+        state.shown = state.shown.take().filter(|shown| *shown != known);
+    }
+
     /// What the session wrote and what did not survive a failover, if that has happened.
     pub(crate) fn lost(&self) -> Option<Position> {
         self.state().lost
     }
 
+    fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Acquire)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.touched.store(true, Ordering::Release);
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -228,6 +283,7 @@ impl State {
                 }
             }
         }
+        self.forget_dead();
         if std::mem::take(&mut self.draws) {
             self.ticket = Some(board.draw());
         }
@@ -255,6 +311,19 @@ impl State {
         }
     }
 
+    /// What a node showed that cannot be asked any more is covered by where the primary is now: no
+    /// standby is ahead of that.
+    fn forget_dead(&mut self) {
+        let reads = self.reads.len();
+        self.reads.retain(|(progress, question)| {
+            progress.is_alive() || progress.answered(*question).is_some()
+        });
+        if self.reads.len() < reads {
+            self.draws = true;
+            self.shown = Some(Transactions::AnyUntilNow);
+        }
+    }
+
     /// Turns what is to be learnt into positions where nodes have been asked since.
     fn learn(&mut self, board: &Board) {
         let position = self
@@ -264,16 +333,20 @@ impl State {
             self.ticket = None;
             self.written = Some(self.written.map_or(position, |known| known.max(position)));
         }
-        let mut seen = self.seen;
+        let (mut seen, mut shown) = (self.seen, None);
         self.reads.retain(|(progress, question)| {
-            let answer = progress.answered(*question);
-            seen = match (seen, answer) {
-                (Some(seen), Some(answer)) => Some(seen.max(answer)),
-                (seen, answer) => seen.or(answer),
+            let Some(answer) = progress.answered(*question) else {
+                return true;
             };
-            answer.is_none()
+            seen = Some(seen.map_or(answer.position, |seen| seen.max(answer.position)));
+            shown = answer.snapshot.map(Transactions::Of);
+            false
         });
         self.seen = seen;
+        // One that is not known is not replaced by one that may hold less.
+        if shown.is_some() && self.shown != Some(Transactions::AnyUntilNow) {
+            self.shown = shown;
+        }
     }
 
     /// A position beyond a fork cannot be reached by anyone, and must not be compared.

@@ -115,7 +115,7 @@ impl Need {
         }
         for (progress, question) in std::mem::take(&mut self.reads) {
             match progress.answered(question) {
-                Some(position) => self.covers(position),
+                Some(shown) => self.covers(shown.position),
                 None => self.reads.push((progress, question)),
             }
         }

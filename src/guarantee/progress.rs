@@ -28,11 +28,20 @@ pub(crate) struct Known {
     pub(crate) position: Option<Position>,
     /// A standby has received this on disk, and this at all.
     received: Option<Received>,
+    /// The transactions that it shows, where the primary may show fewer.
+    snapshot: Option<Arc<str>>,
     /// The number of the question that this answers.
     pub(crate) question: u64,
     /// The connection that the answer came over. While it lives the server has not been
     /// restarted, which may take it back.
     wire: Option<Arc<Wire>>,
+}
+
+/// What a node shows.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    pub(crate) position: Position,
+    pub(crate) snapshot: Option<Arc<str>>,
 }
 
 /// How far the log has come to a standby.
@@ -84,10 +93,20 @@ impl Progress {
         Some(Position::new(applied.timeline, lsn.max(applied.lsn)))
     }
 
-    /// The position that an answer to question `number`, or a later one, told.
-    pub(crate) fn answered(&self, number: u64) -> Option<Position> {
+    /// Whether the node can be asked.
+    pub(crate) fn is_alive(&self) -> bool {
         let known = self.known.borrow();
-        known.position.filter(|_| known.question >= number)
+        known.wire.as_ref().is_some_and(|wire| !wire.is_closed())
+    }
+
+    /// What an answer to question `number`, or a later one, told.
+    pub(crate) fn answered(&self, number: u64) -> Option<Shown> {
+        let known = self.known.borrow();
+        let position = known.position.filter(|_| known.question >= number)?;
+        Some(Shown {
+            position,
+            snapshot: known.snapshot.clone(),
+        })
     }
 
     /// The number of the next question: it is put after whatever has happened until now.
@@ -105,13 +124,14 @@ impl Progress {
         &self,
         question: u64,
         position: Position,
-        received: Option<Received>,
+        (received, snapshot): (Option<Received>, Option<Arc<str>>),
         wire: &Arc<Wire>,
     ) {
         self.known.send_modify(|known| {
             *known = Known {
                 position: Some(position),
                 received,
+                snapshot,
                 question,
                 wire: Some(Arc::clone(wire)),
             };

@@ -1,5 +1,7 @@
 //! What one node says of its place in the log, asked over a connection of its own.
 
+use std::sync::Arc;
+
 use diesel::deserialize::{self, FromSql};
 use diesel::pg::{Pg, PgValue};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -10,6 +12,7 @@ use diesel_async::RunQueryDsl;
 use super::{Node, NodeConnection};
 use crate::error::ConnectError;
 use crate::position::Lsn;
+use crate::wire::Wire;
 
 /// PostgreSQL's type `pg_lsn`.
 #[derive(SqlType)]
@@ -35,7 +38,10 @@ const WHERE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
     CASE WHEN pg_catalog.pg_is_in_recovery() \
     THEN receiver.received_tli::text \
     ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_flush_lsn()), 1, 8) END, \
-    pg_catalog.pg_last_wal_receive_lsn(), receiver.written_lsn \
+    pg_catalog.pg_last_wal_receive_lsn(), receiver.written_lsn, \
+    CASE WHEN pg_catalog.pg_is_in_recovery() \
+    THEN pg_catalog.pg_current_snapshot()::text END, \
+    pg_catalog.current_setting('synchronous_standby_names') <> '' \
     FROM (VALUES (1)) AS one LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true";
 
 /// What changes seldom.
@@ -61,6 +67,8 @@ impl Query for Where {
         Nullable<Text>,
         Nullable<PgLsn>,
         Nullable<PgLsn>,
+        Nullable<Text>,
+        Bool,
     );
 }
 
@@ -73,6 +81,8 @@ type WhereRow = (
     Option<String>,
     Option<Lsn>,
     Option<Lsn>,
+    Option<String>,
+    bool,
 );
 
 #[derive(Clone, Copy, Debug, QueryableByName)]
@@ -86,7 +96,7 @@ struct Identity {
 }
 
 /// What a node says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// The system identifier that all nodes of one cluster share.
     pub(crate) cluster: u64,
@@ -94,18 +104,22 @@ pub(crate) struct Facts {
     pub(crate) place: Place,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Primary {
         flushed: Lsn,
         inserted: Lsn,
         /// `synchronous_commit` is off where a session does not say otherwise.
         asynchronous: bool,
+        /// Commits may wait for standbys, which then show them before the primary does.
+        synchronous: bool,
     },
     Standby {
         replayed: Lsn,
         /// How much has been received on disk, and how much at all.
         received: Option<(Lsn, Lsn)>,
+        /// The transactions that it shows, as `pg_snapshot`.
+        snapshot: Option<Arc<str>>,
     },
 }
 
@@ -127,7 +141,7 @@ impl Monitor {
     }
 
     /// Whether what it said last still holds: a server that was restarted may be behind that.
-    pub(crate) fn wire(&self) -> &std::sync::Arc<crate::wire::Wire> {
+    pub(crate) fn wire(&self) -> &Arc<Wire> {
         &self.connection.wire
     }
 
@@ -140,7 +154,7 @@ impl Monitor {
     /// Asks where the node is. `None` if it does not know itself: it is being promoted, or has
     /// replayed nothing yet.
     pub(crate) async fn ask(&mut self) -> QueryResult<Option<Facts>> {
-        let (in_recovery, lsn, inserted, timeline, flushed, written) = Where
+        let (in_recovery, lsn, inserted, timeline, flushed, written, snapshot, synchronous) = Where
             .get_result::<WhereRow>(&mut self.connection.pg)
             .await?;
         let Some(lsn) = lsn else {
@@ -151,11 +165,13 @@ impl Monitor {
             (true, _) => Place::Standby {
                 replayed: lsn,
                 received: flushed.map(|flushed| (flushed, written.unwrap_or(flushed))),
+                snapshot: snapshot.map(Arc::from),
             },
             (false, Some(inserted)) => Place::Primary {
                 flushed: lsn,
                 inserted: inserted.normalised(),
                 asynchronous: self.identity.asynchronous,
+                synchronous,
             },
             (false, None) => return Ok(None),
         };

@@ -17,6 +17,8 @@ pub struct PoolState {
     pub primary: Option<String>,
     /// Connections that the application holds.
     pub connections_out: usize,
+    /// Whether commits wait for standbys: the primary's `synchronous_standby_names` names some.
+    pub is_synchronous: bool,
     /// Whether the pool was closed.
     pub closed: bool,
     /// Grows with each change of the topology.
@@ -71,6 +73,7 @@ impl PoolState {
             nodes: topology.members.iter().map(NodeState::of).collect(),
             primary: topology.primary().map(|member| member.node.name.clone()),
             connections_out: cluster.tracker.out(),
+            is_synchronous: cluster.board.with(|view| view.synchronous),
             closed: cluster.tracker.is_closed(),
             epoch: topology.epoch,
         }

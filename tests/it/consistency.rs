@@ -6,10 +6,10 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl};
-use diesel_replicated::testing::{LocalCluster, LocalNode};
+use diesel_replicated::testing::{LocalCluster, LocalNode, StopMode};
 use diesel_replicated::{
-    Builder, Consistency, ConsistencyConfig, NodeKind, ReplicatedConnection, ReplicatedPool,
-    RouteReason, WriteScope,
+    Builder, Consistency, ConsistencyConfig, ErrorExt, NodeConfig, NodeKind, Outcome,
+    ReplicatedConnection, ReplicatedPool, RouteReason, WriteScope,
 };
 use futures_util::FutureExt;
 
@@ -278,6 +278,55 @@ async fn a_causal_session_never_sees_less_than_it_has_seen() {
         3,
         "another session has seen nothing"
     );
+}
+
+#[tokio::test]
+async fn a_causal_session_does_not_go_back_to_a_primary_that_shows_less() {
+    let local = start().await;
+    let node = |node: &LocalNode| NodeConfig::new(node.url("app")).name(node.name());
+    let builder = ReplicatedPool::builder()
+        .primary(node(local.primary()))
+        .replica(node(&local.replicas()[1]))
+        .consistency(Consistency::Causal);
+    let pool = build(builder).await;
+    let held = Arc::clone(&local);
+    // Commits wait for a standby that is away; the other shows them before the primary does.
+    blocking(move || {
+        held.replicas()[0].stop(StopMode::Fast).unwrap();
+        let names = "ALTER SYSTEM SET synchronous_standby_names = '\"replica-1\"'";
+        held.primary().sql("postgres", names).unwrap();
+        held.primary()
+            .sql("postgres", "SELECT pg_reload_conf()")
+            .unwrap();
+    })
+    .await;
+    let writing = Arc::clone(&local);
+    let sql = "INSERT INTO users (name) VALUES ('waits')";
+    let writing = tokio::task::spawn_blocking(move || writing.primary().sql("app", sql));
+    let mut conn = pool.get().await.unwrap();
+    eventually("the primary says that commits wait", || {
+        futures_util::future::ready(pool.state().is_synchronous)
+    })
+    .await;
+    while count(&mut conn).await != 4 {}
+    assert_eq!(conn.last_route().unwrap().node, "replica-2");
+    let mut stranger = pool.get().await.unwrap();
+    assert_eq!(
+        count(&mut stranger.primary()).await,
+        3,
+        "the primary does not"
+    );
+    pool.remove_replica("replica-2").await.unwrap();
+    let back: QueryResult<i64> = users::table.count().get_result(&mut conn).await;
+    let error = back.unwrap_err();
+    assert!(error.to_string().contains("synchronous standby"), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotRun);
+    // The standby comes back and confirms.
+    let back = Arc::clone(&local);
+    blocking(move || back.replicas()[0].start().unwrap()).await;
+    writing.await.unwrap().unwrap();
+    assert_eq!(count(&mut conn).await, 4);
+    assert_eq!(kind(&conn), NodeKind::Primary);
 }
 
 #[tokio::test]

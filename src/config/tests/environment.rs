@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::only_mistake;
 use crate::config::ConfigErrors;
-use crate::config::{Config, DeclaredRole, Policy};
+use crate::config::{
+    Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, Policy, WriteScope,
+};
 
 /// Names and values.
 type Variables<'a> = &'a [(&'a str, &'a str)];
@@ -56,6 +58,29 @@ fn roles_follow_from_the_variables() {
         let found: Vec<DeclaredRole> = roles(variables).into_iter().map(|(_, role)| role).collect();
         assert_eq!(found, *expected, "{variables:?}");
     }
+}
+
+#[test]
+fn what_reads_and_writes_are_to_be_has_variables() {
+    let config = read(&[
+        ("DATABASE_URL", "postgres://a/x?consistency=eventual"),
+        ("DATABASE_CONSISTENCY", "causal"),
+        ("DATABASE_WRITE_SCOPE", "pool"),
+        ("DATABASE_CONSISTENCY_WAIT", "20ms"),
+        ("DATABASE_STRONG_READS_ON_REPLICAS", "yes"),
+        ("DATABASE_DURABILITY", "remote_apply"),
+    ])
+    .unwrap();
+    let expected = Config::new()
+        .consistency(
+            ConsistencyConfig::from(Consistency::Causal)
+                .write_scope(WriteScope::Pool)
+                .wait(Duration::from_millis(20))
+                .strong_reads_on_replicas(true),
+        )
+        .durability(Durability::RemoteApply);
+    assert_eq!(config.consistency, expected.consistency);
+    assert_eq!(config.durability, expected.durability);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, DeclaredRole, Policy, Replica};
+use crate::config::{Config, Consistency, DeclaredRole, Durability, Policy, Replica};
 
 fn full() -> Config {
     Config::new()
@@ -24,6 +24,10 @@ fn full() -> Config {
         .policy(Policy::LeastInFlight)
         .fallback_share(0.25)
         .start_read_only(true)
+        .consistency(Consistency::BoundedStaleness(Duration::from_micros(
+            2_500_001,
+        )))
+        .durability(Durability::RemoteWrite)
         .allow_function("one")
         .deny_function("two")
         .setup_sql("SET statement_timeout = '5s'")

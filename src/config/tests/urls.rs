@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::only_mistake;
-use crate::config::{Config, DeclaredRole, Host, Policy, Replica, Settings};
+use crate::config::{
+    Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, Host, Policy, Replica,
+    Settings,
+};
 use crate::config::{ConfigError, UrlProblem};
 
 fn settings(url: &str) -> Settings {
@@ -139,6 +142,7 @@ fn parameters_of_the_pool_are_read() {
     let config = Config::from_url(
         "postgres://u@db1,db2/a?max_size=20&min_idle=2&connection_timeout=1.5&max_lifetime=never\
          &idle_timeout=5min&close_timeout=250ms&policy=round_robin&weights=0,3&fallback_share=0.25\
+         &consistency=bounded_staleness:5s&write_scope=session&consistency_wait=1ms&durability=off\
          &start_read_only=true&read_only_transactions_on_replicas=on&sslmode=disable\
          &target_session_attrs=any",
     )
@@ -155,7 +159,12 @@ fn parameters_of_the_pool_are_read() {
         .policy(Policy::RoundRobin)
         .fallback_share(0.25)
         .start_read_only(true)
-        .read_only_transactions_on_replicas(true);
+        .read_only_transactions_on_replicas(true)
+        .consistency(
+            ConsistencyConfig::from(Consistency::BoundedStaleness(Duration::from_secs(5)))
+                .wait(Duration::from_millis(1)),
+        )
+        .durability(Durability::Off);
     let weights: Vec<_> = config.nodes.iter().map(|node| node.weight).collect();
     assert_eq!(weights, [Some(0), Some(3)]);
     let mut unweighted = config;
@@ -316,6 +325,10 @@ fn parameters_of_the_pool_must_fit() {
         ),
         ("max_lifetime=soon", &["`max_lifetime`", "`never`"]),
         ("policy=fastest", &["`policy`", "`least_in_flight`"]),
+        ("consistency=bounded", &["`consistency`", "`causal`"]),
+        ("consistency=causal:1s", &["`consistency`", "`causal`"]),
+        ("write_scope=all", &["`write_scope`", "`pool`"]),
+        ("durability=always", &["`durability`", "`remote_apply`"]),
         ("weights=1", &["`weights`", "1 weights for 2 nodes"]),
         ("weights=1,x", &["`weights`", "3,1"]),
         ("fallback_share=half", &["`fallback_share`", "0.0 to 1.0"]),
