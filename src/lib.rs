@@ -17,6 +17,8 @@ mod statement;
 #[cfg(all(feature = "testing", unix))]
 pub mod testing;
 mod token;
+#[cfg(feature = "tower")]
+pub mod web;
 mod wire;
 
 pub use config::{

@@ -143,10 +143,11 @@ fn introduce(address: SocketAddr, pool: &ReplicatedPool) {
         text += &format!("  {}: {kind}, weight {}\n", node.name, node.weight);
     }
     text += &format!(
-        "\nTry it, and look at x-served-by:
+        "\nTry it, and look at x-served-by; whoever brings the cookie of a write sees it:
   curl -i http://{address}/api/posts
   curl -i http://{address}/api/posts/1
-  curl -i http://{address}/api/posts --json '{{\"author_id\": 1, \"title\": \"Hello\"}}'
+  curl -i http://{address}/api/posts --json '{{\"author_id\": 1, \"title\": \"Hello\"}}' -c cookies
+  curl -i http://{address}/api/posts -b cookies
   curl -i http://{address}/api/posts/1/comments --json '{{\"author_id\": 2, \"body\": \"Hi\"}}'
   curl -i http://{address}/api/posts/2 -X PATCH --json '{{\"status\": \"published\"}}'
   curl -s http://{address}/api/served

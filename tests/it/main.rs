@@ -29,3 +29,4 @@ mod support;
 mod sync_wrapper;
 mod tokens;
 mod transactions;
+mod web;

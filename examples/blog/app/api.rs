@@ -5,6 +5,7 @@ use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
+use diesel_replicated::web::{Connection, ConnectionRejection};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -16,6 +17,9 @@ use super::served::Trail;
 use super::store;
 
 type Result<T> = std::result::Result<T, ApiError>;
+
+/// A handler's connection, or why there is none: that is told as the other errors are.
+pub(crate) type Conn = std::result::Result<Connection, ConnectionRejection>;
 
 /// A body of JSON; what is wrong with it is told as JSON too.
 pub(crate) struct Body<T>(T);
@@ -30,34 +34,34 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 }
 
 pub(crate) async fn users(
-    State(app): State<App>,
+    conn: Conn,
     Extension(trail): Extension<Trail>,
 ) -> Result<Json<Vec<User>>> {
-    let mut conn = app.pool.get().await?;
+    let mut conn = conn?;
     let users = store::users(&mut conn).await?;
     trail.note("users", &conn);
     Ok(Json(users))
 }
 
 pub(crate) async fn posts(
-    State(app): State<App>,
+    conn: Conn,
     Extension(trail): Extension<Trail>,
     filter: std::result::Result<Query<Filter>, QueryRejection>,
 ) -> Result<Json<Vec<PostSummary>>> {
     let Query(filter) = filter?;
-    let mut conn = app.pool.get().await?;
+    let mut conn = conn?;
     let posts = store::posts(&mut conn, filter.status, filter.before).await?;
     trail.note("posts", &conn);
     Ok(Json(posts))
 }
 
 pub(crate) async fn post(
-    State(app): State<App>,
+    conn: Conn,
     Extension(trail): Extension<Trail>,
     id: PostId,
 ) -> Result<Json<Value>> {
     let id = post_id(id)?;
-    let mut conn = app.pool.get().await?;
+    let mut conn = conn?;
     let post = store::post(&mut conn, id).await?;
     trail.note("post", &conn);
     let post = post.ok_or_else(|| Error::no_post(id))?;
@@ -67,16 +71,16 @@ pub(crate) async fn post(
 }
 
 pub(crate) async fn add_post(
-    State(app): State<App>,
+    conn: Conn,
     Extension(trail): Extension<Trail>,
     Body(input): Body<PostInput>,
 ) -> Result<impl IntoResponse> {
     let new = input.check()?;
-    let mut conn = app.pool.get().await?;
+    let mut conn = conn?;
     let id = store::add_post(&mut conn, &new).await;
     trail.note("add post", &conn);
     let id = id?;
-    // This connection has written, so it reads from the primary and finds what it wrote.
+    // Wherever this is read, it is found: on a replica that has it, else on the primary.
     let post = store::post(&mut conn, id).await?;
     trail.note("post", &conn);
     let location = [(header::LOCATION, format!("/api/posts/{id}"))];
@@ -84,14 +88,14 @@ pub(crate) async fn add_post(
 }
 
 pub(crate) async fn add_comment(
-    State(app): State<App>,
+    conn: Conn,
     Extension(trail): Extension<Trail>,
     id: PostId,
     Body(input): Body<CommentInput>,
 ) -> Result<impl IntoResponse> {
     let post_id = post_id(id)?;
     let new = input.check(post_id)?;
-    let mut conn = app.pool.get().await?;
+    let mut conn = conn?;
     let id = store::add_comment(&mut conn, &new).await;
     trail.note("add comment", &conn);
     let id = id?;
@@ -101,13 +105,13 @@ pub(crate) async fn add_comment(
 }
 
 pub(crate) async fn set_status(
-    State(app): State<App>,
+    conn: Conn,
     Extension(trail): Extension<Trail>,
     id: PostId,
     Body(input): Body<StatusInput>,
 ) -> Result<impl IntoResponse> {
     let id = post_id(id)?;
-    let mut conn = app.pool.get().await?;
+    let mut conn = conn?;
     let done = store::set_status(&mut conn, id, input.status).await;
     trail.note("set status", &conn);
     done?;

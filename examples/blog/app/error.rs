@@ -5,6 +5,7 @@ use axum::extract::rejection::{FormRejection, JsonRejection, QueryRejection};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use diesel_replicated::web::ConnectionRejection;
 use diesel_replicated::{ErrorExt, Outcome};
 use serde::Serialize;
 use serde_json::json;
@@ -107,9 +108,9 @@ impl From<DieselError> for Error {
     }
 }
 
-impl From<diesel_replicated::Error> for Error {
-    fn from(error: diesel_replicated::Error) -> Self {
-        Self::Pool(error)
+impl From<ConnectionRejection> for Error {
+    fn from(rejection: ConnectionRejection) -> Self {
+        Self::Pool(rejection.into_inner())
     }
 }
 

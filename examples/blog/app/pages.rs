@@ -1,15 +1,12 @@
 //! The pages and their forms: post, redirect, get.
 
-use std::convert::Infallible;
-
 use axum::extract::rejection::{FormRejection, QueryRejection};
-use axum::extract::{FromRequestParts, Query, State};
-use axum::http::request::Parts;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
 
-use super::api::{PostId, post_id};
+use super::api::{Conn, PostId, post_id};
 use super::error::{Error, Mistake, PageError};
 use super::input::{CommentInput, Filter, PostInput, StatusInput};
 use super::markup::{self, Home, Reading, Report};
@@ -20,58 +17,45 @@ use super::store::{self, Connection};
 type Result<T> = std::result::Result<T, PageError>;
 type FormOf<T> = std::result::Result<Form<T>, FormRejection>;
 
-/// Part of the address that a write redirects to.
-const WROTE: &str = "written=1";
-
-/// Whether this reader has just written. A connection remembers that it has written, but the page
-/// after a redirect is another request with another connection: this carries the memory over, so
-/// that people see what they have just written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct JustWrote(bool);
-
-impl<S: Sync> FromRequestParts<S> for JustWrote {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> std::result::Result<Self, Infallible> {
-        let query = parts.uri.query().unwrap_or_default();
-        Ok(Self(query.split('&').any(|part| part == WROTE)))
-    }
-}
-
 pub(crate) async fn home(
     State(app): State<App>,
     Extension(trail): Extension<Trail>,
-    wrote: JustWrote,
+    conn: Conn,
     filter: std::result::Result<Query<Filter>, QueryRejection>,
 ) -> Result<Response> {
     let Query(filter) = filter?;
-    let page = home_page(&app, &trail, wrote, filter, PostInput::default(), &[]).await?;
+    let mut conn = conn?;
+    let page = home_page(&app, &trail, &mut conn, filter, PostInput::default(), &[]).await?;
     Ok(page.into_response())
 }
 
 pub(crate) async fn add_post(
     State(app): State<App>,
     Extension(trail): Extension<Trail>,
-    wrote: JustWrote,
+    conn: Conn,
     form: FormOf<PostInput>,
 ) -> Result<Response> {
     let Form(input) = form?;
-    match save_post(&app, &trail, &input).await {
-        Ok(id) => Ok(written(&format!("/posts/{id}"))),
+    let mut conn = conn?;
+    match save_post(&trail, &mut conn, &input).await {
+        Ok(id) => Ok(redirect(&format!("/posts/{id}"))),
         Err(Error::Invalid(mistakes)) => {
             let filter = Filter::default();
-            let page = home_page(&app, &trail, wrote, filter, input, &mistakes).await?;
+            let page = home_page(&app, &trail, &mut conn, filter, input, &mistakes).await?;
             Ok((StatusCode::UNPROCESSABLE_ENTITY, page).into_response())
         }
         Err(other) => Err(other.into()),
     }
 }
 
-async fn save_post(app: &App, trail: &Trail, input: &PostInput) -> std::result::Result<i64, Error> {
+async fn save_post(
+    trail: &Trail,
+    conn: &mut Connection,
+    input: &PostInput,
+) -> std::result::Result<i64, Error> {
     let new = input.check()?;
-    let mut conn = app.pool.get().await?;
-    let id = store::add_post(&mut conn, &new).await;
-    trail.note("add post", &conn);
+    let id = store::add_post(conn, &new).await;
+    trail.note("add post", conn);
     let id = id?;
     Ok(id)
 }
@@ -79,18 +63,13 @@ async fn save_post(app: &App, trail: &Trail, input: &PostInput) -> std::result::
 async fn home_page(
     app: &App,
     trail: &Trail,
-    wrote: JustWrote,
+    conn: &mut Connection,
     filter: Filter,
     input: PostInput,
     mistakes: &[Mistake],
 ) -> std::result::Result<maud::Markup, Error> {
-    let mut conn = app.pool.get().await?;
-    let home = if wrote.0 {
-        read_home(&mut conn.primary(), trail, filter, input).await?
-    } else {
-        read_home(&mut conn, trail, filter, input).await?
-    };
-    Ok(markup::home(&home, mistakes, &report(app, trail, wrote)))
+    let home = read_home(conn, trail, filter, input).await?;
+    Ok(markup::home(&home, mistakes, &report(app, trail)))
 }
 
 async fn read_home(
@@ -114,27 +93,29 @@ async fn read_home(
 pub(crate) async fn show_post(
     State(app): State<App>,
     Extension(trail): Extension<Trail>,
-    wrote: JustWrote,
+    conn: Conn,
     id: PostId,
 ) -> Result<Response> {
     let id = post_id(id)?;
-    let page = post_page(&app, &trail, wrote, id, CommentInput::default(), &[]).await?;
+    let mut conn = conn?;
+    let page = post_page(&app, &trail, &mut conn, id, CommentInput::default(), &[]).await?;
     Ok(page.into_response())
 }
 
 pub(crate) async fn add_comment(
     State(app): State<App>,
     Extension(trail): Extension<Trail>,
-    wrote: JustWrote,
+    conn: Conn,
     id: PostId,
     form: FormOf<CommentInput>,
 ) -> Result<Response> {
     let id = post_id(id)?;
     let Form(input) = form?;
-    match save_comment(&app, &trail, id, &input).await {
-        Ok(()) => Ok(written(&format!("/posts/{id}#comments"))),
+    let mut conn = conn?;
+    match save_comment(&trail, &mut conn, id, &input).await {
+        Ok(()) => Ok(redirect(&format!("/posts/{id}#comments"))),
         Err(Error::Invalid(mistakes)) => {
-            let page = post_page(&app, &trail, wrote, id, input, &mistakes).await?;
+            let page = post_page(&app, &trail, &mut conn, id, input, &mistakes).await?;
             Ok((StatusCode::UNPROCESSABLE_ENTITY, page).into_response())
         }
         Err(other) => Err(other.into()),
@@ -142,49 +123,43 @@ pub(crate) async fn add_comment(
 }
 
 async fn save_comment(
-    app: &App,
     trail: &Trail,
+    conn: &mut Connection,
     post_id: i64,
     input: &CommentInput,
 ) -> std::result::Result<(), Error> {
     let new = input.check(post_id)?;
-    let mut conn = app.pool.get().await?;
-    let done = store::add_comment(&mut conn, &new).await;
-    trail.note("add comment", &conn);
+    let done = store::add_comment(conn, &new).await;
+    trail.note("add comment", conn);
     done?;
     Ok(())
 }
 
 pub(crate) async fn set_status(
-    State(app): State<App>,
+    conn: Conn,
     Extension(trail): Extension<Trail>,
     id: PostId,
     form: FormOf<StatusInput>,
 ) -> Result<Response> {
     let id = post_id(id)?;
     let Form(input) = form?;
-    let mut conn = app.pool.get().await?;
+    let mut conn = conn?;
     let done = store::set_status(&mut conn, id, input.status).await;
     trail.note("set status", &conn);
     done?;
-    Ok(written(&format!("/posts/{id}")))
+    Ok(redirect(&format!("/posts/{id}")))
 }
 
 async fn post_page(
     app: &App,
     trail: &Trail,
-    wrote: JustWrote,
+    conn: &mut Connection,
     id: i64,
     input: CommentInput,
     mistakes: &[Mistake],
 ) -> std::result::Result<maud::Markup, Error> {
-    let mut conn = app.pool.get().await?;
-    let reading = if wrote.0 {
-        read_post(&mut conn.primary(), trail, id, input).await?
-    } else {
-        read_post(&mut conn, trail, id, input).await?
-    };
-    Ok(markup::post(&reading, mistakes, &report(app, trail, wrote)))
+    let reading = read_post(conn, trail, id, input).await?;
+    Ok(markup::post(&reading, mistakes, &report(app, trail)))
 }
 
 async fn read_post(
@@ -213,19 +188,14 @@ pub(crate) async fn style() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], css)
 }
 
-fn report(app: &App, trail: &Trail, wrote: JustWrote) -> Report {
+fn report(app: &App, trail: &Trail) -> Report {
     Report {
         steps: trail.steps(),
         served: app.log.read(),
         pool: app.pool.state(),
-        just_wrote: wrote.0,
     }
 }
 
-fn written(place: &str) -> Response {
-    let (page, part) = match place.split_once('#') {
-        Some((page, part)) => (page, format!("#{part}")),
-        None => (place, String::new()),
-    };
-    Redirect::to(&format!("{page}?{WROTE}{part}")).into_response()
+fn redirect(place: &str) -> Response {
+    Redirect::to(place).into_response()
 }

@@ -1,12 +1,13 @@
 //! The map of the application.
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use diesel_replicated::ReplicatedPool;
+use diesel_replicated::web::{SessionCookie, SessionLayer};
 
 use super::error::{ApiError, Error, PageError};
 use super::served::{self, Log};
@@ -22,7 +23,18 @@ pub(crate) struct App {
     pub(crate) log: Log,
 }
 
+/// Where handlers take their connections from.
+impl FromRef<App> for ReplicatedPool {
+    fn from_ref(app: &App) -> Self {
+        app.pool.clone()
+    }
+}
+
 pub(crate) fn router(pool: ReplicatedPool) -> Router {
+    // The page after a redirect is another request with another connection. The cookie makes both
+    // one session, so that people see what they have just written. This blog is served over plain
+    // HTTP on the machine's own address; anywhere else leave the cookie `Secure`.
+    let sessions = SessionLayer::new(&pool).cookie(SessionCookie::default().secure(false));
     let app = App {
         pool,
         log: Log::default(),
@@ -44,6 +56,7 @@ pub(crate) fn router(pool: ReplicatedPool) -> Router {
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .layer(from_fn_with_state(app.clone(), served::record))
         .layer(from_fn(guard))
+        .layer(sessions)
         .with_state(app)
 }
 

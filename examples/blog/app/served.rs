@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use diesel_replicated::{NodeKind, ReplicatedConnection};
+use diesel_replicated::{Consistency, NodeKind, ReplicatedConnection};
 use serde::Serialize;
 
 use super::routes::App;
@@ -23,6 +23,16 @@ pub(crate) struct Step {
     pub(crate) node: String,
     pub(crate) kind: NodeKind,
     pub(crate) reason: String,
+    /// How long it waited for a replica to have what it had to see.
+    pub(crate) waited_ms: f64,
+    /// What it had to see.
+    pub(crate) level: Consistency,
+}
+
+impl Step {
+    pub(crate) fn has_waited(&self) -> bool {
+        self.waited_ms > 0.0
+    }
 }
 
 /// The queries of one request so far.
@@ -39,6 +49,8 @@ impl Trail {
                 reason: route.reason.to_string().replace('_', " "),
                 node: route.node,
                 kind: route.kind,
+                waited_ms: route.waited.as_secs_f64() * 1000.0,
+                level: conn.consistency(),
             });
         }
     }
@@ -102,7 +114,13 @@ pub(crate) async fn record(State(app): State<App>, mut request: Request, next: N
     }
     let header: Vec<String> = steps
         .iter()
-        .map(|step| format!("{} ({})", step.node, step.reason))
+        .map(|step| match step.has_waited() {
+            true => format!(
+                "{} ({}; waited {:.1} ms)",
+                step.node, step.reason, step.waited_ms
+            ),
+            false => format!("{} ({})", step.node, step.reason),
+        })
         .collect();
     // A node may have a name that no header can carry.
     if let Ok(value) = HeaderValue::from_str(&header.join(", ")) {

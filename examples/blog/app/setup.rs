@@ -45,7 +45,9 @@ async fn seed(conn: &mut Connection) -> QueryResult<()> {
             ada,
             "One primary, two replicas",
             "Pages like this one are read from the replicas.\n\nWrite a post, and see where that goes: the \
-             table at the end of the page tells for each query which node answered it, and why.",
+             table at the end of the page tells for each query which node answered it, and why.\n\n\
+             You see your post at once. A replica shows it as soon as it is there; that is what the \
+             page waits for, a few milliseconds at the most.",
         );
         let hello = store::add_post(conn, &hello).await?;
         let draft = NewPost {

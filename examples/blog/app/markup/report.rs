@@ -1,6 +1,6 @@
 //! The part of each page that tells who answered.
 
-use diesel_replicated::{NodeHealth, NodeKind, PoolState};
+use diesel_replicated::{Consistency, NodeHealth, NodeKind, PoolState};
 use maud::{Markup, html};
 
 use super::super::served::{Served, Step};
@@ -11,14 +11,19 @@ pub(crate) struct Report {
     pub(crate) steps: Vec<Step>,
     pub(crate) served: Served,
     pub(crate) pool: PoolState,
-    pub(crate) just_wrote: bool,
 }
 
 impl Report {
     /// One line for the top of the page.
     pub(crate) fn summary(&self) -> Markup {
         html! {
-            p.summary { "Answered by " (answerers(&self.steps)) ". " a href="#served" { "Details" } }
+            p.summary {
+                "Answered by " (answerers(&self.steps)) ". "
+                @if let Some(waited) = self.longest_wait() {
+                    "Waited " (waited) " for a replica to have it. "
+                }
+                a href="#served" { "Details" }
+            }
         }
     }
 
@@ -26,11 +31,10 @@ impl Report {
         html! {
             section #served aria-labelledby="served-title" {
                 h2 #served-title { "Who answered" }
-                @if self.just_wrote {
-                    p {
-                        "You have just written something. This page was read from the primary, so "
-                        "that it shows it; the next one comes from a replica again."
-                    }
+                p {
+                    "What you have written is on every page that you see from then on, whichever node "
+                    "answers: a cookie tells how far a replica must be. If none is that far in time, "
+                    "the primary answers."
                 }
                 (self.queries())
                 (self.nodes())
@@ -39,13 +43,23 @@ impl Report {
         }
     }
 
+    fn longest_wait(&self) -> Option<String> {
+        let waits = self.steps.iter().filter(|step| step.has_waited());
+        let longest = waits.max_by(|one, other| one.waited_ms.total_cmp(&other.waited_ms));
+        longest.map(wait)
+    }
+
     fn queries(&self) -> Markup {
         html! {
             div.wide role="region" aria-label="Queries of this page" tabindex="0" {
                 table {
                     caption { "The queries of this page" }
                     thead {
-                        tr { th scope="col" { "Query" } th scope="col" { "Node" } th scope="col" { "Why" } }
+                        tr {
+                            th scope="col" { "Query" } th scope="col" { "Node" }
+                            th scope="col" { "Why" } th scope="col" { "Had to show" }
+                            th.number scope="col" { "Waited" }
+                        }
                     }
                     tbody {
                         @for step in &self.steps {
@@ -53,6 +67,8 @@ impl Report {
                                 th scope="row" { (step.query) }
                                 td { (node(&step.node, step.kind)) }
                                 td { (step.reason) }
+                                td { (level(step.level)) }
+                                td.number { @if step.has_waited() { (wait(step)) } @else { "–" } }
                             }
                         }
                     }
@@ -143,6 +159,22 @@ fn node(name: &str, kind: NodeKind) -> Markup {
         NodeKind::Replica => "node replica",
     };
     html! { span class=(class) { (name) } }
+}
+
+fn wait(step: &Step) -> String {
+    format!("{:.1} ms", step.waited_ms)
+}
+
+/// What a level of consistency promises, in words.
+fn level(level: Consistency) -> String {
+    match level {
+        Consistency::Eventual => "whatever is there".to_owned(),
+        Consistency::BoundedStaleness(bound) => format!("nothing older than {bound:?}"),
+        Consistency::ReadYourWrites => "all that you wrote".to_owned(),
+        Consistency::Causal => "all that you wrote or saw".to_owned(),
+        Consistency::Strong => "all that anyone wrote".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 fn health(health: NodeHealth) -> &'static str {

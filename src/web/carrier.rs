@@ -1,0 +1,129 @@
+//! How a token travels with requests and answers: in which header, and in which form.
+
+use cookie::Cookie;
+use http::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::cookie::SessionCookie;
+#[cfg(feature = "signed")]
+use crate::token::TokenKeys;
+use crate::token::{InvalidToken, SessionToken};
+
+/// More tokens than a well-meaning client has. Those beyond are not looked at.
+const MOST: usize = 8;
+
+/// What cannot carry a token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidCarrier {
+    /// It cannot be the name of a header.
+    #[error("`{0}` cannot be the name of a header")]
+    Header(String),
+    /// It cannot be the name of a cookie.
+    #[error("`{0}` cannot be the name of a cookie")]
+    CookieName(String),
+    /// It cannot be the path of a cookie.
+    #[error("`{0}` cannot be the path of a cookie")]
+    CookiePath(String),
+    /// It cannot be the domain of a cookie.
+    #[error("`{0}` cannot be the domain of a cookie")]
+    CookieDomain(String),
+}
+
+/// How a token travels.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Carrier {
+    pub(super) place: Place,
+    #[cfg(feature = "signed")]
+    pub(super) keys: Option<TokenKeys>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    Cookie(SessionCookie),
+    Header(HeaderName),
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Cookie(SessionCookie::default())
+    }
+}
+
+impl Carrier {
+    /// The tokens that came with a request. What is none is left out.
+    pub(super) fn read(&self, headers: &HeaderMap) -> Vec<SessionToken> {
+        // Other cookies may have bytes that are no text; a token has none.
+        let text = |value| String::from_utf8_lossy(HeaderValue::as_bytes(value));
+        let texts: Vec<String> = match &self.place {
+            Place::Cookie(cookie) => {
+                let cookies = headers.get_all(COOKIE).into_iter().map(text);
+                cookies
+                    .flat_map(Cookie::split_parse)
+                    .flatten()
+                    .filter(|other| other.name() == cookie.name())
+                    .map(|cookie| cookie.value_trimmed().to_owned())
+                    .take(MOST)
+                    .collect()
+            }
+            Place::Header(name) => {
+                let values: Vec<_> = headers.get_all(name).into_iter().map(text).collect();
+                // Whoever passes a request on may have written several headers as one.
+                values
+                    .iter()
+                    .flat_map(|value| value.split(','))
+                    .map(|value| value.trim().to_owned())
+                    .take(MOST)
+                    .collect()
+            }
+        };
+        let tokens = texts.iter().filter_map(|text| match self.open(text) {
+            Ok(token) => Some(token),
+            Err(error) => {
+                // Without the text, which may be anything and from anyone.
+                tracing::debug!(target: "diesel_replicated", %error, "token_refused");
+                None
+            }
+        });
+        tokens.collect()
+    }
+
+    /// Adds `token` to the headers of an answer.
+    pub(super) fn write(&self, token: &SessionToken, headers: &mut HeaderMap) {
+        let text = self.seal(token);
+        let (name, value) = match &self.place {
+            Place::Cookie(cookie) => (&SET_COOKIE, cookie.set(text)),
+            Place::Header(name) => (name, HeaderValue::try_from(text).ok()),
+        };
+        // Names and attributes were checked, and tokens fit anywhere.
+        let Some(value) = value else {
+            return;
+        };
+        // Each fails only for lack of room, where there are tens of thousands of headers.
+        let _ = match &self.place {
+            // The handler's own cookies stay.
+            Place::Cookie(_) => headers.try_append(name, value).map(drop),
+            Place::Header(_) => headers.try_insert(name, value).map(drop),
+        };
+        // A cache that serves many would give this client's token to others.
+        if let Ok(entry) = headers.try_entry(CACHE_CONTROL) {
+            entry.or_insert(HeaderValue::from_static("private"));
+        }
+    }
+
+    fn open(&self, text: &str) -> Result<SessionToken, InvalidToken> {
+        #[cfg(feature = "signed")]
+        if let Some(keys) = &self.keys {
+            return keys.open(text);
+        }
+        text.parse()
+    }
+
+    fn seal(&self, token: &SessionToken) -> String {
+        #[cfg(feature = "signed")]
+        if let Some(keys) = &self.keys {
+            return keys.seal(token);
+        }
+        token.to_string()
+    }
+}
