@@ -170,7 +170,8 @@ impl Watcher {
                 }
                 // What the primary shows may not be on its disk yet.
                 let shown = Position::new(facts.timeline, inserted);
-                self.progress.publish(question, shown, (None, None), wire);
+                self.progress
+                    .publish((question, asked), shown, (None, None), wire);
                 let sample = Sample {
                     upto,
                     asked,
@@ -196,7 +197,7 @@ impl Watcher {
                     let shown = Position::new(facts.timeline, replayed);
                     let received = received.map(|(flushed, written)| Received { written, flushed });
                     self.progress
-                        .publish(question, shown, (received, snapshot), wire);
+                        .publish((question, asked), shown, (received, snapshot), wire);
                     self.board.tell();
                 }
             }

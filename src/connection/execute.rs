@@ -243,7 +243,7 @@ impl ReplicatedConnection {
             .unwrap_or(self.cluster.consistency.level);
         if level == Consistency::Causal {
             if let Some(member) = self.cluster.topology().member(lease.node()) {
-                session.guarantee.saw_on(&member.progress);
+                session.guarantee.saw_on(&member.progress, &lease.wire);
             }
         }
     }

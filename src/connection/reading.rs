@@ -111,6 +111,13 @@ impl ReplicatedConnection {
             }
             let (why, fallback) = match chosen {
                 Chosen::Replica(lease) => {
+                    let (proven, took) = self.is_proven(&lease, &mut reading).await;
+                    waited += took;
+                    if !proven {
+                        self.session().replica = None;
+                        reading.avoid.push(Arc::clone(lease.node()));
+                        continue;
+                    }
                     let served = Served::by_replica(lease, reading.reason);
                     return Ok(Served { waited, ..served });
                 }
@@ -149,6 +156,39 @@ impl ReplicatedConnection {
             && reading
                 .need
                 .is_met_by(&member.progress, &self.cluster.board)
+    }
+
+    /// Whether the server at the other end of a new connection is the one that was asked where it
+    /// is, and not one that was restarted since: it is asked once more. And how long that took.
+    async fn is_proven(&self, lease: &Arc<Lease>, reading: &mut Reading<'_>) -> (bool, Duration) {
+        let board = &self.cluster.board;
+        if reading.need.is_nothing() {
+            return (true, Duration::ZERO);
+        }
+        let topology = self.cluster.topology();
+        let Some(member) = topology.member(lease.node()) else {
+            return (false, Duration::ZERO);
+        };
+        let started = Instant::now();
+        if member.progress.asked_since(lease.opened) {
+            let met = reading.need.is_met_by(&member.progress, board);
+            return (met, Duration::ZERO);
+        }
+        let _asked = member.progress.want();
+        let deadline = started + self.cluster.consistency.wait;
+        loop {
+            // Made before the look, so that no news can be missed.
+            let news = board.news();
+            reading.need.refresh(board);
+            if member.progress.asked_since(lease.opened) {
+                let met = reading.need.is_met_by(&member.progress, board);
+                return (met, started.elapsed());
+            }
+            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
+            if self.cluster.within(news).await.is_err() {
+                return (false, started.elapsed());
+            }
+        }
     }
 
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.

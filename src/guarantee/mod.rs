@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) use board::{Board, NewTimeline};
 pub(crate) use need::Need;
 pub use progress::Stage;
-pub(crate) use progress::{Progress, Received};
+pub(crate) use progress::{Progress, Received, Sighting};
 
 use crate::config::{Consistency, WriteScope};
 use crate::position::{Position, Standing};
@@ -51,7 +51,7 @@ struct State {
     written: Option<Position>,
     seen: Option<Position>,
     /// What was seen on these nodes is what they showed before they were asked this question.
-    reads: Vec<(Arc<Progress>, u64)>,
+    reads: Vec<Sighting>,
     /// The transactions that the last replica showed which was read from; the primary may show
     /// fewer.
     shown: Option<Transactions>,
@@ -197,23 +197,21 @@ impl Guarantee {
             reads: state
                 .reads
                 .iter()
-                .map(|(read, _)| Arc::clone(read))
+                .map(|read| Arc::clone(read.progress()))
                 .collect(),
         }
     }
 
-    /// A read has seen what a replica shows.
-    pub(crate) fn saw_on(&self, progress: &Arc<Progress>) {
-        let question = progress.next_question();
+    /// A read has seen what a node shows, over this connection.
+    pub(crate) fn saw_on(&self, progress: &Arc<Progress>, over: &Wire) {
+        // One that is closed may have been to an earlier run of the server.
+        let sighting = progress.sighted(!over.is_closed());
         let mut state = self.state();
-        let known = state
+        // The later one covers the earlier, unless the server may have been restarted in between.
+        state
             .reads
-            .iter_mut()
-            .find(|(other, _)| Arc::ptr_eq(other, progress));
-        match known {
-            Some((_, asked)) => *asked = question,
-            None => state.reads.push((Arc::clone(progress), question)),
-        }
+            .retain(|read| !read.is_on(progress) || read.is_lost());
+        state.reads.push(sighting);
     }
 
     pub(crate) fn last_is_unconfirmed(&self) -> bool {
@@ -315,9 +313,7 @@ impl State {
     /// standby is ahead of that.
     fn forget_dead(&mut self) {
         let reads = self.reads.len();
-        self.reads.retain(|(progress, question)| {
-            progress.is_alive() || progress.answered(*question).is_some()
-        });
+        self.reads.retain(|read| !read.is_lost());
         if self.reads.len() < reads {
             self.draws = true;
             self.shown = Some(Transactions::AnyUntilNow);
@@ -334,8 +330,8 @@ impl State {
             self.written = Some(self.written.map_or(position, |known| known.max(position)));
         }
         let (mut seen, mut shown) = (self.seen, None);
-        self.reads.retain(|(progress, question)| {
-            let Some(answer) = progress.answered(*question) else {
+        self.reads.retain(|read| {
+            let Some(answer) = read.shown() else {
                 return true;
             };
             seen = Some(seen.map_or(answer.position, |seen| seen.max(answer.position)));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Board, Progress, Ticket};
+use super::{Board, Progress, Sighting, Ticket};
 use crate::position::Position;
 use crate::route::RouteReason;
 
@@ -23,7 +23,7 @@ pub(crate) struct Need {
     /// Nothing older than this.
     age: Option<Duration>,
     /// What these nodes had shown before they were asked this question.
-    reads: Vec<(Arc<Progress>, u64)>,
+    reads: Vec<Sighting>,
 }
 
 impl Need {
@@ -69,7 +69,7 @@ impl Need {
         self.ticket = Some((ticket, asynchronous));
     }
 
-    pub(super) fn follows(&mut self, reads: Vec<(Arc<Progress>, u64)>) {
+    pub(super) fn follows(&mut self, reads: Vec<Sighting>) {
         self.reads = reads;
     }
 
@@ -96,7 +96,7 @@ impl Need {
 
     /// Nodes that have to be asked what they had shown.
     pub(crate) fn wants_answers(&self) -> impl Iterator<Item = &Arc<Progress>> {
-        self.reads.iter().map(|(progress, _)| progress)
+        self.reads.iter().map(Sighting::progress)
     }
 
     /// Puts positions in the place of what has been learnt by now.
@@ -113,10 +113,10 @@ impl Need {
                 self.covers(position);
             }
         }
-        for (progress, question) in std::mem::take(&mut self.reads) {
-            match progress.answered(question) {
+        for read in std::mem::take(&mut self.reads) {
+            match read.shown() {
                 Some(shown) => self.covers(shown.position),
-                None => self.reads.push((progress, question)),
+                None => self.reads.push(read),
             }
         }
     }
@@ -128,7 +128,7 @@ impl Need {
         }
         let unknown = self.primary.is_some() || self.ticket.is_some() || self.since.is_some();
         // What was seen on a node, the same node shows.
-        let elsewhere = |(other, _): &(Arc<Progress>, u64)| !Arc::ptr_eq(other, progress);
+        let elsewhere = |read: &Sighting| !read.is_on(progress) || read.is_lost();
         if unknown || self.reads.iter().any(elsewhere) {
             return false;
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
@@ -30,8 +31,9 @@ pub(crate) struct Known {
     received: Option<Received>,
     /// The transactions that it shows, where the primary may show fewer.
     snapshot: Option<Arc<str>>,
-    /// The number of the question that this answers.
-    pub(crate) question: u64,
+    /// The number of the question that this answers, and when it was put.
+    question: u64,
+    at: Option<Instant>,
     /// The connection that the answer came over. While it lives the server has not been
     /// restarted, which may take it back.
     wire: Option<Arc<Wire>>,
@@ -93,25 +95,25 @@ impl Progress {
         Some(Position::new(applied.timeline, lsn.max(applied.lsn)))
     }
 
-    /// Whether the node can be asked.
-    pub(crate) fn is_alive(&self) -> bool {
+    /// Whether what is known was asked for at or after `moment`.
+    ///
+    /// A server that was restarted may show less than before. A connection that was open when the
+    /// node was asked, over one that still is, is to the same run of the server.
+    pub(crate) fn asked_since(&self, moment: Instant) -> bool {
         let known = self.known.borrow();
-        known.wire.as_ref().is_some_and(|wire| !wire.is_closed())
+        let alive = known.wire.as_ref().is_some_and(|wire| !wire.is_closed());
+        alive && known.at.is_some_and(|at| at >= moment)
     }
 
-    /// What an answer to question `number`, or a later one, told.
-    pub(crate) fn answered(&self, number: u64) -> Option<Shown> {
-        let known = self.known.borrow();
-        let position = known.position.filter(|_| known.question >= number)?;
-        Some(Shown {
-            position,
-            snapshot: known.snapshot.clone(),
-        })
-    }
-
-    /// The number of the next question: it is put after whatever has happened until now.
-    pub(crate) fn next_question(&self) -> u64 {
-        self.asked.load(Ordering::Acquire) + 1
+    /// A read has seen what the node shows; `same_run` if the server is known not to have been
+    /// restarted since.
+    pub(crate) fn sighted(self: &Arc<Self>, same_run: bool) -> Sighting {
+        Sighting {
+            // Put after whatever has happened until now.
+            question: self.asked.load(Ordering::Acquire) + 1,
+            wire: self.known.borrow().wire.clone().filter(|_| same_run),
+            progress: Arc::clone(self),
+        }
     }
 
     /// The node is about to be asked. For the watcher alone.
@@ -122,7 +124,7 @@ impl Progress {
     /// The node has answered. For the watcher alone.
     pub(crate) fn publish(
         &self,
-        question: u64,
+        (question, at): (u64, Instant),
         position: Position,
         (received, snapshot): (Option<Received>, Option<Arc<str>>),
         wire: &Arc<Wire>,
@@ -133,6 +135,7 @@ impl Progress {
                 received,
                 snapshot,
                 question,
+                at: Some(at),
                 wire: Some(Arc::clone(wire)),
             };
         });
@@ -165,6 +168,48 @@ impl Progress {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         self.wanted.notify_one();
         Wanting(Arc::clone(self))
+    }
+}
+
+/// What a read has seen on a node: what that showed before it was asked a certain question.
+#[derive(Clone, Debug)]
+pub(crate) struct Sighting {
+    progress: Arc<Progress>,
+    question: u64,
+    /// The connection over which the node is asked. Another one may be to another run of the
+    /// server, which may show less.
+    wire: Option<Arc<Wire>>,
+}
+
+impl Sighting {
+    pub(crate) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    pub(crate) fn is_on(&self, progress: &Arc<Progress>) -> bool {
+        Arc::ptr_eq(&self.progress, progress)
+    }
+
+    /// What the node showed, once it has been asked.
+    pub(crate) fn shown(&self) -> Option<Shown> {
+        let known = self.progress.known.borrow();
+        let same = match (&self.wire, &known.wire) {
+            (Some(then), Some(now)) => Arc::ptr_eq(then, now),
+            _ => false,
+        };
+        let position = known
+            .position
+            .filter(|_| same && known.question >= self.question)?;
+        Some(Shown {
+            position,
+            snapshot: known.snapshot.clone(),
+        })
+    }
+
+    /// Whether it will never be known.
+    pub(crate) fn is_lost(&self) -> bool {
+        let open = self.wire.as_ref().is_some_and(|wire| !wire.is_closed());
+        !open && self.shown().is_none()
     }
 }
 

@@ -31,7 +31,8 @@ fn replica(timeline: u32, lsn: u64) -> Arc<Progress> {
     let progress = Progress::new();
     let question = progress.asks();
     let place = Position::new(timeline, Lsn(lsn));
-    progress.publish(question, place, (None, None), &Arc::new(Wire::default()));
+    let now = (question, Instant::now());
+    progress.publish(now, place, (None, None), &Arc::new(Wire::default()));
     progress
 }
 
@@ -99,7 +100,7 @@ fn a_causal_session_needs_what_it_saw() {
     sampled(&board, 1, 10);
     let guarantee = Guarantee::default();
     let seen = replica(1, 50);
-    guarantee.saw_on(&seen);
+    guarantee.saw_on(&seen, &Wire::default());
     let causal = Consistency::Causal;
     assert!(
         may_read(&guarantee, causal, &board, &seen),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent};
 use diesel::pg::PgNotification;
@@ -26,6 +27,8 @@ pub(crate) struct NodeConnection {
     pub(crate) wire: Arc<Wire>,
     pub(crate) notifications: UnboundedReceiver<PgNotification>,
     pub(super) cancel: tokio_postgres::CancelToken,
+    /// Since when it is open, at the latest.
+    pub(crate) opened: Instant,
     prepared: Arc<Prepared>,
     cache_size: CacheSize,
     _driver: Driver,
@@ -46,6 +49,7 @@ impl NodeConnection {
             wire,
             notifications,
             cancel,
+            opened: Instant::now(),
             prepared,
             cache_size: CacheSize::Unbounded,
             _driver: driver,

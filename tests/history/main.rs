@@ -35,7 +35,7 @@ fn disturb(cluster: &LocalCluster, over: &AtomicBool, seed: u64) -> u32 {
     let mut faults = 0;
     while !over.load(Ordering::Relaxed) {
         let replica = &cluster.replicas()[random.random_range(0..2)];
-        if random.random_bool(0.05) {
+        if random.random_bool(0.15) {
             replica.restart().unwrap();
         } else {
             replica.pause_replay().unwrap();
