@@ -48,8 +48,9 @@ pub use transaction_builder::TransactionBuilder;
 ///
 /// It implements the traits of diesel-async, so query builders run on it as they run on an
 /// [`AsyncPgConnection`]. A transaction runs on the primary, and so does every statement that is
-/// not known to be safe on a replica; plain selects run on a replica, until the connection has
-/// written: from then on its reads go to the primary too, so that they see what it wrote.
+/// not known to be safe on a replica; plain selects run on a replica that has what the session
+/// has written ([`Consistency`](crate::Consistency) sets what else they see), waited for a little,
+/// and else on the primary.
 ///
 /// Nothing is taken from any pool before the first statement. The primary's connection, once
 /// taken, stays until this one is dropped, so that `SET`, `LISTEN`, temporary tables and advisory
