@@ -18,6 +18,9 @@ use crate::token::SessionToken;
 #[cfg(feature = "signed")]
 use crate::token::TokenKeys;
 
+/// The cluster of a token whose maker did not know it yet.
+const UNKNOWN: u64 = 0;
+
 /// Runs each request within its client's session, so that what one request writes, the next reads.
 ///
 /// - The session goes on from the token that the request brings. Whatever is no token, or not one of
@@ -162,12 +165,18 @@ async fn merged(pool: &ReplicatedPool, tokens: &[SessionToken]) -> Option<Sessio
     let mut start = first;
     if others
         .iter()
-        .any(|other| other.cluster() != first.cluster())
+        .any(|token| token.cluster() != first.cluster())
     {
         // Those of other clusters must not hide the one of this cluster.
         let here = pool.session().token().await.cluster();
-        let of_here = tokens.iter().find(|token| token.cluster() == here);
-        start = of_here.unwrap_or(first);
+        match tokens.iter().find(|token| token.cluster() == here) {
+            Some(of_here) => start = of_here,
+            // Which one it is will show. Until then, a write at a place that is to be found.
+            None if here == UNKNOWN => {
+                return Some(SessionToken::new(UNKNOWN, Some(Position::SOMEWHERE), None));
+            }
+            None => {}
+        }
     }
     let merge = |all: SessionToken, token| all.merge(token);
     Some(tokens.iter().fold(start.clone(), merge))
