@@ -15,7 +15,7 @@ use super::oids::OidCache;
 use super::topology::{Health, Member, Topology};
 use super::tracker::Tracker;
 use crate::classify::Classifier;
-use crate::config::{ConsistencyConfig, NodeSettings, PoolConfig, Settings};
+use crate::config::{ConsistencyConfig, Durability, NodeSettings, PoolConfig, Settings};
 use crate::error::Error;
 use crate::guarantee::{Board, Progress};
 use crate::node::{Node, Reporter, SetupHook, Trouble};
@@ -89,6 +89,7 @@ impl Cluster {
             stop: stop.clone(),
             classifier: Arc::clone(&classifier),
             board: Arc::clone(&board),
+            remote_apply: settings.durability == Some(Durability::RemoteApply),
         });
         runtime.spawn(manager.run());
         Arc::new(Self {

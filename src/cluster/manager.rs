@@ -73,6 +73,7 @@ pub(super) struct Parts {
     pub(super) stop: CancellationToken,
     pub(super) classifier: Arc<Classifier>,
     pub(super) board: Arc<Board>,
+    pub(super) remote_apply: bool,
 }
 
 pub(crate) struct Manager {
@@ -82,6 +83,7 @@ pub(crate) struct Manager {
     stop: CancellationToken,
     classifier: Arc<Classifier>,
     pub(super) board: Arc<Board>,
+    pub(super) remote_apply: bool,
     /// One for each node. They end with their node, or with the manager.
     pub(super) watchers: JoinSet<()>,
     tasks: JoinSet<Finding>,
@@ -99,6 +101,7 @@ impl Manager {
             stop: parts.stop,
             classifier: parts.classifier,
             board: parts.board,
+            remote_apply: parts.remote_apply,
             watchers: JoinSet::new(),
             tasks: JoinSet::new(),
             records: Vec::new(),

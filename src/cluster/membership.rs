@@ -18,6 +18,7 @@ impl Manager {
             Arc::clone(&self.board),
             self.publish.subscribe(),
             self.commands.clone(),
+            self.remote_apply,
         );
         self.watchers.spawn(watcher.run());
     }

@@ -119,6 +119,12 @@ impl Topology {
             .filter(|member| member.is_usable_replica())
     }
 
+    /// How many replicas take reads.
+    pub(crate) fn readable_replicas(&self) -> usize {
+        let reads = |member: &&Member| member.kind() == Some(NodeKind::Replica);
+        self.members.iter().filter(reads).count()
+    }
+
     pub(crate) fn has_replicas(&self) -> bool {
         self.members
             .iter()

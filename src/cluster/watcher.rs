@@ -47,6 +47,8 @@ pub(super) struct Watcher {
     board: Arc<Board>,
     topology: watch::Receiver<Arc<Topology>>,
     commands: mpsc::WeakSender<Command>,
+    /// The pool's commits wait until synchronous standbys have applied them.
+    remote_apply: bool,
     /// Where the node was when it was last seen as a standby.
     replayed: Lsn,
     /// Since when somebody waits, counted in questions.
@@ -64,6 +66,7 @@ impl Watcher {
         board: Arc<Board>,
         topology: watch::Receiver<Arc<Topology>>,
         commands: mpsc::WeakSender<Command>,
+        remote_apply: bool,
     ) -> Self {
         Self {
             node,
@@ -71,6 +74,7 @@ impl Watcher {
             board,
             topology,
             commands,
+            remote_apply,
             replayed: Lsn(0),
             eager: 0,
             identified: Instant::now(),
@@ -159,7 +163,7 @@ impl Watcher {
                 flushed,
                 inserted,
                 asynchronous,
-                synchronous,
+                synchronous_standbys,
             } => {
                 if !self.is_primary() {
                     return;
@@ -177,7 +181,8 @@ impl Watcher {
                 };
                 self.fresh.fetch_or(upto > self.upto, Ordering::Relaxed);
                 self.upto = upto;
-                let cluster = (facts.cluster, synchronous);
+                self.note_synchronous(synchronous_standbys);
+                let cluster = (facts.cluster, synchronous_standbys);
                 self.board.publish(cluster, sample, timeline);
             }
             Place::Standby {
@@ -195,6 +200,19 @@ impl Watcher {
                     self.board.tell();
                 }
             }
+        }
+    }
+
+    /// `remote_apply` with fewer confirmations than replicas does not say which replicas show the
+    /// commit.
+    fn note_synchronous(&self, standbys: usize) {
+        if self.board.with(|view| view.synchronous_standbys) == standbys {
+            return;
+        }
+        let replicas = self.topology.borrow().readable_replicas();
+        let partial = standbys < replicas;
+        if self.remote_apply && partial {
+            tracing::warn!(target: "diesel_replicated", standbys, replicas, "remote_apply_is_partial");
         }
     }
 

@@ -27,42 +27,42 @@ impl Config {
         self
     }
 
-    /// Sets [`PoolConfig::max_size`].
+    /// Sets [`PoolConfig::max_size`](super::PoolConfig::max_size).
     #[must_use]
     pub fn max_size(mut self, connections: u32) -> Self {
         self.pool.max_size = connections;
         self
     }
 
-    /// Sets [`PoolConfig::min_idle`].
+    /// Sets [`PoolConfig::min_idle`](super::PoolConfig::min_idle).
     #[must_use]
     pub fn min_idle(mut self, connections: impl Into<Option<u32>>) -> Self {
         self.pool.min_idle = connections.into();
         self
     }
 
-    /// Sets [`PoolConfig::connection_timeout`].
+    /// Sets [`PoolConfig::connection_timeout`](super::PoolConfig::connection_timeout).
     #[must_use]
     pub fn connection_timeout(mut self, timeout: Duration) -> Self {
         self.pool.connection_timeout = timeout;
         self
     }
 
-    /// Sets [`PoolConfig::connect_timeout`].
+    /// Sets [`PoolConfig::connect_timeout`](super::PoolConfig::connect_timeout).
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.pool.connect_timeout = timeout;
         self
     }
 
-    /// Sets [`PoolConfig::max_lifetime`]; `None` for no limit.
+    /// Sets [`PoolConfig::max_lifetime`](super::PoolConfig::max_lifetime); `None` for no limit.
     #[must_use]
     pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.pool.max_lifetime = lifetime.into();
         self
     }
 
-    /// Sets [`PoolConfig::idle_timeout`]; `None` for no limit.
+    /// Sets [`PoolConfig::idle_timeout`](super::PoolConfig::idle_timeout); `None` for no limit.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.pool.idle_timeout = timeout.into();
@@ -111,14 +111,14 @@ impl Config {
         self
     }
 
-    /// Adds to [`FunctionConfig::allow`].
+    /// Adds to [`FunctionConfig::allow`](super::FunctionConfig::allow).
     #[must_use]
     pub fn allow_function(mut self, name: impl Into<String>) -> Self {
         self.functions.allow.push(name.into());
         self
     }
 
-    /// Adds to [`FunctionConfig::deny`].
+    /// Adds to [`FunctionConfig::deny`](super::FunctionConfig::deny).
     #[must_use]
     pub fn deny_function(mut self, name: impl Into<String>) -> Self {
         self.functions.deny.push(name.into());

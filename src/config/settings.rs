@@ -5,7 +5,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{ConsistencyConfig, DeclaredRole, FunctionConfig, Policy, PoolConfig, statement_count};
+use super::{
+    ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, Policy, PoolConfig,
+    statement_count,
+};
 
 /// A checked [`Config`](super::Config).
 #[derive(Clone)]
@@ -20,6 +23,7 @@ pub(crate) struct Settings {
     pub(crate) start_read_only: bool,
     pub(crate) read_only_transactions_on_replicas: bool,
     pub(crate) consistency: ConsistencyConfig,
+    pub(crate) durability: Option<Durability>,
     pub(crate) functions: FunctionConfig,
     pub(crate) setup_sql: Vec<String>,
     pub(crate) close_timeout: Duration,
@@ -104,6 +108,7 @@ impl fmt::Debug for Settings {
                 &self.read_only_transactions_on_replicas,
             )
             .field("consistency", &self.consistency)
+            .field("durability", &self.durability)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)

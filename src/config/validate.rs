@@ -37,6 +37,7 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
                 .chain(config.setup_sql.clone())
                 .collect(),
             consistency: config.consistency.clone(),
+            durability: config.durability,
             close_timeout: config.close_timeout,
         },
     )

@@ -202,7 +202,7 @@ impl ReplicatedConnection {
         };
         let board = &self.cluster.board;
         let (started, bound) = (Instant::now(), self.cluster.consistency.wait.max(PATIENCE));
-        if !board.with(|view| view.synchronous) {
+        if board.with(|view| view.synchronous_standbys) == 0 {
             return Ok(());
         }
         let behind = || Error::PrimaryBehind { waited: bound }.into();

@@ -15,8 +15,8 @@ pub(crate) struct View {
     pub(crate) forks: Forks,
     /// The system identifier of the cluster.
     pub(crate) cluster: Option<u64>,
-    /// Commits may wait for standbys, which then show them before the primary does.
-    pub(crate) synchronous: bool,
+    /// So many standbys have to confirm a commit. They show it before the primary does.
+    pub(crate) synchronous_standbys: usize,
 }
 
 /// The board on which watchers write and sessions read.
@@ -74,13 +74,13 @@ impl Board {
     /// The primary has answered. `forks` is its history of timelines, where it was asked for.
     pub(crate) fn publish(
         &self,
-        (cluster, synchronous): (u64, bool),
+        (cluster, synchronous_standbys): (u64, usize),
         sample: Sample,
         forks: Option<NewTimeline>,
     ) {
         self.view.send_modify(|view| {
             view.cluster = Some(cluster);
-            view.synchronous = synchronous;
+            view.synchronous_standbys = synchronous_standbys;
             match forks {
                 Some(NewTimeline::History(ended)) => {
                     view.forks.learn_history(sample.timeline, &ended);

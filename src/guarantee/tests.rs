@@ -24,7 +24,7 @@ fn sampled(board: &Board, timeline: u32, lsn: u64) {
         asynchronous: false,
     };
     let history = NewTimeline::History((1..timeline).map(|old| (old, Lsn(100))).collect());
-    board.publish((7, false), sample, Some(history));
+    board.publish((7, 0), sample, Some(history));
 }
 
 fn replica(timeline: u32, lsn: u64) -> Arc<Progress> {

@@ -41,7 +41,7 @@ const WHERE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
     pg_catalog.pg_last_wal_receive_lsn(), receiver.written_lsn, \
     CASE WHEN pg_catalog.pg_is_in_recovery() \
     THEN pg_catalog.pg_current_snapshot()::text END, \
-    pg_catalog.current_setting('synchronous_standby_names') <> '' \
+    pg_catalog.current_setting('synchronous_standby_names') \
     FROM (VALUES (1)) AS one LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true";
 
 /// What changes seldom.
@@ -68,7 +68,7 @@ impl Query for Where {
         Nullable<PgLsn>,
         Nullable<PgLsn>,
         Nullable<Text>,
-        Bool,
+        Text,
     );
 }
 
@@ -82,7 +82,7 @@ type WhereRow = (
     Option<Lsn>,
     Option<Lsn>,
     Option<String>,
-    bool,
+    String,
 );
 
 #[derive(Clone, Copy, Debug, QueryableByName)]
@@ -111,8 +111,8 @@ pub(crate) enum Place {
         inserted: Lsn,
         /// `synchronous_commit` is off where a session does not say otherwise.
         asynchronous: bool,
-        /// Commits may wait for standbys, which then show them before the primary does.
-        synchronous: bool,
+        /// So many standbys have to confirm a commit. They show it before the primary does.
+        synchronous_standbys: usize,
     },
     Standby {
         replayed: Lsn,
@@ -154,7 +154,7 @@ impl Monitor {
     /// Asks where the node is. `None` if it does not know itself: it is being promoted, or has
     /// replayed nothing yet.
     pub(crate) async fn ask(&mut self) -> QueryResult<Option<Facts>> {
-        let (in_recovery, lsn, inserted, timeline, flushed, written, snapshot, synchronous) = Where
+        let (in_recovery, lsn, inserted, timeline, flushed, written, snapshot, standbys) = Where
             .get_result::<WhereRow>(&mut self.connection.pg)
             .await?;
         let Some(lsn) = lsn else {
@@ -171,7 +171,7 @@ impl Monitor {
                 flushed: lsn,
                 inserted: inserted.normalised(),
                 asynchronous: self.identity.asynchronous,
-                synchronous,
+                synchronous_standbys: to_confirm(&standbys),
             },
             (false, None) => return Ok(None),
         };
@@ -212,6 +212,19 @@ async fn identify(connection: &mut NodeConnection) -> QueryResult<Identity> {
     sql_query(IDENTITY).get_result(&mut connection.pg).await
 }
 
+/// How many standbys have to confirm a commit by this value of `synchronous_standby_names`:
+/// `FIRST n (…)`, `ANY n (…)`, `n (…)`, or a list of which one suffices.
+///
+/// See <https://www.postgresql.org/docs/current/runtime-config-replication.html#GUC-SYNCHRONOUS-STANDBY-NAMES>.
+fn to_confirm(names: &str) -> usize {
+    let names = names.trim();
+    let number = names.split_once('(').and_then(|(before, _)| {
+        let number = before.split_whitespace().last()?;
+        number.parse().ok()
+    });
+    number.unwrap_or(usize::from(!names.is_empty()))
+}
+
 /// Reads a timeline history file: on each line a timeline, where it ended, and why.
 fn parse_history(text: &str) -> Vec<(u32, Lsn)> {
     let entry = |line: &str| {
@@ -225,6 +238,22 @@ fn parse_history(text: &str) -> Vec<(u32, Lsn)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_synchronous_standbys_is_read() {
+        for (names, number) in [
+            ("", 0),
+            ("*", 1),
+            ("s1, s2", 1),
+            ("\"s 1\"", 1),
+            ("2 (s1, s2, s3)", 2),
+            ("FIRST 2 (s1, s2)", 2),
+            ("any 3(s1, s2, s3)", 3),
+            ("ANY 1 (*)", 1),
+        ] {
+            assert_eq!(to_confirm(names), number, "{names}");
+        }
+    }
 
     #[test]
     fn history_files_are_read() {

@@ -17,8 +17,11 @@ pub struct PoolState {
     pub primary: Option<String>,
     /// Connections that the application holds.
     pub connections_out: usize,
-    /// Whether commits wait for standbys: the primary's `synchronous_standby_names` names some.
-    pub is_synchronous: bool,
+    /// How many standbys have to confirm a commit, by the primary's `synchronous_standby_names`.
+    pub synchronous_standbys: usize,
+    /// Whether that is as many as there are replicas, so that what was committed with
+    /// [`Durability::RemoteApply`](crate::Durability::RemoteApply) is shown by each of them.
+    pub remote_apply_covers_replicas: bool,
     /// Whether the pool was closed.
     pub closed: bool,
     /// Grows with each change of the topology.
@@ -69,11 +72,13 @@ pub enum NodeHealth {
 impl PoolState {
     pub(super) fn of(cluster: &Cluster) -> Self {
         let topology = cluster.topology();
+        let synchronous_standbys = cluster.board.with(|view| view.synchronous_standbys);
         Self {
             nodes: topology.members.iter().map(NodeState::of).collect(),
             primary: topology.primary().map(|member| member.node.name.clone()),
             connections_out: cluster.tracker.out(),
-            is_synchronous: cluster.board.with(|view| view.synchronous),
+            synchronous_standbys,
+            remote_apply_covers_replicas: synchronous_standbys >= topology.readable_replicas(),
             closed: cluster.tracker.is_closed(),
             epoch: topology.epoch,
         }

@@ -149,7 +149,8 @@ where
             let handled = async move { inner.call(request).await };
             let mut response = session.scope(handled).await?;
             let token = session.token().await;
-            if is_news(&token, came.as_ref()) {
+            // One with a place that a failover has lost is replaced, though nothing was gained.
+            if is_news(&token, came.as_ref()) || session.lost_write().is_some() {
                 layer.carrier.write(&token, response.headers_mut());
             }
             Ok(response.map(|body| SessionBody::new(body, session)))

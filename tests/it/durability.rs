@@ -154,6 +154,15 @@ async fn a_commit_that_no_standby_has_confirmed_is_said_to_be_one() {
         !cancelled.is_empty()
     })
     .await;
+    eventually("the primary has said so", || {
+        std::future::ready(pool.state().synchronous_standbys == 1)
+    })
+    .await;
+    let state = pool.state();
+    assert!(
+        !state.remote_apply_covers_replicas,
+        "one of two would do, and nobody knows which"
+    );
     let (mut conn, result) = waiting.await.unwrap();
     assert_eq!(result, Ok(1), "PostgreSQL calls it a success");
     assert!(conn.last_commit_is_unconfirmed());
