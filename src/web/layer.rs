@@ -168,16 +168,15 @@ async fn merged(pool: &ReplicatedPool, tokens: &[SessionToken]) -> Option<Sessio
         .iter()
         .any(|token| token.cluster() != first.cluster())
     {
-        // Those of other clusters must not hide the one of this cluster.
         let here = pool.session().token().await.cluster();
-        match tokens.iter().find(|token| token.cluster() == here) {
-            Some(of_here) => start = of_here,
-            // Which one it is will show. Until then, a write at a place that is to be found.
-            None if here == UNKNOWN => {
-                return Some(SessionToken::new(UNKNOWN, Some(Position::SOMEWHERE), None));
-            }
-            None => {}
+        if here == UNKNOWN || tokens.iter().any(|token| token.cluster() == UNKNOWN) {
+            // Which of them count cannot be told. A write whose place is to be found covers all.
+            let somewhere = Some(Position::SOMEWHERE);
+            return Some(SessionToken::new(here, somewhere, None));
         }
+        // Those of other clusters must not hide the one of this cluster.
+        let of_here = tokens.iter().find(|token| token.cluster() == here);
+        start = of_here.unwrap_or(first);
     }
     let merge = |all: SessionToken, token| all.merge(token);
     Some(tokens.iter().fold(start.clone(), merge))
