@@ -18,6 +18,9 @@ use crate::token::SessionToken;
 #[cfg(feature = "signed")]
 use crate::token::TokenKeys;
 
+/// The cluster of a token whose maker did not know it yet.
+const UNKNOWN: u64 = 0;
+
 /// Runs each request within its client's session, so that what one request writes, the next reads.
 ///
 /// - The session goes on from the token that the request brings. Whatever is no token, or not one of
@@ -163,10 +166,15 @@ async fn merged(pool: &ReplicatedPool, tokens: &[SessionToken]) -> Option<Sessio
     let mut start = first;
     if others
         .iter()
-        .any(|other| other.cluster() != first.cluster())
+        .any(|token| token.cluster() != first.cluster())
     {
-        // Those of other clusters must not hide the one of this cluster.
         let here = pool.session().token().await.cluster();
+        if here == UNKNOWN || tokens.iter().any(|token| token.cluster() == UNKNOWN) {
+            // Which of them count cannot be told. A write whose place is to be found covers all.
+            let somewhere = Some(Position::SOMEWHERE);
+            return Some(SessionToken::new(here, somewhere, None));
+        }
+        // Those of other clusters must not hide the one of this cluster.
         let of_here = tokens.iter().find(|token| token.cluster() == here);
         start = of_here.unwrap_or(first);
     }

@@ -11,11 +11,11 @@ use axum::routing::post;
 use axum::{Json, Router};
 use diesel_async::RunQueryDsl;
 use diesel_replicated::web::{Connection, ConnectionRejection, SessionCookie, SessionLayer};
-use diesel_replicated::{Error, ReplicatedPool, Session};
+use diesel_replicated::{Consistency, ConsistencyConfig, Error, ReplicatedPool, Session};
 use futures_util::future::BoxFuture;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use super::{HEADER, body_of, patient, router, tokens};
+use super::{Client, HEADER, body_of, consistent, patient, router, tokens};
 use crate::support::{count, database, insert, pool};
 
 #[tokio::test]
@@ -58,6 +58,33 @@ async fn layers_of_two_pools_keep_their_sessions_apart() {
     }
 }
 
+#[tokio::test]
+async fn with_causal_reads_a_client_never_goes_back() {
+    let database = database().await;
+    let causal = ConsistencyConfig::from(Consistency::Causal).wait(Duration::from_secs(30));
+    let pools = [
+        consistent(&database, causal.clone()).await,
+        consistent(&database, causal).await,
+    ];
+    let routers = pools
+        .each_ref()
+        .map(|pool| router(pool).layer(SessionLayer::new(pool)));
+    let (mut writer, mut reader) = (Client::default(), Client::default());
+    let mut seen = 3;
+    for round in 0..20 {
+        let [here, there] = [round % 2, (round + 1) % 2].map(|place| &routers[place]);
+        writer.send(here, "POST", &format!("/n{round}")).await;
+        // What others wrote may take its time to be seen; once it was, it stays.
+        for router in [here, there] {
+            let (now, _) = reader.visitors(router).await;
+            assert!(now >= seen, "{now} after {seen}");
+            seen = now;
+        }
+        assert!(reader.token().seen().is_some());
+        assert!(reader.token().written().is_none());
+    }
+}
+
 /// Fails in a way that cannot be sent to another thread.
 type Failure = Rc<str>;
 
@@ -84,9 +111,9 @@ impl Clone for Reserved {
 }
 
 impl Service<Request<ReplicatedPool>> for Reserved {
-    type Response = Response<i64>;
+    type Response = Response<()>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<i64>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Response<()>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.ready = true;
@@ -98,12 +125,18 @@ impl Service<Request<ReplicatedPool>> for Reserved {
         Box::pin(async move {
             let session = request.extensions().get::<Session>().unwrap();
             let mut conn = session.get().await.unwrap();
-            let before = count(&mut conn).await;
-            let name = format!("n{before}");
-            insert(&name).execute(&mut conn).await.unwrap();
+            insert(request.uri().path())
+                .execute(&mut conn)
+                .await
+                .unwrap();
             // Of the same session, though nobody said so.
             let mut ambient = request.body().get().await.unwrap();
-            Ok(Response::new(count(&mut ambient).await - before))
+            let count = count(&mut ambient).await.to_string();
+            let mut response = Response::new(());
+            response
+                .headers_mut()
+                .insert("x-count", count.parse().unwrap());
+            Ok(response)
         })
     }
 }
@@ -113,11 +146,15 @@ async fn the_service_that_is_ready_is_the_one_that_is_called() {
     let pool = patient(&database().await).await;
     let layer = SessionLayer::new(&pool).header(HEADER).unwrap();
     let mut service = layer.layer(Reserved::default());
-    for _ in 0..3 {
-        let request = Request::new(pool.clone());
+    for round in 0..3 {
+        let request = Request::get(format!("/{round}"))
+            .body(pool.clone())
+            .unwrap();
         let ready = ServiceExt::<Request<ReplicatedPool>>::ready(&mut service).await;
         let response = ready.unwrap().call(request).await.unwrap();
         assert!(response.headers().contains_key(HEADER));
+        let count = response.headers()["x-count"].to_str().unwrap();
+        assert_eq!(count, (4 + round).to_string());
     }
 }
 
