@@ -145,6 +145,11 @@ pub struct ConsistencyConfig {
     pub wait: Duration,
     /// Whether reads with [`Consistency::Strong`] go to replicas that have reached the position
     /// which the primary had when the read began. Default: `false`, the primary serves them.
+    ///
+    /// A replica shows a commit a moment before the primary does. A read that the primary has to serve
+    /// for want of a replica therefore waits until the primary shows what the replicas show. A
+    /// replica that has gone away cannot be asked: what it showed in the moment before, such a read may
+    /// miss.
     pub strong_reads_on_replicas: bool,
 }
 

@@ -69,7 +69,7 @@ impl ReplicatedConnection {
             if journey.writing.is_some() || verdict.control.is_some() && !on_replica {
                 self.tell_durability(&lease).await?;
             }
-            if !on_replica {
+            if !on_replica && journey.writing.is_none() {
                 self.primary_shows(&lease).await?;
             }
             self.begins(verdict, &lease, on_replica);

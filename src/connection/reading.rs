@@ -225,59 +225,124 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Waits until the primary shows what a replica has shown to a session that must never see less.
+    /// Waits until the primary shows what replicas have shown, where a read must never see less.
     ///
-    /// While a commit waits for its synchronous standby, that shows it and the primary does not yet.
+    /// A commit is sent to standbys before the primary itself shows it: by a moment, or for as long
+    /// as it waits for a synchronous standby.
     pub(super) async fn primary_shows(&self, lease: &Arc<Lease>) -> QueryResult<()> {
-        let guarantee = {
+        let config = &self.cluster.consistency;
+        let (level, open, guarantee) = {
             let session = self.session();
-            let level = session
-                .consistency
-                .unwrap_or(self.cluster.consistency.level);
+            let level = session.consistency.unwrap_or(config.level);
             let open = session.transaction.is_some() || lease.wire.in_transaction();
-            if level != Consistency::Causal || open {
-                return Ok(());
-            }
-            Arc::clone(&session.guarantee)
+            (level, open, Arc::clone(&session.guarantee))
         };
+        let deadline = Instant::now() + config.wait.max(PATIENCE);
+        match level {
+            _ if open => Ok(()),
+            Consistency::Causal => self.shows_seen(lease, &guarantee, deadline).await,
+            Consistency::Strong if config.strong_reads_on_replicas => {
+                self.shows_replicas(lease, deadline).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the primary shows what the session has seen on replicas.
+    async fn shows_seen(
+        &self,
+        lease: &Arc<Lease>,
+        guarantee: &Guarantee,
+        deadline: Instant,
+    ) -> QueryResult<()> {
         let board = &self.cluster.board;
-        let (started, bound) = (Instant::now(), self.cluster.consistency.wait.max(PATIENCE));
-        if board.with(|view| view.synchronous_standbys) == 0 {
+        let topology = self.cluster.topology();
+        let Some(member) = topology.member(lease.node()) else {
+            return Ok(());
+        };
+        let primary = &member.progress;
+        if guarantee.saw_nothing_but(primary) {
             return Ok(());
         }
-        let behind = || Error::PrimaryBehind { waited: bound }.into();
-        if !self.knows_seen(&guarantee, started + bound).await {
+        if !self.knows_seen(guarantee, primary, deadline).await {
             return Err(behind());
         }
         while let Some(shown) = guarantee.shown(board) {
-            let snapshot = match shown {
-                Transactions::Of(snapshot) => snapshot,
+            match shown {
+                Transactions::Of(snapshot) => {
+                    self.shows_in_time(lease, &snapshot, deadline).await?;
+                    guarantee.is_shown_by_primary(&snapshot);
+                }
                 Transactions::AnyUntilNow => {
                     guarantee.shown_at_most(all_until_now(lease).await?.into());
-                    continue;
                 }
-            };
-            if shows(lease, &snapshot).await? {
-                guarantee.is_shown_by_primary(&snapshot);
-            } else if started.elapsed() > bound {
-                return Err(behind());
-            } else {
-                let pause = async { tokio::time::sleep(Duration::from_millis(1)).await };
-                self.cluster.within(pause).await;
             }
         }
         Ok(())
     }
 
+    /// Waits until the primary shows what anyone can have seen on replicas by now.
+    async fn shows_replicas(&self, lease: &Arc<Lease>, deadline: Instant) -> QueryResult<()> {
+        let (board, now) = (&self.cluster.board, Instant::now());
+        let topology = self.cluster.topology();
+        let replicas: Vec<_> = topology
+            .usable_replicas()
+            .map(|member| &member.progress)
+            .collect();
+        let _asked: Vec<_> = replicas.iter().map(|progress| progress.want()).collect();
+        loop {
+            // Made before the look, so that no news can be missed.
+            let news = board.news();
+            // One that has gone is not asked any more.
+            let open = |progress: &&&Arc<Progress>| progress.position().is_some();
+            let mut asked = replicas.iter().filter(open);
+            if asked.all(|progress| progress.asked_since(now)) {
+                break;
+            }
+            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
+            if self.cluster.within(news).await.is_err() {
+                return Err(behind());
+            }
+        }
+        for snapshot in replicas.iter().filter_map(|progress| progress.snapshot()) {
+            self.shows_in_time(lease, &snapshot, deadline).await?;
+        }
+        Ok(())
+    }
+
+    async fn shows_in_time(
+        &self,
+        lease: &Arc<Lease>,
+        snapshot: &str,
+        deadline: Instant,
+    ) -> QueryResult<()> {
+        while !shows(lease, snapshot).await? {
+            if Instant::now() > deadline {
+                return Err(behind());
+            }
+            let pause = async { tokio::time::sleep(Duration::from_millis(1)).await };
+            self.cluster.within(pause).await;
+        }
+        Ok(())
+    }
+
     /// Waits until it is known what the session has seen. `false` if a node did not say in time.
-    async fn knows_seen(&self, guarantee: &Guarantee, deadline: Instant) -> bool {
+    /// What it saw on the primary does not count.
+    async fn knows_seen(
+        &self,
+        guarantee: &Guarantee,
+        primary: &Arc<Progress>,
+        deadline: Instant,
+    ) -> bool {
         let board = &self.cluster.board;
-        let seen = guarantee.positions(board).reads;
+        let elsewhere = |read: &Arc<Progress>| !Arc::ptr_eq(read, primary);
+        let mut seen = guarantee.positions(board).reads;
+        seen.retain(elsewhere);
         let _asked: Vec<_> = seen.iter().map(Progress::want).collect();
         loop {
             // Made before the look, so that no news can be missed.
             let news = board.news();
-            if guarantee.positions(board).reads.is_empty() {
+            if !guarantee.positions(board).reads.iter().any(elsewhere) {
                 return true;
             }
             let news = async { tokio::time::timeout_at(deadline.into(), news).await };
@@ -303,6 +368,10 @@ impl ReplicatedConnection {
         let members: Vec<&Member> = topology.members.iter().filter(asked).collect();
         members.into_iter()
     }
+}
+
+fn behind() -> diesel::result::Error {
+    Error::PrimaryBehind.into()
 }
 
 async fn all_until_now(lease: &Arc<Lease>) -> QueryResult<String> {

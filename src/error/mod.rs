@@ -180,16 +180,13 @@ pub enum Error {
         waited: Duration,
     },
 
-    /// The session has seen on a replica what the primary does not show yet: a commit there still
-    /// waits for a synchronous standby to confirm it.
+    /// Replicas have shown what the primary does not show yet: a commit there still waits for a
+    /// synchronous standby to confirm it.
     #[error(
-        "the session has seen commits on a replica that still wait on the primary for a synchronous \
-         standby, for more than {waited:?}"
+        "replicas have shown commits that the primary does not show yet, because they still wait for \
+         a synchronous standby"
     )]
-    PrimaryBehind {
-        /// How long the caller waited.
-        waited: Duration,
-    },
+    PrimaryBehind,
 
     /// What the session wrote did not survive a failover.
     #[error("what was written at {position} did not survive the failover")]

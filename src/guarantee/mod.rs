@@ -218,6 +218,15 @@ impl Guarantee {
         self.state().unconfirmed
     }
 
+    /// Whether no replica has shown anything to the session that the primary may not show.
+    pub(crate) fn saw_nothing_but(&self, primary: &Arc<Progress>) -> bool {
+        if !self.is_touched() {
+            return true;
+        }
+        let state = self.state();
+        state.shown.is_none() && state.reads.iter().all(|read| read.is_on(primary))
+    }
+
     /// The transactions that the primary must show before the session reads there.
     pub(crate) fn shown(&self, board: &Board) -> Option<Transactions> {
         let mut state = self.state();

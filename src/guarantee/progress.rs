@@ -95,6 +95,12 @@ impl Progress {
         Some(Position::new(applied.timeline, lsn.max(applied.lsn)))
     }
 
+    /// The transactions that the node last showed, as `pg_snapshot`; those of a primary are not
+    /// asked for.
+    pub(crate) fn snapshot(&self) -> Option<Arc<str>> {
+        self.known.borrow().snapshot.clone()
+    }
+
     /// Whether what is known was asked for at or after `moment`.
     ///
     /// A server that was restarted may show less than before. A connection that was open when the
