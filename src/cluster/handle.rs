@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -123,6 +123,27 @@ impl Cluster {
     /// Runs `future` with this cluster's timers and sockets, whatever executor polls it.
     pub(crate) async fn within<F: Future>(&self, future: F) -> F::Output {
         TokioContext::new(future, self.runtime.clone()).await
+    }
+
+    /// Looks again with each news of positions, until `look` finds something. `None` if it has
+    /// found nothing by the deadline.
+    pub(crate) async fn with_news<T>(
+        &self,
+        deadline: Instant,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let looking = async {
+            loop {
+                // Made before the look, so that no news can be missed.
+                let news = self.board.news();
+                if let Some(found) = look() {
+                    return found;
+                }
+                news.await;
+            }
+        };
+        let limited = async { tokio::time::timeout_at(deadline.into(), looking).await };
+        self.within(limited).await.ok()
     }
 
     /// Waits until every node has answered once, or failed to within its `connect_timeout`.

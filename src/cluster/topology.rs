@@ -119,10 +119,10 @@ impl Topology {
             .filter(|member| member.is_usable_replica())
     }
 
-    /// How many replicas take reads.
-    pub(crate) fn readable_replicas(&self) -> usize {
-        let reads = |member: &&Member| member.kind() == Some(NodeKind::Replica);
-        self.members.iter().filter(reads).count()
+    /// The replicas, also those that are down.
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = &Member> {
+        let replica = |member: &&Member| member.kind() == Some(NodeKind::Replica);
+        self.members.iter().filter(replica)
     }
 
     pub(crate) fn has_replicas(&self) -> bool {

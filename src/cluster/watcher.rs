@@ -210,7 +210,7 @@ impl Watcher {
         if self.board.with(|view| view.synchronous_standbys) == standbys {
             return;
         }
-        let replicas = self.topology.borrow().readable_replicas();
+        let replicas = self.topology.borrow().replicas().count();
         let partial = standbys < replicas;
         if self.remote_apply && partial {
             tracing::warn!(target: "diesel_replicated", standbys, replicas, "remote_apply_is_partial");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::session::Session;
 use super::{ReplicatedConnection, Scope};
 use crate::cluster::Cluster;
 use crate::config::Consistency;
@@ -14,8 +15,13 @@ impl ReplicatedConnection {
     /// What the reads of this connection must see.
     #[must_use]
     pub fn consistency(&self) -> Consistency {
-        let set = self.session().consistency;
-        set.unwrap_or(self.cluster.consistency.level)
+        self.level_of(&self.session())
+    }
+
+    pub(super) fn level_of(&self, session: &Session) -> Consistency {
+        session
+            .consistency
+            .unwrap_or(self.cluster.consistency.level)
     }
 
     /// Sets what the reads of this connection must see, in the place of what the pool says.
@@ -68,15 +74,11 @@ pub(crate) async fn token_of(cluster: &Arc<Cluster>, guarantee: &Guarantee) -> S
     let primary = topology.primary().map(|member| &member.progress);
     let asked = known.reads.iter().chain(primary.filter(|_| known.unknown));
     let _asked: Vec<_> = asked.map(Progress::want).collect();
-    while known.unknown || !known.reads.is_empty() {
-        // Made before the look, so that no news can be missed.
-        let news = board.news();
+    let look = || {
         known = guarantee.positions(board);
-        let news = async { tokio::time::timeout_at(deadline.into(), news).await };
-        if (known.unknown || !known.reads.is_empty()) && cluster.within(news).await.is_err() {
-            break;
-        }
-    }
+        (!known.unknown && known.reads.is_empty()).then_some(())
+    };
+    let _ = cluster.with_news(deadline, look).await;
     let written = if known.unknown {
         Some(Position::SOMEWHERE)
     } else {

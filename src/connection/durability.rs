@@ -13,7 +13,6 @@ use crate::error::{Error, Outcome};
 use crate::guarantee::Stage;
 use crate::node::Lease;
 use crate::position::Position;
-use crate::route::NodeKind;
 use crate::wire::Wire;
 
 /// Which replicas have to have a write.
@@ -106,21 +105,18 @@ impl ReplicatedConnection {
             .iter()
             .map(|member| member.progress.want())
             .collect();
-        loop {
-            // Made before the look, so that no news can be missed.
-            let news = board.news();
+        let mut answer = None;
+        let look = || {
             let known = guarantee.positions(board);
             if let Some(position) = guarantee.lost() {
-                return Err(Error::WriteLost { position });
+                return Some(Err(Error::WriteLost { position }));
             }
-            let answer = (!known.unknown).then(|| self.replication(known.written, stage, wanted));
-            if let Some(answer) = answer.clone().filter(|answer| answer.is_met) {
-                return Ok(answer);
-            }
-            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
-            if self.cluster.within(news).await.is_err() {
-                return answer.ok_or(Error::PositionUnknown { waited: timeout });
-            }
+            answer = (!known.unknown).then(|| self.replication(known.written, stage, wanted));
+            answer.clone().filter(|answer| answer.is_met).map(Ok)
+        };
+        match self.cluster.with_news(deadline, look).await {
+            Some(done) => done,
+            None => answer.ok_or(Error::PositionUnknown { waited: timeout }),
         }
     }
 
@@ -137,8 +133,7 @@ impl ReplicatedConnection {
                 place.is_some_and(covers)
             })
         };
-        let (confirmed, missing): (Vec<&Member>, Vec<&Member>) =
-            replicas_of(&topology).partition(has);
+        let (confirmed, missing): (Vec<&Member>, Vec<&Member>) = topology.replicas().partition(has);
         let names = |members: Vec<&Member>| -> Vec<String> {
             members
                 .iter()
@@ -194,15 +189,8 @@ impl ReplicatedConnection {
     }
 }
 
-fn replicas_of(topology: &Topology) -> impl Iterator<Item = &Member> {
-    topology
-        .members
-        .iter()
-        .filter(|member| member.kind() == Some(NodeKind::Replica))
-}
-
 fn required(replicas: Replicas, topology: &Topology) -> Result<usize, Error> {
-    let have = replicas_of(topology).count();
+    let have = topology.replicas().count();
     let wanted = match replicas {
         Replicas::Count(count) => count,
         Replicas::Majority => have / 2 + 1,

@@ -113,7 +113,7 @@ impl ReplicatedConnection {
             return Need::default();
         }
         let config = &self.cluster.consistency;
-        let level = session.consistency.unwrap_or(config.level);
+        let level = self.level_of(&session);
         if level == Consistency::Strong && !config.strong_reads_on_replicas {
             return Need::primary(RouteReason::Strong);
         }
@@ -238,10 +238,7 @@ impl ReplicatedConnection {
     fn note_seen(&self, lease: &Arc<Lease>) {
         let session = self.session();
         session.guarantee.answered_over(&lease.wire);
-        let level = session
-            .consistency
-            .unwrap_or(self.cluster.consistency.level);
-        if level == Consistency::Causal {
+        if self.level_of(&session) == Consistency::Causal {
             if let Some(member) = self.cluster.topology().member(lease.node()) {
                 session.guarantee.saw_on(&member.progress, &lease.wire);
             }

@@ -176,19 +176,13 @@ impl ReplicatedConnection {
         }
         let _asked = member.progress.want();
         let deadline = started + self.cluster.consistency.wait;
-        loop {
-            // Made before the look, so that no news can be missed.
-            let news = board.news();
+        let look = || {
             reading.need.refresh(board);
-            if member.progress.asked_since(lease.opened) {
-                let met = reading.need.is_met_by(&member.progress, board);
-                return (met, started.elapsed());
-            }
-            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
-            if self.cluster.within(news).await.is_err() {
-                return (false, started.elapsed());
-            }
-        }
+            let asked = member.progress.asked_since(lease.opened);
+            asked.then(|| reading.need.is_met_by(&member.progress, board))
+        };
+        let met = self.cluster.with_news(deadline, look).await;
+        (met == Some(true), started.elapsed())
     }
 
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.
@@ -204,25 +198,17 @@ impl ReplicatedConnection {
             .map(|member| member.progress.want())
             .collect();
         let started = Instant::now();
-        loop {
-            // Made before the look, so that no news can be missed.
-            let news = board.news();
+        let look = || {
             reading.need.refresh(board);
             let topology = self.cluster.topology();
-            if topology
-                .usable_replicas()
-                .any(|member| self.qualifies(member, reading))
-            {
-                return true;
+            let mut replicas = topology.usable_replicas();
+            if replicas.any(|member| self.qualifies(member, reading)) {
+                return Some(true);
             }
-            if reading.need.is_beyond_primary(board, started) {
-                return false;
-            }
-            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
-            if self.cluster.within(news).await.is_err() {
-                return false;
-            }
-        }
+            let in_vain = reading.need.is_beyond_primary(board, started);
+            in_vain.then_some(false)
+        };
+        self.cluster.with_news(deadline, look).await == Some(true)
     }
 
     /// Waits until the primary shows what replicas have shown, where a read must never see less.
@@ -233,7 +219,7 @@ impl ReplicatedConnection {
         let config = &self.cluster.consistency;
         let (level, open, guarantee) = {
             let session = self.session();
-            let level = session.consistency.unwrap_or(config.level);
+            let level = self.level_of(&session);
             let open = session.transaction.is_some() || lease.wire.in_transaction();
             (level, open, Arc::clone(&session.guarantee))
         };
@@ -283,27 +269,23 @@ impl ReplicatedConnection {
 
     /// Waits until the primary shows what anyone can have seen on replicas by now.
     async fn shows_replicas(&self, lease: &Arc<Lease>, deadline: Instant) -> QueryResult<()> {
-        let (board, now) = (&self.cluster.board, Instant::now());
+        let now = Instant::now();
         let topology = self.cluster.topology();
         let replicas: Vec<_> = topology
             .usable_replicas()
             .map(|member| &member.progress)
             .collect();
         let _asked: Vec<_> = replicas.iter().map(|progress| progress.want()).collect();
-        loop {
-            // Made before the look, so that no news can be missed.
-            let news = board.news();
+        let look = || {
             // One that has gone is not asked any more.
             let open = |progress: &&&Arc<Progress>| progress.position().is_some();
             let mut asked = replicas.iter().filter(open);
-            if asked.all(|progress| progress.asked_since(now)) {
-                break;
-            }
-            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
-            if self.cluster.within(news).await.is_err() {
-                return Err(behind());
-            }
-        }
+            asked
+                .all(|progress| progress.asked_since(now))
+                .then_some(())
+        };
+        let asked = self.cluster.with_news(deadline, look).await;
+        asked.ok_or_else(behind)?;
         for snapshot in replicas.iter().filter_map(|progress| progress.snapshot()) {
             self.shows_in_time(lease, &snapshot, deadline).await?;
         }
@@ -339,17 +321,11 @@ impl ReplicatedConnection {
         let mut seen = guarantee.positions(board).reads;
         seen.retain(elsewhere);
         let _asked: Vec<_> = seen.iter().map(Progress::want).collect();
-        loop {
-            // Made before the look, so that no news can be missed.
-            let news = board.news();
-            if !guarantee.positions(board).reads.iter().any(elsewhere) {
-                return true;
-            }
-            let news = async { tokio::time::timeout_at(deadline.into(), news).await };
-            if self.cluster.within(news).await.is_err() {
-                return false;
-            }
-        }
+        let look = || {
+            let reads = guarantee.positions(board).reads;
+            (!reads.iter().any(elsewhere)).then_some(())
+        };
+        self.cluster.with_news(deadline, look).await.is_some()
     }
 
     /// The nodes whose answers can end the wait: replicas that may serve, those that the session

@@ -105,8 +105,8 @@ impl Guarantee {
         self.state().in_flight += 1;
     }
 
-    /// A write was answered, after which `ticket` was drawn, if one was; `unconfirmed` if a synchronous standby
-    /// had not confirmed it.
+    /// A write was answered, after which `ticket` was drawn, if one was; `unconfirmed` if a
+    /// synchronous standby had not confirmed it.
     pub(crate) fn write_acknowledged(&self, ticket: Option<Ticket>, unconfirmed: bool) {
         let mut state = self.state();
         state.unconfirmed = unconfirmed;

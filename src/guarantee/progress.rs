@@ -39,6 +39,13 @@ pub(crate) struct Known {
     wire: Option<Arc<Wire>>,
 }
 
+impl Known {
+    /// Whether the connection that it was told over still lives.
+    fn is_current(&self) -> bool {
+        self.wire.as_ref().is_some_and(|wire| !wire.is_closed())
+    }
+}
+
 /// What a node shows.
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
@@ -78,8 +85,7 @@ impl Progress {
     /// Up to where the node has everything, as it last said.
     pub(crate) fn position(&self) -> Option<Position> {
         let known = self.known.borrow();
-        let alive = known.wire.as_ref().is_some_and(|wire| !wire.is_closed());
-        known.position.filter(|_| alive)
+        known.position.filter(|_| known.is_current())
     }
 
     /// Up to where the node has everything at this stage, as it last said.
@@ -107,8 +113,7 @@ impl Progress {
     /// node was asked, over one that still is, is to the same run of the server.
     pub(crate) fn asked_since(&self, moment: Instant) -> bool {
         let known = self.known.borrow();
-        let alive = known.wire.as_ref().is_some_and(|wire| !wire.is_closed());
-        alive && known.at.is_some_and(|at| at >= moment)
+        known.is_current() && known.at.is_some_and(|at| at >= moment)
     }
 
     /// A read has seen what the node shows; `same_run` if the server is known not to have been

@@ -78,7 +78,7 @@ impl PoolState {
             primary: topology.primary().map(|member| member.node.name.clone()),
             connections_out: cluster.tracker.out(),
             synchronous_standbys,
-            remote_apply_covers_replicas: synchronous_standbys >= topology.readable_replicas(),
+            remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
             closed: cluster.tracker.is_closed(),
             epoch: topology.epoch,
         }

@@ -14,8 +14,8 @@ use diesel_replicated::{
 use futures_util::FutureExt;
 
 use crate::support::{
-    Number, all_up, blocking, builder, builder_for, count, database, eventually, fill, insert,
-    pool, run, users, who,
+    Number, all_up, blocking, builder, builder_for, count, database, eventually, insert,
+    own_cluster, pool, run, users, who,
 };
 
 /// Long enough for any replica to answer on a busy machine; a read ends it as soon as one has.
@@ -23,15 +23,6 @@ const PATIENT: Duration = Duration::from_secs(20);
 
 fn level(level: Consistency) -> ConsistencyConfig {
     ConsistencyConfig::from(level)
-}
-
-async fn start() -> Arc<LocalCluster> {
-    blocking(|| {
-        let local = LocalCluster::start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await
 }
 
 async fn build(builder: Builder) -> ReplicatedPool {
@@ -86,7 +77,7 @@ async fn own_writes_are_read_on_replicas_that_have_them() {
 
 #[tokio::test]
 async fn the_primary_serves_what_no_replica_has() {
-    let local = start().await;
+    let local = own_cluster().await;
     let pool = build(builder_for(&local, "app")).await;
     on_replicas(&local, |node| node.pause_replay().unwrap()).await;
     let mut writer = pool.get().await.unwrap();
@@ -115,7 +106,7 @@ async fn the_primary_serves_what_no_replica_has() {
 
 #[tokio::test]
 async fn with_the_scope_of_the_pool_every_session_reads_every_write() {
-    let local = start().await;
+    let local = own_cluster().await;
     let scope = level(Consistency::ReadYourWrites).write_scope(WriteScope::Pool);
     let pool = build(builder_for(&local, "app").consistency(scope)).await;
     on_replicas(&local, |node| node.pause_replay().unwrap()).await;
@@ -185,7 +176,7 @@ async fn asynchronous_commits_are_covered_too() {
 
 #[tokio::test]
 async fn data_is_never_older_than_asked_for() {
-    let local = start().await;
+    let local = own_cluster().await;
     let bound = Duration::from_millis(1500);
     let young = level(Consistency::BoundedStaleness(bound));
     let pool = build(builder_for(&local, "app").consistency(young)).await;
@@ -216,7 +207,7 @@ async fn data_is_never_older_than_asked_for() {
 
 #[tokio::test]
 async fn strong_reads_see_what_anyone_has_written() {
-    let local = start().await;
+    let local = own_cluster().await;
     let pool = build(builder_for(&local, "app").consistency(Consistency::Strong)).await;
     let mut conn = pool.get().await.unwrap();
     assert_eq!(count(&mut conn).await, 3);
@@ -249,7 +240,7 @@ async fn strong_reads_see_what_anyone_has_written() {
 
 #[tokio::test]
 async fn a_causal_session_never_sees_less_than_it_has_seen() {
-    let local = start().await;
+    let local = own_cluster().await;
     let pool = build(builder_for(&local, "app").consistency(Consistency::Causal)).await;
     let behind = Arc::clone(&local);
     blocking(move || behind.replicas()[0].pause_replay().unwrap()).await;
@@ -281,7 +272,7 @@ async fn a_causal_session_never_sees_less_than_it_has_seen() {
 
 #[tokio::test]
 async fn a_causal_session_does_not_go_back_to_a_primary_that_shows_less() {
-    let local = start().await;
+    let local = own_cluster().await;
     let node = |node: &LocalNode| NodeConfig::new(node.url("app")).name(node.name());
     let builder = ReplicatedPool::builder()
         .primary(node(local.primary()))

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
-use diesel_replicated::testing::{LocalCluster, StopMode};
+use diesel_replicated::testing::StopMode;
 use diesel_replicated::{
     Consistency, Durability, Error, NodeKind, Replicas, ReplicatedConnection, Stage,
 };
 
 use crate::support::{
-    blocking, builder, builder_for, count, current_setting, database, eventually, fill, insert,
-    run, users,
+    blocking, builder, builder_for, count, current_setting, database, eventually, insert,
+    own_cluster, run, users,
 };
 
 const LONG: Duration = Duration::from_secs(20);
@@ -68,12 +68,7 @@ async fn each_level_reaches_the_server_and_stays_with_its_owner() {
 
 #[tokio::test]
 async fn replicas_are_waited_for_and_named() {
-    let local = blocking(|| {
-        let local = LocalCluster::start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await;
+    let local = own_cluster().await;
     let pool = builder_for(&local, "app").build().await.unwrap();
     let mut conn = pool.get().await.unwrap();
     let nothing = conn.wait_for_replicas(Replicas::All, Stage::Applied, LONG);
@@ -123,12 +118,7 @@ async fn replicas_are_waited_for_and_named() {
 
 #[tokio::test]
 async fn a_commit_that_no_standby_has_confirmed_is_said_to_be_one() {
-    let local = blocking(|| {
-        let local = LocalCluster::start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await;
+    let local = own_cluster().await;
     let alone = Arc::clone(&local);
     let pool = builder_for(&local, "app").build().await.unwrap();
     let mut conn = pool.get().await.unwrap();

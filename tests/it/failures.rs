@@ -12,16 +12,12 @@ use diesel_replicated::{ErrorExt, NodeHealth, Outcome, ReplicatedPool, RouteReas
 use futures_util::StreamExt;
 
 use crate::support::{
-    Number, Shared, all_up, blocking, builder_for, count, eventually, fill, insert, run, users, who,
+    Number, Shared, all_up, blocking, builder_for, count, eventually, fill, insert, own_cluster,
+    run, users, who,
 };
 
 async fn start() -> (Arc<LocalCluster>, ReplicatedPool) {
-    let local = blocking(|| {
-        let local = LocalCluster::start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await;
+    let local = own_cluster().await;
     let pool = builder_for(&local, "app").build().await.unwrap();
     (local, pool)
 }
@@ -116,12 +112,7 @@ async fn a_dead_connection_is_noticed_before_anyone_uses_it() {
 
 #[tokio::test]
 async fn losing_all_replicas_takes_no_more_of_the_primary_than_allowed() {
-    let local = blocking(|| {
-        let local = LocalCluster::start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await;
+    let local = own_cluster().await;
     let pool = builder_for(&local, "app")
         .max_size(4)
         .fallback_share(0.5)

@@ -1,8 +1,8 @@
 //! One cluster for the tests that break nothing, a database for each test, and who-am-I queries.
 
 use std::future::Future;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
@@ -59,6 +59,16 @@ pub fn fill(cluster: &LocalCluster, database: &str) {
     cluster.create_database(database).unwrap();
     cluster.primary().sql(database, SCHEMA).unwrap();
     cluster.wait_caught_up().unwrap();
+}
+
+/// A cluster for one test alone, to break, with [`SCHEMA`] in its database `app`.
+pub async fn own_cluster() -> Arc<LocalCluster> {
+    blocking(|| {
+        let local = LocalCluster::start().unwrap();
+        fill(&local, "app");
+        Arc::new(local)
+    })
+    .await
 }
 
 /// A builder for the shared cluster: declared roles, names of the nodes as the servers have them.
@@ -150,7 +160,7 @@ pub struct Number {
 
 /// A number that tasks share. (Diesel's `load` hides that of atomics.)
 #[derive(Clone, Default)]
-pub struct Shared(std::sync::Arc<AtomicU32>);
+pub struct Shared(Arc<AtomicU32>);
 
 impl Shared {
     pub fn add(&self, more: u32) {

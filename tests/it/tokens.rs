@@ -12,18 +12,9 @@ use diesel_replicated::{
 };
 
 use crate::support::{
-    all_up, blocking, builder, builder_for, cluster, count, database, eventually, fill, insert,
-    pool, run, users, who,
+    all_up, blocking, builder, builder_for, cluster, count, database, eventually, insert,
+    own_cluster, pool, run, users, who,
 };
-
-async fn start() -> Arc<LocalCluster> {
-    blocking(|| {
-        let local = LocalCluster::start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await
-}
 
 /// The token as it would come back from a browser.
 fn travelled(token: &SessionToken) -> SessionToken {
@@ -42,7 +33,7 @@ async fn settled(conn: &ReplicatedConnection) -> SessionToken {
 
 #[tokio::test]
 async fn a_session_reads_its_writes_in_another_pool() {
-    let local = start().await;
+    let local = own_cluster().await;
     let (here, there) = (
         builder_for(&local, "app").build().await.unwrap(),
         builder_for(&local, "app").build().await.unwrap(),
@@ -189,7 +180,7 @@ async fn finding(local: &Arc<LocalCluster>) -> ReplicatedPool {
 
 #[tokio::test]
 async fn a_write_that_a_failover_has_lost_is_reported_and_never_waited_for() {
-    let local = start().await;
+    let local = own_cluster().await;
     let pool = finding(&local).await;
     let mut early = pool.get().await.unwrap();
     insert("kept").execute(&mut early).await.unwrap();
