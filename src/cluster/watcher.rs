@@ -118,6 +118,8 @@ impl Watcher {
             }
             Err(error) => error.to_string(),
         };
+        // Who put them is told so by that.
+        drop(self.progress.take_questions());
         tracing::debug!(target: "diesel_replicated", node = self.node.name, cause = failed, "monitor_lost");
     }
 
@@ -137,6 +139,15 @@ impl Watcher {
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => return error.to_string(),
                 Err(_) => return format!("no answer within {ANSWER:?}"),
+            }
+            for question in self.progress.take_questions() {
+                match timeout(ANSWER, monitor.over(question.transactions)).await {
+                    Ok(Ok(over)) => {
+                        let _ = question.answer.send((over, Arc::clone(monitor.wire())));
+                    }
+                    Ok(Err(error)) => return error.to_string(),
+                    Err(_) => return format!("no answer within {ANSWER:?}"),
+                }
             }
             self.pause(asked).await;
             if !self.progress.is_wanted() && self.identified.elapsed() > IDENTITY {

@@ -147,9 +147,7 @@ pub struct ConsistencyConfig {
     /// which the primary had when the read began. Default: `false`, the primary serves them.
     ///
     /// A replica shows a commit a moment before the primary does. A read that the primary has to serve
-    /// for want of a replica therefore waits until the primary shows what the replicas show. A
-    /// replica that has gone away cannot be asked: what it showed in the moment before, such a read may
-    /// miss.
+    /// for want of a replica therefore waits until the primary shows what the replicas have shown.
     pub strong_reads_on_replicas: bool,
 }
 

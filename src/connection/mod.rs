@@ -13,6 +13,7 @@ mod recovery;
 mod route;
 mod scope;
 mod session;
+mod shown;
 mod stream;
 mod traits;
 mod transaction_builder;

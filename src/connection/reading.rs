@@ -3,46 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use diesel::sql_types::{Bool, Text};
-use diesel::{QueryResult, QueryableByName, sql_query};
-use diesel_async::RunQueryDsl;
-
 use super::ReplicatedConnection;
 use super::acquire::Chosen;
 use crate::cluster::{Member, Topology};
-use crate::config::Consistency;
 use crate::error::Error;
-use crate::guarantee::{Guarantee, Need, Progress, Transactions};
+use crate::guarantee::Need;
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
-
-/// Whether every transaction is done here that is done in a snapshot from elsewhere: none that is
-/// newer than all that are done here, and none that is still under way.
-const SHOWS: &str = "SELECT pg_catalog.pg_snapshot_xmax(there) <= pg_catalog.pg_snapshot_xmax(here) \
-    AND NOT EXISTS (SELECT FROM pg_catalog.pg_snapshot_xip(here) AS under_way (xid) \
-    WHERE pg_catalog.pg_visible_in_snapshot(under_way.xid, there)) AS shows \
-    FROM (SELECT $1::pg_snapshot AS there, pg_catalog.pg_current_snapshot() AS here) AS both_of";
-
-/// How long at the least the primary has to show what a standby shows: as long as that takes to
-/// confirm what it has received.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// All transactions that anyone may have seen by now: those with a lower number than one that is
-/// taken for this.
-const ALL_UNTIL_NOW: &str = "SELECT pg_catalog.concat(next, ':', next, ':') AS snapshot \
-    FROM pg_catalog.pg_current_xact_id() AS next";
-
-#[derive(QueryableByName)]
-struct All {
-    #[diesel(sql_type = Text)]
-    snapshot: String,
-}
-
-#[derive(QueryableByName)]
-struct Shows {
-    #[diesel(sql_type = Bool)]
-    shows: bool,
-}
 
 /// A read on its way to a node.
 #[derive(Debug)]
@@ -211,123 +178,6 @@ impl ReplicatedConnection {
         self.cluster.with_news(deadline, look).await == Some(true)
     }
 
-    /// Waits until the primary shows what replicas have shown, where a read must never see less.
-    ///
-    /// A commit is sent to standbys before the primary itself shows it: by a moment, or for as long
-    /// as it waits for a synchronous standby.
-    pub(super) async fn primary_shows(&self, lease: &Arc<Lease>) -> QueryResult<()> {
-        let config = &self.cluster.consistency;
-        let (level, open, guarantee) = {
-            let session = self.session();
-            let level = self.level_of(&session);
-            let open = session.transaction.is_some() || lease.wire.in_transaction();
-            (level, open, Arc::clone(&session.guarantee))
-        };
-        let deadline = Instant::now() + config.wait.max(PATIENCE);
-        match level {
-            _ if open => Ok(()),
-            Consistency::Causal => self.shows_seen(lease, &guarantee, deadline).await,
-            Consistency::Strong if config.strong_reads_on_replicas => {
-                self.shows_replicas(lease, deadline).await
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Waits until the primary shows what the session has seen on replicas.
-    async fn shows_seen(
-        &self,
-        lease: &Arc<Lease>,
-        guarantee: &Guarantee,
-        deadline: Instant,
-    ) -> QueryResult<()> {
-        let board = &self.cluster.board;
-        let topology = self.cluster.topology();
-        let Some(member) = topology.member(lease.node()) else {
-            return Ok(());
-        };
-        let primary = &member.progress;
-        if guarantee.saw_nothing_but(primary) {
-            return Ok(());
-        }
-        if !self.knows_seen(guarantee, primary, deadline).await {
-            return Err(behind());
-        }
-        while let Some(shown) = guarantee.shown(board) {
-            match shown {
-                Transactions::Of(snapshot) => {
-                    self.shows_in_time(lease, &snapshot, deadline).await?;
-                    guarantee.is_shown_by_primary(&snapshot);
-                }
-                Transactions::AnyUntilNow => {
-                    guarantee.shown_at_most(all_until_now(lease).await?.into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until the primary shows what anyone can have seen on replicas by now.
-    async fn shows_replicas(&self, lease: &Arc<Lease>, deadline: Instant) -> QueryResult<()> {
-        let now = Instant::now();
-        let topology = self.cluster.topology();
-        let replicas: Vec<_> = topology
-            .usable_replicas()
-            .map(|member| &member.progress)
-            .collect();
-        let _asked: Vec<_> = replicas.iter().map(|progress| progress.want()).collect();
-        let look = || {
-            // One that has gone is not asked any more.
-            let open = |progress: &&&Arc<Progress>| progress.position().is_some();
-            let mut asked = replicas.iter().filter(open);
-            asked
-                .all(|progress| progress.asked_since(now))
-                .then_some(())
-        };
-        let asked = self.cluster.with_news(deadline, look).await;
-        asked.ok_or_else(behind)?;
-        for snapshot in replicas.iter().filter_map(|progress| progress.snapshot()) {
-            self.shows_in_time(lease, &snapshot, deadline).await?;
-        }
-        Ok(())
-    }
-
-    async fn shows_in_time(
-        &self,
-        lease: &Arc<Lease>,
-        snapshot: &str,
-        deadline: Instant,
-    ) -> QueryResult<()> {
-        while !shows(lease, snapshot).await? {
-            if Instant::now() > deadline {
-                return Err(behind());
-            }
-            let pause = async { tokio::time::sleep(Duration::from_millis(1)).await };
-            self.cluster.within(pause).await;
-        }
-        Ok(())
-    }
-
-    /// Waits until it is known what the session has seen. `false` if a node did not say in time.
-    /// What it saw on the primary does not count.
-    async fn knows_seen(
-        &self,
-        guarantee: &Guarantee,
-        primary: &Arc<Progress>,
-        deadline: Instant,
-    ) -> bool {
-        let board = &self.cluster.board;
-        let elsewhere = |read: &Arc<Progress>| !Arc::ptr_eq(read, primary);
-        let mut seen = guarantee.positions(board).reads;
-        seen.retain(elsewhere);
-        let _asked: Vec<_> = seen.iter().map(Progress::want).collect();
-        let look = || {
-            let reads = guarantee.positions(board).reads;
-            (!reads.iter().any(elsewhere)).then_some(())
-        };
-        self.cluster.with_news(deadline, look).await.is_some()
-    }
-
     /// The nodes whose answers can end the wait: replicas that may serve, those that the session
     /// has seen, and the primary, which knows whether there is anything to wait for.
     fn to_be_asked<'t>(
@@ -344,25 +194,4 @@ impl ReplicatedConnection {
         let members: Vec<&Member> = topology.members.iter().filter(asked).collect();
         members.into_iter()
     }
-}
-
-fn behind() -> diesel::result::Error {
-    Error::PrimaryBehind.into()
-}
-
-async fn all_until_now(lease: &Arc<Lease>) -> QueryResult<String> {
-    let using = lease.enter();
-    let mut connection = lease.pg();
-    let all = sql_query(ALL_UNTIL_NOW).get_result(&mut connection).await;
-    using.finish();
-    all.map(|all: All| all.snapshot)
-}
-
-async fn shows(lease: &Arc<Lease>, snapshot: &str) -> QueryResult<bool> {
-    let using = lease.enter();
-    let mut connection = lease.pg();
-    let shows = sql_query(SHOWS).bind::<Text, _>(snapshot.to_owned());
-    let shows = shows.get_result(&mut connection).await;
-    using.finish();
-    shows.map(|row: Shows| row.shows)
 }

@@ -23,6 +23,8 @@ pub(super) struct Session {
     /// Statements that are waiting for the primary's connection.
     pub(super) awaiting_primary: usize,
     pub(super) forced: Option<NodeKind>,
+    /// The next statement begins a read-only transaction that may be on a replica.
+    pub(super) begins_on_replicas: bool,
     pub(super) pinned: bool,
     /// What the session has written and seen; other connections may share it.
     pub(super) guarantee: Arc<Guarantee>,
@@ -60,6 +62,7 @@ impl Session {
         read_only_transactions_on_replicas: bool,
     ) -> Decision {
         self.notice_transaction_end();
+        let begins_on_replicas = std::mem::take(&mut self.begins_on_replicas);
         let decision = decide(
             verdict,
             SessionView {
@@ -67,7 +70,8 @@ impl Session {
                 forced: self.forced,
                 pinned: self.pinned,
                 only_primary,
-                read_only_transactions_on_replicas,
+                read_only_transactions_on_replicas: read_only_transactions_on_replicas
+                    || begins_on_replicas,
             },
         );
         if let Decision::Primary(_) = decision {

@@ -1,4 +1,4 @@
-//! Transactions with an isolation level, an access mode and deferrability.
+//! Transactions with an isolation level, an access mode and deferrability, and snapshots.
 
 use diesel::QueryResult;
 use diesel_async::{AnsiTransactionManager, SimpleAsyncConnection, TransactionManager};
@@ -30,9 +30,47 @@ pub struct TransactionBuilder<'a> {
     access: Option<&'static str>,
     deferrable: Option<&'static str>,
     durability: Option<Durability>,
+    on_replicas: bool,
 }
 
 impl ReplicatedConnection {
+    /// Runs `callback` on one snapshot of the data, on one node: in a transaction that is
+    /// `REPEATABLE READ READ ONLY`. The snapshot has what the reads of this connection must see
+    /// ([`Consistency`](crate::Consistency)); a replica serves it where one shows that, whatever the
+    /// pool says of read-only transactions.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+    /// use diesel::prelude::*;
+    /// use diesel_async::RunQueryDsl;
+    /// # diesel::table! { orders (id) { id -> Integer, total -> BigInt } }
+    ///
+    /// let (number, newest) = conn
+    ///     .snapshot(async |conn| {
+    ///         let number: i64 = orders::table.count().get_result(conn).await?;
+    ///         let newest = orders::table.select(orders::id).order(orders::id.desc());
+    ///         let newest: Vec<i32> = newest.limit(10).load(conn).await?;
+    ///         QueryResult::Ok((number, newest))
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`TransactionBuilder::run`].
+    pub async fn snapshot<'a, T, E, F>(&'a mut self, callback: F) -> Result<T, E>
+    where
+        F: AsyncFnOnce(&mut Self) -> Result<T, E> + Send + 'a,
+        T: 'a,
+        E: From<diesel::result::Error> + 'a,
+    {
+        let mut transaction = self.build_transaction().repeatable_read().read_only();
+        transaction.on_replicas = true;
+        transaction.run(callback).await
+    }
+
     /// Starts to build a transaction.
     pub fn build_transaction(&mut self) -> TransactionBuilder<'_> {
         TransactionBuilder {
@@ -41,6 +79,7 @@ impl ReplicatedConnection {
             access: None,
             deferrable: None,
             durability: None,
+            on_replicas: false,
         }
     }
 }
@@ -112,6 +151,7 @@ impl<'a> TransactionBuilder<'a> {
         E: From<diesel::result::Error> + 'b,
     {
         let sql = self.begin();
+        self.connection.session().begins_on_replicas = self.on_replicas;
         AnsiTransactionManager::begin_transaction_sql(&mut *self.connection, &sql).await?;
         if let Some(durability) = self.durability {
             self.set_durability(durability).await?;

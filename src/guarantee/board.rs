@@ -17,6 +17,8 @@ pub(crate) struct View {
     pub(crate) cluster: Option<u64>,
     /// So many standbys have to confirm a commit. They show it before the primary does.
     pub(crate) synchronous_standbys: usize,
+    /// The primary was found to show everything up to here.
+    shown: Option<Position>,
 }
 
 /// The board on which watchers write and sessions read.
@@ -65,6 +67,20 @@ impl Board {
         let view = self.view.borrow();
         let sample = view.history.asked_since(moment)?;
         Some(sample.position(true))
+    }
+
+    /// Whether the primary is known to show everything up to `position`.
+    pub(crate) fn is_shown(&self, position: Position) -> bool {
+        let view = self.view.borrow();
+        view.shown
+            .is_some_and(|shown| view.forks.covers(shown, position))
+    }
+
+    /// The primary shows everything up to `position`.
+    pub(crate) fn shows(&self, position: Position) {
+        self.view.send_modify(|view| {
+            view.shown = Some(view.shown.map_or(position, |shown| shown.max(position)));
+        });
     }
 
     pub(crate) fn standing(&self, position: Position) -> Standing {

@@ -8,6 +8,7 @@ mod need;
 mod progress;
 #[cfg(test)]
 mod tests;
+mod witness;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ pub(crate) use board::{Board, NewTimeline};
 pub(crate) use need::Need;
 pub use progress::Stage;
 pub(crate) use progress::{Progress, Received, Sighting};
+pub(crate) use witness::Witness;
 
 use crate::config::{Consistency, WriteScope};
 use crate::position::{Position, Standing};
@@ -52,9 +54,8 @@ struct State {
     seen: Option<Position>,
     /// What was seen on these nodes is what they showed before they were asked this question.
     reads: Vec<Sighting>,
-    /// The transactions that the last replica showed which was read from; the primary may show
-    /// fewer.
-    shown: Option<Transactions>,
+    /// What standbys have shown to the session; the primary may not show it yet.
+    ahead: Option<Ahead>,
     /// The cluster that the positions belong to, as long as that has not been compared.
     cluster: Option<u64>,
     /// The last write's wait for a synchronous standby was cancelled.
@@ -63,13 +64,13 @@ struct State {
     lost: Option<Position>,
 }
 
-/// Transactions that a session has seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Transactions {
-    /// Those of this `pg_snapshot`.
-    Of(Arc<str>),
-    /// The node that showed them is gone, or another process saw them: any that were done by now.
-    AnyUntilNow,
+/// What was seen on standbys, and perhaps not yet on the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// All that is visible where the log has been replayed up to here.
+    UpTo(Position),
+    /// The node that showed it is gone: anything until now.
+    Anything,
 }
 
 /// A write that nobody waits for any more.
@@ -89,7 +90,10 @@ impl Guarantee {
                 || seen.is_some_and(Position::is_somewhere),
             written: written.filter(|written| !written.is_somewhere()),
             seen: seen.filter(|seen| !seen.is_somewhere()),
-            shown: seen.map(|_| Transactions::AnyUntilNow),
+            ahead: seen.map(|seen| match seen.is_somewhere() {
+                true => Ahead::Anything,
+                false => Ahead::UpTo(seen),
+            }),
             // 0 if its maker did not know it yet; the places in it then are unknown, too.
             cluster: Some(cluster).filter(|cluster| *cluster != 0),
             ..State::default()
@@ -218,33 +222,28 @@ impl Guarantee {
         self.state().unconfirmed
     }
 
-    /// Whether no replica has shown anything to the session that the primary may not show.
+    /// Whether no standby has shown anything to the session that the primary may not show.
     pub(crate) fn saw_nothing_but(&self, primary: &Arc<Progress>) -> bool {
         if !self.is_touched() {
             return true;
         }
         let state = self.state();
-        state.shown.is_none() && state.reads.iter().all(|read| read.is_on(primary))
+        state.ahead.is_none() && state.reads.iter().all(|read| read.is_on(primary))
     }
 
-    /// The transactions that the primary must show before the session reads there.
-    pub(crate) fn shown(&self, board: &Board) -> Option<Transactions> {
+    /// What the primary must show before the session reads there.
+    pub(crate) fn ahead(&self, board: &Board) -> Option<Ahead> {
         let mut state = self.state();
         state.forget_dead();
         state.learn(board);
-        state.shown.clone()
+        state.fence(board);
+        state.ahead
     }
 
-    /// What was any transaction until now are these.
-    pub(crate) fn shown_at_most(&self, snapshot: Arc<str>) {
-        self.state().shown = Some(Transactions::Of(snapshot));
-    }
-
-    /// The primary shows all that this is; it will not take it back.
-    pub(crate) fn is_shown_by_primary(&self, snapshot: &Arc<str>) {
+    /// The primary shows this; it will not take it back.
+    pub(crate) fn is_shown_by_primary(&self, what: Ahead) {
         let mut state = self.state();
-        let known = Transactions::Of(Arc::clone(snapshot));
-        state.shown = state.shown.take().filter(|shown| *shown != known);
+        state.ahead = state.ahead.filter(|ahead| *ahead != what);
     }
 
     /// What the session wrote and what did not survive a failover, if that has happened.
@@ -285,7 +284,7 @@ impl State {
                     self.cluster = None;
                     if here != cluster {
                         tracing::debug!(target: "diesel_replicated", cluster, here, "token_ignored");
-                        (self.written, self.seen) = (None, None);
+                        (self.written, self.seen, self.ahead) = (None, None, None);
                     }
                 }
             }
@@ -325,7 +324,7 @@ impl State {
         self.reads.retain(|read| !read.is_lost());
         if self.reads.len() < reads {
             self.draws = true;
-            self.shown = Some(Transactions::AnyUntilNow);
+            self.ahead = Some(Ahead::Anything);
         }
     }
 
@@ -338,20 +337,22 @@ impl State {
             self.ticket = None;
             self.written = Some(self.written.map_or(position, |known| known.max(position)));
         }
-        let (mut seen, mut shown) = (self.seen, None);
+        let (mut seen, mut ahead) = (self.seen, self.ahead);
         self.reads.retain(|read| {
-            let Some(answer) = read.shown() else {
+            let Some(shown) = read.shown() else {
                 return true;
             };
-            seen = Some(seen.map_or(answer.position, |seen| seen.max(answer.position)));
-            shown = answer.snapshot.map(Transactions::Of);
+            let place = shown.position;
+            seen = Some(seen.map_or(place, |seen| seen.max(place)));
+            ahead = match ahead {
+                _ if !shown.by_standby => ahead,
+                Some(Ahead::Anything) => Some(Ahead::Anything),
+                Some(Ahead::UpTo(before)) => Some(Ahead::UpTo(before.max(place))),
+                None => Some(Ahead::UpTo(place)),
+            };
             false
         });
-        self.seen = seen;
-        // One that is not known is not replaced by one that may hold less.
-        if shown.is_some() && self.shown != Some(Transactions::AnyUntilNow) {
-            self.shown = shown;
-        }
+        (self.seen, self.ahead) = (seen, ahead);
     }
 
     /// A position beyond a fork cannot be reached by anyone, and must not be compared.
@@ -364,5 +365,9 @@ impl State {
         }
         // What was seen and is gone: there is nothing left to be consistent with.
         self.seen = self.seen.filter(|seen| !is_lost(seen));
+        self.ahead = self.ahead.filter(|ahead| match ahead {
+            Ahead::UpTo(seen) => !is_lost(seen),
+            Ahead::Anything => true,
+        });
     }
 }

@@ -1,11 +1,12 @@
 //! How far one node is, as it last said, and who waits to hear more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
+use super::witness::{Question, Witness};
 use crate::position::{Lsn, Position};
 use crate::wire::Wire;
 
@@ -29,7 +30,7 @@ pub(crate) struct Known {
     pub(crate) position: Option<Position>,
     /// A standby has received this on disk, and this at all.
     received: Option<Received>,
-    /// The transactions that it shows, where the primary may show fewer.
+    /// The transactions that a standby shows, as `pg_snapshot`; the primary may show fewer.
     snapshot: Option<Arc<str>>,
     /// The number of the question that this answers, and when it was put.
     question: u64,
@@ -50,7 +51,8 @@ impl Known {
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
     pub(crate) position: Position,
-    pub(crate) snapshot: Option<Arc<str>>,
+    /// The node was a standby, which may show what the primary does not show yet.
+    pub(crate) by_standby: bool,
 }
 
 /// How far the log has come to a standby.
@@ -69,6 +71,10 @@ pub(crate) struct Progress {
     /// It is to be asked once, though nobody waits.
     nudged: AtomicBool,
     wanted: Notify,
+    questions: Mutex<Vec<Question>>,
+    /// A connection to the run of the server before which it has shown nothing that the primary
+    /// does not.
+    pub(super) vouched: Mutex<Option<Arc<Wire>>>,
 }
 
 impl Progress {
@@ -79,6 +85,8 @@ impl Progress {
             waiting: AtomicUsize::new(0),
             nudged: AtomicBool::new(false),
             wanted: Notify::new(),
+            questions: Mutex::default(),
+            vouched: Mutex::default(),
         })
     }
 
@@ -101,10 +109,32 @@ impl Progress {
         Some(Position::new(applied.timeline, lsn.max(applied.lsn)))
     }
 
-    /// The transactions that the node last showed, as `pg_snapshot`; those of a primary are not
-    /// asked for.
-    pub(crate) fn snapshot(&self) -> Option<Arc<str>> {
-        self.known.borrow().snapshot.clone()
+    /// What a standby last showed. `None` for a primary, and for who cannot be asked any more.
+    pub(crate) fn witness(self: &Arc<Self>) -> Option<Witness> {
+        let known = self.known.borrow();
+        let wire = known.wire.clone().filter(|wire| !wire.is_closed())?;
+        Some(Witness {
+            position: known.position?,
+            snapshot: known.snapshot.clone()?,
+            progress: Arc::clone(self),
+            wire,
+        })
+    }
+
+    /// Puts a question besides the usual one. For the watcher to answer.
+    pub(super) fn put(&self, question: Question) {
+        self.questions().push(question);
+        self.nudge();
+    }
+
+    /// Questions that were put besides the usual one. For the watcher alone.
+    pub(crate) fn take_questions(&self) -> Vec<Question> {
+        std::mem::take(&mut self.questions())
+    }
+
+    fn questions(&self) -> MutexGuard<'_, Vec<Question>> {
+        let questions = self.questions.lock();
+        questions.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether what is known was asked for at or after `moment`.
@@ -213,7 +243,7 @@ impl Sighting {
             .filter(|_| same && known.question >= self.question)?;
         Some(Shown {
             position,
-            snapshot: known.snapshot.clone(),
+            by_standby: known.snapshot.is_some(),
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diesel::deserialize::{self, FromSql};
 use diesel::pg::{Pg, PgValue};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
-use diesel::sql_types::{BigInt, Bool, Integer, Nullable, SqlType, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, SqlType, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 
@@ -48,6 +48,10 @@ const WHERE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
 const IDENTITY: &str = "SELECT system_identifier AS cluster, timeline_id AS timeline, \
     pg_catalog.current_setting('synchronous_commit') = 'off' AS asynchronous \
     FROM pg_catalog.pg_control_system(), pg_catalog.pg_control_checkpoint()";
+
+/// Which of some transactions are over where it is asked.
+const OVER: &str = "SELECT ARRAY(SELECT xid FROM pg_catalog.unnest($1) AS xid \
+    WHERE pg_catalog.pg_xact_status(xid::text::xid8) IS DISTINCT FROM 'in progress') AS over";
 
 #[derive(QueryId)]
 struct Where;
@@ -187,6 +191,18 @@ impl Monitor {
             timeline: timeline.map_or(known, |timeline: u32| timeline.max(known)),
             place,
         }))
+    }
+
+    /// Which of these transactions are over here.
+    pub(crate) async fn over(&mut self, transactions: Vec<i64>) -> QueryResult<Vec<i64>> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Array<BigInt>)]
+            over: Vec<i64>,
+        }
+        let query = sql_query(OVER).bind::<Array<BigInt>, _>(transactions);
+        let row: Row = query.get_result(&mut self.connection.pg).await?;
+        Ok(row.over)
     }
 
     /// The server's history of timelines: where each that came before `current` ended. `None` if

@@ -158,6 +158,34 @@ mod tests {
     }
 
     #[test]
+    fn a_stopped_receiver_is_old_only_where_the_primary_went_on() {
+        let start = Instant::now();
+        let mut history = History::default();
+        for second in 0..20 {
+            // Nothing is written in the first ten seconds.
+            let written = u64::from(u32::saturating_sub(second, 10)) * 100;
+            history.push(sample(0, start + SECOND * second, 500 + written));
+        }
+        let now = start + SECOND * 19;
+        assert_eq!(history.age(at(500), now), Some(SECOND * 9));
+        assert_eq!(history.age(at(1400), now), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_jump_of_the_clock_never_makes_data_younger() {
+        let start = Instant::now();
+        let mut history = History::default();
+        history.push(sample(0, start, 500));
+        // Ahead, as after a suspension: old, until the primary has been asked again.
+        let late = start + SECOND * 10_000;
+        assert_eq!(history.age(at(500), late), Some(SECOND * 10_000));
+        history.push(sample(0, late, 500));
+        assert_eq!(history.age(at(500), late), Some(Duration::ZERO));
+        // Back: what was asked for later does not count as of before.
+        assert_eq!(history.age(at(499), start), None);
+    }
+
+    #[test]
     fn another_timeline_is_not_known() {
         let start = Instant::now();
         let mut history = History::default();

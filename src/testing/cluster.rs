@@ -1,34 +1,17 @@
 //! A primary and its replicas.
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
 
 use super::error::{ClusterError, io};
+use super::folders::{follow, init, place, place_for_data, replace};
 use super::node::{Host, LocalNode, StopMode};
 use super::privileges::Privileges;
 use super::watchdog::Watchdog;
 use super::{Binaries, LocalClusterBuilder, wait_for};
-
-/// Settings of every node. Replicas come up and catch up at once, and nothing is flushed.
-const SETTINGS: &str = "
-listen_addresses = '127.0.0.1'
-unix_socket_directories = ''
-fsync = off
-max_connections = 100
-wal_level = replica
-wal_keep_size = 512MB
-max_wal_senders = 20
-hot_standby = on
-wal_retrieve_retry_interval = 100ms
-wal_receiver_status_interval = 1s
-autovacuum_naptime = 1d
-log_min_messages = warning
-";
 
 /// A primary and its streaming replicas, on ports of this machine's loopback interface.
 ///
@@ -75,7 +58,8 @@ impl LocalCluster {
         let template = directory.path().join("template");
         init(&host, &template, &builder.settings)?;
 
-        let primary = place(&host, directory.path(), &template, "primary")?;
+        let data = place(&host, directory.path(), &template, "primary")?;
+        let primary = LocalNode::new("primary", data, Arc::clone(&host))?;
         let mut cluster = Self {
             primary,
             replicas: Vec::new(),
@@ -102,7 +86,8 @@ impl LocalCluster {
     ) -> Result<(), ClusterError> {
         let name = format!("replica-{}", self.replicas.len() + 1);
         let parent = template.parent().unwrap_or(template);
-        let replica = place(&self.host, parent, template, &name)?;
+        let data = place(&self.host, parent, template, &name)?;
+        let replica = LocalNode::new(&name, data, Arc::clone(&self.host))?;
         let upstream = upstream.and_then(|place| self.replicas.get(place));
         follow(
             &replica,
@@ -133,6 +118,23 @@ impl LocalCluster {
         self.replicas
             .last()
             .ok_or_else(|| ClusterError::Config("no replica was added".to_owned()))
+    }
+
+    /// Wipes a node and makes it a replica of another, as operators do with an old primary after a
+    /// failover. Returns when it answers; it may still have to catch up.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be stopped, made or started.
+    pub fn rebuild(&self, node: &LocalNode, upstream: &LocalNode) -> Result<(), ClusterError> {
+        let Some(directory) = &self.directory else {
+            return Err(ClusterError::Config("the cluster has ended".to_owned()));
+        };
+        node.thaw();
+        node.kill()?;
+        replace(&self.host, &directory.path().join("template"), node)?;
+        follow(node, upstream, self.host.privileges)?;
+        node.start()
     }
 
     /// The node that took writes when the cluster started.
@@ -236,79 +238,6 @@ impl Drop for LocalCluster {
     }
 }
 
-/// In memory where there is room for it, else where temporary files go.
-fn place_for_data() -> PathBuf {
-    const ROOM: u64 = 1 << 30;
-    let memory = Path::new("/dev/shm");
-    let has_room = rustix::fs::statvfs(memory)
-        .is_ok_and(|space| space.f_bavail.saturating_mul(space.f_frsize) >= ROOM);
-    if has_room && std::env::var_os("TMPDIR").is_none() {
-        memory.to_owned()
-    } else {
-        std::env::temp_dir()
-    }
-}
-
-/// Makes the data folder that all nodes are copied from.
-fn init(host: &Host, template: &Path, settings: &[(String, String)]) -> Result<(), ClusterError> {
-    let mut command = Command::new(host.binaries.program("initdb"));
-    command
-        .args(["--username=postgres", "--auth=trust", "--no-sync"])
-        // Small segments of WAL: there is less to copy.
-        .args([
-            "--encoding=UTF8",
-            "--locale=C",
-            "--wal-segsize=1",
-            "--pgdata",
-        ])
-        .arg(template)
-        .current_dir(template.parent().unwrap_or(template))
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null());
-    host.privileges.apply(&mut command);
-    run(command)?;
-    let mut lines = SETTINGS.to_owned();
-    for (name, value) in settings {
-        lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
-    }
-    append(&template.join("postgresql.conf"), &lines)
-}
-
-/// Copies the template for one node.
-fn place(
-    host: &Arc<Host>,
-    directory: &Path,
-    template: &Path,
-    name: &str,
-) -> Result<LocalNode, ClusterError> {
-    let data: PathBuf = directory.join(name);
-    let mut copy = Command::new("cp");
-    copy.arg("-R").arg(template).arg(&data).stdin(Stdio::null());
-    host.privileges.apply(&mut copy);
-    run(copy)?;
-    append(
-        &data.join("postgresql.conf"),
-        &format!("cluster_name = '{name}'\n"),
-    )?;
-    LocalNode::new(name, data, Arc::clone(host))
-}
-
-fn follow(
-    replica: &LocalNode,
-    upstream: &LocalNode,
-    owner: Privileges,
-) -> Result<(), ClusterError> {
-    let signal = replica.data_dir().join("standby.signal");
-    fs::write(&signal, "").map_err(io("cannot make standby.signal"))?;
-    owner.own(&signal)?;
-    let conninfo = format!(
-        "primary_conninfo = 'host=127.0.0.1 port={} user=postgres application_name={}'\n",
-        upstream.port(),
-        replica.name()
-    );
-    append(&replica.data_dir().join("postgresql.conf"), &conninfo)
-}
-
 /// Others may have taken the port since it was found free.
 fn start_on_a_free_port(node: &LocalNode) -> Result<(), ClusterError> {
     const TRIES: usize = 5;
@@ -321,28 +250,6 @@ fn start_on_a_free_port(node: &LocalNode) -> Result<(), ClusterError> {
         result = node.start();
     }
     result
-}
-
-fn append(path: &Path, text: &str) -> Result<(), ClusterError> {
-    use std::io::Write;
-
-    let file = fs::File::options().append(true).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(io(format!("cannot write {}", path.display())))
-}
-
-fn run(mut command: Command) -> Result<(), ClusterError> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .map_err(io(format!("cannot run {program}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(ClusterError::Program {
-        program,
-        message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
 }
 
 impl fmt::Debug for LocalCluster {

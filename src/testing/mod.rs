@@ -18,6 +18,7 @@ mod binaries;
 mod builder;
 mod cluster;
 mod error;
+mod folders;
 mod node;
 mod ports;
 mod privileges;

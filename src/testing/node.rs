@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::error::{ClusterError, io};
+use super::folders::conninfo;
 use super::ports::free_port;
 use super::privileges::Privileges;
 use super::processes::children_of;
@@ -285,6 +286,19 @@ impl LocalNode {
             let recovering = self.value("postgres", "SELECT pg_is_in_recovery()")?;
             Ok((recovering.as_deref() == Some("f")).then_some(()))
         })
+    }
+
+    /// Lets a replica follow another node than before, without a restart.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be reached.
+    pub fn follow(&self, upstream: &Self) -> Result<(), ClusterError> {
+        let conninfo = conninfo(upstream, &self.name);
+        let set = format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'");
+        self.sql("postgres", &set)?;
+        self.sql("postgres", "SELECT pg_reload_conf()")?;
+        Ok(())
     }
 
     /// The first column of the first row.

@@ -191,3 +191,27 @@ fn what_cannot_be_is_refused_in_words() {
     let broken = broken.unwrap_err().to_string();
     assert!(broken.contains("no_such_setting"), "{broken}");
 }
+
+#[test]
+fn after_a_failover_the_others_follow_the_promoted_one() {
+    let cluster = LocalCluster::start().unwrap();
+    let (old, replicas) = (cluster.primary(), cluster.replicas());
+    old.sql("postgres", "CREATE TABLE t AS SELECT 1").unwrap();
+    cluster.wait_caught_up().unwrap();
+    old.kill().unwrap();
+    replicas[0].promote().unwrap();
+    replicas[1].follow(&replicas[0]).unwrap();
+    cluster.rebuild(old, &replicas[0]).unwrap();
+    replicas[0]
+        .sql("postgres", "INSERT INTO t VALUES (2)")
+        .unwrap();
+    for node in [old, &replicas[1]] {
+        eventually("they follow", || {
+            count(node).unwrap_or_default().as_deref() == Some("2")
+        });
+        let standby = node
+            .value("postgres", "SELECT pg_is_in_recovery()")
+            .unwrap();
+        assert_eq!(standby.as_deref(), Some("t"));
+    }
+}

@@ -60,6 +60,9 @@ pub struct SessionToken {
     seen: Option<Position>,
 }
 
+/// Stands for a cluster whose identifier has not been learnt yet.
+pub(crate) const UNKNOWN: u64 = 0;
+
 impl SessionToken {
     pub(crate) fn new(cluster: u64, written: Option<Position>, seen: Option<Position>) -> Self {
         Self {
@@ -97,7 +100,8 @@ impl SessionToken {
     ///
     /// A token of another cluster is ignored, as its positions mean nothing in this one. So start
     /// from the token of the cluster that is read. Among tokens of one cluster neither order nor
-    /// repetition matters; of two clusters, `self` decides which one it is.
+    /// repetition matters; of two clusters, `self` decides which one it is. One whose maker had not
+    /// yet learnt which cluster it writes to ([`cluster`](Self::cluster) is 0) counts among all.
     ///
     /// ```
     /// use diesel_replicated::SessionToken;
@@ -112,11 +116,11 @@ impl SessionToken {
     /// ```
     #[must_use]
     pub fn merge(&self, other: &Self) -> Self {
-        if self.cluster != other.cluster {
+        if !self.is_of_cluster_of(other) {
             return self.clone();
         }
         Self::new(
-            self.cluster,
+            self.cluster.max(other.cluster),
             later(self.written, other.written),
             later(self.seen, other.seen),
         )
@@ -129,11 +133,15 @@ impl SessionToken {
     /// it. So a cookie from before a move to a new cluster is replaced.
     #[must_use]
     pub fn advances(&self, older: &Self) -> bool {
-        if self.cluster == older.cluster {
+        if self.is_of_cluster_of(older) {
             older.merge(self) != *older
         } else {
             !self.is_empty()
         }
+    }
+
+    fn is_of_cluster_of(&self, other: &Self) -> bool {
+        self.cluster == other.cluster || self.cluster == UNKNOWN || other.cluster == UNKNOWN
     }
 }
 

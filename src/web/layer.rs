@@ -14,12 +14,9 @@ use super::carrier::{Carrier, InvalidCarrier, Place};
 use super::cookie::SessionCookie;
 use crate::pool::ReplicatedPool;
 use crate::position::Position;
-use crate::token::SessionToken;
 #[cfg(feature = "signed")]
 use crate::token::TokenKeys;
-
-/// The cluster of a token whose maker did not know it yet.
-const UNKNOWN: u64 = 0;
+use crate::token::{SessionToken, UNKNOWN};
 
 /// Runs each request within its client's session, so that what one request writes, the next reads.
 ///
@@ -169,14 +166,14 @@ async fn merged(pool: &ReplicatedPool, tokens: &[SessionToken]) -> Option<Sessio
         .any(|token| token.cluster() != first.cluster())
     {
         let here = pool.session().token().await.cluster();
-        if here == UNKNOWN || tokens.iter().any(|token| token.cluster() == UNKNOWN) {
+        if here == UNKNOWN {
             // Which of them count cannot be told. A write whose place is to be found covers all.
             let somewhere = Some(Position::SOMEWHERE);
             return Some(SessionToken::new(here, somewhere, None));
         }
         // Those of other clusters must not hide the one of this cluster.
-        let of_here = tokens.iter().find(|token| token.cluster() == here);
-        start = of_here.unwrap_or(first);
+        let of = |cluster| tokens.iter().find(|token| token.cluster() == cluster);
+        start = of(here).or_else(|| of(UNKNOWN)).unwrap_or(first);
     }
     let merge = |all: SessionToken, token| all.merge(token);
     Some(tokens.iter().fold(start.clone(), merge))

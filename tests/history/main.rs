@@ -10,6 +10,7 @@
 )]
 
 mod check;
+mod faults;
 mod workload;
 
 use std::sync::Arc;
@@ -18,8 +19,6 @@ use std::time::{Duration, Instant};
 
 use diesel_replicated::Consistency;
 use diesel_replicated::testing::{LocalCluster, LocalNode};
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
 use check::{Broken, History, Kind};
 use workload::Plan;
@@ -29,30 +28,14 @@ fn number(variable: &str) -> Option<u64> {
     Some(text.parse().unwrap())
 }
 
-/// Pauses and resumes the replay of one replica or the other, and restarts one now and then.
-fn disturb(cluster: &LocalCluster, over: &AtomicBool, seed: u64, restarts: bool) -> u32 {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut faults = 0;
-    while !over.load(Ordering::Relaxed) {
-        let replica = &cluster.replicas()[random.random_range(0..2)];
-        if random.random_bool(0.15) && restarts {
-            replica.restart().unwrap();
-        } else {
-            replica.pause_replay().unwrap();
-            std::thread::sleep(Duration::from_millis(random.random_range(1..40)));
-            replica.resume_replay().unwrap();
-        }
-        faults += 1;
-        std::thread::sleep(Duration::from_millis(random.random_range(1..40)));
-    }
-    faults
-}
-
 /// Runs sessions over two pools here and one in another process, with faults; the history of all.
-fn history(level: Consistency, strong_on_replicas: bool) -> History {
+fn history(level: Consistency, strong_on_replicas: bool, failovers: bool) -> History {
     let seed = number("HISTORY_SEED").unwrap_or_else(rand::random::<u64>) % 1_000_000;
     let operations = number("HISTORY_OPERATIONS").unwrap_or(20_000);
-    let cluster = Arc::new(LocalCluster::start().unwrap());
+    let standbys = if failovers { "ANY 1 (*)" } else { "" };
+    // With failovers every acknowledged write is on one replica at the least.
+    let cluster = LocalCluster::builder().setting("synchronous_standby_names", standbys);
+    let cluster = Arc::new(cluster.start().unwrap());
     cluster.create_database("history").unwrap();
     let schema = format!(
         "CREATE TABLE kv (key int PRIMARY KEY, version bigint NOT NULL);
@@ -77,9 +60,7 @@ fn history(level: Consistency, strong_on_replicas: bool) -> History {
     let over = Arc::new(AtomicBool::new(false));
     let faults = std::thread::spawn({
         let (cluster, over) = (Arc::clone(&cluster), Arc::clone(&over));
-        // What a replica showed in the moment before it went away cannot be asked any more: strong
-        // reads may miss that (`ConsistencyConfig::strong_reads_on_replicas`).
-        move || disturb(&cluster, &over, seed, !strong_on_replicas)
+        move || faults::disturb(&cluster, &over, seed, failovers)
     });
     let started = Instant::now();
     let other = std::thread::spawn({
@@ -101,12 +82,18 @@ fn history(level: Consistency, strong_on_replicas: bool) -> History {
     history
 }
 
-fn report(history: &History, level: Consistency, faults: u32, took: Duration, seed: u64) {
+fn report(
+    history: &History,
+    level: Consistency,
+    (faults, failovers): (u32, u32),
+    took: Duration,
+    seed: u64,
+) {
     let all = || history.values().flat_map(|session| &session.operations);
     let count = |wanted: fn(&Kind) -> bool| all().filter(|one| wanted(&one.kind)).count();
     println!(
         "{level}: {} operations of {} sessions ({} handed over), {} writes, {} reads on replicas, {} on \
-         the primary, {faults} faults, {took:.1?}, seed {seed}",
+         the primary, {faults} faults, {failovers} failovers, {took:.1?}, seed {seed}",
         all().count(),
         history.len(),
         history
@@ -140,7 +127,7 @@ fn another_process() {
 
 #[test]
 fn sessions_read_their_writes() {
-    let history = history(Consistency::ReadYourWrites, false);
+    let history = history(Consistency::ReadYourWrites, false, false);
     let broken = check::sessions(&history);
     let own = [Broken::ReadYourWrites, Broken::MonotonicWrites];
     let kept = broken.iter().all(|(broken, _)| !own.contains(broken));
@@ -150,29 +137,36 @@ fn sessions_read_their_writes() {
 
 #[test]
 fn causal_sessions_keep_all_four_guarantees() {
-    let history = history(Consistency::Causal, false);
+    let history = history(Consistency::Causal, false, false);
     assert_eq!(check::sessions(&history), []);
     assert!(read_on_replicas(&history));
 }
 
 #[test]
 fn strong_reads_are_linearizable() {
-    let history = history(Consistency::Strong, false);
+    let history = history(Consistency::Strong, false, false);
     assert_eq!(check::linearizable(&history), []);
     assert_eq!(check::sessions(&history), []);
 }
 
 #[test]
 fn strong_reads_on_replicas_are_linearizable() {
-    let history = history(Consistency::Strong, true);
+    let history = history(Consistency::Strong, true, false);
     assert_eq!(check::linearizable(&history), []);
+    assert!(read_on_replicas(&history));
+}
+
+#[test]
+fn failovers_break_no_promise() {
+    let history = history(Consistency::Causal, false, true);
+    assert_eq!(check::sessions(&history), []);
     assert!(read_on_replicas(&history));
 }
 
 /// The checker sees what there is to see.
 #[test]
 fn without_consistency_promises_are_broken() {
-    let history = history(Consistency::Eventual, false);
+    let history = history(Consistency::Eventual, false, false);
     let broken = check::sessions(&history);
     for promise in [Broken::ReadYourWrites, Broken::MonotonicReads] {
         assert!(

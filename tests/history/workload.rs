@@ -10,7 +10,8 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer};
 use diesel_async::RunQueryDsl;
 use diesel_replicated::{
-    Consistency, ConsistencyConfig, NodeKind, ReplicatedConnection, ReplicatedPool, SessionToken,
+    Builder, Config, Consistency, ConsistencyConfig, NodeConfig, NodeKind, ReplicatedConnection,
+    ReplicatedPool, SessionToken,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -84,13 +85,13 @@ impl Plan {
 
     /// Runs the plan here, on a pool of its own.
     pub async fn run(self) -> History {
-        let mut builder = ReplicatedPool::builder().primary(self.urls[0].as_str());
-        for url in &self.urls[1..] {
-            builder = builder.replica(url.as_str());
-        }
         let consistency =
             ConsistencyConfig::from(self.level).strong_reads_on_replicas(self.strong_on_replicas);
-        let pool = builder.consistency(consistency).build().await.unwrap();
+        let config = self.urls.iter().fold(Config::new(), |config, url| {
+            config.node(NodeConfig::new(url))
+        });
+        let builder = Builder::from(config).consistency(consistency);
+        let pool = builder.build().await.unwrap();
         let numbers = Arc::new(AtomicU64::new(self.first));
         let left = Arc::new(AtomicU64::new(self.operations));
         let tasks = (0..4u64).map(|task| {

@@ -306,11 +306,17 @@ async fn a_causal_session_does_not_go_back_to_a_primary_that_shows_less() {
         3,
         "the primary does not"
     );
-    pool.remove_replica("replica-2").await.unwrap();
-    let back: QueryResult<i64> = users::table.count().get_result(&mut conn).await;
-    let error = back.unwrap_err();
-    assert!(error.to_string().contains("synchronous standby"), "{error}");
-    assert_eq!(error.outcome(), Outcome::NotRun);
+    // Whether the standby can still be asked for what it has shown, or not.
+    for gone in [false, true] {
+        if gone {
+            pool.remove_replica("replica-2").await.unwrap();
+        }
+        let mut there = conn.primary();
+        let back: QueryResult<i64> = users::table.count().get_result(&mut there).await;
+        let error = back.unwrap_err();
+        assert!(error.to_string().contains("synchronous standby"), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotRun);
+    }
     // The standby comes back and confirms.
     let back = Arc::clone(&local);
     blocking(move || back.replicas()[0].start().unwrap()).await;
@@ -320,27 +326,57 @@ async fn a_causal_session_does_not_go_back_to_a_primary_that_shows_less() {
 }
 
 #[tokio::test]
-async fn a_snapshot_on_a_replica_has_what_the_session_wrote() {
-    let waits = level(Consistency::ReadYourWrites).wait(PATIENT);
-    let builder = builder(&database().await).consistency(waits);
-    let pool = build(builder.read_only_transactions_on_replicas(true)).await;
+async fn a_long_transaction_of_another_holds_up_no_causal_read() {
+    let pool = build(builder(&database().await).consistency(Consistency::Causal)).await;
+    let mut long = pool.get().await.unwrap();
+    run(&mut long, "BEGIN").await.unwrap();
+    insert("open").execute(&mut long).await.unwrap();
+    let mut other = pool.get().await.unwrap();
+    insert("Ann").execute(&mut other).await.unwrap();
     let mut conn = pool.get().await.unwrap();
-    for round in 0..5 {
-        let name = format!("n{round}");
-        insert(&name).execute(&mut conn).await.unwrap();
-        let (seen, server, again) = conn
-            .build_transaction()
-            .read_only()
-            .repeatable_read()
-            .run(async |conn| {
+    while count(&mut conn).await != 4 {}
+    assert_eq!(kind(&conn), NodeKind::Replica);
+    assert_eq!(count(&mut conn.primary()).await, 4);
+    // Also when what was seen cannot be asked for any more.
+    let token = conn.session_token().await;
+    let mut resumed = pool.get_with(&token).await.unwrap();
+    assert_eq!(count(&mut resumed.primary()).await, 4);
+    run(&mut long, "ROLLBACK").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_snapshot_has_what_the_session_wrote() {
+    for opted_in in [true, false] {
+        let waits = level(Consistency::ReadYourWrites).wait(PATIENT);
+        let builder = builder(&database().await).consistency(waits);
+        let pool = build(builder.read_only_transactions_on_replicas(opted_in)).await;
+        let mut conn = pool.get().await.unwrap();
+        let mut other = pool.get().await.unwrap();
+        for round in 0..5 {
+            let name = format!("n{round}");
+            insert(&name).execute(&mut conn).await.unwrap();
+            let reading = async |conn: &mut ReplicatedConnection| {
                 let seen = count(conn).await;
-                let server = who(conn).await;
-                QueryResult::Ok((seen, server, count(conn).await))
-            })
-            .await
-            .unwrap();
-        assert_eq!((seen, again), (4 + round, 4 + round));
-        assert_ne!(server, "primary");
+                insert(&format!("{name} and more"))
+                    .execute(&mut other)
+                    .await
+                    .unwrap();
+                assert_eq!(count(&mut other).await, seen + 1);
+                QueryResult::Ok((seen, who(conn).await, count(conn).await))
+            };
+            let (seen, server, again) = if opted_in {
+                let mut transaction = conn.build_transaction().read_only().repeatable_read();
+                transaction.run(reading).await.unwrap()
+            } else {
+                conn.snapshot(reading).await.unwrap()
+            };
+            assert_eq!((seen, again), (4 + 2 * round, 4 + 2 * round));
+            assert_ne!(server, "primary");
+        }
+        // Without being told so, and without the pool's leave, on the primary.
+        let mut plain = conn.build_transaction().read_only();
+        let server = plain.run(async |conn| QueryResult::Ok(who(conn).await));
+        assert_eq!(server.await.unwrap() == "primary", !opted_in);
     }
 }
 

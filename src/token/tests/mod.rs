@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::{InvalidToken, SessionToken};
+use super::{InvalidToken, SessionToken, UNKNOWN};
 use crate::position::{Lsn, Position};
 
 const CLUSTER: u64 = 7_564_829_157_063_499_121;
@@ -136,8 +136,19 @@ proptest! {
     #[test]
     fn other_clusters_are_ignored(one in token(), other in token()) {
         prop_assume!(one.cluster() != other.cluster());
+        prop_assume!(one.cluster() != UNKNOWN && other.cluster() != UNKNOWN);
         prop_assert_eq!(&one.merge(&other), &one);
         prop_assert_eq!(one.advances(&other), !one.is_empty());
+    }
+}
+
+proptest! {
+    #[test]
+    fn who_does_not_know_the_cluster_counts_in_every_one(one in neighbour(), other in neighbour()) {
+        let unknown = SessionToken::new(UNKNOWN, other.written(), other.seen());
+        prop_assert_eq!(one.merge(&unknown), one.merge(&other));
+        prop_assert_eq!(unknown.merge(&one), one.merge(&other));
+        prop_assert_eq!(unknown.advances(&one), other.advances(&one));
     }
 }
 

@@ -1,0 +1,262 @@
+//! Whether the primary shows what standbys have shown before it, where a read must never see less.
+//!
+//! A standby is asked which transactions are over there that are under way on the primary: these
+//! the primary must show. Where no standby can tell, the primary tells which backends may be at a
+//! commit.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text};
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::RunQueryDsl;
+
+use super::ReplicatedConnection;
+use crate::config::Consistency;
+use crate::error::Error;
+use crate::guarantee::{Ahead, Guarantee, Progress, Witness};
+use crate::node::Lease;
+use crate::position::{Position, Standing};
+
+/// How long the primary has to show what a standby shows, while it waits to have that confirmed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a statement may run beside which it cannot be told whether it is at its commit. What is
+/// between the log and being visible takes microseconds, if it waits for no standby.
+const COMMITTED: Duration = Duration::from_millis(100);
+
+/// Transactions that are over on the standby with this snapshot, as far as can be told from it, and
+/// not here.
+const UNDER_WAY: &str = "SELECT ARRAY(SELECT xid::text::bigint \
+    FROM pg_catalog.pg_snapshot_xip(here) AS xid WHERE xid < pg_catalog.pg_snapshot_xmax(there) \
+    UNION ALL SELECT pg_catalog.generate_series(pg_catalog.pg_snapshot_xmax(here)::text::bigint, \
+    pg_catalog.pg_snapshot_xmax(there)::text::bigint - 1)) AS xids \
+    FROM (SELECT $1::pg_snapshot AS there, pg_catalog.pg_current_snapshot() AS here) AS both_of";
+
+const SHOWS: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.unnest($1) AS xid WHERE NOT \
+    pg_catalog.pg_visible_in_snapshot(xid::text::xid8, pg_catalog.pg_current_snapshot())) AS shows";
+
+/// Transactions that may be at their commit: all here, or those that are left of some. One that
+/// waits for its client is not.
+const COMMITTING: &str = "SELECT pg_catalog.concat(pid, ':', backend_xid) AS who, \
+    state IS NULL OR wait_event IS NOT DISTINCT FROM 'SyncRep' AS held \
+    FROM pg_catalog.pg_stat_activity \
+    WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() \
+    AND datname = pg_catalog.current_database() \
+    AND COALESCE(state, '') NOT LIKE 'idle in transaction%' \
+    AND ($1 IS NULL OR pg_catalog.concat(pid, ':', backend_xid) = ANY ($1))";
+
+#[derive(QueryableByName)]
+struct UnderWay {
+    #[diesel(sql_type = Array<BigInt>)]
+    xids: Vec<i64>,
+}
+
+#[derive(QueryableByName)]
+struct Shows {
+    #[diesel(sql_type = Bool)]
+    shows: bool,
+}
+
+#[derive(QueryableByName)]
+struct Committing {
+    #[diesel(sql_type = Text)]
+    who: String,
+    /// It waits for a standby, or may, as far as this role can see.
+    #[diesel(sql_type = Bool)]
+    held: bool,
+}
+
+impl ReplicatedConnection {
+    /// Waits until the primary shows what replicas have shown, where a read must never see less.
+    pub(super) async fn primary_shows(&self, lease: &Arc<Lease>) -> QueryResult<()> {
+        let (level, open, guarantee) = {
+            let session = self.session();
+            let level = self.level_of(&session);
+            let open = session.transaction.is_some() || lease.wire.in_transaction();
+            (level, open, Arc::clone(&session.guarantee))
+        };
+        match level {
+            _ if open => Ok(()),
+            Consistency::Causal => self.shows_seen(lease, &guarantee).await,
+            Consistency::Strong if self.cluster.consistency.strong_reads_on_replicas => {
+                self.shows_replicas(lease).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the primary shows what the session has seen on replicas.
+    async fn shows_seen(&self, lease: &Arc<Lease>, guarantee: &Guarantee) -> QueryResult<()> {
+        let board = &self.cluster.board;
+        let topology = self.cluster.topology();
+        let Some(member) = topology.member(lease.node()) else {
+            return Ok(());
+        };
+        let primary = &member.progress;
+        if guarantee.saw_nothing_but(primary) {
+            return Ok(());
+        }
+        if !self.knows_seen(guarantee, primary).await {
+            return self.shows_anything(lease).await;
+        }
+        let Some(ahead) = guarantee.ahead(board) else {
+            return Ok(());
+        };
+        let witnessed = match ahead {
+            Ahead::UpTo(seen) if board.is_shown(seen) => true,
+            Ahead::UpTo(seen) => match self.witness(seen) {
+                Some(witness) => self.shows_witnessed(lease, &witness).await?,
+                None => false,
+            },
+            Ahead::Anything => false,
+        };
+        if !witnessed {
+            self.shows_anything(lease).await?;
+        }
+        guarantee.is_shown_by_primary(ahead);
+        Ok(())
+    }
+
+    /// Waits until the primary shows what anyone can have seen on replicas by now.
+    async fn shows_replicas(&self, lease: &Arc<Lease>) -> QueryResult<()> {
+        let now = Instant::now();
+        let topology = self.cluster.topology();
+        let replicas: Vec<_> = topology.replicas().map(|member| &member.progress).collect();
+        let _asked: Vec<_> = replicas.iter().map(|progress| progress.want()).collect();
+        let look = || {
+            // One that has gone is not asked any more.
+            let open = |progress: &&&Arc<Progress>| progress.position().is_some();
+            let mut asked = replicas.iter().filter(open);
+            let all = asked.all(|progress| progress.asked_since(now));
+            all.then_some(())
+        };
+        let deadline = now + self.cluster.consistency.wait;
+        let _ = self.cluster.with_news(deadline, look).await;
+        let witnesses: Vec<_> = replicas
+            .iter()
+            .map(|progress| progress.witness().filter(|_| progress.asked_since(now)))
+            .collect();
+        // What showed more before it was restarted cannot be asked for that any more.
+        let mut known = witnesses
+            .iter()
+            .all(|witness| witness.as_ref().is_some_and(Witness::is_vouched_for));
+        for witness in witnesses.iter().flatten() {
+            if self.cluster.board.standing(witness.position) == Standing::Kept {
+                known &= self.shows_witnessed(lease, witness).await?;
+            }
+        }
+        if !known {
+            self.shows_anything(lease).await?;
+            witnesses.iter().flatten().for_each(Witness::vouch);
+        }
+        Ok(())
+    }
+
+    /// A standby that shows everything up to `seen`.
+    fn witness(&self, seen: Position) -> Option<Witness> {
+        let topology = self.cluster.topology();
+        let mut witnesses = topology
+            .replicas()
+            .filter_map(|member| member.progress.witness());
+        let covers = |witness: &Witness| {
+            let place = witness.position;
+            self.cluster
+                .board
+                .with(|view| view.forks.covers(place, seen))
+        };
+        witnesses.find(covers)
+    }
+
+    /// Waits until the primary shows what a standby has shown. `false` if that has gone.
+    async fn shows_witnessed(&self, lease: &Arc<Lease>, witness: &Witness) -> QueryResult<bool> {
+        if self.cluster.board.is_shown(witness.position) {
+            return Ok(true);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let mut missing = under_way(lease, &witness.snapshot).await?;
+        if !missing.is_empty() {
+            let over = witness.over(missing);
+            let over = async { tokio::time::timeout_at(deadline.into(), over).await };
+            let Ok(Some(over)) = self.cluster.within(over).await else {
+                return Ok(false);
+            };
+            missing = over;
+        }
+        while !missing.is_empty() && !shows(lease, &missing).await? {
+            if Instant::now() > deadline {
+                return Err(Error::PrimaryBehind.into());
+            }
+            self.pause().await;
+        }
+        self.cluster.board.shows(witness.position);
+        Ok(true)
+    }
+
+    /// Waits until the primary shows whatever standbys can have shown by now.
+    async fn shows_anything(&self, lease: &Arc<Lease>) -> QueryResult<()> {
+        let begun = Instant::now();
+        let mut left = committing(lease, None).await?;
+        while !left.is_empty() {
+            let held = left.iter().any(|transaction| transaction.held);
+            if held && begun.elapsed() > PATIENCE {
+                return Err(Error::PrimaryBehind.into());
+            }
+            if !held && begun.elapsed() > COMMITTED {
+                break;
+            }
+            self.pause().await;
+            let who = left.into_iter().map(|transaction| transaction.who);
+            left = committing(lease, Some(who.collect())).await?;
+        }
+        Ok(())
+    }
+
+    async fn pause(&self) {
+        let pause = async { tokio::time::sleep(Duration::from_millis(1)).await };
+        self.cluster.within(pause).await;
+    }
+
+    /// Waits until it is known what the session has seen. `false` if a node did not say in time.
+    /// What it saw on the primary does not count.
+    async fn knows_seen(&self, guarantee: &Guarantee, primary: &Arc<Progress>) -> bool {
+        let board = &self.cluster.board;
+        let elsewhere = |read: &Arc<Progress>| !Arc::ptr_eq(read, primary);
+        let mut seen = guarantee.positions(board).reads;
+        seen.retain(elsewhere);
+        let _asked: Vec<_> = seen.iter().map(Progress::want).collect();
+        let look = || {
+            let reads = guarantee.positions(board).reads;
+            (!reads.iter().any(elsewhere)).then_some(())
+        };
+        let deadline = Instant::now() + self.cluster.consistency.wait;
+        self.cluster.with_news(deadline, look).await.is_some()
+    }
+}
+
+async fn under_way(lease: &Arc<Lease>, snapshot: &str) -> QueryResult<Vec<i64>> {
+    let using = lease.enter();
+    let mut connection = lease.pg();
+    let query = sql_query(UNDER_WAY).bind::<Text, _>(snapshot.to_owned());
+    let row = query.get_result(&mut connection).await;
+    using.finish();
+    row.map(|row: UnderWay| row.xids)
+}
+
+async fn shows(lease: &Arc<Lease>, transactions: &[i64]) -> QueryResult<bool> {
+    let using = lease.enter();
+    let mut connection = lease.pg();
+    let query = sql_query(SHOWS).bind::<Array<BigInt>, _>(transactions.to_vec());
+    let row = query.get_result(&mut connection).await;
+    using.finish();
+    row.map(|row: Shows| row.shows)
+}
+
+async fn committing(lease: &Arc<Lease>, of: Option<Vec<String>>) -> QueryResult<Vec<Committing>> {
+    let using = lease.enter();
+    let mut connection = lease.pg();
+    let query = sql_query(COMMITTING).bind::<Nullable<Array<Text>>, _>(of);
+    let rows = query.load(&mut connection).await;
+    using.finish();
+    rows
+}

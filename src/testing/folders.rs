@@ -1,0 +1,136 @@
+//! The folders of a cluster's nodes, all copied from one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::error::{ClusterError, io};
+use super::node::{Host, LocalNode};
+use super::privileges::Privileges;
+
+/// Settings of every node. Replicas come up and catch up at once, and nothing is flushed.
+const SETTINGS: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+fsync = off
+max_connections = 100
+wal_level = replica
+wal_keep_size = 512MB
+max_wal_senders = 20
+hot_standby = on
+wal_retrieve_retry_interval = 100ms
+wal_receiver_status_interval = 1s
+autovacuum_naptime = 1d
+log_min_messages = warning
+";
+
+/// In memory where there is room for it, else where temporary files go.
+pub(super) fn place_for_data() -> PathBuf {
+    const ROOM: u64 = 1 << 30;
+    let memory = Path::new("/dev/shm");
+    let has_room = rustix::fs::statvfs(memory)
+        .is_ok_and(|space| space.f_bavail.saturating_mul(space.f_frsize) >= ROOM);
+    if has_room && std::env::var_os("TMPDIR").is_none() {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+/// Makes the data folder that all nodes are copied from.
+pub(super) fn init(
+    host: &Host,
+    template: &Path,
+    settings: &[(String, String)],
+) -> Result<(), ClusterError> {
+    let mut command = Command::new(host.binaries.program("initdb"));
+    command
+        .args(["--username=postgres", "--auth=trust", "--no-sync"])
+        // Small segments of WAL: there is less to copy.
+        .args([
+            "--encoding=UTF8",
+            "--locale=C",
+            "--wal-segsize=1",
+            "--pgdata",
+        ])
+        .arg(template)
+        .current_dir(template.parent().unwrap_or(template))
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null());
+    host.privileges.apply(&mut command);
+    run(command)?;
+    let mut lines = SETTINGS.to_owned();
+    for (name, value) in settings {
+        lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+    }
+    append(&template.join("postgresql.conf"), &lines)
+}
+
+/// Copies the template for one node.
+pub(super) fn place(
+    host: &Host,
+    directory: &Path,
+    template: &Path,
+    name: &str,
+) -> Result<PathBuf, ClusterError> {
+    let data: PathBuf = directory.join(name);
+    let mut copy = Command::new("cp");
+    copy.arg("-R").arg(template).arg(&data).stdin(Stdio::null());
+    host.privileges.apply(&mut copy);
+    run(copy)?;
+    append(
+        &data.join("postgresql.conf"),
+        &format!("cluster_name = '{name}'\n"),
+    )?;
+    Ok(data)
+}
+
+/// Puts a new copy of the template in the place of what a node has.
+pub(super) fn replace(host: &Host, template: &Path, node: &LocalNode) -> Result<(), ClusterError> {
+    fs::remove_dir_all(node.data_dir()).map_err(io("cannot wipe a node"))?;
+    let parent = template.parent().unwrap_or(template);
+    place(host, parent, template, node.name()).map(drop)
+}
+
+pub(super) fn follow(
+    replica: &LocalNode,
+    upstream: &LocalNode,
+    owner: Privileges,
+) -> Result<(), ClusterError> {
+    let signal = replica.data_dir().join("standby.signal");
+    fs::write(&signal, "").map_err(io("cannot make standby.signal"))?;
+    owner.own(&signal)?;
+    let conninfo = format!(
+        "primary_conninfo = '{}'\n",
+        conninfo(upstream, replica.name())
+    );
+    append(&replica.data_dir().join("postgresql.conf"), &conninfo)
+}
+
+fn append(path: &Path, text: &str) -> Result<(), ClusterError> {
+    use std::io::Write;
+
+    let file = fs::File::options().append(true).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(io(format!("cannot write {}", path.display())))
+}
+
+fn run(mut command: Command) -> Result<(), ClusterError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .output()
+        .map_err(io(format!("cannot run {program}")))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(ClusterError::Program {
+        program,
+        message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+/// How a replica reaches the node that it follows.
+pub(super) fn conninfo(upstream: &LocalNode, name: &str) -> String {
+    let port = upstream.port();
+    format!("host=127.0.0.1 port={port} user=postgres application_name={name}")
+}
