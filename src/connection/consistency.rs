@@ -54,8 +54,10 @@ impl ReplicatedConnection {
 
     /// The position of a write of this session that did not survive a failover, if there is one.
     ///
-    /// The primary that acknowledged it died before the one that followed had received it. Reads
-    /// of the session go to the primary from then on, with
+    /// The primary that acknowledged it died before the one that followed had received all up to
+    /// there. As the position is one that the primary had a moment after the write, a write of the
+    /// last milliseconds may have survived all the same: look for it where that matters. Reads of
+    /// the session go to the primary from then on, with
     /// [`RouteReason::LostWrite`](crate::RouteReason::LostWrite).
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {

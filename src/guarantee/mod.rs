@@ -355,16 +355,21 @@ impl State {
         (self.seen, self.ahead) = (seen, ahead);
     }
 
-    /// A position beyond a fork cannot be reached by anyone, and must not be compared.
+    /// A position beyond a fork cannot be reached by anyone, and must not be compared. What the
+    /// session wrote and saw before the fork, it must still see.
     fn fence(&mut self, board: &Board) {
         let is_lost = |position: &Position| board.standing(*position) == Standing::Lost;
+        let kept = |position: Position| match is_lost(&position) {
+            true => board.with(|view| view.forks.kept_of(position)),
+            false => position,
+        };
         if let Some(lost) = self.written.filter(is_lost) {
             tracing::warn!(target: "diesel_replicated", position = %lost, "write_lost");
-            self.written = None;
             self.lost = Some(lost);
         }
-        // What was seen and is gone: there is nothing left to be consistent with.
-        self.seen = self.seen.filter(|seen| !is_lost(seen));
+        self.written = self.written.map(kept);
+        self.seen = self.seen.map(kept);
+        // What is kept, the new primary shows.
         self.ahead = self.ahead.filter(|ahead| match ahead {
             Ahead::UpTo(seen) => !is_lost(seen),
             Ahead::Anything => true,

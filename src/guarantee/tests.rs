@@ -129,6 +129,24 @@ fn what_a_failover_has_lost_is_said_and_not_compared() {
     let need = guarantee.need(RYW, WriteScope::Session, &board);
     assert_eq!(need.only_primary(), Some(RouteReason::LostWrite));
     assert_eq!(guarantee.lost(), lost);
+    // What it had written and seen before, is to be seen wherever it goes on.
+    assert_eq!(
+        guarantee.positions(&board).written,
+        Some(Position::new(2, Lsn(100)))
+    );
+    let saw = Guarantee::resumed(7, None, lost);
+    assert!(!may_read(
+        &saw,
+        Consistency::Causal,
+        &board,
+        &replica(2, 99)
+    ));
+    assert!(may_read(
+        &saw,
+        Consistency::Causal,
+        &board,
+        &replica(2, 100)
+    ));
     let guarantee = Guarantee::resumed(7, kept, None);
     assert!(may_read(&guarantee, RYW, &board, &replica(2, 120)));
     // Another cluster's positions mean nothing here.

@@ -100,6 +100,13 @@ impl Forks {
         standing
     }
 
+    /// What has all that was kept of what lies before a lost position.
+    pub(crate) fn kept_of(&self, lost: Position) -> Position {
+        let beyond = |fork: &&Fork| fork.timeline >= lost.timeline && lost.lsn > fork.at_most;
+        let fork = self.forks.iter().find(beyond);
+        Position::new(self.current, fork.map_or(lost.lsn, |fork| fork.at_most))
+    }
+
     /// Whether a standby that has replayed up to `replayed` shows everything up to `wanted`.
     /// What is not known for sure counts as no.
     pub(crate) fn covers(&self, replayed: Position, wanted: Position) -> bool {
@@ -138,6 +145,14 @@ mod tests {
         assert_eq!(forks.standing(at(2, 201)), Standing::Lost);
         assert_eq!(forks.standing(at(3, 900)), Standing::Kept);
         assert_eq!(forks.standing(at(4, 1)), Standing::Ahead);
+    }
+
+    #[test]
+    fn of_what_is_lost_all_before_the_fork_is_kept() {
+        let forks = exact();
+        assert_eq!(forks.kept_of(at(1, 300)), at(3, 100));
+        assert_eq!(forks.kept_of(at(2, 300)), at(3, 200));
+        assert!(forks.covers(at(3, 100), forks.kept_of(at(1, 300))));
     }
 
     #[test]

@@ -244,8 +244,12 @@ async fn a_write_that_a_failover_has_lost_is_reported_and_never_waited_for() {
     );
     assert_eq!(conn.lost_write(), lost.written());
     assert_eq!(route.waited, Duration::ZERO);
-    // Its next token is free of it.
-    assert_eq!(conn.session_token().await.written(), None);
+    // Its next token is free of it, and holds what it had written before.
+    let next = conn.session_token().await;
+    assert_eq!(next.written().unwrap().timeline, 2);
+    let mut conn = pool.get_with(&travelled(&next)).await.unwrap();
+    let found: Vec<String> = names.limit(1).load(&mut conn).await.unwrap();
+    assert_eq!((found, conn.lost_write()), (vec!["kept".to_owned()], None));
 
     // What the replicas had received is no loss, also on the one that has not followed.
     let mut conn = pool.get_with(&travelled(&kept)).await.unwrap();
