@@ -6,6 +6,7 @@ mod classify;
 mod cluster;
 mod config;
 mod connection;
+mod election;
 mod error;
 mod guarantee;
 mod node;

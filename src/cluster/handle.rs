@@ -11,13 +11,14 @@ use tokio_util::context::TokioContext;
 use tokio_util::sync::CancellationToken;
 
 use super::manager::{Command, Manager, Parts};
+use super::member::Member;
 use super::oids::OidCache;
-use super::topology::{Health, Member, Topology};
+use super::topology::Topology;
 use super::tracker::Tracker;
 use crate::classify::Classifier;
 use crate::config::{ConsistencyConfig, Durability, NodeSettings, PoolConfig, Settings};
 use crate::error::Error;
-use crate::guarantee::{Board, Progress};
+use crate::guarantee::Board;
 use crate::node::{Node, Reporter, SetupHook, Trouble};
 use crate::routing::LoadBalancingPolicy;
 
@@ -50,6 +51,8 @@ pub(crate) struct Cluster {
     pub(crate) tracker: Tracker,
     pub(crate) runtime: Handle,
     pub(crate) read_only_transactions_on_replicas: bool,
+    /// How long a statement waits for a primary.
+    pub(crate) failover_wait: Duration,
     /// What a node that is added later has by default.
     pub(crate) pool_defaults: PoolConfig,
 }
@@ -106,6 +109,7 @@ impl Cluster {
             runtime,
             consistency: settings.consistency,
             pool_defaults: settings.pool,
+            failover_wait: settings.failover_wait,
             read_only_transactions_on_replicas: settings.read_only_transactions_on_replicas,
         })
     }
@@ -159,6 +163,33 @@ impl Cluster {
             }
         }
         self.topology()
+    }
+
+    /// Looks at each new topology until `look` finds something. `None` if it has found nothing by the
+    /// deadline, or the manager has ended.
+    pub(crate) async fn with_changes<T>(
+        &self,
+        deadline: Instant,
+        mut look: impl FnMut(&Topology) -> Option<T>,
+    ) -> Option<T> {
+        let mut topology = self.topology.clone();
+        let looking = async {
+            loop {
+                let found = look(&topology.borrow_and_update());
+                if found.is_some() || topology.changed().await.is_err() {
+                    return found;
+                }
+            }
+        };
+        let limited = async { tokio::time::timeout_at(deadline.into(), looking).await };
+        self.within(limited).await.ok().flatten()
+    }
+
+    /// A connection shows that a node is not what it was taken for. Never waits.
+    pub(crate) fn suspect(&self, node: &Arc<Node>, cause: impl Into<String>) {
+        let node = Arc::clone(node);
+        let cause = cause.into();
+        let _ = self.commands.try_send(Command::Suspect { node, cause });
     }
 
     /// Tells the manager that a node failed. Never waits.
@@ -233,21 +264,15 @@ struct Maker {
 
 impl Maker {
     fn member(&self, settings: NodeSettings) -> Member {
-        Member {
-            progress: Progress::new(),
-            declared: settings.declared,
-            set_weight: None,
-            role: None,
-            health: Health::Unknown,
-            timeline: 0,
-            node: Node::new(
-                settings,
-                Arc::clone(&self.setup),
-                self.fallback_share,
-                self.runtime.clone(),
-                Arc::clone(&self.reporter),
-            ),
-        }
+        let declared = settings.declared;
+        let node = Node::new(
+            settings,
+            Arc::clone(&self.setup),
+            self.fallback_share,
+            self.runtime.clone(),
+            Arc::clone(&self.reporter),
+        );
+        Member::new(node, declared)
     }
 }
 

@@ -12,16 +12,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::backoff::{FORGIVEN_AFTER, delay};
 use super::catalog;
+use super::member::{Health, Member};
 use super::refresh::{self, Refresh};
-use super::topology::{Health, Member, Topology};
+use super::succession;
+use super::topology::Topology;
 use crate::classify::{Catalog, Classifier};
 use crate::error::{ConnectError, ConnectErrorKind, Error};
 use crate::guarantee::Board;
-use crate::node::Node;
-use crate::wire::ServerRole;
+use crate::node::{Facts, Node, Probe};
 
 /// How long loading the catalog may take.
 const CATALOG_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a node that is silent on open connections has to answer on a new one.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How often nodes are looked at while none takes writes.
+const URGENT: Duration = Duration::from_millis(100);
 
 /// What the manager is told or asked.
 #[derive(Debug)]
@@ -30,8 +37,14 @@ pub(crate) enum Command {
     Failed { node: Arc<Node>, cause: String },
     /// A connection ended that nobody had asked to end; the node may be well.
     Suspect { node: Arc<Node>, cause: String },
-    /// A node that takes writes is on this timeline.
-    OnTimeline { node: Arc<Node>, timeline: u32 },
+    /// A node does not answer, though its connections are open.
+    Silent { node: Arc<Node>, cause: String },
+    /// A node said of itself what was not known; whether it is a standby that cannot follow.
+    Heard {
+        node: Arc<Node>,
+        facts: Facts,
+        stray: bool,
+    },
     /// The database's functions, views or types may have changed.
     CatalogChanged,
     /// A function or operator was met of which nothing is known.
@@ -53,7 +66,7 @@ pub(crate) enum Command {
 
 /// What one of the manager's own tasks found.
 enum Finding {
-    Probe(Arc<Node>, Result<Option<ServerRole>, ConnectError>),
+    Probe(Arc<Node>, Result<Probe, ConnectError>),
     Catalog(Option<Catalog>),
 }
 
@@ -63,6 +76,8 @@ pub(super) struct Record {
     failures: u32,
     last_failure: Instant,
     probing: bool,
+    /// It does not answer on connections that are open.
+    silent: bool,
 }
 
 /// What a manager works with.
@@ -138,8 +153,11 @@ impl Manager {
         match command {
             Command::Failed { node, cause } => self.failed(&node, cause),
             Command::Suspect { node, cause } => self.suspected(&node, &cause),
-            Command::OnTimeline { node, timeline } => {
-                self.change(&node, |member| member.timeline = timeline);
+            Command::Silent { node, cause } => self.silent(&node, &cause),
+            Command::Heard { node, facts, stray } => {
+                self.change(&node, |member| {
+                    member.note(&facts, stray);
+                });
             }
             Command::CatalogChanged => self.want_catalog(refresh::AFTER_CHANGE),
             Command::CatalogWanted => self.want_catalog(refresh::FOR_A_NAME),
@@ -182,9 +200,14 @@ impl Manager {
         record.failures = record.failures.saturating_add(1);
         record.last_failure = Instant::now();
         let pause = delay(record.failures, rand::random());
+        let silent = std::mem::take(&mut record.silent);
         let name = &node.name;
         tracing::warn!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_down");
-        self.change(node, |member| member.health = Health::Down(cause));
+        self.change(node, |member| member.health = Health::Down(cause.clone()));
+        if silent {
+            // Whoever waits there for an answer would wait for as long as it is frozen.
+            node.pool.connector().end_generation(cause);
+        }
         self.probe(node, pause);
     }
 
@@ -196,21 +219,34 @@ impl Manager {
         }
     }
 
-    fn probed(&mut self, node: &Arc<Node>, answer: Result<Option<ServerRole>, ConnectError>) {
+    /// It may be frozen, or only slow: a new connection tells.
+    fn silent(&mut self, node: &Arc<Node>, cause: &str) {
+        if self.is_member(node) {
+            self.record(node).silent = true;
+            self.suspected(node, cause);
+        }
+    }
+
+    fn probed(&mut self, node: &Arc<Node>, answer: Result<Probe, ConnectError>) {
         if !self.is_member(node) {
             return;
         }
         self.record(node).probing = false;
         match answer {
-            Ok(role) => {
+            Ok(probe) => {
                 if !self.is_up(node) {
+                    let role = probe.role;
                     tracing::info!(target: "diesel_replicated", node = node.name, ?role, "node_up");
                 }
+                self.record(node).silent = false;
                 self.change(node, |member| {
-                    member.role = role;
+                    member.role = probe.role;
+                    if let Some(facts) = &probe.facts {
+                        let stray = member.stray;
+                        member.note(facts, stray);
+                    }
                     member.health = Health::Up;
                 });
-                self.warn_of_contradiction(node);
                 self.load_wanted_catalog();
             }
             // A full server that serves connections of ours is doing well enough.
@@ -235,15 +271,6 @@ impl Manager {
             .is_some_and(|member| member.health == Health::Up)
     }
 
-    fn warn_of_contradiction(&self, node: &Arc<Node>) {
-        let topology = self.publish.borrow();
-        if let Some(member) = topology.member(node) {
-            if member.kind().is_none() {
-                tracing::error!(target: "diesel_replicated", node = member.describe(), "node_unused");
-            }
-        }
-    }
-
     fn task_died(&self, error: &tokio::task::JoinError) {
         tracing::error!(target: "diesel_replicated", %error, "task_died");
     }
@@ -252,20 +279,14 @@ impl Manager {
         if !self.is_member(node) {
             return;
         }
-        self.record(node).probing = true;
+        let record = self.record(node);
+        record.probing = true;
+        let limit = record.silent.then_some(SILENCE);
         let node = Arc::clone(node);
+        let topology = self.publish.subscribe();
         self.tasks.spawn(async move {
-            tokio::time::sleep(pause).await;
-            // Code of the application's runs in there, when a connection is set up.
-            let probe = AssertUnwindSafe(node.pool.probe()).catch_unwind().await;
-            let answer = probe.unwrap_or_else(|_| {
-                let message = "setting up a connection panicked";
-                Err(ConnectError::new(
-                    &node.name,
-                    ConnectErrorKind::SetUp,
-                    message,
-                ))
-            });
+            until_due(pause, topology).await;
+            let answer = looked_at(&node, limit).await;
             Finding::Probe(node, answer)
         });
     }
@@ -281,6 +302,7 @@ impl Manager {
                 failures: 0,
                 last_failure: Instant::now(),
                 probing: false,
+                silent: false,
             });
         }
         &mut self.records[place]
@@ -337,8 +359,10 @@ impl Manager {
     }
 
     pub(super) fn publish(&self, next: impl FnOnce(&Topology) -> Topology) {
-        self.publish
-            .send_modify(|topology| *topology = Arc::new(next(topology)));
+        let before = Arc::clone(&self.publish.borrow());
+        let after = Arc::new(next(&before));
+        self.publish.send_replace(Arc::clone(&after));
+        succession::follow(&before, &after);
     }
 
     /// Ends the connections of every node, and with the sender tells that all is over.
@@ -349,6 +373,33 @@ impl Manager {
             if stopped {
                 member.node.end();
             }
+        }
+    }
+}
+
+/// Waits before a node is looked at again: shorter while nothing takes writes.
+async fn until_due(pause: Duration, mut topology: watch::Receiver<Arc<Topology>>) {
+    let due = Instant::now() + pause;
+    if pause > URGENT {
+        let urgent = topology.wait_for(|topology| !topology.takes_writes());
+        let _ = tokio::time::timeout_at(due, urgent).await;
+    }
+    tokio::time::sleep_until(due.min(Instant::now() + URGENT)).await;
+}
+
+/// Opens a connection to the node, within `limit` if one is given.
+async fn looked_at(node: &Node, limit: Option<Duration>) -> Result<Probe, ConnectError> {
+    // Code of the application's runs in there, when a connection is set up.
+    let probe = AssertUnwindSafe(node.pool.probe()).catch_unwind();
+    let limit = limit.unwrap_or(Duration::MAX);
+    let failed = |kind, message: &str| Err(ConnectError::new(&node.name, kind, message));
+    match tokio::time::timeout(limit, probe).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => failed(ConnectErrorKind::SetUp, "setting up a connection panicked"),
+        Err(_) => {
+            let message =
+                format!("no answer on open connections, nor on a new one within {limit:?}");
+            failed(ConnectErrorKind::TimedOut, &message)
         }
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::manager::Manager;
-use super::topology::{Member, Topology};
+use super::member::Member;
+use super::topology::Topology;
 use super::watcher::Watcher;
 use crate::error::Error;
 use crate::node::Node;

@@ -6,7 +6,7 @@ use diesel_async::SimpleAsyncConnection;
 use tokio::runtime::Handle;
 
 use super::handle::{Cluster, Options};
-use super::topology::Health;
+use super::member::Member;
 use crate::config::{Policy, Settings};
 use crate::error::Error;
 use crate::routing::{LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
@@ -38,13 +38,11 @@ pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
 /// Waits until every node has answered or failed to, and checks that there is one to write to.
 pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<(), Error> {
     let topology = cluster.settled().await;
-    let writable = topology.writable();
-    if writable.len() > 1 {
-        return Err(Error::TwoPrimaries { nodes: writable });
+    let rivals = topology.rivals();
+    if rivals.len() > 1 && topology.primary().is_none() {
+        return Err(Error::TwoPrimaries { nodes: rivals });
     }
-    let primary_is_up = topology
-        .primary()
-        .is_some_and(|member| member.health == Health::Up);
+    let primary_is_up = topology.primary().is_some_and(Member::is_up);
     let a_replica_is_up = topology.usable_replicas().next().is_some();
     if primary_is_up || (start_read_only && a_replica_is_up) {
         return Ok(());

@@ -10,15 +10,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::manager::Command;
-use super::topology::{Health, Topology};
+use super::member::Member;
+use super::topology::Topology;
 use crate::guarantee::{Board, NewTimeline, Progress, Received};
 use crate::node::{Facts, Monitor, Node, Place};
-use crate::position::{Lsn, Position, Sample};
-use crate::route::NodeKind;
-use crate::wire::ServerRole;
+use crate::position::{Lsn, Position, Sample, Standing};
 
 /// How often a node is asked when nobody waits and nothing is written.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How often every node is asked while none takes writes: one may just be promoted.
+const URGENT: Duration = Duration::from_millis(20);
 
 /// How often the primary is asked, at the most, while writes go on and nobody waits.
 const SPACING: Duration = Duration::from_millis(4);
@@ -102,11 +104,7 @@ impl Watcher {
     /// Follows the node until it cannot be asked any more.
     async fn watch(&mut self) {
         let node = Arc::clone(&self.node);
-        let up = |topology: &Arc<Topology>| {
-            topology
-                .member(&node)
-                .is_some_and(|member| member.health == Health::Up)
-        };
+        let up = |topology: &Arc<Topology>| topology.member(&node).is_some_and(Member::is_up);
         if self.topology.wait_for(up).await.is_err() {
             // The manager has ended; so will this task.
             return std::future::pending().await;
@@ -131,14 +129,14 @@ impl Watcher {
             let question = self.progress.asks();
             match timeout(ANSWER, monitor.ask()).await {
                 Ok(Ok(Some(facts))) => {
-                    self.note_role(&facts);
+                    self.note(&facts);
                     let timeline = self.new_timeline(monitor, &facts).await;
                     let asked = (upto, asked, question);
                     self.publish(monitor, facts, asked, timeline);
                 }
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => return error.to_string(),
-                Err(_) => return format!("no answer within {ANSWER:?}"),
+                Err(_) => return self.silent(),
             }
             for question in self.progress.take_questions() {
                 match timeout(ANSWER, monitor.over(question.transactions)).await {
@@ -146,7 +144,7 @@ impl Watcher {
                         let _ = question.answer.send((over, Arc::clone(monitor.wire())));
                     }
                     Ok(Err(error)) => return error.to_string(),
-                    Err(_) => return format!("no answer within {ANSWER:?}"),
+                    Err(_) => return self.silent(),
                 }
             }
             self.pause(asked).await;
@@ -155,10 +153,20 @@ impl Watcher {
                 match timeout(ANSWER, monitor.identify()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return error.to_string(),
-                    Err(_) => return format!("no answer within {ANSWER:?}"),
+                    Err(_) => return self.silent(),
                 }
             }
         }
+    }
+
+    /// Tells that the node does not answer, and why it is not followed any more.
+    fn silent(&self) -> String {
+        let cause = format!("no answer within {ANSWER:?}");
+        self.tell(Command::Silent {
+            node: Arc::clone(&self.node),
+            cause: cause.clone(),
+        });
+        cause
     }
 
     fn publish(
@@ -201,6 +209,7 @@ impl Watcher {
                 replayed,
                 received,
                 snapshot,
+                ..
             } => {
                 self.replayed = replayed;
                 let cluster = self.board.with(|view| view.cluster);
@@ -263,7 +272,12 @@ impl Watcher {
                 replica.progress.nudge();
             }
         }
-        sleep(IDLE).await;
+        let mut topology = self.topology.clone();
+        let urgent = topology.wait_for(|topology| !topology.takes_writes());
+        let _ = timeout(IDLE, urgent).await;
+        if !self.topology.borrow().takes_writes() {
+            sleep(URGENT).await;
+        }
     }
 
     fn is_primary(&self) -> bool {
@@ -272,28 +286,38 @@ impl Watcher {
         primary.is_some_and(|member| Arc::ptr_eq(&member.node, &self.node))
     }
 
-    /// A node that says it is what the topology does not think has to be looked at.
-    fn note_role(&self, facts: &Facts) {
-        let role = match facts.place {
-            Place::Primary { .. } => ServerRole::Primary,
-            Place::Standby { .. } => ServerRole::Standby,
-        };
+    /// What was not known of the node changes what it is among the others.
+    fn note(&self, facts: &Facts) {
+        let stray = self.is_stray(facts);
         let topology = self.topology.borrow();
-        let known = topology.member(&self.node).and_then(|member| member.role);
-        let node = Arc::clone(&self.node);
-        let timeline = topology
-            .member(&self.node)
-            .map(|member| member.timeline)
-            .filter(|timeline| role == ServerRole::Primary && *timeline != facts.timeline);
-        let command = if known.is_some_and(|known| known != role) {
-            let cause = format!("it is a {} now", kind_of(role));
-            Command::Suspect { node, cause }
-        } else if timeline.is_some() {
-            let timeline = facts.timeline;
-            Command::OnTimeline { node, timeline }
-        } else {
-            return;
-        };
+        let known = topology.member(&self.node);
+        if known.is_some_and(|member| member.clone().note(facts, stray)) {
+            self.tell(Command::Heard {
+                node: Arc::clone(&self.node),
+                facts: facts.clone(),
+                stray,
+            });
+        }
+    }
+
+    /// Whether it is a standby that went beyond the fork before the primary was promoted: it shows
+    /// what does not exist any more, and can follow nobody.
+    fn is_stray(&self, facts: &Facts) -> bool {
+        match &facts.place {
+            // Of one that does not tell its timeline, nothing can be said.
+            Place::Standby {
+                replayed,
+                receiver: Some(receiver),
+                ..
+            } => {
+                let place = Position::new(receiver.timeline, *replayed);
+                self.board.standing(place) == Standing::Lost
+            }
+            _ => false,
+        }
+    }
+
+    fn tell(&self, command: Command) {
         if let Some(commands) = self.commands.upgrade() {
             let _ = commands.try_send(command);
         }
@@ -316,12 +340,5 @@ impl Watcher {
                 replayed: self.replayed,
             }),
         }
-    }
-}
-
-fn kind_of(role: ServerRole) -> NodeKind {
-    match role {
-        ServerRole::Primary => NodeKind::Primary,
-        ServerRole::Standby => NodeKind::Replica,
     }
 }

@@ -17,6 +17,7 @@ const SIMPLE: &[&str] = &[
     "max_lifetime",
     "idle_timeout",
     "close_timeout",
+    "failover_wait",
     "policy",
     "fallback_share",
     "start_read_only",

@@ -98,6 +98,10 @@ pub struct Config {
     /// Default: 10 seconds.
     #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
     pub close_timeout: Duration,
+    /// How long a statement that needs the primary waits for one, while none takes writes and before
+    /// anything of it was sent: over a failover. Zero does not wait. Default: 5 seconds.
+    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    pub failover_wait: Duration,
 }
 
 impl Default for Config {
@@ -114,6 +118,7 @@ impl Default for Config {
             functions: FunctionConfig::default(),
             setup_sql: Vec::new(),
             close_timeout: Duration::from_secs(10),
+            failover_wait: Duration::from_secs(5),
         }
     }
 }
@@ -138,6 +143,7 @@ impl Config {
     /// | `max_lifetime` | [`PoolConfig::max_lifetime`] |
     /// | `idle_timeout` | [`PoolConfig::idle_timeout`] |
     /// | `close_timeout` | [`Config::close_timeout`] |
+    /// | `failover_wait` | [`Config::failover_wait`] |
     /// | `policy` | [`Config::policy`]: `weighted_random`, `least_in_flight` or `round_robin` |
     /// | `weights` | [`NodeConfig::weight`] of each host, in order: `0,3,1` |
     /// | `fallback_share` | [`Config::fallback_share`] |
@@ -189,6 +195,7 @@ impl Config {
     /// | `DATABASE_MAX_LIFETIME` | [`PoolConfig::max_lifetime`] |
     /// | `DATABASE_IDLE_TIMEOUT` | [`PoolConfig::idle_timeout`] |
     /// | `DATABASE_CLOSE_TIMEOUT` | [`Config::close_timeout`] |
+    /// | `DATABASE_FAILOVER_WAIT` | [`Config::failover_wait`] |
     /// | `DATABASE_POLICY` | [`Config::policy`] |
     /// | `DATABASE_FALLBACK_SHARE` | [`Config::fallback_share`] |
     /// | `DATABASE_START_READ_ONLY` | [`Config::start_read_only`] |
@@ -270,6 +277,7 @@ impl fmt::Debug for Config {
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)
+            .field("failover_wait", &self.failover_wait)
             .finish()
     }
 }

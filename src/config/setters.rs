@@ -132,6 +132,13 @@ impl Config {
         self
     }
 
+    /// Sets [`failover_wait`](Self::failover_wait).
+    #[must_use]
+    pub fn failover_wait(mut self, wait: Duration) -> Self {
+        self.failover_wait = wait;
+        self
+    }
+
     /// Sets [`close_timeout`](Self::close_timeout).
     #[must_use]
     pub fn close_timeout(mut self, timeout: Duration) -> Self {

@@ -27,6 +27,7 @@ pub(crate) struct Settings {
     pub(crate) functions: FunctionConfig,
     pub(crate) setup_sql: Vec<String>,
     pub(crate) close_timeout: Duration,
+    pub(crate) failover_wait: Duration,
 }
 
 /// A checked [`NodeConfig`](super::NodeConfig).
@@ -112,6 +113,7 @@ impl fmt::Debug for Settings {
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)
+            .field("failover_wait", &self.failover_wait)
             .finish()
     }
 }

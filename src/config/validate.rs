@@ -39,6 +39,7 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
             consistency: config.consistency.clone(),
             durability: config.durability,
             close_timeout: config.close_timeout,
+            failover_wait: config.failover_wait,
         },
     )
 }

@@ -1,6 +1,7 @@
 //! Taking server connections: which pool may be waited for, and while holding what.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::ReplicatedConnection;
 use super::reading::Reading;
@@ -9,6 +10,7 @@ use crate::error::Error;
 use crate::node::{Lease, Node, Pooled};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Candidate, select};
+use crate::wire::ServerRole;
 
 /// What a read that wants a replica gets.
 pub(super) enum Chosen {
@@ -23,7 +25,8 @@ pub(super) enum Chosen {
 }
 
 impl ReplicatedConnection {
-    /// The primary's connection: the one that is held, or one from the pool.
+    /// The primary's connection: the one that is held, or one from the pool. While there is no
+    /// primary it is waited for, up to `failover_wait`.
     ///
     /// `fallback` says that a replica should have served; such uses share a part of the pool.
     pub(super) async fn primary_lease(&self, fallback: bool) -> Result<Arc<Lease>, Error> {
@@ -36,11 +39,31 @@ impl ReplicatedConnection {
         }
         // Never wait for one pool while holding a connection of another.
         let _awaiting = AwaitingPrimary::new(self);
-        let topology = self
-            .topology_with(|topology| topology.primary().is_some())
-            .await;
+        let deadline = Instant::now() + self.cluster.failover_wait;
+        let mut seen = None;
+        loop {
+            let topology = self
+                .topology_with(|topology| topology.primary().is_some())
+                .await;
+            let error = match self.primary_of(&topology, fallback).await {
+                Ok(lease) => {
+                    self.session().primary = Some(Arc::clone(&lease));
+                    return Ok(lease);
+                }
+                Err(error) => error,
+            };
+            let epoch = topology.epoch.max(seen.unwrap_or_default());
+            if !may_pass(&error) || !self.has_changed(epoch, deadline).await {
+                return Err(error);
+            }
+            seen = Some(epoch);
+        }
+    }
+
+    /// A connection to the primary that this topology has.
+    async fn primary_of(&self, topology: &Topology, fallback: bool) -> Result<Arc<Lease>, Error> {
         let Some(member) = topology.primary() else {
-            return Err(no_primary(&topology));
+            return Err(no_primary(topology));
         };
         let node = Arc::clone(&member.node);
         let permit = if fallback {
@@ -52,13 +75,31 @@ impl ReplicatedConnection {
         } else {
             None
         };
+
         let pooled = match self.checkout_now(&node) {
             Some(pooled) => pooled,
             None => self.checkout_waiting(&node).await?,
         };
-        let lease = self.lend(Lease::new(pooled, node, permit));
-        self.session().primary = Some(Arc::clone(&lease));
-        Ok(lease)
+        if pooled.wire.role() == Some(ServerRole::Standby) {
+            self.cluster.suspect(&node, "it is a standby");
+            return Err(no_primary(topology));
+        }
+        // It may have been replaced while the connection was opened.
+        let now = self.cluster.topology();
+        let rules = now.primary().is_some_and(|it| Arc::ptr_eq(&it.node, &node));
+        if !rules {
+            return Err(no_primary(&now));
+        }
+        Ok(self.lend(Lease::new(pooled, node, permit)))
+    }
+
+    /// Waits for another topology than that of `epoch`, under which there may be a primary.
+    async fn has_changed(&self, epoch: u64, deadline: Instant) -> bool {
+        let look = |topology: &Topology| {
+            let new = topology.epoch > epoch;
+            (new && topology.takes_writes()).then_some(())
+        };
+        self.cluster.with_changes(deadline, look).await.is_some()
     }
 
     /// The primary's connection if it is held and alive. A dead one is replaced, unless something
@@ -318,13 +359,22 @@ impl Drop for AwaitingPrimary<'_> {
     }
 }
 
+/// Whether the statement may yet be served by the primary of another moment.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::NoPrimary { .. } => true,
+        Error::Connect(error) => error.is_outage(),
+        _ => false,
+    }
+}
+
 fn no_primary(topology: &Topology) -> Error {
     if topology.members.is_empty() {
         return Error::Closed;
     }
-    let writable = topology.writable();
-    if writable.len() > 1 {
-        Error::TwoPrimaries { nodes: writable }
+    let rivals = topology.rivals();
+    if rivals.len() > 1 {
+        Error::TwoPrimaries { nodes: rivals }
     } else {
         Error::NoPrimary {
             nodes: topology.describe(),

@@ -19,6 +19,7 @@ use crate::guarantee::Need;
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::Decision;
+use crate::wire::ServerRole;
 
 /// One statement on its way.
 pub(super) struct Journey {
@@ -215,6 +216,10 @@ impl ReplicatedConnection {
     }
 
     fn succeeded<A: Action>(&self, journey: &Journey, lease: &Arc<Lease>, action: &A) {
+        let promoted = lease.wire.role() == Some(ServerRole::Primary);
+        if promoted && matches!(journey.decision, Decision::Replica { .. }) {
+            self.note_promotion(lease);
+        }
         self.note_seen(lease);
         if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
             if let Some(transaction) = &mut self.session().transaction {
@@ -231,6 +236,17 @@ impl ReplicatedConnection {
                 "statement_learned"
             );
             self.cluster.classifier.learn(action.id(), action.sql());
+        }
+    }
+
+    /// A server says with its answers what it is. The primary may serve reads, too.
+    fn note_promotion(&self, lease: &Arc<Lease>) {
+        let topology = self.cluster.topology();
+        let known = topology
+            .primary()
+            .is_some_and(|it| Arc::ptr_eq(&it.node, lease.node()));
+        if !known {
+            self.cluster.suspect(lease.node(), "it has been promoted");
         }
     }
 

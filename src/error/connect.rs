@@ -96,6 +96,19 @@ impl ConnectError {
         }
     }
 
+    /// Whether the server itself is away, and another may take its place.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(
+            self.kind,
+            ConnectErrorKind::Refused
+                | ConnectErrorKind::Unreachable
+                | ConnectErrorKind::TimedOut
+                | ConnectErrorKind::NotAccepting
+                | ConnectErrorKind::Retired
+                | ConnectErrorKind::Other
+        )
+    }
+
     /// Whether waiting for a connection to come back can help: the server lives and is only full.
     pub(crate) fn is_transient(&self) -> bool {
         self.kind == ConnectErrorKind::TooManyConnections

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use diesel::result::ConnectionError;
@@ -21,7 +21,7 @@ use super::Trouble;
 use super::connection::NodeConnection;
 use crate::config::{Host, NodeSettings};
 use crate::error::{ConnectError, ConnectErrorKind};
-use crate::wire::{ServerRole, Tap, Wire, drive};
+use crate::wire::{Generation, ServerRole, Tap, Wire, drive};
 
 /// What runs on every new server connection before anyone gets it.
 pub(crate) type SetupHook =
@@ -40,8 +40,10 @@ pub(crate) struct Connector {
     pub(crate) settings: NodeSettings,
     setup: SetupHook,
     report: Arc<dyn Fn(Trouble) + Send + Sync>,
-    /// Ends every connection of the node.
+    /// Ends every connection of the node, for good.
     pub(crate) shutdown: CancellationToken,
+    /// Of the connections that are opened now.
+    generation: Mutex<Arc<Generation>>,
     /// Connections of ours that are open, in whoever's hands.
     open: Arc<AtomicUsize>,
 }
@@ -52,11 +54,13 @@ impl Connector {
         setup: SetupHook,
         report: Arc<dyn Fn(Trouble) + Send + Sync>,
     ) -> Self {
+        let shutdown = CancellationToken::new();
         Self {
             report,
             settings,
             setup,
-            shutdown: CancellationToken::new(),
+            generation: Mutex::new(Generation::within(&shutdown)),
+            shutdown,
             open: Arc::default(),
         }
     }
@@ -69,25 +73,41 @@ impl Connector {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Opens a connection and sets it up, within `connect_timeout`.
-    pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
-        self.connect_counted(&self.open).await
+    /// Ends every connection that is open now, whatever runs on it; new ones can be opened.
+    pub(crate) fn end_generation(&self, cause: String) {
+        let next = Generation::within(&self.shutdown);
+        std::mem::replace(&mut *self.generation(), next).end(cause);
     }
 
-    /// The same for the monitor, whose connection serves no statement and counts for nobody.
+    fn generation(&self) -> MutexGuard<'_, Arc<Generation>> {
+        self.generation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a connection and sets it up, within `connect_timeout`.
+    pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
+        let generation = Arc::clone(&self.generation());
+        self.connect_counted(&self.open, &generation).await
+    }
+
+    /// The same for the monitor, whose connection serves no statement, counts for nobody, and stays
+    /// whatever the node becomes.
     pub(super) async fn connect_monitor(&self) -> Result<NodeConnection, ConnectError> {
-        self.connect_counted(&Arc::default()).await
+        let generation = Generation::within(&self.shutdown);
+        self.connect_counted(&Arc::default(), &generation).await
     }
 
     async fn connect_counted(
         &self,
         open: &Arc<AtomicUsize>,
+        generation: &Arc<Generation>,
     ) -> Result<NodeConnection, ConnectError> {
         if self.shutdown.is_cancelled() {
             return Err(self.error(ConnectErrorKind::Retired, "it has left the pool"));
         }
         let limit = self.settings.pool.connect_timeout;
-        let attempt = Box::pin(self.attempt(open));
+        let attempt = Box::pin(self.attempt(open, generation));
         tokio::time::timeout(limit, attempt)
             .await
             .unwrap_or_else(|_| {
@@ -138,12 +158,16 @@ impl Connector {
         Ok(stream)
     }
 
-    async fn attempt(&self, open: &Arc<AtomicUsize>) -> Result<NodeConnection, ConnectError> {
+    async fn attempt(
+        &self,
+        open: &Arc<AtomicUsize>,
+        generation: &Arc<Generation>,
+    ) -> Result<NodeConnection, ConnectError> {
         let socket = self
             .socket()
             .await
             .map_err(|error| ConnectError::from_io(self.node(), &error))?;
-        let wire = Arc::new(Wire::default());
+        let wire = Arc::new(Wire::of(generation));
         let tap = Tap::new(socket, Arc::clone(&wire));
         let (client, connection) = self
             .settings
@@ -156,7 +180,7 @@ impl Connector {
         let (driver, notifications) = drive(
             connection,
             Arc::clone(&wire),
-            self.shutdown.clone(),
+            Arc::clone(generation),
             self.at_the_end(counter, &wire),
         );
         // From here on dropping the guard ends the driver, whatever fails.
@@ -225,6 +249,12 @@ impl Connector {
     /// A node's monitor could not ask what it has to know.
     pub(super) fn monitor_failed(&self, error: &diesel::result::Error) -> ConnectError {
         self.error(ConnectErrorKind::Other, error.to_string())
+    }
+
+    /// The server did not answer a question in time.
+    pub(super) fn too_slow(&self, limit: Duration) -> ConnectError {
+        let message = format!("no answer to a question within {limit:?}");
+        self.error(ConnectErrorKind::TimedOut, message)
     }
 
     fn set_up_failed(&self, wire: &Wire, error: &ConnectionError) -> ConnectError {

@@ -3,6 +3,7 @@
 mod cancel;
 mod connect;
 mod connection;
+mod facts;
 mod lease;
 mod manager;
 mod monitor;
@@ -20,9 +21,10 @@ use tokio::sync::Notify;
 pub(crate) use cancel::NodeCancel;
 pub(crate) use connect::{Connector, SetupHook};
 pub(crate) use connection::NodeConnection;
+pub(crate) use facts::{Facts, Place};
 pub(crate) use lease::{Failure, Lease, Use};
-pub(crate) use monitor::{Facts, Monitor, Place};
-pub(crate) use pool::{NodePool, Pooled};
+pub(crate) use monitor::Monitor;
+pub(crate) use pool::{NodePool, Pooled, Probe};
 
 use crate::config::NodeSettings;
 use crate::error::ConnectError;

@@ -8,11 +8,20 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::connect::Connector;
+use super::facts::{Facts, ask, identify};
 use super::manager::{Failures, Manager, Sink};
 use crate::error::{ConnectError, Error};
+use crate::wire::ServerRole;
 
 /// A connection that goes back to its bb8 pool when dropped.
 pub(crate) type Pooled = PooledConnection<'static, Manager>;
+
+/// What a new connection found out.
+#[derive(Clone, Debug)]
+pub(crate) struct Probe {
+    pub(crate) role: Option<ServerRole>,
+    pub(crate) facts: Option<Facts>,
+}
 
 /// The connections of one node.
 #[derive(Debug)]
@@ -74,13 +83,28 @@ impl NodePool {
         self.connector.settings.pool.max_size
     }
 
-    /// Opens a connection outside of any checkout, and keeps it in the pool.
-    pub(crate) async fn probe(&self) -> Result<Option<crate::wire::ServerRole>, ConnectError> {
-        let connection = self.connector.connect().await?;
+    /// Opens a connection outside of any checkout, asks the server what it is, and keeps the
+    /// connection in the pool.
+    pub(crate) async fn probe(&self) -> Result<Probe, ConnectError> {
+        let mut connection = self.connector.connect().await?;
+        let limit = self.connector.settings.pool.connect_timeout;
+        let asked = async {
+            let identity = identify(&mut connection).await?;
+            ask(&mut connection, identity).await
+        };
+        let facts = match tokio::time::timeout(limit, asked).await {
+            Ok(Ok(facts)) => facts,
+            // It may not tell. What it is stands in the role alone.
+            Ok(Err(_)) if connection.is_usable() => None,
+            Ok(Err(error)) => return Err(self.connector.monitor_failed(&error)),
+            Err(_) => return Err(self.connector.too_slow(limit)),
+        };
+        // These are no statements of the application's.
+        let _ = connection.newly_prepared();
         let role = connection.wire.role();
         // A full pool needs no more; the connection was opened to ask, and is closed.
         let _ = self.pool.add(connection);
-        Ok(role)
+        Ok(Probe { role, facts })
     }
 
     /// A connection that is free right now. If there is none, one more is opened for later.

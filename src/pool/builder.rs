@@ -122,6 +122,13 @@ impl Builder {
         self
     }
 
+    /// How long a statement waits for a primary over a failover, before anything of it was sent.
+    /// Defaults to 5 seconds. See [`Config::failover_wait`].
+    pub fn failover_wait(mut self, wait: Duration) -> Self {
+        self.config.failover_wait = wait;
+        self
+    }
+
     /// Whether transactions that are declared read only run on a replica. Defaults to `false`.
     pub fn read_only_transactions_on_replicas(mut self, on_replicas: bool) -> Self {
         self.config.read_only_transactions_on_replicas = on_replicas;

@@ -8,18 +8,21 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_postgres::{AsyncMessage, Connection};
-use tokio_util::sync::CancellationToken;
 
+use super::Generation;
 use super::state::{Death, Wire};
 use crate::error::SqlState;
 
+pub(super) const CLOSED: &str = "the connection was closed by this pool";
+
 /// Drives `connection` in a task until it ends; notifications go to the returned receiver.
 ///
-/// The task also ends when `shutdown` is cancelled. `on_end` runs once, when the task ends for whatever reason, also when it is aborted.
+/// The task also ends with its generation. `on_end` runs once, when the task ends for whatever
+/// reason, also when it is aborted.
 pub(crate) fn drive<S, T>(
     mut connection: Connection<S, T>,
     wire: Arc<Wire>,
-    shutdown: CancellationToken,
+    generation: Arc<Generation>,
     on_end: impl FnOnce() + Send + 'static,
 ) -> (AbortHandle, mpsc::UnboundedReceiver<PgNotification>)
 where
@@ -35,7 +38,7 @@ where
         let death = loop {
             let message = tokio::select! {
                 message = poll_fn(|cx| connection.poll_message(cx)) => message,
-                () = shutdown.cancelled() => None,
+                () = generation.over() => break Death::ours(generation.cause()),
             };
             match message {
                 Some(Ok(AsyncMessage::Notification(sent))) => {
@@ -48,7 +51,7 @@ where
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => break Death::from(&error),
-                None => break Death::ours(),
+                None => break Death::ours(generation.cause()),
             }
         };
         end.wire.close(death);
@@ -64,7 +67,7 @@ struct OnEnd<F: FnOnce()> {
 
 impl<F: FnOnce()> Drop for OnEnd<F> {
     fn drop(&mut self) {
-        self.wire.close(Death::ours());
+        self.wire.close(Death::ours(CLOSED.to_owned()));
         if let Some(run) = self.run.take() {
             run();
         }
@@ -72,10 +75,10 @@ impl<F: FnOnce()> Drop for OnEnd<F> {
 }
 
 impl Death {
-    fn ours() -> Self {
+    fn ours(message: String) -> Self {
         Self {
             sqlstate: None,
-            message: "the connection was closed by this pool".to_owned(),
+            message,
             ours: true,
         }
     }

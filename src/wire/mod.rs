@@ -5,6 +5,7 @@
 
 mod driver;
 mod frame;
+mod generation;
 mod state;
 
 use std::io;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub(crate) use driver::drive;
 use frame::{BackendScanner, FrontendScanner};
+pub(crate) use generation::Generation;
 pub(crate) use state::{Remark, ServerRole, Wire};
 
 /// A stream that reads and writes exactly as the inner one does, and looks at what passes.

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::Generation;
 use super::frame::Fields;
 use crate::error::SqlState;
 
@@ -73,6 +74,8 @@ pub(crate) struct Wire {
     role: AtomicU8,
     closed: AtomicBool,
     condemned: AtomicBool,
+    /// What it was opened for, if that can end before the connection does.
+    generation: Option<Arc<Generation>>,
     /// A commit's wait for a synchronous standby was cancelled.
     unconfirmed: AtomicBool,
     answered: Notify,
@@ -94,6 +97,7 @@ impl Default for Wire {
             role: AtomicU8::new(0),
             closed: AtomicBool::new(false),
             condemned: AtomicBool::new(false),
+            generation: None,
             unconfirmed: AtomicBool::new(false),
             answered: Notify::new(),
             memory: Mutex::default(),
@@ -102,6 +106,13 @@ impl Default for Wire {
 }
 
 impl Wire {
+    pub(crate) fn of(generation: &Arc<Generation>) -> Self {
+        Self {
+            generation: Some(Arc::clone(generation)),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn transaction_status(&self) -> u8 {
         self.transaction.load(Ordering::Acquire)
     }
@@ -157,7 +168,8 @@ impl Wire {
     }
 
     pub(crate) fn is_usable(&self) -> bool {
-        !self.is_closed() && !self.condemned.load(Ordering::Acquire)
+        let over = self.generation.as_ref().is_some_and(|it| it.is_over());
+        !over && !self.is_closed() && !self.condemned.load(Ordering::Acquire)
     }
 
     pub(crate) fn death(&self) -> Option<Death> {

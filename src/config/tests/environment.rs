@@ -99,6 +99,7 @@ fn every_setting_has_a_variable_that_wins_over_the_url() {
         ("DATABASE_MAX_LIFETIME", "never"),
         ("DATABASE_IDLE_TIMEOUT", "5min"),
         ("DATABASE_CLOSE_TIMEOUT", "0"),
+        ("DATABASE_FAILOVER_WAIT", "250ms"),
         ("DATABASE_POLICY", "least_in_flight"),
         ("DATABASE_FALLBACK_SHARE", "1"),
         ("DATABASE_START_READ_ONLY", "yes"),
@@ -118,6 +119,7 @@ fn every_setting_has_a_variable_that_wins_over_the_url() {
         .max_lifetime(None)
         .idle_timeout(Duration::from_secs(300))
         .close_timeout(Duration::ZERO)
+        .failover_wait(Duration::from_millis(250))
         .policy(Policy::LeastInFlight)
         .fallback_share(1.0)
         .start_read_only(true)

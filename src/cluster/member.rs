@@ -1,0 +1,156 @@
+//! One node among the others, and what is known of it.
+
+use std::sync::Arc;
+
+use crate::config::DeclaredRole;
+use crate::election::{Sight, Standing};
+use crate::guarantee::Progress;
+use crate::node::{Facts, Node, Place};
+use crate::route::NodeKind;
+use crate::wire::ServerRole;
+
+/// How a node is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// Not asked yet. Leaves to `Up` or `Down` with the first answer.
+    Unknown,
+    /// It was reached, and nothing has failed since. Leaves to `Down` with the first failure.
+    Up,
+    /// It failed, with this for a cause. Leaves to `Up` when a probe reaches it.
+    Down(String),
+}
+
+/// One node and what is known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) node: Arc<Node>,
+    /// How far it is in the log.
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) declared: DeclaredRole,
+    /// What the server itself last said.
+    pub(crate) role: Option<ServerRole>,
+    pub(crate) health: Health,
+    /// The system identifier that it told.
+    pub(crate) cluster: Option<u64>,
+    /// The timeline that it told; 0 while that is not known.
+    pub(crate) timeline: u32,
+    /// A standby that has what the primary lost, and follows nobody: it is stuck there.
+    pub(crate) stray: bool,
+    /// What it is among the others, by the last election.
+    pub(crate) standing: Standing,
+    /// Set while the pool runs; wins over what was configured.
+    pub(crate) set_weight: Option<u32>,
+}
+
+impl Member {
+    pub(crate) fn new(node: Arc<Node>, declared: DeclaredRole) -> Self {
+        Self {
+            node,
+            progress: Progress::new(),
+            declared,
+            role: None,
+            health: Health::Unknown,
+            cluster: None,
+            timeline: 0,
+            stray: false,
+            standing: Standing::Unknown,
+            set_weight: None,
+        }
+    }
+
+    /// Which kind of node it is, if it is of any use.
+    pub(crate) fn kind(&self) -> Option<NodeKind> {
+        match self.standing {
+            Standing::Primary => Some(NodeKind::Primary),
+            Standing::Replica => Some(NodeKind::Replica),
+            _ => None,
+        }
+    }
+
+    /// Its weight in the choice of a node for a read. The primary takes part only if it was
+    /// declared with a weight, or one was set since.
+    pub(crate) fn weight(&self) -> u32 {
+        let role = match self.kind() {
+            Some(NodeKind::Primary) => DeclaredRole::Primary,
+            Some(NodeKind::Replica) | None => DeclaredRole::Replica,
+        };
+        let settings = &self.node.pool.connector().settings;
+        self.set_weight.unwrap_or_else(|| settings.weight_as(role))
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.health == Health::Up
+    }
+
+    /// Whether it is up and can serve anything.
+    pub(crate) fn is_of_use(&self) -> bool {
+        self.is_up() && self.kind().is_some()
+    }
+
+    pub(crate) fn is_usable_replica(&self) -> bool {
+        self.kind() == Some(NodeKind::Replica) && self.is_up() && !self.stray
+    }
+
+    /// Takes note of what its server says; whether that is news.
+    pub(crate) fn note(&mut self, facts: &Facts, stray: bool) -> bool {
+        let role = match facts.place {
+            Place::Primary { .. } => ServerRole::Primary,
+            Place::Standby { .. } => ServerRole::Standby,
+        };
+        let told = (Some(role), Some(facts.cluster), facts.timeline, stray);
+        let known = (self.role, self.cluster, self.timeline, self.stray);
+        (self.role, self.cluster, self.timeline, self.stray) = told;
+        told != known
+    }
+
+    /// What the election sees of it.
+    pub(super) fn sight(&self) -> Sight {
+        Sight {
+            declared: self.declared,
+            role: self.role,
+            asked: self.health != Health::Unknown,
+            reachable: !matches!(self.health, Health::Down(_)),
+            cluster: self.cluster,
+            timeline: self.timeline,
+        }
+    }
+
+    /// For error messages and reports.
+    pub(crate) fn describe(&self) -> String {
+        let name = &self.node.name;
+        let what = self.what();
+        match &self.health {
+            Health::Unknown => format!("`{name}`: {what}, not reached yet"),
+            Health::Up => format!("`{name}`: {what}, up"),
+            Health::Down(cause) => format!("`{name}`: {what}, down: {cause}"),
+        }
+    }
+
+    fn what(&self) -> String {
+        let timeline = self.timeline;
+        match (self.standing, self.declared) {
+            (Standing::Replica, DeclaredRole::Primary) => {
+                "declared the primary, but is a standby".to_owned()
+            }
+            (Standing::Replica, _) if self.stray => {
+                "replica that is ahead of the primary and cannot follow it".to_owned()
+            }
+            (Standing::Replica, _) => NodeKind::Replica.to_string(),
+            (Standing::Primary, DeclaredRole::Replica) => {
+                "primary, though declared a replica".to_owned()
+            }
+            (Standing::Primary, _) => NodeKind::Primary.to_string(),
+            (Standing::Candidate, _) => {
+                "takes writes; whether it is the primary is not known yet".to_owned()
+            }
+            (Standing::Rival, _) => {
+                format!("takes writes, and so does another node on timeline {timeline}")
+            }
+            (Standing::Superseded { newest }, _) => format!(
+                "takes writes on timeline {timeline}, and the cluster has gone on to {newest}"
+            ),
+            (Standing::Foreign, _) => "of another cluster".to_owned(),
+            (Standing::Unknown, _) => "role not known".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Who is the primary, from what every node says of itself.
+//!
+//! A promotion begins a new timeline, so that of two nodes which take writes the one on the newer
+//! timeline was promoted since; see
+//! [Timelines](https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES).
+//! Nothing here asks anyone or knows the time.
+
+#[cfg(test)]
+mod tests;
+
+use crate::config::DeclaredRole;
+use crate::wire::ServerRole;
+
+/// What is known of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sight {
+    pub(crate) declared: DeclaredRole,
+    /// What the server last said that it is.
+    pub(crate) role: Option<ServerRole>,
+    /// It has answered, or failed to, at least once.
+    pub(crate) asked: bool,
+    /// It is not known to be down.
+    pub(crate) reachable: bool,
+    /// The system identifier that it told.
+    pub(crate) cluster: Option<u64>,
+    /// The timeline that it told; 0 while that is not known.
+    pub(crate) timeline: u32,
+}
+
+/// What a node is among the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Standing {
+    /// It has not been heard of, and nothing was declared.
+    #[default]
+    Unknown,
+    /// The one node that takes writes.
+    Primary,
+    /// A standby, or what is declared to be one and was not heard of.
+    Replica,
+    /// It would take writes, and another is not ruled out yet.
+    Candidate,
+    /// It takes writes, and so does another on the same timeline.
+    Rival,
+    /// It takes writes, and the cluster has gone on without it, to this timeline.
+    Superseded { newest: u32 },
+    /// It belongs to another cluster.
+    Foreign,
+}
+
+/// What is remembered of earlier elections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// The place of the primary, if there is one.
+    pub(crate) primary: Option<usize>,
+    /// The system identifier of the cluster, once it is known.
+    pub(crate) cluster: Option<u64>,
+    /// The newest timeline that any node of the cluster was ever on.
+    pub(crate) newest: u32,
+    /// A primary was known once.
+    pub(crate) began: bool,
+}
+
+/// Whom the nodes make primary, and what the others are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Elected {
+    pub(crate) past: Past,
+    pub(crate) standings: Vec<Standing>,
+}
+
+/// Finds the primary.
+///
+/// - A node of another cluster counts for nothing.
+/// - A node that takes writes on an older timeline than any is on was overtaken, for good.
+/// - Of several on the newest timeline the one that is declared the primary is taken, else none:
+///   writing to the wrong one is worse than not writing.
+/// - The first primary is not known before every node was asked: whoever answers first may be one
+///   that was overtaken.
+pub(crate) fn elect(sights: &[Sight], past: Past) -> Elected {
+    let cluster = past.cluster.or_else(|| cluster_of(sights));
+    let of_cluster = |sight: &Sight| match (sight.cluster, cluster) {
+        (Some(its), Some(ours)) => its == ours,
+        _ => true,
+    };
+    // As long as it cannot be told which cluster is meant, a timeline tells nothing.
+    let timelines = sights.iter().filter(|sight| of_cluster(sight));
+    let newest = match cluster {
+        Some(_) => timelines
+            .map(|sight| sight.timeline)
+            .max()
+            .unwrap_or(0)
+            .max(past.newest),
+        None => past.newest,
+    };
+    let takes_writes = |sight: &Sight| sight.role == Some(ServerRole::Primary);
+    let may_rule = |place: usize| {
+        sights.get(place).is_some_and(|sight| {
+            let expected = sight.role.is_none() && sight.declared == DeclaredRole::Primary;
+            let current = past.primary == Some(place) || expected;
+            let up_to_date = sight.timeline == newest || sight.timeline == 0 && current;
+            of_cluster(sight) && (takes_writes(sight) || expected) && up_to_date
+        })
+    };
+    let primary = choose(sights, past, &may_rule);
+    let rivals = (0..sights.len())
+        .filter(|place| {
+            may_rule(*place) && sights[*place].reachable && takes_writes(&sights[*place])
+        })
+        .count();
+    let standing = |(place, sight): (usize, &Sight)| match sight.role {
+        _ if primary == Some(place) => Standing::Primary,
+        _ if !of_cluster(sight) => Standing::Foreign,
+        Some(ServerRole::Standby) => Standing::Replica,
+        Some(ServerRole::Primary) if sight.timeline != 0 && sight.timeline < newest => {
+            Standing::Superseded { newest }
+        }
+        Some(ServerRole::Primary) if rivals > 1 && may_rule(place) => Standing::Rival,
+        Some(ServerRole::Primary) => Standing::Candidate,
+        None if sight.declared == DeclaredRole::Replica => Standing::Replica,
+        None => Standing::Unknown,
+    };
+    let standings = sights.iter().enumerate().map(standing).collect();
+    let known = primary.and_then(|place| sights.get(place));
+    Elected {
+        past: Past {
+            primary,
+            cluster: cluster.filter(|_| {
+                past.cluster.is_some() || known.is_some_and(|node| node.cluster.is_some())
+            }),
+            newest,
+            began: past.began || known.is_some_and(takes_writes),
+        },
+        standings,
+    }
+}
+
+/// The place of the primary among those that may be it.
+fn choose(sights: &[Sight], past: Past, may_rule: &impl Fn(usize) -> bool) -> Option<usize> {
+    let places = || (0..sights.len()).filter(|place| may_rule(*place));
+    let takes_writes = |place: &usize| sights[*place].role == Some(ServerRole::Primary);
+    let mut up = places().filter(|place| sights[*place].reachable && takes_writes(place));
+    match (up.next(), up.next()) {
+        (Some(only), None) => {
+            let all_asked = sights.iter().all(|sight| sight.asked);
+            (past.began || all_asked).then_some(only)
+        }
+        (Some(_), Some(_)) => {
+            let declared = |place: &usize| sights[*place].declared == DeclaredRole::Primary;
+            places()
+                .find(|place| declared(place) && sights[*place].reachable && takes_writes(place))
+        }
+        // It is down. Whoever waits for it is told so.
+        (None, _) => {
+            let current = past.primary.filter(|place| may_rule(*place));
+            current.or_else(|| places().next())
+        }
+    }
+}
+
+/// The cluster that is meant: that of the declared primary, else that of most nodes.
+fn cluster_of(sights: &[Sight]) -> Option<u64> {
+    let declared = sights
+        .iter()
+        .find(|sight| sight.declared == DeclaredRole::Primary);
+    if let Some(told) = declared.and_then(|sight| sight.cluster) {
+        return Some(told);
+    }
+    let told = || sights.iter().filter_map(|sight| sight.cluster);
+    told().find(|id| told().filter(|other| other == id).count() * 2 > told().count())
+}

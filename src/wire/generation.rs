@@ -1,0 +1,45 @@
+//! Connections that end together, because what they were opened for is over.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
+
+use super::driver::CLOSED;
+
+/// All connections to one node that were opened while it was the same thing to us.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    over: CancellationToken,
+    cause: OnceLock<String>,
+}
+
+impl Generation {
+    /// One that ends at the latest when `node` does.
+    pub(crate) fn within(node: &CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            over: node.child_token(),
+            cause: OnceLock::new(),
+        })
+    }
+
+    /// Ends its connections, whatever runs on them.
+    pub(crate) fn end(&self, cause: String) {
+        let _ = self.cause.set(cause);
+        self.over.cancel();
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    /// Why it ended.
+    pub(super) fn cause(&self) -> String {
+        let cause = self.cause.get();
+        cause.map_or_else(|| CLOSED.to_owned(), Clone::clone)
+    }
+
+    /// Ends when it does.
+    pub(super) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+}
