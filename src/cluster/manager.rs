@@ -13,22 +13,17 @@ use tokio_util::sync::CancellationToken;
 use super::backoff::{FORGIVEN_AFTER, delay};
 use super::catalog;
 use super::member::{Health, Member};
+use super::probe::{look_at, until_due};
 use super::refresh::{self, Refresh};
 use super::succession;
 use super::topology::Topology;
 use crate::classify::{Catalog, Classifier};
-use crate::error::{ConnectError, ConnectErrorKind, Error};
+use crate::error::{ConnectError, Error};
 use crate::guarantee::Board;
 use crate::node::{Facts, Node, Probe};
 
 /// How long loading the catalog may take.
 const CATALOG_LIMIT: Duration = Duration::from_secs(20);
-
-/// How long a node that is silent on open connections has to answer on a new one.
-const SILENCE: Duration = Duration::from_secs(1);
-
-/// How often nodes are looked at while none takes writes.
-const URGENT: Duration = Duration::from_millis(100);
 
 /// What the manager is told or asked.
 #[derive(Debug)]
@@ -281,12 +276,12 @@ impl Manager {
         }
         let record = self.record(node);
         record.probing = true;
-        let limit = record.silent.then_some(SILENCE);
+        let silent = record.silent;
         let node = Arc::clone(node);
         let topology = self.publish.subscribe();
         self.tasks.spawn(async move {
             until_due(pause, topology).await;
-            let answer = looked_at(&node, limit).await;
+            let answer = look_at(&node, silent).await;
             Finding::Probe(node, answer)
         });
     }
@@ -373,33 +368,6 @@ impl Manager {
             if stopped {
                 member.node.end();
             }
-        }
-    }
-}
-
-/// Waits before a node is looked at again: shorter while nothing takes writes.
-async fn until_due(pause: Duration, mut topology: watch::Receiver<Arc<Topology>>) {
-    let due = Instant::now() + pause;
-    if pause > URGENT {
-        let urgent = topology.wait_for(|topology| !topology.takes_writes());
-        let _ = tokio::time::timeout_at(due, urgent).await;
-    }
-    tokio::time::sleep_until(due.min(Instant::now() + URGENT)).await;
-}
-
-/// Opens a connection to the node, within `limit` if one is given.
-async fn looked_at(node: &Node, limit: Option<Duration>) -> Result<Probe, ConnectError> {
-    // Code of the application's runs in there, when a connection is set up.
-    let probe = AssertUnwindSafe(node.pool.probe()).catch_unwind();
-    let limit = limit.unwrap_or(Duration::MAX);
-    let failed = |kind, message: &str| Err(ConnectError::new(&node.name, kind, message));
-    match tokio::time::timeout(limit, probe).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => failed(ConnectErrorKind::SetUp, "setting up a connection panicked"),
-        Err(_) => {
-            let message =
-                format!("no answer on open connections, nor on a new one within {limit:?}");
-            failed(ConnectErrorKind::TimedOut, &message)
         }
     }
 }

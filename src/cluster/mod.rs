@@ -9,6 +9,7 @@ mod manager;
 mod member;
 mod membership;
 mod oids;
+mod probe;
 mod refresh;
 mod registry;
 mod runtime;

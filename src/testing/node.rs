@@ -288,6 +288,22 @@ impl LocalNode {
         })
     }
 
+    /// Lets a replica follow nobody, until it is told to [`follow`](Self::follow) somebody again.
+    /// Returns when it receives nothing any more.
+    ///
+    /// # Errors
+    ///
+    /// It is not a replica, or cannot be reached.
+    pub fn detach(&self) -> Result<(), ClusterError> {
+        self.sql("postgres", "ALTER SYSTEM SET primary_conninfo = ''")?;
+        self.sql("postgres", "SELECT pg_reload_conf()")?;
+        wait_for(&format!("`{}` receives nothing", self.name), || {
+            let receivers = "SELECT count(*) FROM pg_stat_wal_receiver";
+            let none = self.value("postgres", receivers)?.as_deref() == Some("0");
+            Ok(none.then_some(()))
+        })
+    }
+
     /// Lets a replica follow another node than before, without a restart.
     ///
     /// # Errors

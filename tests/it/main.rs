@@ -15,6 +15,7 @@ mod consistency;
 mod custom_types;
 mod differential;
 mod durability;
+mod failover;
 mod failures;
 mod instrumentation;
 mod learning;

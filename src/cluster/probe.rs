@@ -1,0 +1,46 @@
+//! Looking at a node: when, and by opening a connection.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::topology::Topology;
+use crate::error::{ConnectError, ConnectErrorKind};
+use crate::node::{Node, Probe};
+
+/// How long a node that is silent on open connections has to answer on a new one.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How often nodes are looked at while none takes writes.
+const URGENT: Duration = Duration::from_millis(100);
+
+/// Waits before a node is looked at again: shorter while nothing takes writes.
+pub(super) async fn until_due(pause: Duration, mut topology: watch::Receiver<Arc<Topology>>) {
+    let due = Instant::now() + pause;
+    if pause > URGENT {
+        let urgent = topology.wait_for(|topology| !topology.takes_writes());
+        let _ = tokio::time::timeout_at(due, urgent).await;
+    }
+    tokio::time::sleep_until(due.min(Instant::now() + URGENT)).await;
+}
+
+/// Opens a connection to the node; quickly, if it is silent on those that are open.
+pub(super) async fn look_at(node: &Node, silent: bool) -> Result<Probe, ConnectError> {
+    // Code of the application's runs in there, when a connection is set up.
+    let probe = AssertUnwindSafe(node.pool.probe()).catch_unwind();
+    let limit = if silent { SILENCE } else { Duration::MAX };
+    let failed = |kind, message: &str| Err(ConnectError::new(&node.name, kind, message));
+    match tokio::time::timeout(limit, probe).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => failed(ConnectErrorKind::SetUp, "setting up a connection panicked"),
+        Err(_) => {
+            let message =
+                format!("no answer on open connections, nor on a new one within {limit:?}");
+            failed(ConnectErrorKind::TimedOut, &message)
+        }
+    }
+}
