@@ -15,6 +15,7 @@ mod position;
 mod route;
 mod routing;
 mod statement;
+mod status;
 #[cfg(all(feature = "testing", unix))]
 pub mod testing;
 mod token;
@@ -34,10 +35,11 @@ pub use error::{
     ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, SqlState,
 };
 pub use guarantee::Stage;
-pub use pool::{Builder, NodeHealth, NodeState, PoolState, ReplicatedPool, Session};
+pub use pool::{Builder, ReplicatedPool, Session};
 pub use position::{InvalidLsn, Lsn, Position};
 pub use route::{NodeKind, Route, RouteReason};
 pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
+pub use status::{Event, Events, NodeHealth, NodeStatus, PoolStatus, Transition};
 pub use token::{InvalidToken, SessionToken};
 #[cfg(feature = "signed")]
 pub use token::{TokenKeys, WeakKey};

@@ -110,7 +110,7 @@ impl Blog {
     }
 
     fn names(&self, kind: NodeKind) -> BTreeSet<String> {
-        let nodes = self.pool.state().nodes;
+        let nodes = self.pool.status().nodes;
         nodes
             .into_iter()
             .filter(|node| node.kind == Some(kind))

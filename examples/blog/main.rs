@@ -137,7 +137,7 @@ async fn any(first: &mut Signal, second: &mut Signal, third: &mut Signal) {
 
 fn introduce(address: SocketAddr, pool: &ReplicatedPool) {
     let mut text = format!("\nThe blog is at http://{address}/ and runs on\n");
-    for node in pool.state().nodes {
+    for node in pool.status().nodes {
         let kind = node.kind.map(|kind| kind.to_string());
         let kind = kind.as_deref().unwrap_or("not reached yet");
         text += &format!("  {}: {kind}, weight {}\n", node.name, node.weight);

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::guarantee::Board;
 use crate::node::{Node, Reporter, SetupHook, Trouble};
 use crate::routing::LoadBalancingPolicy;
+use crate::status::{Bell, Door};
 
 /// How many messages to the manager may wait. Failures beyond are dropped: the next statement
 /// that meets them tells again.
@@ -45,6 +46,8 @@ pub(crate) struct Cluster {
     pub(crate) classifier: Arc<Classifier>,
     /// What is known of the primary's positions.
     pub(crate) board: Arc<Board>,
+    /// Who is told what happens to the nodes.
+    pub(crate) door: Door,
     pub(crate) consistency: ConsistencyConfig,
     pub(crate) oids: OidCache,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
@@ -85,6 +88,8 @@ impl Cluster {
         let (publish, topology) = watch::channel(Arc::new(topology));
         let stop = CancellationToken::new();
         let board = Arc::<Board>::default();
+        let bell = Bell::default();
+        let door = bell.door();
         let manager = Manager::new(Parts {
             publish,
             messages,
@@ -93,6 +98,7 @@ impl Cluster {
             classifier: Arc::clone(&classifier),
             board: Arc::clone(&board),
             remote_apply: settings.durability == Some(Durability::RemoteApply),
+            bell,
         });
         runtime.spawn(manager.run());
         Arc::new(Self {
@@ -103,6 +109,7 @@ impl Cluster {
             settle_limit,
             classifier,
             board,
+            door,
             oids: OidCache::default(),
             policy,
             tracker: Tracker::new(),
@@ -190,6 +197,23 @@ impl Cluster {
         let node = Arc::clone(node);
         let cause = cause.into();
         let _ = self.commands.try_send(Command::Suspect { node, cause });
+    }
+
+    /// Has every node that is up asked once, and waits for the answers, up to `limit`.
+    pub(crate) async fn refreshed(&self, limit: Duration) {
+        let started = Instant::now();
+        let settled = async { tokio::time::timeout(limit, self.settled()).await };
+        let Ok(topology) = self.within(settled).await else {
+            return;
+        };
+        let up = topology.members.iter().filter(|member| member.is_up());
+        let up: Vec<_> = up.map(|member| &member.progress).collect();
+        let _asked: Vec<_> = up.iter().map(|progress| progress.want()).collect();
+        let look = || {
+            let asked = up.iter().all(|progress| progress.asked_since(started));
+            asked.then_some(())
+        };
+        self.with_news(started + limit, look).await;
     }
 
     /// Tells the manager that a node failed. Never waits.

@@ -21,6 +21,7 @@ use crate::classify::{Catalog, Classifier};
 use crate::error::{ConnectError, Error};
 use crate::guarantee::Board;
 use crate::node::{Facts, Node, Probe};
+use crate::status::Bell;
 
 /// How long loading the catalog may take.
 const CATALOG_LIMIT: Duration = Duration::from_secs(20);
@@ -84,6 +85,7 @@ pub(super) struct Parts {
     pub(super) classifier: Arc<Classifier>,
     pub(super) board: Arc<Board>,
     pub(super) remote_apply: bool,
+    pub(super) bell: Bell,
 }
 
 pub(crate) struct Manager {
@@ -94,6 +96,7 @@ pub(crate) struct Manager {
     classifier: Arc<Classifier>,
     pub(super) board: Arc<Board>,
     pub(super) remote_apply: bool,
+    bell: Bell,
     /// One for each node. They end with their node, or with the manager.
     pub(super) watchers: JoinSet<()>,
     tasks: JoinSet<Finding>,
@@ -112,6 +115,7 @@ impl Manager {
             classifier: parts.classifier,
             board: parts.board,
             remote_apply: parts.remote_apply,
+            bell: parts.bell,
             watchers: JoinSet::new(),
             tasks: JoinSet::new(),
             records: Vec::new(),
@@ -185,7 +189,7 @@ impl Manager {
         if record.probing {
             // The probe under way tells the rest; meanwhile the node serves nobody.
             if is_up {
-                self.change(node, |member| member.health = Health::Down(cause));
+                self.change(node, |member| member.turn(Health::Down(cause)));
             }
             return;
         }
@@ -198,7 +202,7 @@ impl Manager {
         let silent = std::mem::take(&mut record.silent);
         let name = &node.name;
         tracing::warn!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_down");
-        self.change(node, |member| member.health = Health::Down(cause.clone()));
+        self.change(node, |member| member.turn(Health::Down(cause.clone())));
         if silent {
             // Whoever waits there for an answer would wait for as long as it is frozen.
             node.pool.connector().end_generation(cause);
@@ -240,7 +244,7 @@ impl Manager {
                         let stray = member.stray;
                         member.note(facts, stray);
                     }
-                    member.health = Health::Up;
+                    member.turn(Health::Up);
                 });
                 self.load_wanted_catalog();
             }
@@ -357,7 +361,7 @@ impl Manager {
         let before = Arc::clone(&self.publish.borrow());
         let after = Arc::new(next(&before));
         self.publish.send_replace(Arc::clone(&after));
-        succession::follow(&before, &after);
+        succession::follow(&before, &after, &self.bell);
     }
 
     /// Ends the connections of every node, and with the sender tells that all is over.

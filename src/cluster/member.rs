@@ -1,13 +1,18 @@
 //! One node among the others, and what is known of it.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::config::DeclaredRole;
 use crate::election::{Sight, Standing};
 use crate::guarantee::Progress;
-use crate::node::{Facts, Node, Place};
+use crate::node::{Facts, Node, Place, Receiver};
 use crate::route::NodeKind;
+use crate::status::{NodeHealth, Transition};
 use crate::wire::ServerRole;
+
+/// How many transitions of a node are remembered.
+const REMEMBERED: usize = 16;
 
 /// How a node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +23,23 @@ pub(crate) enum Health {
     Up,
     /// It failed, with this for a cause. Leaves to `Up` when a probe reaches it.
     Down(String),
+}
+
+impl Health {
+    pub(crate) fn kind(&self) -> NodeHealth {
+        match self {
+            Self::Unknown => NodeHealth::Unknown,
+            Self::Up => NodeHealth::Up,
+            Self::Down(_) => NodeHealth::Down,
+        }
+    }
+
+    pub(crate) fn cause(&self) -> Option<&str> {
+        match self {
+            Self::Unknown | Self::Up => None,
+            Self::Down(cause) => Some(cause),
+        }
+    }
 }
 
 /// One node and what is known of it.
@@ -38,6 +60,12 @@ pub(crate) struct Member {
     pub(crate) stray: bool,
     /// What it is among the others, by the last election.
     pub(crate) standing: Standing,
+    /// Whom it receives from, as `host:port`, if it is a standby that does.
+    pub(crate) sender: Option<String>,
+    /// Its replay is paused.
+    pub(crate) paused: bool,
+    /// What it went through last, the oldest first.
+    pub(crate) transitions: Arc<[Transition]>,
     /// Set while the pool runs; wins over what was configured.
     pub(crate) set_weight: Option<u32>,
 }
@@ -54,6 +82,9 @@ impl Member {
             timeline: 0,
             stray: false,
             standing: Standing::Unknown,
+            sender: None,
+            paused: false,
+            transitions: Arc::default(),
             set_weight: None,
         }
     }
@@ -97,10 +128,35 @@ impl Member {
             Place::Primary { .. } => ServerRole::Primary,
             Place::Standby { .. } => ServerRole::Standby,
         };
+        let (sender, paused) = match &facts.place {
+            Place::Standby {
+                receiver, paused, ..
+            } => (receiver.as_ref().and_then(Receiver::followed), *paused),
+            Place::Primary { .. } => (None, false),
+        };
         let told = (Some(role), Some(facts.cluster), facts.timeline, stray);
         let known = (self.role, self.cluster, self.timeline, self.stray);
+        let news = told != known || sender != self.sender || paused != self.paused;
         (self.role, self.cluster, self.timeline, self.stray) = told;
-        told != known
+        (self.sender, self.paused) = (sender, paused);
+        news
+    }
+
+    /// Becomes this, for this cause, and remembers it.
+    pub(crate) fn turn(&mut self, health: Health) {
+        let (from, to) = (self.health.kind(), health.kind());
+        if from != to {
+            let kept = self.transitions.len().saturating_sub(REMEMBERED - 1);
+            let transition = Transition {
+                at: SystemTime::now(),
+                from,
+                to,
+                cause: health.cause().map(str::to_owned),
+            };
+            let earlier = self.transitions.iter().skip(kept).cloned();
+            self.transitions = earlier.chain([transition]).collect();
+        }
+        self.health = health;
     }
 
     /// What the election sees of it.
@@ -126,7 +182,8 @@ impl Member {
         }
     }
 
-    fn what(&self) -> String {
+    /// What it is among the others, in words.
+    pub(crate) fn what(&self) -> String {
         let timeline = self.timeline;
         match (self.standing, self.declared) {
             (Standing::Replica, DeclaredRole::Primary) => {

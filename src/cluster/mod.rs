@@ -20,7 +20,7 @@ mod tracker;
 mod watcher;
 
 pub(crate) use handle::{Cluster, Options};
-pub(crate) use member::{Health, Member};
+pub(crate) use member::Member;
 pub(crate) use registry::shared;
 pub(crate) use start::{options, started};
 pub(crate) use topology::Topology;

@@ -1,51 +1,89 @@
-//! What follows when a node becomes something else among the others: who is told, and whose
-//! connections end.
+//! What follows when nodes become something else: who is told, and whose connections end.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::member::Member;
 use super::topology::Topology;
 use crate::election::Standing;
+use crate::node::Node;
+use crate::status::{Bell, Event};
 
 /// Comes after `after` was published: whoever takes a connection from now on, looks there.
 ///
 /// What was opened to a node while it was the primary must not run one more statement once another
 /// is, or may be.
-pub(super) fn follow(before: &Topology, after: &Topology) {
+pub(super) fn follow(before: &Topology, after: &Topology, bell: &Bell) {
     let of = |topology: &Topology| topology.primary().map(|member| Arc::clone(&member.node));
     let (old, new) = (of(before), of(after));
-    let same = match (&old, &new) {
-        (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-        (None, None) => true,
-        _ => false,
-    };
-    if !same {
-        let name = |node: &Option<Arc<_>>| {
-            node.as_ref()
-                .map(|node: &Arc<crate::node::Node>| node.name.clone())
-        };
+    if !same(old.as_ref(), new.as_ref()) {
+        let name = |node: Option<&Arc<Node>>| node.map(|node| node.name.clone());
+        let (from, to) = (name(old.as_ref()), name(new.as_ref()));
         let timeline = after.primary().map(|member| member.timeline);
-        tracing::warn!(
-            target: "diesel_replicated",
-            from = name(&old), to = name(&new), timeline, "primary_changed"
-        );
+        tracing::warn!(target: "diesel_replicated", from, to, timeline, "primary_changed");
+        bell.ring(Event::PrimaryChanged {
+            at: SystemTime::now(),
+            from,
+            to,
+            timeline,
+        });
     }
     for member in &after.members {
-        let earlier = before.member(&member.node);
-        let was = earlier.map_or(Standing::Unknown, |earlier| earlier.standing);
-        if was != member.standing {
-            // One that was only expected to be the primary has ruled over nothing.
-            let ruled =
-                was == Standing::Primary && earlier.is_some_and(|earlier| earlier.role.is_some());
-            changed(ruled, member);
-        }
-        if member.stray && !earlier.is_some_and(|earlier| earlier.stray) {
-            tracing::warn!(target: "diesel_replicated", node = member.describe(), "replica_stray");
+        if let Some(earlier) = before.member(&member.node) {
+            compare(earlier, member, bell);
         }
     }
 }
 
-fn changed(ruled: bool, member: &Member) {
+fn same(one: Option<&Arc<Node>>, other: Option<&Arc<Node>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+fn compare(earlier: &Member, member: &Member, bell: &Bell) {
+    let (at, node) = (SystemTime::now(), member.node.name.clone());
+    let (from, to) = (earlier.health.kind(), member.health.kind());
+    if from != to {
+        let cause = member.health.cause().map(str::to_owned);
+        let node = node.clone();
+        bell.ring(Event::NodeChanged {
+            at,
+            node,
+            from,
+            to,
+            cause,
+        });
+    }
+    if earlier.standing != member.standing {
+        // One that was only expected to be the primary has ruled over nothing.
+        let ruled = earlier.standing == Standing::Primary && earlier.role.is_some();
+        depose(ruled, member);
+        bell.ring(Event::StandingChanged {
+            at,
+            node: node.clone(),
+            standing: member.what(),
+        });
+    }
+    let feed = |member: &Member| (member.sender.clone(), member.paused, member.stray);
+    if feed(earlier) != feed(member) {
+        if member.stray && !earlier.stray {
+            tracing::warn!(target: "diesel_replicated", node = member.describe(), "replica_stray");
+        }
+        bell.ring(Event::ReplicationChanged {
+            at,
+            node,
+            upstream: member.sender.clone(),
+            replay_paused: member.paused,
+            stray: member.stray,
+        });
+    }
+}
+
+/// Ends the connections to a node that must not be used any more.
+fn depose(ruled: bool, member: &Member) {
     let node = member.describe();
     match member.standing {
         Standing::Superseded { .. } => {

@@ -51,6 +51,16 @@ impl Topology {
             .any(|member| member.kind() != Some(NodeKind::Primary))
     }
 
+    /// The system identifier of the cluster, once it is known.
+    pub(crate) fn cluster(&self) -> Option<u64> {
+        self.past.cluster
+    }
+
+    /// The newest timeline that any node was seen on.
+    pub(crate) fn timeline(&self) -> u32 {
+        self.past.newest
+    }
+
     /// Whether a write can be sent somewhere now.
     pub(crate) fn takes_writes(&self) -> bool {
         self.primary().is_some_and(Member::is_up)

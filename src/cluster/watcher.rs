@@ -129,6 +129,7 @@ impl Watcher {
             let question = self.progress.asks();
             match timeout(ANSWER, monitor.ask()).await {
                 Ok(Ok(Some(facts))) => {
+                    self.node.tells(&facts, asked.elapsed());
                     self.note(&facts);
                     let timeline = self.new_timeline(monitor, &facts).await;
                     let asked = (upto, asked, question);

@@ -87,6 +87,16 @@ pub(crate) enum Host {
     Unix(PathBuf),
 }
 
+impl Host {
+    /// Whether this is it, as `host:port`.
+    pub(crate) fn is_at(&self, address: &str) -> bool {
+        match self {
+            Self::Tcp { host, port } => address.rsplit_once(':') == Some((host, &port.to_string())),
+            Self::Unix(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

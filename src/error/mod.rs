@@ -76,6 +76,15 @@ pub enum Error {
         nodes: Vec<String>,
     },
 
+    /// A check of the pool has found that nothing can be written, or not even read.
+    #[error("the pool cannot {}; {}", if *.reads { "write" } else { "read or write" }, list(.nodes))]
+    NotReady {
+        /// Whether reads can be served.
+        reads: bool,
+        /// What is known of each node, in words.
+        nodes: Vec<String>,
+    },
+
     /// The caller asked for a replica and none can serve.
     #[error("no replica can serve reads at present; {}", list(.nodes))]
     NoReplica {

@@ -160,6 +160,14 @@ pub(crate) struct Receiver {
     pub(crate) silent_for: Option<Duration>,
 }
 
+impl Receiver {
+    /// Whom it follows, if it does.
+    pub(crate) fn followed(&self) -> Option<String> {
+        let (host, port) = self.sender.as_ref()?;
+        (self.status == "streaming").then(|| format!("{host}:{port}"))
+    }
+}
+
 pub(super) async fn identify(connection: &mut NodeConnection) -> QueryResult<Identity> {
     sql_query(IDENTITY).get_result(&mut connection.pg).await
 }

@@ -13,7 +13,8 @@ mod recycle;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -21,7 +22,7 @@ use tokio::sync::Notify;
 pub(crate) use cancel::NodeCancel;
 pub(crate) use connect::{Connector, SetupHook};
 pub(crate) use connection::NodeConnection;
-pub(crate) use facts::{Facts, Place};
+pub(crate) use facts::{Facts, Place, Receiver};
 pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use monitor::Monitor;
 pub(crate) use pool::{NodePool, Pooled, Probe};
@@ -41,6 +42,14 @@ pub(crate) enum Trouble {
 /// Who is told of troubles.
 pub(crate) type Reporter = Arc<dyn Fn(&Arc<Node>, Trouble) + Send + Sync>;
 
+/// What a server last said of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) facts: Facts,
+    /// How long answers take, averaged over the last ones.
+    pub(crate) round_trip: Duration,
+}
+
 /// One server: its settings, its pool and its load.
 pub(crate) struct Node {
     pub(crate) name: String,
@@ -49,6 +58,7 @@ pub(crate) struct Node {
     /// Statements, and transactions on this node alone, under way.
     in_flight: AtomicUsize,
     quiet: Notify,
+    told: Mutex<Option<Arc<Told>>>,
     pub(crate) runtime: Handle,
 }
 
@@ -80,6 +90,7 @@ impl Node {
                 pool: NodePool::new(connector, fallback_share),
                 in_flight: AtomicUsize::new(0),
                 quiet: Notify::new(),
+                told: Mutex::default(),
                 runtime: runtime.clone(),
             }
         })
@@ -87,6 +98,26 @@ impl Node {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// The server has said this of itself, and took so long. For the watcher alone.
+    pub(crate) fn tells(&self, facts: &Facts, took: Duration) {
+        /// Of the average, so much is the last answer's.
+        const WEIGHT: f64 = 0.1;
+        let mut told = self.told_mut();
+        let known = told.as_ref().map_or(took, |told| told.round_trip);
+        *told = Some(Arc::new(Told {
+            facts: facts.clone(),
+            round_trip: known.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT),
+        }));
+    }
+
+    pub(crate) fn told(&self) -> Option<Arc<Told>> {
+        self.told_mut().clone()
+    }
+
+    fn told_mut(&self) -> MutexGuard<'_, Option<Arc<Told>>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the node from counting as quiet, for a statement or a transaction.

@@ -2,7 +2,7 @@
 
 mod builder;
 mod session;
-mod state;
+mod status;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::cluster::Cluster;
 use crate::config::{Config, NodeConfig, check_replica, check_weight};
 use crate::connection::ReplicatedConnection;
 use crate::error::Error;
+use crate::status::{Events, PoolStatus};
 use crate::token::SessionToken;
 
 pub use builder::Builder;
 pub use session::Session;
-pub use state::{NodeHealth, NodeState, PoolState};
 
 /// A pool over one primary and its replicas; put it where a Diesel pool was.
 ///
@@ -103,10 +103,54 @@ impl ReplicatedPool {
         Session::resumed(&self.cluster, token)
     }
 
-    /// What is known of the nodes and their pools now.
+    /// What is known of the nodes and their pools now; it asks nobody.
+    #[doc(alias = "state")]
     #[must_use]
-    pub fn state(&self) -> PoolState {
-        PoolState::of(&self.cluster)
+    pub fn status(&self) -> PoolStatus {
+        status::of(&self.cluster)
+    }
+
+    /// Asks every node now, and says whether the pool can serve: what a readiness endpoint calls.
+    ///
+    /// It takes no longer than `limit`; nodes that have not answered by then are as they were known
+    /// before.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: &diesel_replicated::ReplicatedPool) {
+    /// let ready = pool.check(std::time::Duration::from_secs(1)).await.is_ok();
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotReady`] if writes, or both reads and writes, are impossible now.
+    pub async fn check(&self, limit: Duration) -> Result<PoolStatus, Error> {
+        self.cluster.refreshed(limit).await;
+        let status = self.status();
+        if status.takes_writes {
+            return Ok(status);
+        }
+        Err(Error::NotReady {
+            reads: status.takes_reads,
+            nodes: self.cluster.topology().describe(),
+        })
+    }
+
+    /// What happens to the nodes from now on, as a stream. It ends when the pool is closed.
+    ///
+    /// ```no_run
+    /// # async fn example(pool: &diesel_replicated::ReplicatedPool) {
+    /// use futures_util::StreamExt;
+    ///
+    /// let mut events = pool.subscribe();
+    /// while let Some(event) = events.next().await {
+    ///     println!("{event:?}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn subscribe(&self) -> Events {
+        self.cluster.door.listen()
     }
 
     /// Adds a replica. It serves reads as soon as it has been reached.

@@ -16,6 +16,7 @@ pub use lsn::{InvalidLsn, Lsn};
 /// See [WAL internals](https://www.postgresql.org/docs/current/wal-internals.html) and
 /// [timelines](https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Position {
     /// The timeline, which grows by one with each promotion.
     pub timeline: u32,

@@ -64,7 +64,7 @@ async fn sessions_that_read_and_write_at_once_do_not_wait_for_each_other_in_a_ci
         "one of them waits for the replica, or all are done",
         || async {
             sessions.iter().any(tokio::task::JoinHandle::is_finished)
-                || pool.state().node("replica-1").unwrap().in_flight == 0
+                || pool.status().node("replica-1").unwrap().in_flight == 0
         },
     )
     .await;
@@ -165,7 +165,7 @@ async fn a_removed_replica_keeps_no_connection() {
         async move { pool.remove_replica("leaves").await }
     });
     eventually("it is out", || async {
-        pool.state().node("leaves").is_none()
+        pool.status().node("leaves").is_none()
     })
     .await;
     assert_eq!(count(&mut reader).await, 3, "the transaction goes on");

@@ -295,7 +295,7 @@ async fn a_causal_session_does_not_go_back_to_a_primary_that_shows_less() {
     let writing = tokio::task::spawn_blocking(move || writing.primary().sql("app", sql));
     let mut conn = pool.get().await.unwrap();
     eventually("the primary says that commits wait", || {
-        futures_util::future::ready(pool.state().synchronous_standbys == 1)
+        futures_util::future::ready(pool.status().synchronous_standbys == 1)
     })
     .await;
     while count(&mut conn).await != 4 {}

@@ -145,10 +145,10 @@ async fn a_commit_that_no_standby_has_confirmed_is_said_to_be_one() {
     })
     .await;
     eventually("the primary has said so", || {
-        std::future::ready(pool.state().synchronous_standbys == 1)
+        std::future::ready(pool.status().synchronous_standbys == 1)
     })
     .await;
-    let state = pool.state();
+    let state = pool.status();
     assert!(
         !state.remote_apply_covers_replicas,
         "one of two would do, and nobody knows which"

@@ -40,12 +40,12 @@ async fn names_on(local: &Arc<LocalCluster>, node: &'static str) -> Vec<String> 
 }
 
 fn primary_of(pool: &ReplicatedPool) -> Option<String> {
-    pool.state().primary
+    pool.status().primary
 }
 
 async fn is_primary(pool: &ReplicatedPool, name: &str) {
     eventually("the pool follows", || async {
-        let state = pool.state();
+        let state = pool.status();
         state.primary.as_deref() == Some(name) && state.node(name).unwrap().health == NodeHealth::Up
     })
     .await;
@@ -126,13 +126,13 @@ async fn nothing_is_sent_to_a_primary_that_was_overtaken() {
     on(&local, |local| local.replicas()[0].kill().unwrap()).await;
     let mut conn = pool.get().await.unwrap();
     eventually("the new one is known to be down", || async {
-        pool.state().node("replica-1").unwrap().health == NodeHealth::Down
+        pool.status().node("replica-1").unwrap().health == NodeHealth::Down
     })
     .await;
     assert!(insert("never").execute(&mut conn).now_or_never().is_none());
     let mut reader = pool.get().await.unwrap();
     count(&mut reader).await;
-    let state = pool.state();
+    let state = pool.status();
     assert_eq!(state.node("primary").unwrap().kind, None, "{state:?}");
     // As a replica of the new one it is welcome.
     on(&local, |local| {

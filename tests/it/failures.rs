@@ -63,7 +63,7 @@ async fn killing_a_replica_under_load_loses_no_read() {
         on(&local, "replica-1", |replica| replica.kill().unwrap()).await;
         eventually("reads go on", more(served.get() + 200)).await;
         eventually("the loss is known", || async {
-            pool.state().node("replica-1").unwrap().health == NodeHealth::Down
+            pool.status().node("replica-1").unwrap().health == NodeHealth::Down
         })
         .await;
         on(&local, "replica-1", |replica| replica.start().unwrap()).await;
@@ -208,7 +208,7 @@ async fn a_lost_transaction_says_so_and_nothing_more_of_it_runs() {
             })
             .await;
             eventually("the loss is known", || async {
-                pool.state().node("primary").unwrap().connections > 0
+                pool.status().node("primary").unwrap().connections > 0
             })
             .await;
             let error = insert("Never").execute(conn).await.unwrap_err();
@@ -294,7 +294,7 @@ async fn a_read_cancelled_by_recovery_runs_again_elsewhere() {
     assert_eq!(number.unwrap(), 3);
     assert_ne!(route.node, first, "{route}");
     assert_eq!(
-        pool.state().node(&first).unwrap().health,
+        pool.status().node(&first).unwrap().health,
         NodeHealth::Up,
         "a conflict is no failure"
     );
@@ -353,7 +353,7 @@ async fn a_black_hole_costs_a_connect_no_more_than_its_timeout() {
         .build()
         .await
         .unwrap();
-    let state = pool.state();
+    let state = pool.status();
     assert!(
         state
             .node("hole")

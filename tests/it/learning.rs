@@ -58,7 +58,7 @@ async fn what_a_replica_refuses_runs_once_on_the_primary_and_is_remembered() {
     let _: Number = innocent().get_result(&mut other).await.unwrap();
     assert_eq!(other.last_route().unwrap().reason, RouteReason::Learned);
     assert_eq!(logged().await, 2);
-    let state = pool.state();
+    let state = pool.status();
     let failed = state.nodes.iter().filter(|node| node.cause.is_some());
     assert_eq!(failed.count(), 0, "refusing is no failure");
 }

@@ -21,7 +21,7 @@ async fn roles_are_found_by_asking() {
     let pool = ReplicatedPool::connect(&cluster().url(&database))
         .await
         .unwrap();
-    let state = pool.state();
+    let state = pool.status();
     let port = cluster().primary().port();
     assert_eq!(state.primary, Some(format!("127.0.0.1:{port}")));
     let kinds: Vec<_> = state.nodes.iter().map(|node| node.kind).collect();
@@ -134,7 +134,7 @@ async fn a_replica_that_is_down_comes_in_when_it_comes_up() {
     })
     .await;
     let pool = builder_for(&local, "app").build().await.unwrap();
-    let state = pool.state();
+    let state = pool.status();
     let replica = state.node("replica-1").unwrap();
     assert_eq!(replica.health, NodeHealth::Down);
     assert!(
@@ -184,7 +184,7 @@ async fn replicas_are_added_removed_and_drained_while_statements_run() {
         (number.number, reader)
     });
     eventually("the statement runs", || async {
-        pool.state().node("replica-1").unwrap().in_flight == 1
+        pool.status().node("replica-1").unwrap().in_flight == 1
     })
     .await;
     pool.add_replica(replica(1)).await.unwrap();
@@ -197,7 +197,7 @@ async fn replicas_are_added_removed_and_drained_while_statements_run() {
     // It returned because the statement had ended.
     let (number, mut reader) = running.await.unwrap();
     assert_eq!(number, 7);
-    assert!(pool.state().node("replica-1").is_none());
+    assert!(pool.status().node("replica-1").is_none());
     assert_eq!(
         who(&mut reader).await,
         "replica-2",
@@ -207,7 +207,7 @@ async fn replicas_are_added_removed_and_drained_while_statements_run() {
         pool.remove_replica("replica-1").await,
         Err(Error::UnknownNode { .. })
     ));
-    let primary = pool.state().primary.unwrap();
+    let primary = pool.status().primary.unwrap();
     assert!(matches!(
         pool.remove_replica(&primary).await,
         Err(Error::IsPrimary { .. })

@@ -223,7 +223,7 @@ async fn the_end_of_an_idle_connection_takes_no_node_out() {
     let mut topologies = vec![];
     terminate(&database, "state = 'idle'").await;
     eventually("a probe has opened another connection", || {
-        let state = pool.state();
+        let state = pool.status();
         let primary = state.node("primary").unwrap();
         topologies.push(primary.health);
         let open = primary.connections;
@@ -232,7 +232,7 @@ async fn the_end_of_an_idle_connection_takes_no_node_out() {
     .await;
     let mut conn = pool.get().await.unwrap();
     insert("second").execute(&mut conn).await.unwrap();
-    topologies.push(pool.state().node("primary").unwrap().health);
+    topologies.push(pool.status().node("primary").unwrap().health);
     assert!(topologies.iter().all(|health| *health == NodeHealth::Up));
     tokio::time::timeout(Duration::from_secs(5), pool.get())
         .await

@@ -25,6 +25,7 @@ mod notifications;
 mod pools;
 mod property;
 mod routing;
+mod status;
 mod streams;
 mod support;
 mod sync_wrapper;

@@ -52,7 +52,7 @@ async fn every_policy_uses_every_replica() {
             served.keys().collect::<Vec<_>>(),
             ["replica-1", "replica-2"],
             "{policy:?}, {:#?}",
-            pool.state()
+            pool.status()
         );
     }
 }
@@ -91,10 +91,10 @@ async fn nothing_is_checked_out_before_the_first_statement() {
     let pool = pool().await;
     let conns = futures_util::future::join_all((0..100).map(|_| pool.get())).await;
     assert_eq!(conns.len(), 100);
-    assert_eq!(pool.state().connections_out, 100);
+    assert_eq!(pool.status().connections_out, 100);
     assert!(conns.iter().all(Result::is_ok));
-    let idle = |node: &diesel_replicated::NodeState| node.connections == node.idle_connections;
-    assert!(pool.state().nodes.iter().all(idle));
+    let idle = |node: &diesel_replicated::NodeStatus| node.connections == node.idle_connections;
+    assert!(pool.status().nodes.iter().all(idle));
 }
 
 #[tokio::test]
@@ -342,5 +342,5 @@ async fn shared_references_pipeline_on_the_primary_and_spread_on_replicas() {
     )
     .unwrap();
     assert_eq!(all, 4);
-    assert_eq!(pool.state().node("primary").unwrap().connections, 1);
+    assert_eq!(pool.status().node("primary").unwrap().connections, 1);
 }

@@ -39,14 +39,14 @@ async fn a_stream_outlives_its_connection() {
     assert_eq!(rows.next().await.unwrap().unwrap().number, 1);
     let server = conn.last_route().unwrap().node;
     drop(conn);
-    assert_eq!(pool.state().node(&server).unwrap().idle_connections, 0);
+    assert_eq!(pool.status().node(&server).unwrap().idle_connections, 0);
     let rest = rows
         .try_fold(0, async |count, _| Ok(count + 1))
         .await
         .unwrap();
     assert_eq!(rest, 199_999);
     eventually("the connection is back", || async {
-        pool.state().node(&server).unwrap().idle_connections == 1
+        pool.status().node(&server).unwrap().idle_connections == 1
     })
     .await;
 }
@@ -69,7 +69,7 @@ async fn a_stream_that_is_dropped_early_blocks_nobody() {
         assert_eq!(count(&mut next).await, 3);
         drop(next);
     }
-    assert!(pool.state().nodes.iter().all(|node| node.connections <= 1));
+    assert!(pool.status().nodes.iter().all(|node| node.connections <= 1));
 }
 
 #[tokio::test]

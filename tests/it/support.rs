@@ -130,8 +130,9 @@ where
 
 /// Whether every node is up in the eyes of the pool.
 pub fn all_up(pool: &ReplicatedPool) -> bool {
-    let up = |node: &diesel_replicated::NodeState| node.health == diesel_replicated::NodeHealth::Up;
-    pool.state().nodes.iter().all(up)
+    let up =
+        |node: &diesel_replicated::NodeStatus| node.health == diesel_replicated::NodeHealth::Up;
+    pool.status().nodes.iter().all(up)
 }
 
 pub async fn run(conn: &mut ReplicatedConnection, sql: &str) -> QueryResult<()> {

@@ -217,7 +217,7 @@ async fn a_write_that_a_failover_has_lost_is_reported_and_never_waited_for() {
     .await;
     let promoted = format!("127.0.0.1:{}", local.replicas()[0].port());
     eventually("the new primary is found", || async {
-        pool.state().primary.as_ref() == Some(&promoted)
+        pool.status().primary.as_ref() == Some(&promoted)
     })
     .await;
 

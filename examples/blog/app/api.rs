@@ -122,7 +122,7 @@ pub(crate) async fn set_status(
 
 /// Reads no table: what each node has served so far, and how the pool sees them.
 pub(crate) async fn served(State(app): State<App>) -> Json<Value> {
-    Json(json!({ "served": app.log.read(), "pool": app.pool.state() }))
+    Json(json!({ "served": app.log.read(), "pool": app.pool.status() }))
 }
 
 pub(crate) type PostId = std::result::Result<Path<i64>, PathRejection>;

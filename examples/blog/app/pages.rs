@@ -192,7 +192,7 @@ fn report(app: &App, trail: &Trail) -> Report {
     Report {
         steps: trail.steps(),
         served: app.log.read(),
-        pool: app.pool.state(),
+        pool: app.pool.status(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The part of each page that tells who answered.
 
-use diesel_replicated::{Consistency, NodeHealth, NodeKind, PoolState};
+use diesel_replicated::{Consistency, NodeHealth, NodeKind, PoolStatus};
 use maud::{Markup, html};
 
 use super::super::served::{Served, Step};
@@ -10,7 +10,7 @@ use super::super::served::{Served, Step};
 pub(crate) struct Report {
     pub(crate) steps: Vec<Step>,
     pub(crate) served: Served,
-    pub(crate) pool: PoolState,
+    pub(crate) pool: PoolStatus,
 }
 
 impl Report {

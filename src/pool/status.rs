@@ -1,0 +1,112 @@
+//! Putting together what a pool says of itself.
+
+use std::time::Instant;
+
+use crate::cluster::{Cluster, Member, Topology};
+use crate::guarantee::Stage;
+use crate::node::{Place, Told};
+use crate::position::Position;
+use crate::route::NodeKind;
+use crate::status::{NodeStatus, PoolStatus};
+
+pub(super) fn of(cluster: &Cluster) -> PoolStatus {
+    let topology = cluster.topology();
+    let synchronous_standbys = cluster.board.with(|view| view.synchronous_standbys);
+    let takes_writes = topology.takes_writes();
+    let nodes = topology.members.iter();
+    PoolStatus {
+        nodes: nodes
+            .map(|member| node(member, &topology, cluster))
+            .collect(),
+        primary: topology.primary().map(|member| member.node.name.clone()),
+        cluster: topology.cluster(),
+        timeline: topology.timeline(),
+        takes_writes,
+        takes_reads: takes_writes || topology.usable_replicas().next().is_some(),
+        connections_out: cluster.tracker.out(),
+        synchronous_standbys,
+        remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
+        closed: cluster.tracker.is_closed(),
+        epoch: topology.epoch,
+    }
+}
+
+fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
+    let pool = member.node.pool.state();
+    let told = member.node.told();
+    let (lag_bytes, lag) = match member.kind() {
+        Some(NodeKind::Replica) => lag(member, cluster),
+        _ => (None, None),
+    };
+    let upstream = member.sender.as_deref();
+    NodeStatus {
+        name: member.node.name.clone(),
+        kind: member.kind(),
+        standing: member.what(),
+        health: member.health.kind(),
+        cause: member.health.cause().map(str::to_owned),
+        transitions: member.transitions.to_vec(),
+        timeline: Some(member.timeline).filter(|timeline| *timeline != 0),
+        position: told.as_deref().map(position),
+        received: member
+            .progress
+            .at(Stage::Received)
+            .filter(|_| member.kind() == Some(NodeKind::Replica)),
+        lag_bytes,
+        lag,
+        upstream: upstream.map(|address| name_of(address, topology)),
+        replay_paused: member.paused,
+        stray: member.stray,
+        version: told.as_ref().map(|told| version(told.facts.version)),
+        round_trip: told.as_ref().map(|told| told.round_trip),
+        weight: member.weight(),
+        tags: member.node.tags.clone(),
+        connections: pool.connections,
+        idle_connections: pool.idle_connections,
+        max_size: member.node.pool.max_size(),
+        in_flight: member.node.in_flight(),
+    }
+}
+
+fn position(told: &Told) -> Position {
+    let lsn = match told.facts.place {
+        Place::Primary { flushed, .. } => flushed,
+        Place::Standby { replayed, .. } => replayed,
+    };
+    Position::new(told.facts.timeline, lsn)
+}
+
+/// How far a replica is behind the primary, in bytes and in time.
+fn lag(member: &Member, cluster: &Cluster) -> (Option<u64>, Option<std::time::Duration>) {
+    let Some(replayed) = member.progress.position() else {
+        return (None, None);
+    };
+    cluster.board.with(|view| {
+        let latest = view.history.latest();
+        let bytes = latest
+            .filter(|latest| latest.timeline == replayed.timeline)
+            .map(|latest| latest.flushed.0.saturating_sub(replayed.lsn.0));
+        (bytes, view.history.age(replayed, Instant::now()))
+    })
+}
+
+/// The node at this address by its name, else the address.
+fn name_of(address: &str, topology: &Topology) -> String {
+    let at = |member: &&Member| member.node.pool.connector().settings.host.is_at(address);
+    let found = topology.members.iter().find(at);
+    found.map_or_else(|| address.to_owned(), |member| member.node.name.clone())
+}
+
+/// `150018` is 15.18.
+fn version(number: u32) -> String {
+    format!("{}.{}", number / 10_000, number % 10_000)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn versions_are_as_postgresql_writes_them() {
+        assert_eq!(super::version(150_018), "15.18");
+        assert_eq!(super::version(180_006), "18.6");
+    }
+}

@@ -1,0 +1,158 @@
+//! What happens to the nodes, told as it happens.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+
+use futures_core::Stream;
+use tokio::sync::broadcast;
+use tokio_util::sync::ReusableBoxFuture;
+
+use super::NodeHealth;
+
+/// How many events are kept for a subscriber that is slow to take them.
+const KEPT: usize = 256;
+
+/// Something that happened to the nodes of a pool.
+///
+/// The same is told as `tracing` events; these are for programs.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(tag = "event", rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Event {
+    /// A node became another.
+    #[non_exhaustive]
+    NodeChanged {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// The node.
+        node: String,
+        /// What it was.
+        from: NodeHealth,
+        /// What it became.
+        to: NodeHealth,
+        /// Why.
+        cause: Option<String>,
+    },
+    /// Another node takes the writes, or none does any more.
+    #[non_exhaustive]
+    PrimaryChanged {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// Who took the writes before.
+        from: Option<String>,
+        /// Who takes them now.
+        to: Option<String>,
+        /// On which timeline.
+        timeline: Option<u32>,
+    },
+    /// A node is something else among the others: overtaken, one of two primaries, of another
+    /// cluster, a replica, or the primary.
+    #[non_exhaustive]
+    StandingChanged {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// The node.
+        node: String,
+        /// What it is now, in words.
+        standing: String,
+    },
+    /// How a replica is fed has changed: whom it follows, whether it receives and replays.
+    #[non_exhaustive]
+    ReplicationChanged {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// The replica.
+        node: String,
+        /// Whom it receives from, if from anyone.
+        upstream: Option<String>,
+        /// Somebody has paused its replay.
+        replay_paused: bool,
+        /// It is ahead of the primary, can follow nobody, and serves no reads.
+        stray: bool,
+    },
+    /// The subscriber was too slow: so many events are missing here.
+    #[non_exhaustive]
+    Missed {
+        /// How many.
+        events: u64,
+    },
+}
+
+/// Rings for all who listen.
+#[derive(Clone, Debug)]
+pub(crate) struct Bell(broadcast::Sender<Event>);
+
+impl Default for Bell {
+    fn default() -> Self {
+        Self(broadcast::Sender::new(KEPT))
+    }
+}
+
+impl Bell {
+    pub(crate) fn ring(&self, event: Event) {
+        // Nobody may be listening, which is nobody's loss.
+        let _ = self.0.send(event);
+    }
+
+    /// For those who listen. Their streams end with the bell.
+    pub(crate) fn door(&self) -> Door {
+        Door(self.0.downgrade())
+    }
+}
+
+/// Where the bell is listened to. It does not keep the bell.
+#[derive(Clone, Debug)]
+pub(crate) struct Door(broadcast::WeakSender<Event>);
+
+impl Door {
+    pub(crate) fn listen(&self) -> Events {
+        // A receiver of a sender that is gone at once ends at once.
+        let sender = self
+            .0
+            .upgrade()
+            .unwrap_or_else(|| broadcast::Sender::new(1));
+        Events::new(sender.subscribe())
+    }
+}
+
+/// The events of a pool, from the subscription on; see
+/// [`ReplicatedPool::subscribe`](crate::ReplicatedPool::subscribe). Ends when the pool is closed.
+#[derive(Debug)]
+pub struct Events {
+    next: ReusableBoxFuture<'static, (Option<Event>, broadcast::Receiver<Event>)>,
+}
+
+impl Events {
+    fn new(receiver: broadcast::Receiver<Event>) -> Self {
+        Self {
+            next: ReusableBoxFuture::new(next(receiver)),
+        }
+    }
+}
+
+async fn next(
+    mut receiver: broadcast::Receiver<Event>,
+) -> (Option<Event>, broadcast::Receiver<Event>) {
+    let event = match receiver.recv().await {
+        Ok(event) => Some(event),
+        Err(broadcast::error::RecvError::Lagged(events)) => Some(Event::Missed { events }),
+        Err(broadcast::error::RecvError::Closed) => None,
+    };
+    (event, receiver)
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let (event, receiver) = std::task::ready!(self.next.poll(cx));
+        self.next.set(next(receiver));
+        Poll::Ready(event)
+    }
+}

@@ -1,0 +1,185 @@
+//! What a pool says of itself and its nodes: a state at one moment, and events as they happen.
+
+mod event;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+pub(crate) use event::{Bell, Door};
+pub use event::{Event, Events};
+
+use crate::position::Position;
+use crate::route::NodeKind;
+
+/// A pool and its nodes at one moment.
+///
+/// ```no_run
+/// # fn example(pool: &diesel_replicated::ReplicatedPool) {
+/// let status = pool.status();
+/// for node in &status.nodes {
+///     println!("{}: {:?}, {} bytes behind", node.name, node.health, node.lag_bytes.unwrap_or(0));
+/// }
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct PoolStatus {
+    /// The nodes, in the order of the configuration. [`NodeStatus::upstream`] makes them a tree.
+    pub nodes: Vec<NodeStatus>,
+    /// The name of the primary, if one is known.
+    #[doc(alias = "master")]
+    pub primary: Option<String>,
+    /// The cluster's system identifier, once a node has told it.
+    pub cluster: Option<u64>,
+    /// The newest timeline that a node was seen on; 0 while none is known. Each failover begins a new one.
+    pub timeline: u32,
+    /// Whether a write can be sent somewhere now.
+    pub takes_writes: bool,
+    /// Whether a read can be sent somewhere now.
+    pub takes_reads: bool,
+    /// Connections that the application holds.
+    pub connections_out: usize,
+    /// How many standbys have to confirm a commit, by the primary's `synchronous_standby_names`.
+    pub synchronous_standbys: usize,
+    /// Whether that is as many as there are replicas, so that what was committed with
+    /// [`Durability::RemoteApply`](crate::Durability::RemoteApply) is shown by each of them.
+    pub remote_apply_covers_replicas: bool,
+    /// Whether the pool was closed.
+    pub closed: bool,
+    /// Grows with each change of the topology.
+    pub epoch: u64,
+}
+
+/// A node and its pool at one moment.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it is the primary or a replica; `None` if that is not known, or it may not be used.
+    pub kind: Option<NodeKind>,
+    /// What it is among the others, in words.
+    pub standing: String,
+    /// How it is.
+    pub health: NodeHealth,
+    /// Why it is not up.
+    pub cause: Option<String>,
+    /// What it went through last, the oldest first.
+    pub transitions: Vec<Transition>,
+    /// The timeline that it is on, once known.
+    pub timeline: Option<u32>,
+    /// How far it is: what the primary has written, or what a replica has replayed.
+    pub position: Option<Position>,
+    /// How far a replica has received its log.
+    pub received: Option<Position>,
+    /// How many bytes of log a replica has yet to replay of what the primary had written when it
+    /// was last asked. `None` if that is not known.
+    pub lag_bytes: Option<u64>,
+    /// How old a replica's data is at the most, by the primary's history and no server's clock.
+    /// `None` if that is not known. That of an idle cluster is as old as the last look at it.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
+    pub lag: Option<Duration>,
+    /// Whom a replica receives from: a node of the pool by its name, else `host:port`. `None` if it
+    /// receives nothing, or this role may not see it (it takes `pg_monitor`).
+    pub upstream: Option<String>,
+    /// Somebody has paused its replay (`pg_wal_replay_pause`).
+    pub replay_paused: bool,
+    /// It has what the primary lost in a failover, can follow nobody, and serves no reads.
+    pub stray: bool,
+    /// The server's version, such as `15.18`.
+    pub version: Option<String>,
+    /// How long the server takes to answer a small question, averaged over the last ones.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
+    pub round_trip: Option<Duration>,
+    /// Its weight in the choice of a node for a read.
+    pub weight: u32,
+    /// Its tags.
+    pub tags: BTreeMap<String, String>,
+    /// Open connections of its pool.
+    pub connections: u32,
+    /// Of these, those that nobody uses.
+    pub idle_connections: u32,
+    /// The most connections that the pool may open.
+    pub max_size: u32,
+    /// Statements that it is running for this pool.
+    pub in_flight: usize,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum NodeHealth {
+    /// It has not been reached yet.
+    Unknown,
+    /// It was reached, and nothing has failed since.
+    Up,
+    /// Something failed there, or it does not answer; it is being looked at, and still serves.
+    Suspect,
+    /// Its data is older or further behind than the configuration lets reads see.
+    Lagging,
+    /// It answers far more slowly than the others do.
+    Slow,
+    /// It is being emptied: it gets no more statements.
+    Draining,
+    /// It failed, and is tried again after a growing delay.
+    Down,
+}
+
+/// A node became another.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Transition {
+    /// When.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "unix"))]
+    pub at: SystemTime,
+    /// What it was.
+    pub from: NodeHealth,
+    /// What it became.
+    pub to: NodeHealth,
+    /// Why.
+    pub cause: Option<String>,
+}
+
+impl PoolStatus {
+    /// The node of this name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&NodeStatus> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+}
+
+impl std::fmt::Display for NodeHealth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Suspect => "suspect",
+            Self::Lagging => "lagging",
+            Self::Slow => "slow",
+            Self::Draining => "draining",
+            Self::Down => "down",
+        })
+    }
+}
+
+#[cfg(feature = "serde")]
+fn seconds<S: serde::Serializer>(
+    time: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serde::Serialize::serialize(&time.map(|time| time.as_secs_f64()), serializer)
+}
+
+/// Milliseconds since 1970, as JavaScript counts.
+#[cfg(feature = "serde")]
+fn unix<S: serde::Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let since = at
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    serializer.serialize_u64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
