@@ -9,6 +9,7 @@ mod connection;
 mod election;
 mod error;
 mod guarantee;
+mod health;
 mod node;
 mod pool;
 mod position;
@@ -25,8 +26,8 @@ mod wire;
 
 pub use config::{
     Config, ConfigError, ConfigErrors, Consistency, ConsistencyConfig, DeclaredRole, Durability,
-    FunctionConfig, InvalidConsistency, NodeConfig, Policy, PoolConfig, PoolOverrides, Primary,
-    Replica, UrlProblem, WriteScope,
+    FunctionConfig, HealthConfig, InvalidConsistency, NodeConfig, Policy, PoolConfig,
+    PoolOverrides, Primary, Replica, UrlProblem, WriteScope,
 };
 pub use connection::{
     CancelToken, Replicas, ReplicatedConnection, Replication, RowStream, Scope, TransactionBuilder,

@@ -16,7 +16,9 @@ use super::oids::OidCache;
 use super::topology::Topology;
 use super::tracker::Tracker;
 use crate::classify::Classifier;
-use crate::config::{ConsistencyConfig, Durability, NodeSettings, PoolConfig, Settings};
+use crate::config::{
+    ConsistencyConfig, Durability, HealthConfig, NodeSettings, PoolConfig, Settings,
+};
 use crate::error::Error;
 use crate::guarantee::Board;
 use crate::node::{Node, Reporter, SetupHook, Trouble};
@@ -56,6 +58,7 @@ pub(crate) struct Cluster {
     pub(crate) read_only_transactions_on_replicas: bool,
     /// How long a statement waits for a primary.
     pub(crate) failover_wait: Duration,
+    pub(crate) health: Arc<HealthConfig>,
     /// What a node that is added later has by default.
     pub(crate) pool_defaults: PoolConfig,
 }
@@ -90,6 +93,7 @@ impl Cluster {
         let board = Arc::<Board>::default();
         let bell = Bell::default();
         let door = bell.door();
+        let health = Arc::new(settings.health);
         let manager = Manager::new(Parts {
             publish,
             messages,
@@ -99,6 +103,7 @@ impl Cluster {
             board: Arc::clone(&board),
             remote_apply: settings.durability == Some(Durability::RemoteApply),
             bell,
+            health: Arc::clone(&health),
         });
         runtime.spawn(manager.run());
         Arc::new(Self {
@@ -117,6 +122,7 @@ impl Cluster {
             consistency: settings.consistency,
             pool_defaults: settings.pool,
             failover_wait: settings.failover_wait,
+            health,
             read_only_transactions_on_replicas: settings.read_only_transactions_on_replicas,
         })
     }
@@ -245,6 +251,18 @@ impl Cluster {
         let name = name.to_owned();
         let node = self.ask(|done| Command::Remove { name, done }).await?;
         node.retire().await;
+        Ok(())
+    }
+
+    /// Has a replica get no more statements, and waits until those that it is running have ended; or
+    /// takes it back.
+    pub(crate) async fn drain(&self, name: &str, on: bool) -> Result<(), Error> {
+        let name = name.to_owned();
+        let drain = |done| Command::Drain { name, on, done };
+        let node = self.ask(drain).await?;
+        if on {
+            node.drained().await;
+        }
         Ok(())
     }
 

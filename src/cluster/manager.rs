@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::{FORGIVEN_AFTER, delay};
 use super::catalog;
-use super::member::{Health, Member};
-use super::probe::{look_at, until_due};
+use super::checkup::Record;
+use super::member::Member;
 use super::refresh::{self, Refresh};
 use super::succession;
 use super::topology::Topology;
 use crate::classify::{Catalog, Classifier};
+use crate::config::HealthConfig;
 use crate::error::{ConnectError, Error};
 use crate::guarantee::Board;
+use crate::health::Signal;
 use crate::node::{Facts, Node, Probe};
 use crate::status::Bell;
 
@@ -53,6 +54,12 @@ pub(crate) enum Command {
         name: String,
         done: oneshot::Sender<Result<Arc<Node>, Error>>,
     },
+    /// Takes a replica out of use, or back.
+    Drain {
+        name: String,
+        on: bool,
+        done: oneshot::Sender<Result<Arc<Node>, Error>>,
+    },
     SetWeight {
         name: String,
         weight: u32,
@@ -61,19 +68,17 @@ pub(crate) enum Command {
 }
 
 /// What one of the manager's own tasks found.
-enum Finding {
+pub(super) enum Finding {
     Probe(Arc<Node>, Result<Probe, ConnectError>),
     Catalog(Option<Catalog>),
 }
 
-/// How a node has fared.
-pub(super) struct Record {
-    pub(super) node: Arc<Node>,
-    failures: u32,
-    last_failure: Instant,
-    probing: bool,
-    /// It does not answer on connections that are open.
-    silent: bool,
+/// What the manager does next.
+enum Turn {
+    Obey(Command),
+    Learn(Finding),
+    Catalog,
+    Round,
 }
 
 /// What a manager works with.
@@ -86,6 +91,7 @@ pub(super) struct Parts {
     pub(super) board: Arc<Board>,
     pub(super) remote_apply: bool,
     pub(super) bell: Bell,
+    pub(super) health: Arc<HealthConfig>,
 }
 
 pub(crate) struct Manager {
@@ -97,9 +103,11 @@ pub(crate) struct Manager {
     pub(super) board: Arc<Board>,
     pub(super) remote_apply: bool,
     bell: Bell,
+    pub(super) health: Arc<HealthConfig>,
     /// One for each node. They end with their node, or with the manager.
     pub(super) watchers: JoinSet<()>,
-    tasks: JoinSet<Finding>,
+    pub(super) watching: Vec<(Arc<Node>, AbortHandle)>,
+    pub(super) tasks: JoinSet<Finding>,
     pub(super) records: Vec<Record>,
     catalog: Refresh,
     catalog_due: Option<Instant>,
@@ -116,7 +124,9 @@ impl Manager {
             board: parts.board,
             remote_apply: parts.remote_apply,
             bell: parts.bell,
+            health: parts.health,
             watchers: JoinSet::new(),
+            watching: Vec::new(),
             tasks: JoinSet::new(),
             records: Vec::new(),
             catalog: Refresh::new(),
@@ -130,22 +140,42 @@ impl Manager {
             self.watch(member);
             self.probe(&member.node, Duration::ZERO);
         }
+        let mut rounds = tokio::time::interval(self.health.interval);
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let turn = tokio::select! {
                 () = self.stop.cancelled() => break,
                 message = self.messages.recv() => match message {
-                    Some(command) => self.obey(command),
+                    Some(command) => Turn::Obey(command),
                     None => break,
                 },
-                () = at(self.catalog_due) => self.load_wanted_catalog(),
-                Some(_) = self.watchers.join_next() => {}
+                () = at(self.catalog_due) => Turn::Catalog,
+                Some(_) = self.watchers.join_next() => continue,
                 Some(finding) = self.tasks.join_next() => match finding {
-                    Ok(finding) => self.learn(finding),
-                    Err(panic) => self.task_died(&panic),
+                    Ok(finding) => Turn::Learn(finding),
+                    Err(panic) => {
+                        tracing::error!(target: "diesel_replicated", error = %panic, "task_died");
+                        continue;
+                    }
                 },
+                _ = rounds.tick() => Turn::Round,
+            };
+            // The pool without its manager would never hear of a failure again.
+            let taken = std::panic::catch_unwind(AssertUnwindSafe(|| self.take(turn)));
+            if taken.is_err() {
+                tracing::error!(target: "diesel_replicated", error = "the manager panicked", "task_died");
             }
         }
         self.end();
+    }
+
+    fn take(&mut self, turn: Turn) {
+        match turn {
+            Turn::Obey(command) => self.obey(command),
+            Turn::Learn(finding) => self.learn(finding),
+            Turn::Catalog => self.load_wanted_catalog(),
+            Turn::Round => self.make_rounds(),
+        }
     }
 
     fn obey(&mut self, command: Command) {
@@ -166,6 +196,9 @@ impl Manager {
             Command::Remove { name, done } => {
                 let _ = done.send(self.remove(&name));
             }
+            Command::Drain { name, on, done } => {
+                let _ = done.send(self.drain(&name, on));
+            }
             Command::SetWeight { name, weight, done } => {
                 let _ = done.send(self.set_weight(&name, weight));
             }
@@ -179,134 +212,6 @@ impl Manager {
         }
     }
 
-    /// Leaves the node out at once and has it tried again after a growing delay.
-    fn failed(&mut self, node: &Arc<Node>, cause: String) {
-        if !self.is_member(node) {
-            return;
-        }
-        let is_up = self.is_up(node);
-        let record = self.record(node);
-        if record.probing {
-            // The probe under way tells the rest; meanwhile the node serves nobody.
-            if is_up {
-                self.change(node, |member| member.turn(Health::Down(cause)));
-            }
-            return;
-        }
-        if record.last_failure.elapsed() > FORGIVEN_AFTER {
-            record.failures = 0;
-        }
-        record.failures = record.failures.saturating_add(1);
-        record.last_failure = Instant::now();
-        let pause = delay(record.failures, rand::random());
-        let silent = std::mem::take(&mut record.silent);
-        let name = &node.name;
-        tracing::warn!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_down");
-        self.change(node, |member| member.turn(Health::Down(cause.clone())));
-        if silent {
-            // Whoever waits there for an answer would wait for as long as it is frozen.
-            node.pool.connector().end_generation(cause);
-        }
-        self.probe(node, pause);
-    }
-
-    /// Looks at the node at once, and leaves it in until that fails.
-    fn suspected(&mut self, node: &Arc<Node>, cause: &str) {
-        if self.is_member(node) && !self.record(node).probing {
-            tracing::debug!(target: "diesel_replicated", node = node.name, cause, "node_suspected");
-            self.probe(node, Duration::ZERO);
-        }
-    }
-
-    /// It may be frozen, or only slow: a new connection tells.
-    fn silent(&mut self, node: &Arc<Node>, cause: &str) {
-        if self.is_member(node) {
-            self.record(node).silent = true;
-            self.suspected(node, cause);
-        }
-    }
-
-    fn probed(&mut self, node: &Arc<Node>, answer: Result<Probe, ConnectError>) {
-        if !self.is_member(node) {
-            return;
-        }
-        self.record(node).probing = false;
-        match answer {
-            Ok(probe) => {
-                if !self.is_up(node) {
-                    let role = probe.role;
-                    tracing::info!(target: "diesel_replicated", node = node.name, ?role, "node_up");
-                }
-                self.record(node).silent = false;
-                self.change(node, |member| {
-                    member.role = probe.role;
-                    if let Some(facts) = &probe.facts {
-                        let stray = member.stray;
-                        member.note(facts, stray);
-                    }
-                    member.turn(Health::Up);
-                });
-                self.load_wanted_catalog();
-            }
-            // A full server that serves connections of ours is doing well enough.
-            Err(error) if error.is_transient() && node.pool.connector().open() > 0 => {
-                if !self.is_up(node) {
-                    self.failed(node, error.to_string());
-                }
-            }
-            Err(error) => self.failed(node, error.to_string()),
-        }
-    }
-
-    /// Whether it has not been removed meanwhile.
-    fn is_member(&self, node: &Arc<Node>) -> bool {
-        self.publish.borrow().member(node).is_some()
-    }
-
-    fn is_up(&self, node: &Arc<Node>) -> bool {
-        let topology = self.publish.borrow();
-        topology
-            .member(node)
-            .is_some_and(|member| member.health == Health::Up)
-    }
-
-    fn task_died(&self, error: &tokio::task::JoinError) {
-        tracing::error!(target: "diesel_replicated", %error, "task_died");
-    }
-
-    pub(super) fn probe(&mut self, node: &Arc<Node>, pause: Duration) {
-        if !self.is_member(node) {
-            return;
-        }
-        let record = self.record(node);
-        record.probing = true;
-        let silent = record.silent;
-        let node = Arc::clone(node);
-        let topology = self.publish.subscribe();
-        self.tasks.spawn(async move {
-            until_due(pause, topology).await;
-            let answer = look_at(&node, silent).await;
-            Finding::Probe(node, answer)
-        });
-    }
-
-    fn record(&mut self, node: &Arc<Node>) -> &mut Record {
-        let found = self.records.iter();
-        let place = found
-            .take_while(|record| !Arc::ptr_eq(&record.node, node))
-            .count();
-        if place == self.records.len() {
-            self.records.push(Record {
-                node: Arc::clone(node),
-                failures: 0,
-                last_failure: Instant::now(),
-                probing: false,
-                silent: false,
-            });
-        }
-        &mut self.records[place]
-    }
-
     fn want_catalog(&mut self, interval: Duration) {
         self.catalog.want(interval);
         self.load_wanted_catalog();
@@ -314,7 +219,7 @@ impl Manager {
 
     /// Loads the catalog if it is wanted and a node can be asked: the primary first, whose
     /// catalog is never behind.
-    fn load_wanted_catalog(&mut self) {
+    pub(super) fn load_wanted_catalog(&mut self) {
         let now = Instant::now();
         let due = self.catalog.due(now);
         self.catalog_due = due.filter(|due| *due > now);
@@ -351,6 +256,19 @@ impl Manager {
         self.publish(|topology| topology.with_catalog_asked());
         self.catalog.ended(loaded, Instant::now());
         self.load_wanted_catalog();
+    }
+
+    /// Passes on what is heard of a node; nothing is published that is not news.
+    pub(super) fn hear(&self, node: &Arc<Node>, signal: Signal) {
+        let mut heard = match self.publish.borrow().member(node) {
+            Some(member) => member.clone(),
+            None => return,
+        };
+        let before = heard.health.clone();
+        heard.hear(signal, &self.health);
+        if heard.health != before {
+            self.change(node, |member| *member = heard);
+        }
     }
 
     pub(super) fn change(&self, node: &Arc<Node>, change: impl FnOnce(&mut Member)) {

@@ -1,11 +1,12 @@
 //! One node among the others, and what is known of it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
-use crate::config::DeclaredRole;
+use crate::config::{DeclaredRole, HealthConfig};
 use crate::election::{Sight, Standing};
 use crate::guarantee::Progress;
+use crate::health::{Health, Signal};
 use crate::node::{Facts, Node, Place, Receiver};
 use crate::route::NodeKind;
 use crate::status::{NodeHealth, Transition};
@@ -13,34 +14,6 @@ use crate::wire::ServerRole;
 
 /// How many transitions of a node are remembered.
 const REMEMBERED: usize = 16;
-
-/// How a node is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Health {
-    /// Not asked yet. Leaves to `Up` or `Down` with the first answer.
-    Unknown,
-    /// It was reached, and nothing has failed since. Leaves to `Down` with the first failure.
-    Up,
-    /// It failed, with this for a cause. Leaves to `Up` when a probe reaches it.
-    Down(String),
-}
-
-impl Health {
-    pub(crate) fn kind(&self) -> NodeHealth {
-        match self {
-            Self::Unknown => NodeHealth::Unknown,
-            Self::Up => NodeHealth::Up,
-            Self::Down(_) => NodeHealth::Down,
-        }
-    }
-
-    pub(crate) fn cause(&self) -> Option<&str> {
-        match self {
-            Self::Unknown | Self::Up => None,
-            Self::Down(cause) => Some(cause),
-        }
-    }
-}
 
 /// One node and what is known of it.
 #[derive(Clone, Debug)]
@@ -77,7 +50,7 @@ impl Member {
             progress: Progress::new(),
             declared,
             role: None,
-            health: Health::Unknown,
+            health: Health::default(),
             cluster: None,
             timeline: 0,
             stray: false,
@@ -109,8 +82,21 @@ impl Member {
         self.set_weight.unwrap_or_else(|| settings.weight_as(role))
     }
 
+    /// Whether it is taken into account in the choice of a node for a read while others are there.
+    pub(crate) fn is_preferred(&self, config: &HealthConfig) -> bool {
+        self.share(config) > 0.0
+    }
+
+    /// How much of its weight counts.
+    pub(crate) fn share(&self, config: &HealthConfig) -> f64 {
+        if self.health.is_sound() {
+            return 1.0;
+        }
+        self.health.share(config, Instant::now())
+    }
+
     pub(crate) fn is_up(&self) -> bool {
-        self.health == Health::Up
+        self.health.is_up()
     }
 
     /// Whether it is up and can serve anything.
@@ -119,7 +105,7 @@ impl Member {
     }
 
     pub(crate) fn is_usable_replica(&self) -> bool {
-        self.kind() == Some(NodeKind::Replica) && self.is_up() && !self.stray
+        self.kind() == Some(NodeKind::Replica) && self.health.serves() && !self.stray
     }
 
     /// Takes note of what its server says; whether that is news.
@@ -142,21 +128,22 @@ impl Member {
         news
     }
 
-    /// Becomes this, for this cause, and remembers it.
-    pub(crate) fn turn(&mut self, health: Health) {
-        let (from, to) = (self.health.kind(), health.kind());
+    /// Takes note of what is heard of it, and remembers what it became.
+    pub(crate) fn hear(&mut self, signal: Signal, config: &HealthConfig) {
+        let from = self.health.kind();
+        self.health.hear(signal, config, Instant::now());
+        let to = self.health.kind();
         if from != to {
             let kept = self.transitions.len().saturating_sub(REMEMBERED - 1);
             let transition = Transition {
                 at: SystemTime::now(),
                 from,
                 to,
-                cause: health.cause().map(str::to_owned),
+                cause: self.health.cause(),
             };
             let earlier = self.transitions.iter().skip(kept).cloned();
             self.transitions = earlier.chain([transition]).collect();
         }
-        self.health = health;
     }
 
     /// What the election sees of it.
@@ -164,8 +151,8 @@ impl Member {
         Sight {
             declared: self.declared,
             role: self.role,
-            asked: self.health != Health::Unknown,
-            reachable: !matches!(self.health, Health::Down(_)),
+            asked: self.health.is_asked(),
+            reachable: !self.health.is_down(),
             cluster: self.cluster,
             timeline: self.timeline,
         }
@@ -175,10 +162,10 @@ impl Member {
     pub(crate) fn describe(&self) -> String {
         let name = &self.node.name;
         let what = self.what();
-        match &self.health {
-            Health::Unknown => format!("`{name}`: {what}, not reached yet"),
-            Health::Up => format!("`{name}`: {what}, up"),
-            Health::Down(cause) => format!("`{name}`: {what}, down: {cause}"),
+        match (self.health.kind(), self.health.cause()) {
+            (NodeHealth::Unknown, _) => format!("`{name}`: {what}, not reached yet"),
+            (health, None) => format!("`{name}`: {what}, {health}"),
+            (health, Some(cause)) => format!("`{name}`: {what}, {health}: {cause}"),
         }
     }
 

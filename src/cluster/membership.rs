@@ -8,11 +8,13 @@ use super::member::Member;
 use super::topology::Topology;
 use super::watcher::Watcher;
 use crate::error::Error;
+use crate::health::Signal;
 use crate::node::Node;
 use crate::route::NodeKind;
 
 impl Manager {
     pub(super) fn watch(&mut self, member: &Member) {
+        member.node.pulse.beat();
         let watcher = Watcher::new(
             Arc::clone(&member.node),
             Arc::clone(&member.progress),
@@ -20,8 +22,22 @@ impl Manager {
             self.publish.subscribe(),
             self.commands.clone(),
             self.remote_apply,
+            Arc::clone(&self.health),
         );
-        self.watchers.spawn(watcher.run());
+        let watching = self.watchers.spawn(watcher.run());
+        self.watching
+            .retain(|(node, _)| !Arc::ptr_eq(node, &member.node));
+        self.watching.push((Arc::clone(&member.node), watching));
+    }
+
+    /// Replaces a watcher that stands still, though every one of its waits has a bound.
+    pub(super) fn watch_anew(&mut self, member: &Member) {
+        let node = &member.node;
+        tracing::error!(target: "diesel_replicated", node = node.name, "task_stalled");
+        let watching = self.watching.iter();
+        let old = watching.filter(|(other, _)| Arc::ptr_eq(other, node));
+        old.for_each(|(_, task)| task.abort());
+        self.watch(member);
     }
 
     pub(super) fn add(&mut self, member: Member) -> Result<(), Error> {
@@ -48,10 +64,24 @@ impl Manager {
         let node = Arc::clone(&member.node);
         self.records
             .retain(|record| !Arc::ptr_eq(&record.node, &node));
+        self.watching
+            .retain(|(other, _)| !Arc::ptr_eq(other, &node));
         self.publish(|topology| {
             topology.changed(|members| members.retain(|other| !Arc::ptr_eq(&other.node, &node)))
         });
         Ok(node)
+    }
+
+    pub(super) fn drain(&mut self, name: &str, on: bool) -> Result<Arc<Node>, Error> {
+        let topology = Arc::clone(&self.publish.borrow());
+        let member = find(&topology, name)?;
+        if on && member.kind() == Some(NodeKind::Primary) {
+            return Err(Error::IsPrimary {
+                name: name.to_owned(),
+            });
+        }
+        self.hear(&member.node, Signal::Drain(on));
+        Ok(Arc::clone(&member.node))
     }
 
     pub(super) fn set_weight(&mut self, name: &str, weight: u32) -> Result<(), Error> {

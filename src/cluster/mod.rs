@@ -4,8 +4,10 @@
 
 mod backoff;
 mod catalog;
+mod checkup;
 mod handle;
 mod manager;
+mod measure;
 mod member;
 mod membership;
 mod oids;
@@ -20,6 +22,7 @@ mod tracker;
 mod watcher;
 
 pub(crate) use handle::{Cluster, Options};
+pub(crate) use measure::lag;
 pub(crate) use member::Member;
 pub(crate) use registry::shared;
 pub(crate) use start::{options, started};

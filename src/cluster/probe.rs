@@ -12,9 +12,6 @@ use super::topology::Topology;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::node::{Node, Probe};
 
-/// How long a node that is silent on open connections has to answer on a new one.
-const SILENCE: Duration = Duration::from_secs(1);
-
 /// How often nodes are looked at while none takes writes.
 const URGENT: Duration = Duration::from_millis(100);
 
@@ -28,11 +25,11 @@ pub(super) async fn until_due(pause: Duration, mut topology: watch::Receiver<Arc
     tokio::time::sleep_until(due.min(Instant::now() + URGENT)).await;
 }
 
-/// Opens a connection to the node; quickly, if it is silent on those that are open.
-pub(super) async fn look_at(node: &Node, silent: bool) -> Result<Probe, ConnectError> {
+/// Opens a connection to the node within `limit`: one that is silent on those that are open has
+/// little time left.
+pub(super) async fn look_at(node: &Node, limit: Duration) -> Result<Probe, ConnectError> {
     // Code of the application's runs in there, when a connection is set up.
     let probe = AssertUnwindSafe(node.pool.probe()).catch_unwind();
-    let limit = if silent { SILENCE } else { Duration::MAX };
     let failed = |kind, message: &str| Err(ConnectError::new(&node.name, kind, message));
     match tokio::time::timeout(limit, probe).await {
         Ok(Ok(answer)) => answer,

@@ -47,7 +47,7 @@ fn compare(earlier: &Member, member: &Member, bell: &Bell) {
     let (at, node) = (SystemTime::now(), member.node.name.clone());
     let (from, to) = (earlier.health.kind(), member.health.kind());
     if from != to {
-        let cause = member.health.cause().map(str::to_owned);
+        let cause = member.health.cause();
         let node = node.clone();
         bell.ring(Event::NodeChanged {
             at,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::member::{Health, Member};
+use super::member::Member;
 use crate::election::{Past, Sight, Standing, elect};
 use crate::node::Node;
 use crate::route::NodeKind;
@@ -70,8 +70,7 @@ impl Topology {
     pub(crate) fn is_settled(&self) -> bool {
         let mut members = self.members.iter();
         let nobody_to_ask = !members.clone().any(Member::is_of_use);
-        members.all(|member| member.health != Health::Unknown)
-            && (self.catalog_asked || nobody_to_ask)
+        members.all(|member| member.health.is_asked()) && (self.catalog_asked || nobody_to_ask)
     }
 
     pub(crate) fn member(&self, node: &Arc<Node>) -> Option<&Member> {

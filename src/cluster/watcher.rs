@@ -12,12 +12,10 @@ use tokio::time::{sleep, timeout};
 use super::manager::Command;
 use super::member::Member;
 use super::topology::Topology;
+use crate::config::HealthConfig;
 use crate::guarantee::{Board, NewTimeline, Progress, Received};
 use crate::node::{Facts, Monitor, Node, Place};
 use crate::position::{Lsn, Position, Sample, Standing};
-
-/// How often a node is asked when nobody waits and nothing is written.
-const IDLE: Duration = Duration::from_secs(1);
 
 /// How often every node is asked while none takes writes: one may just be promoted.
 const URGENT: Duration = Duration::from_millis(20);
@@ -34,9 +32,6 @@ const SETTLED: Duration = Duration::from_millis(1);
 const EAGER: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long an answer may take. Whoever waits has a bound of their own.
-const ANSWER: Duration = Duration::from_secs(1);
-
 /// How long to leave a node alone that could not be asked.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -51,6 +46,7 @@ pub(super) struct Watcher {
     commands: mpsc::WeakSender<Command>,
     /// The pool's commits wait until synchronous standbys have applied them.
     remote_apply: bool,
+    health: Arc<HealthConfig>,
     /// Where the node was when it was last seen as a standby.
     replayed: Lsn,
     /// Since when somebody waits, counted in questions.
@@ -69,6 +65,7 @@ impl Watcher {
         topology: watch::Receiver<Arc<Topology>>,
         commands: mpsc::WeakSender<Command>,
         remote_apply: bool,
+        health: Arc<HealthConfig>,
     ) -> Self {
         Self {
             node,
@@ -77,6 +74,7 @@ impl Watcher {
             topology,
             commands,
             remote_apply,
+            health,
             replayed: Lsn(0),
             eager: 0,
             identified: Instant::now(),
@@ -89,6 +87,7 @@ impl Watcher {
     pub(super) async fn run(mut self) {
         let left = self.node.pool.connector().shutdown.clone();
         loop {
+            self.node.pulse.beat();
             let watching = AssertUnwindSafe(self.watch()).catch_unwind();
             tokio::select! {
                 () = left.cancelled() => return,
@@ -124,10 +123,11 @@ impl Watcher {
     /// Asks again and again. Returns why it ended.
     async fn follow(&mut self, monitor: &mut Monitor) -> String {
         loop {
+            self.node.pulse.beat();
             let asked = Instant::now();
             let upto = self.board.drawn();
             let question = self.progress.asks();
-            match timeout(ANSWER, monitor.ask()).await {
+            match timeout(self.health.timeout, monitor.ask()).await {
                 Ok(Ok(Some(facts))) => {
                     self.node.tells(&facts, asked.elapsed());
                     self.note(&facts);
@@ -140,7 +140,7 @@ impl Watcher {
                 Err(_) => return self.silent(),
             }
             for question in self.progress.take_questions() {
-                match timeout(ANSWER, monitor.over(question.transactions)).await {
+                match timeout(self.health.timeout, monitor.over(question.transactions)).await {
                     Ok(Ok(over)) => {
                         let _ = question.answer.send((over, Arc::clone(monitor.wire())));
                     }
@@ -151,7 +151,7 @@ impl Watcher {
             self.pause(asked).await;
             if !self.progress.is_wanted() && self.identified.elapsed() > IDENTITY {
                 self.identified = Instant::now();
-                match timeout(ANSWER, monitor.identify()).await {
+                match timeout(self.health.timeout, monitor.identify()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => return error.to_string(),
                     Err(_) => return self.silent(),
@@ -162,7 +162,7 @@ impl Watcher {
 
     /// Tells that the node does not answer, and why it is not followed any more.
     fn silent(&self) -> String {
-        let cause = format!("no answer within {ANSWER:?}");
+        let cause = format!("no answer within {:?}", self.health.timeout);
         self.tell(Command::Silent {
             node: Arc::clone(&self.node),
             cause: cause.clone(),
@@ -275,7 +275,7 @@ impl Watcher {
         }
         let mut topology = self.topology.clone();
         let urgent = topology.wait_for(|topology| !topology.takes_writes());
-        let _ = timeout(IDLE, urgent).await;
+        let _ = timeout(self.health.interval, urgent).await;
         if !self.topology.borrow().takes_writes() {
             sleep(URGENT).await;
         }
@@ -334,7 +334,7 @@ impl Watcher {
         if facts.timeline == 1 {
             return Some(NewTimeline::History(Vec::new()));
         }
-        match timeout(ANSWER, monitor.timelines(facts.timeline)).await {
+        match timeout(self.health.timeout, monitor.timelines(facts.timeline)).await {
             Ok(Ok(Some(ended))) => Some(NewTimeline::History(ended)),
             // It may not be read.
             _ => Some(NewTimeline::Bounds {

@@ -27,6 +27,10 @@ const SIMPLE: &[&str] = &[
     "consistency_wait",
     "strong_reads_on_replicas",
     "durability",
+    "health_interval",
+    "health_timeout",
+    "max_lag",
+    "max_lag_bytes",
 ];
 
 /// [`Config::from_env`].

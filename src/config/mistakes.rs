@@ -203,6 +203,14 @@ pub enum ConfigError {
         /// What was given.
         share: f64,
     },
+    /// A setting of [`HealthConfig`](crate::HealthConfig) is not valid.
+    #[error("`health.{setting}` is not valid: use {expected}")]
+    Health {
+        /// The setting.
+        setting: &'static str,
+        /// What it can be.
+        expected: &'static str,
+    },
     /// A function is said both to write and not to.
     #[error("function `{name}` is both in `functions.allow` and in `functions.deny`: keep one")]
     FunctionAllowedAndDenied {

@@ -6,6 +6,7 @@ mod consistency;
 mod durability;
 mod duration;
 mod env;
+mod health;
 mod login;
 mod mistakes;
 mod node;
@@ -26,6 +27,7 @@ pub(crate) use at_run_time::{check_replica, check_weight};
 pub(crate) use conn_string::redact;
 pub use consistency::{Consistency, ConsistencyConfig, InvalidConsistency, WriteScope};
 pub use durability::Durability;
+pub use health::HealthConfig;
 pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
 pub use node::{DeclaredRole, NodeConfig, Primary, Replica};
 pub use pool::{PoolConfig, PoolOverrides};
@@ -89,6 +91,9 @@ pub struct Config {
     pub consistency: ConsistencyConfig,
     /// How far commits must get before they are acknowledged. Default: what the server says.
     pub durability: Option<Durability>,
+    /// How nodes are watched, and from when on one counts as down, lagging or slow. Default: see
+    /// [`HealthConfig`].
+    pub health: HealthConfig,
     /// What the application knows of SQL functions. Default: nothing.
     pub functions: FunctionConfig,
     /// Statements run in this order on every new server connection of every node, such as
@@ -115,6 +120,7 @@ impl Default for Config {
             read_only_transactions_on_replicas: false,
             consistency: ConsistencyConfig::default(),
             durability: None,
+            health: HealthConfig::default(),
             functions: FunctionConfig::default(),
             setup_sql: Vec::new(),
             close_timeout: Duration::from_secs(10),
@@ -154,6 +160,8 @@ impl Config {
     /// | `consistency_wait` | [`ConsistencyConfig::wait`] |
     /// | `strong_reads_on_replicas` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     /// | `durability` | [`Config::durability`]: `off`, `local`, `remote_write`, `on` or `remote_apply` |
+    /// | `health_interval`, `health_timeout` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
+    /// | `max_lag`, `max_lag_bytes` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
     ///
     /// A duration is a number of seconds (`30`, `2.5`) or has a unit (`250ms`, `30s`, `10min`,
     /// `1h`); `max_lifetime` and `idle_timeout` may also be `never`.
@@ -205,6 +213,8 @@ impl Config {
     /// | `DATABASE_CONSISTENCY_WAIT` | [`ConsistencyConfig::wait`] |
     /// | `DATABASE_STRONG_READS_ON_REPLICAS` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     /// | `DATABASE_DURABILITY` | [`Config::durability`] |
+    /// | `DATABASE_HEALTH_INTERVAL`, `DATABASE_HEALTH_TIMEOUT` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
+    /// | `DATABASE_MAX_LAG`, `DATABASE_MAX_LAG_BYTES` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
     /// | `DATABASE_FUNCTIONS_ALLOW` | [`FunctionConfig::allow`], with commas or white space between |
     /// | `DATABASE_FUNCTIONS_DENY` | [`FunctionConfig::deny`], likewise |
     /// | `DATABASE_SETUP_SQL` | One statement of [`Config::setup_sql`] |
@@ -274,6 +284,7 @@ impl fmt::Debug for Config {
             )
             .field("consistency", &self.consistency)
             .field("durability", &self.durability)
+            .field("health", &self.health)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Config, ConsistencyConfig, DeclaredRole, Durability, NodeConfig, Policy};
+use super::{
+    Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, NodeConfig, Policy,
+};
 
 impl Config {
     /// Adds `node` as the primary.
@@ -108,6 +110,13 @@ impl Config {
     #[must_use]
     pub fn durability(mut self, durability: impl Into<Option<Durability>>) -> Self {
         self.durability = durability.into();
+        self
+    }
+
+    /// Sets [`health`](Self::health).
+    #[must_use]
+    pub fn health(mut self, health: HealthConfig) -> Self {
+        self.health = health;
         self
     }
 

@@ -44,6 +44,10 @@ pub(crate) const POOL: &[&str] = &[
     "consistency_wait",
     "strong_reads_on_replicas",
     "durability",
+    "health_interval",
+    "health_timeout",
+    "max_lag",
+    "max_lag_bytes",
 ];
 
 /// `name` as a constant, if a connection string may contain it.
@@ -93,6 +97,12 @@ pub(crate) fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), 
         }
         "durability" => {
             config.durability = Some(Durability::parse(value).ok_or(Durability::EXPECTED)?);
+        }
+        "health_interval" => config.health.interval = length(value)?,
+        "health_timeout" => config.health.timeout = length(value)?,
+        "max_lag" => config.health.max_lag = limit(value)?,
+        "max_lag_bytes" => {
+            config.health.max_lag_bytes = Some(value.parse().map_err(|_| NUMBER)?);
         }
         _ => return Err("a setting of the pool"),
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, Policy, PoolConfig,
+    ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, HealthConfig, Policy, PoolConfig,
     statement_count,
 };
 
@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) read_only_transactions_on_replicas: bool,
     pub(crate) consistency: ConsistencyConfig,
     pub(crate) durability: Option<Durability>,
+    pub(crate) health: HealthConfig,
     pub(crate) functions: FunctionConfig,
     pub(crate) setup_sql: Vec<String>,
     pub(crate) close_timeout: Duration,
@@ -120,6 +121,7 @@ impl fmt::Debug for Settings {
             )
             .field("consistency", &self.consistency)
             .field("durability", &self.durability)
+            .field("health", &self.health)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)

@@ -38,6 +38,7 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
                 .collect(),
             consistency: config.consistency.clone(),
             durability: config.durability,
+            health: config.health.clone(),
             close_timeout: config.close_timeout,
             failover_wait: config.failover_wait,
         },
@@ -133,6 +134,7 @@ fn check_duration(
 
 /// What is neither of a node nor of its pool.
 fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
+    config.health.check(errors);
     // Written so that not-a-number is refused too.
     if !(0.0..=1.0).contains(&config.fallback_share) {
         errors.push(ConfigError::FallbackShare {

@@ -9,7 +9,6 @@ use crate::cluster::{Member, Topology};
 use crate::error::Error;
 use crate::node::{Lease, Node, Pooled};
 use crate::route::{NodeKind, RouteReason};
-use crate::routing::{Candidate, select};
 use crate::wire::ServerRole;
 
 /// What a read that wants a replica gets.
@@ -213,7 +212,7 @@ impl ReplicatedConnection {
                 && !lease.is_abandoned()
                 && topology
                     .member(lease.node())
-                    .is_some_and(|member| self.qualifies(member, reading));
+                    .is_some_and(|member| self.may_stay(member, reading));
             if !usable {
                 session.replica = None;
                 return None;
@@ -249,49 +248,6 @@ impl ReplicatedConnection {
             }
         }
         None
-    }
-
-    /// The member that the policy chooses for a read; the primary takes part by its weight.
-    fn pick<'t>(&self, topology: &'t Topology, reading: &Reading<'_>) -> Option<&'t Member> {
-        let forced = self.session().forced == Some(NodeKind::Replica);
-        let primary = topology.primary().filter(|member| {
-            member.weight() > 0 && !forced && member.is_of_use() && reading.may_try(member)
-        });
-        let mut members: Vec<&Member> = topology
-            .usable_replicas()
-            .filter(|member| self.qualifies(member, reading))
-            .collect();
-        if members.is_empty() {
-            return None;
-        }
-        members.extend(primary);
-        if let [only] = members[..] {
-            return Some(only);
-        }
-        let candidates: Vec<Candidate<'_>> = members
-            .iter()
-            .map(|member| Candidate {
-                name: &member.node.name,
-                weight: member.weight(),
-                in_flight: member.node.in_flight(),
-                tags: &member.node.tags,
-            })
-            .collect();
-        let place = select(&candidates, &*self.cluster.policy, &mut rand::random)?;
-        members.get(place).copied()
-    }
-
-    /// The node to wait for: `first`, unless its pool is full and another's can still grow.
-    fn with_room(&self, topology: &Topology, first: Arc<Node>, reading: &Reading<'_>) -> Arc<Node> {
-        if first.pool.can_grow() {
-            return first;
-        }
-        let mut others = topology
-            .usable_replicas()
-            .filter(|member| member.node.pool.can_grow() && self.qualifies(member, reading));
-        others
-            .next()
-            .map_or(first, |member| Arc::clone(&member.node))
     }
 
     /// Keeps the connection for the next read, unless that would be holding it while the session

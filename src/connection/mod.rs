@@ -3,6 +3,7 @@
 mod acquire;
 mod action;
 mod cancel;
+mod choice;
 mod consistency;
 mod durability;
 mod execute;

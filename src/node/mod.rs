@@ -8,6 +8,7 @@ mod lease;
 mod manager;
 mod monitor;
 mod pool;
+mod pulse;
 mod recycle;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ pub(crate) use facts::{Facts, Place, Receiver};
 pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use monitor::Monitor;
 pub(crate) use pool::{NodePool, Pooled, Probe};
+pub(crate) use pulse::Pulse;
 
 use crate::config::NodeSettings;
 use crate::error::ConnectError;
@@ -59,6 +61,8 @@ pub(crate) struct Node {
     in_flight: AtomicUsize,
     quiet: Notify,
     told: Mutex<Option<Arc<Told>>>,
+    /// Of its watcher.
+    pub(crate) pulse: Pulse,
     pub(crate) runtime: Handle,
 }
 
@@ -91,6 +95,7 @@ impl Node {
                 in_flight: AtomicUsize::new(0),
                 quiet: Notify::new(),
                 told: Mutex::default(),
+                pulse: Pulse::default(),
                 runtime: runtime.clone(),
             }
         })
@@ -103,7 +108,7 @@ impl Node {
     /// The server has said this of itself, and took so long. For the watcher alone.
     pub(crate) fn tells(&self, facts: &Facts, took: Duration) {
         /// Of the average, so much is the last answer's.
-        const WEIGHT: f64 = 0.1;
+        const WEIGHT: f64 = 0.3;
         let mut told = self.told_mut();
         let known = told.as_ref().map_or(took, |told| told.round_trip);
         *told = Some(Arc::new(Told {
@@ -129,14 +134,19 @@ impl Node {
     /// Waits until no statement and no transaction is under way, then ends every connection, and
     /// opens no more.
     pub(crate) async fn retire(&self) {
+        self.drained().await;
+        self.end();
+    }
+
+    /// Waits until no statement and no transaction is under way.
+    pub(crate) async fn drained(&self) {
         loop {
             let quiet = self.quiet.notified();
             if self.in_flight() == 0 {
-                break;
+                return;
             }
             quiet.await;
         }
-        self.end();
     }
 
     /// Ends every connection, whatever runs on it, and opens no more.

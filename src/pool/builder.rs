@@ -11,7 +11,9 @@ use tokio::runtime::Handle;
 
 use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
-use crate::config::{Config, ConsistencyConfig, DeclaredRole, Durability, NodeConfig, Policy};
+use crate::config::{
+    Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, NodeConfig, Policy,
+};
 use crate::error::Error;
 use crate::node::SetupHook;
 use crate::routing::LoadBalancingPolicy;
@@ -126,6 +128,13 @@ impl Builder {
     /// Defaults to 5 seconds. See [`Config::failover_wait`].
     pub fn failover_wait(mut self, wait: Duration) -> Self {
         self.config.failover_wait = wait;
+        self
+    }
+
+    /// How nodes are watched, and from when on one counts as down, lagging or slow. See
+    /// [`HealthConfig`].
+    pub fn health(mut self, health: HealthConfig) -> Self {
+        self.config.health = health;
         self
     }
 

@@ -173,6 +173,27 @@ impl ReplicatedPool {
         self.cluster.remove(name).await
     }
 
+    /// Has a replica get no more statements, for as long as [`undrain_replica`](Self::undrain_replica)
+    /// does not take it back: before it is stopped for maintenance, say. Returns when the statements
+    /// and read-only transactions that it is running have ended.
+    ///
+    /// # Errors
+    ///
+    /// There is no node of this name, it is the primary, or the pool is closed.
+    pub async fn drain_replica(&self, name: &str) -> Result<(), Error> {
+        self.cluster.drain(name, true).await
+    }
+
+    /// Takes a replica back that was drained. It gets its share of the reads gradually, by
+    /// [`HealthConfig::slow_start`](crate::HealthConfig::slow_start).
+    ///
+    /// # Errors
+    ///
+    /// There is no node of this name, or the pool is closed.
+    pub async fn undrain_replica(&self, name: &str) -> Result<(), Error> {
+        self.cluster.drain(name, false).await
+    }
+
     /// Changes the weight of a node from the next choice on.
     ///
     /// # Errors

@@ -1,8 +1,6 @@
 //! Putting together what a pool says of itself.
 
-use std::time::Instant;
-
-use crate::cluster::{Cluster, Member, Topology};
+use crate::cluster::{Cluster, Member, Topology, lag};
 use crate::guarantee::Stage;
 use crate::node::{Place, Told};
 use crate::position::Position;
@@ -35,7 +33,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
     let pool = member.node.pool.state();
     let told = member.node.told();
     let (lag_bytes, lag) = match member.kind() {
-        Some(NodeKind::Replica) => lag(member, cluster),
+        Some(NodeKind::Replica) => lag(member, &cluster.board),
         _ => (None, None),
     };
     let upstream = member.sender.as_deref();
@@ -44,7 +42,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
         kind: member.kind(),
         standing: member.what(),
         health: member.health.kind(),
-        cause: member.health.cause().map(str::to_owned),
+        cause: member.health.cause(),
         transitions: member.transitions.to_vec(),
         timeline: Some(member.timeline).filter(|timeline| *timeline != 0),
         position: told.as_deref().map(position),
@@ -74,20 +72,6 @@ fn position(told: &Told) -> Position {
         Place::Standby { replayed, .. } => replayed,
     };
     Position::new(told.facts.timeline, lsn)
-}
-
-/// How far a replica is behind the primary, in bytes and in time.
-fn lag(member: &Member, cluster: &Cluster) -> (Option<u64>, Option<std::time::Duration>) {
-    let Some(replayed) = member.progress.position() else {
-        return (None, None);
-    };
-    cluster.board.with(|view| {
-        let latest = view.history.latest();
-        let bytes = latest
-            .filter(|latest| latest.timeline == replayed.timeline)
-            .map(|latest| latest.flushed.0.saturating_sub(replayed.lsn.0));
-        (bytes, view.history.age(replayed, Instant::now()))
-    })
 }
 
 /// The node at this address by its name, else the address.

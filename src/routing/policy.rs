@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Candidate<'a> {
     /// The node's name.
     pub name: &'a str,
-    /// Its weight, above 0 unless every candidate's weight is 0.
+    /// Its weight, above 0 unless every candidate's weight is 0. While one of the candidates is slow
+    /// or has just come back, weights are in thousandths, and its own is less.
     pub weight: u32,
     /// Statements that this pool is running on it now.
     pub in_flight: usize,

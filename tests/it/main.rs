@@ -17,6 +17,7 @@ mod differential;
 mod durability;
 mod failover;
 mod failures;
+mod health;
 mod instrumentation;
 mod learning;
 mod lifecycle;

@@ -95,8 +95,8 @@ async fn what_happens_is_told() {
             Event::NodeChanged {
                 node, to, cause, ..
             } => {
-                assert_eq!((node.as_str(), to), ("primary", NodeHealth::Down));
-                assert!(cause.is_some());
+                let bad = matches!(to, NodeHealth::Suspect | NodeHealth::Down);
+                assert!(node == "primary" && bad && cause.is_some(), "{told:?}");
             }
             _ => {}
         }
@@ -104,9 +104,10 @@ async fn what_happens_is_told() {
     let down = |event: &Event| matches!(event, Event::NodeChanged { .. });
     assert!(told.iter().any(down), "{told:?}");
     let history = pool.status().node("primary").unwrap().transitions.clone();
-    let steps: Vec<_> = history.iter().map(|step| (step.from, step.to)).collect();
-    let (unknown, up, down) = (NodeHealth::Unknown, NodeHealth::Up, NodeHealth::Down);
-    assert_eq!(steps, [(unknown, up), (up, down)]);
+    let (first, last) = (&history[0], &history[history.len() - 1]);
+    let (unknown, up) = (NodeHealth::Unknown, NodeHealth::Up);
+    assert_eq!((first.from, first.to), (unknown, up));
+    assert_eq!(last.to, NodeHealth::Down);
     pool.close(Duration::ZERO).await;
     while events.next().await.is_some() {}
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::only_mistake;
 use crate::config::ConfigErrors;
 use crate::config::{
-    Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, Policy, WriteScope,
+    Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, Policy,
+    WriteScope,
 };
 
 /// Names and values.
@@ -137,6 +138,28 @@ fn every_setting_has_a_variable_that_wins_over_the_url() {
         expected
     );
     config.check().unwrap();
+}
+
+#[test]
+fn the_watching_of_nodes_has_variables() {
+    let config = read(&[
+        ("DATABASE_URL", "postgres://a/x"),
+        ("DATABASE_MAX_LAG", "never"),
+        ("DATABASE_MAX_LAG_BYTES", "16777216"),
+        ("DATABASE_HEALTH_INTERVAL", "2"),
+        ("DATABASE_HEALTH_TIMEOUT", "3"),
+    ]);
+    let expected = HealthConfig::default()
+        .max_lag_bytes(16_777_216)
+        .interval(Duration::from_secs(2))
+        .timeout(Duration::from_secs(3));
+    assert_eq!(config.unwrap().health, expected);
+    let wrong = Config::from_url("postgres://a/x?health_interval=0&max_lag_bytes=0").unwrap();
+    let text = wrong.check().unwrap_err().to_string();
+    assert!(
+        text.contains("`health.interval`") && text.contains("`health.max_lag_bytes`"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::only_mistake;
 use crate::config::{
-    Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, Host, Policy, Replica,
-    Settings,
+    Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, Host, Policy,
+    Replica, Settings,
 };
 use crate::config::{ConfigError, UrlProblem};
 
@@ -141,7 +141,7 @@ fn a_password_may_be_any_bytes_and_may_come_without_a_user() {
 fn parameters_of_the_pool_are_read() {
     let config = Config::from_url(
         "postgres://u@db1,db2/a?max_size=20&min_idle=2&connection_timeout=1.5&max_lifetime=never\
-         &idle_timeout=5min&close_timeout=250ms&failover_wait=1s&policy=round_robin&weights=0,3&fallback_share=0.25\
+         &idle_timeout=5min&close_timeout=250ms&failover_wait=1s&max_lag=30s&max_lag_bytes=1000&health_interval=500ms&health_timeout=2s&policy=round_robin&weights=0,3&fallback_share=0.25\
          &consistency=bounded_staleness:5s&write_scope=session&consistency_wait=1ms&durability=off\
          &start_read_only=true&read_only_transactions_on_replicas=on&sslmode=disable\
          &target_session_attrs=any",
@@ -157,6 +157,13 @@ fn parameters_of_the_pool_are_read() {
         .idle_timeout(Duration::from_secs(300))
         .close_timeout(Duration::from_millis(250))
         .failover_wait(Duration::from_secs(1))
+        .health(
+            HealthConfig::default()
+                .max_lag(Duration::from_secs(30))
+                .max_lag_bytes(1000)
+                .interval(Duration::from_millis(500))
+                .timeout(Duration::from_secs(2)),
+        )
         .policy(Policy::RoundRobin)
         .fallback_share(0.25)
         .start_read_only(true)

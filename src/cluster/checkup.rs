@@ -1,0 +1,181 @@
+//! What the manager does about what it hears of nodes: looks again, leaves out, takes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::backoff::{FORGIVEN_AFTER, delay};
+use super::manager::{Finding, Manager};
+use super::measure::measure;
+use super::member::Member;
+use super::probe::{look_at, until_due};
+use crate::error::{ConnectError, ConnectErrorKind};
+use crate::health::Signal;
+use crate::node::{Node, Probe};
+
+/// How a node has fared.
+pub(super) struct Record {
+    pub(super) node: Arc<Node>,
+    failures: u32,
+    last_failure: Instant,
+    probing: bool,
+    /// It does not answer on connections that are open.
+    silent: bool,
+}
+
+impl Manager {
+    /// Leaves the node out at once and has it tried again after a growing delay.
+    pub(super) fn failed(&mut self, node: &Arc<Node>, cause: String) {
+        if !self.is_member(node) {
+            return;
+        }
+        if self.record(node).probing {
+            // The probe under way tells the rest; meanwhile the node serves nobody.
+            self.hear(node, Signal::Failed(cause));
+            return;
+        }
+        let record = self.record(node);
+        if record.last_failure.elapsed() > FORGIVEN_AFTER {
+            record.failures = 0;
+        }
+        record.failures = record.failures.saturating_add(1);
+        record.last_failure = Instant::now();
+        let pause = delay(record.failures, rand::random());
+        let silent = std::mem::take(&mut record.silent);
+        let name = &node.name;
+        tracing::warn!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_down");
+        self.hear(node, Signal::Failed(cause.clone()));
+        if silent {
+            // Whoever waits there for an answer would wait for as long as it is frozen.
+            node.pool.connector().end_generation(cause);
+        }
+        self.probe(node, pause);
+    }
+
+    /// Looks at the node at once, and leaves it in until that fails.
+    pub(super) fn suspected(&mut self, node: &Arc<Node>, cause: &str) {
+        if self.is_member(node) && !self.record(node).probing {
+            tracing::debug!(target: "diesel_replicated", node = node.name, cause, "node_suspected");
+            self.hear(node, Signal::Doubted(cause.to_owned()));
+            self.probe(node, Duration::ZERO);
+        }
+    }
+
+    /// It may be frozen, or only slow: a new connection tells.
+    pub(super) fn silent(&mut self, node: &Arc<Node>, cause: &str) {
+        if !self.is_member(node) {
+            return;
+        }
+        self.record(node).silent = true;
+        if self.record(node).probing {
+            return;
+        }
+        self.hear(node, Signal::Silent(cause.to_owned()));
+        if self.is_up(node) {
+            self.suspected(node, cause);
+        } else {
+            self.failed(node, cause.to_owned());
+        }
+    }
+
+    pub(super) fn probed(&mut self, node: &Arc<Node>, answer: Result<Probe, ConnectError>) {
+        if !self.is_member(node) {
+            return;
+        }
+        self.record(node).probing = false;
+        match answer {
+            Ok(probe) => self.reached(node, &probe),
+            // A full server that serves connections of ours is doing well enough.
+            Err(error) if error.is_transient() && node.pool.connector().open() > 0 => {
+                if self.is_up(node) {
+                    self.hear(node, Signal::Reached);
+                } else {
+                    self.failed(node, error.to_string());
+                }
+            }
+            Err(error) if error.kind == ConnectErrorKind::TimedOut && self.is_up(node) => {
+                self.silent(node, &error.to_string());
+            }
+            Err(error) => self.failed(node, error.to_string()),
+        }
+    }
+
+    fn reached(&mut self, node: &Arc<Node>, probe: &Probe) {
+        if !self.is_up(node) {
+            let role = probe.role;
+            tracing::info!(target: "diesel_replicated", node = node.name, ?role, "node_up");
+        }
+        self.record(node).silent = false;
+        let health = Arc::clone(&self.health);
+        self.change(node, |member| {
+            member.role = probe.role;
+            if let Some(facts) = &probe.facts {
+                let stray = member.stray;
+                member.note(facts, stray);
+            }
+            member.hear(Signal::Reached, &health);
+        });
+        self.load_wanted_catalog();
+    }
+
+    /// Judges every node by how it is doing.
+    pub(super) fn make_rounds(&mut self) {
+        let topology = Arc::clone(&self.publish.borrow());
+        for member in topology.members.iter().filter(|member| member.is_up()) {
+            let measure = measure(member, &topology, &self.board);
+            self.hear(&member.node, Signal::Measured(measure));
+            if member.node.pulse.is_still(&self.health) {
+                self.watch_anew(member);
+            }
+        }
+    }
+
+    /// Whether it has not been removed meanwhile.
+    fn is_member(&self, node: &Arc<Node>) -> bool {
+        self.publish.borrow().member(node).is_some()
+    }
+
+    fn is_up(&self, node: &Arc<Node>) -> bool {
+        let topology = self.publish.borrow();
+        topology.member(node).is_some_and(Member::is_up)
+    }
+
+    pub(super) fn probe(&mut self, node: &Arc<Node>, pause: Duration) {
+        if !self.is_member(node) {
+            return;
+        }
+        let record = self.record(node);
+        record.probing = true;
+        let silent = record.silent;
+        let node = Arc::clone(node);
+        let topology = self.publish.subscribe();
+        let limit = if silent {
+            self.health.timeout
+        } else {
+            Duration::MAX
+        };
+        self.tasks.spawn(async move {
+            until_due(pause, topology).await;
+            let answer = look_at(&node, limit).await;
+            Finding::Probe(node, answer)
+        });
+    }
+
+    fn record(&mut self, node: &Arc<Node>) -> &mut Record {
+        let found = self.records.iter();
+        let place = found
+            .take_while(|record| !Arc::ptr_eq(&record.node, node))
+            .count();
+        if place == self.records.len() {
+            self.records.push(Record {
+                node: Arc::clone(node),
+                failures: 0,
+                last_failure: Instant::now(),
+                probing: false,
+                silent: false,
+            });
+        }
+        &mut self.records[place]
+    }
+}

@@ -1,0 +1,65 @@
+//! How each node is doing beside the others: what their health is judged by.
+
+use std::time::{Duration, Instant};
+
+use super::member::Member;
+use super::topology::Topology;
+use crate::guarantee::Board;
+use crate::health::Measure;
+use crate::route::NodeKind;
+
+/// How far a replica is behind the primary, in bytes and in time.
+pub(crate) fn lag(member: &Member, board: &Board) -> (Option<u64>, Option<Duration>) {
+    let Some(replayed) = member.progress.position() else {
+        return (None, None);
+    };
+    board.with(|view| {
+        let latest = view.history.latest();
+        let bytes = latest
+            .filter(|latest| latest.timeline == replayed.timeline)
+            .map(|latest| latest.flushed.0.saturating_sub(replayed.lsn.0));
+        (bytes, view.history.age(replayed, Instant::now()))
+    })
+}
+
+/// How `member` is doing beside the others.
+pub(super) fn measure(member: &Member, topology: &Topology, board: &Board) -> Measure {
+    let (lag_bytes, lag) = match member.kind() {
+        // While nothing is written, nobody falls behind.
+        Some(NodeKind::Replica) if topology.takes_writes() => lag(member, board),
+        Some(NodeKind::Replica) => (None, None),
+        _ => (Some(0), Some(Duration::ZERO)),
+    };
+    let round_trip = |member: &Member| member.node.told().map(|told| told.round_trip);
+    let others = topology.members.iter();
+    let others = others.filter(|other| other.is_of_use() && other.node.name != member.node.name);
+    Measure {
+        round_trip: round_trip(member),
+        peers: median(others.filter_map(round_trip).collect()),
+        lag,
+        lag_bytes,
+    }
+}
+
+/// The lower of the two in the middle, if there are two.
+fn median(mut times: Vec<Duration>) -> Option<Duration> {
+    times.sort_unstable();
+    times.get(times.len().checked_sub(1)? / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_one_of_them() {
+        let of = |millis: &[u64]| {
+            let times = millis.iter().copied().map(Duration::from_millis);
+            median(times.collect()).map(|time| time.as_millis())
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[7]), Some(7));
+        assert_eq!(of(&[9, 1]), Some(1));
+        assert_eq!(of(&[9, 1, 5]), Some(5));
+    }
+}

@@ -1,0 +1,218 @@
+//! How a node is, from what is heard of it and when: a state machine that asks nobody.
+//!
+//! Three things are told apart and do not disturb each other: whether the node can be reached
+//! ([`Reach`]), whether it is too far behind, and whether it is slow beside its peers
+//! ([`slow`]). What comes of it is one [`NodeHealth`] for people and a share of the reads for the
+//! router.
+
+mod slow;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::HealthConfig;
+use crate::status::NodeHealth;
+use slow::Slowness;
+
+/// The share of its reads that a node has when it is slow, or has just come back.
+const LEAST: f64 = 0.1;
+
+/// A lag has to fall to this part of its bound before it is over.
+const CAUGHT_UP: f64 = 0.8;
+
+/// Something heard of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Signal {
+    /// It was reached by a new connection and answered.
+    Reached,
+    /// A connection ended that nobody had asked to end: the node may be well, and is looked at.
+    Doubted(String),
+    /// It did not answer in time.
+    Silent(String),
+    /// It refused, or broke a statement's connection.
+    Failed(String),
+    /// How it compares, told at each interval.
+    Measured(Measure),
+    /// It is to be emptied, or is not any more.
+    Drain(bool),
+}
+
+/// How a node is doing, as far as that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Measure {
+    /// How long its answers take.
+    pub(crate) round_trip: Option<Duration>,
+    /// The median of those of its peers.
+    pub(crate) peers: Option<Duration>,
+    /// How old its data is.
+    pub(crate) lag: Option<Duration>,
+    /// How much log it has yet to replay.
+    pub(crate) lag_bytes: Option<u64>,
+}
+
+/// Whether it can be reached.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum Reach {
+    #[default]
+    Unknown,
+    Up,
+    /// Being looked at, and in use only where nothing else is; silent so often in a row.
+    Doubted(u32, Arc<str>),
+    Down(Arc<str>),
+}
+
+/// One node's health.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Health {
+    reach: Reach,
+    draining: bool,
+    /// Why it is too far behind.
+    lagging: Option<Arc<str>>,
+    slowness: Slowness,
+    /// When it came back; its share grows since.
+    back: Option<Instant>,
+}
+
+impl Health {
+    /// Takes note of `signal`, heard at `now`.
+    pub(crate) fn hear(&mut self, signal: Signal, config: &HealthConfig, now: Instant) {
+        let (asked, served) = (self.is_asked(), self.serves());
+        match signal {
+            Signal::Reached => self.reach = Reach::Up,
+            Signal::Doubted(cause) => self.doubted(&cause, 0, config),
+            Signal::Silent(cause) => self.doubted(&cause, 1, config),
+            Signal::Failed(cause) => self.reach = Reach::Down(cause.into()),
+            Signal::Measured(measure) => self.measured(&measure, config, now),
+            Signal::Drain(draining) => self.draining = draining,
+        }
+        // The first to come has nothing to recover from.
+        if asked && !served && self.serves() {
+            self.back = Some(now);
+        }
+    }
+
+    fn doubted(&mut self, cause: &str, silent: u32, config: &HealthConfig) {
+        let times = match self.reach {
+            // It has to be reached before there is anything to doubt.
+            Reach::Down(_) | Reach::Unknown => return,
+            Reach::Doubted(times, _) => times.saturating_add(silent),
+            Reach::Up => silent,
+        };
+        self.reach = if times >= config.failures {
+            Reach::Down(cause.into())
+        } else {
+            Reach::Doubted(times, cause.into())
+        };
+    }
+
+    fn measured(&mut self, measure: &Measure, config: &HealthConfig, now: Instant) {
+        if self.reach != Reach::Up {
+            return;
+        }
+        self.lagging = self.lag(measure, config);
+        let was_slow = self.slowness.is_slow();
+        let Measure {
+            round_trip, peers, ..
+        } = *measure;
+        self.slowness.measured(round_trip, peers, config, now);
+        if was_slow && !self.slowness.is_slow() {
+            self.back = Some(now);
+        }
+        let done = |back: Instant| now.saturating_duration_since(back) >= config.slow_start;
+        if self.back.is_some_and(done) {
+            self.back = None;
+        }
+    }
+
+    /// Whether it is too far behind; what is not known changes nothing.
+    fn lag(&self, measure: &Measure, config: &HealthConfig) -> Option<Arc<str>> {
+        let slack = if self.lagging.is_some() {
+            CAUGHT_UP
+        } else {
+            1.0
+        };
+        let age = measure.lag.zip(config.max_lag);
+        if let Some((lag, limit)) = age.filter(|(lag, limit)| *lag > limit.mul_f64(slack)) {
+            return Some(format!("{lag:?} behind; `max_lag` is {limit:?}").into());
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a bound, roughly")]
+        let above = |(lag, limit): &(u64, u64)| *lag as f64 > *limit as f64 * slack;
+        let bytes = measure.lag_bytes.zip(config.max_lag_bytes);
+        if let Some((lag, limit)) = bytes.filter(above) {
+            return Some(format!("{lag} bytes behind; `max_lag_bytes` is {limit}").into());
+        }
+        let silent = (config.max_lag.is_some() && measure.lag.is_none())
+            || (config.max_lag_bytes.is_some() && measure.lag_bytes.is_none());
+        self.lagging.clone().filter(|_| silent)
+    }
+
+    pub(crate) fn kind(&self) -> NodeHealth {
+        match self.reach {
+            Reach::Down(_) => NodeHealth::Down,
+            Reach::Unknown => NodeHealth::Unknown,
+            Reach::Doubted(..) => NodeHealth::Suspect,
+            Reach::Up if self.draining => NodeHealth::Draining,
+            Reach::Up if self.lagging.is_some() => NodeHealth::Lagging,
+            Reach::Up if self.slowness.is_slow() => NodeHealth::Slow,
+            Reach::Up => NodeHealth::Up,
+        }
+    }
+
+    /// Why it is not up.
+    pub(crate) fn cause(&self) -> Option<String> {
+        match (&self.reach, self.kind()) {
+            (Reach::Down(cause) | Reach::Doubted(_, cause), _) => Some(cause.to_string()),
+            (_, NodeHealth::Draining) => Some("it is being drained".to_owned()),
+            (_, NodeHealth::Lagging) => self.lagging.as_deref().map(str::to_owned),
+            (_, NodeHealth::Slow) => self.slowness.cause().map(str::to_owned),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing speaks against its whole share.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.reach == Reach::Up && self.back.is_none() && !self.slowness.is_slow()
+    }
+
+    /// Whether it has answered, or failed to, at least once.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.reach != Reach::Unknown
+    }
+
+    /// Whether statements can be sent there.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.reach, Reach::Up | Reach::Doubted(..))
+    }
+
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(self.reach, Reach::Down(_))
+    }
+
+    /// Whether it may serve reads that others could.
+    pub(crate) fn serves(&self) -> bool {
+        self.is_up() && !self.draining && self.lagging.is_none()
+    }
+
+    /// How much of its weight counts, from 0, where it serves only for want of others, to 1.
+    pub(crate) fn share(&self, config: &HealthConfig, now: Instant) -> f64 {
+        if matches!(self.reach, Reach::Doubted(..)) {
+            return 0.0;
+        }
+        self.slowness.share(now) * self.grown(config, now)
+    }
+
+    /// How far it has grown since it came back.
+    fn grown(&self, config: &HealthConfig, now: Instant) -> f64 {
+        let Some(back) = self.back else {
+            return 1.0;
+        };
+        let since = now.saturating_duration_since(back);
+        if since >= config.slow_start {
+            return 1.0;
+        }
+        let part = since.as_secs_f64() / config.slow_start.as_secs_f64();
+        LEAST + (1.0 - LEAST) * part
+    }
+}

@@ -1,0 +1,51 @@
+//! Whether the task that watches a node goes on: it says so, and somebody else looks.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::HealthConfig;
+
+/// Beyond what its waits may take, for a machine under load.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// When a task last said that it goes on.
+#[derive(Debug)]
+pub(crate) struct Pulse(Mutex<Instant>);
+
+impl Default for Pulse {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Pulse {
+    pub(crate) fn beat(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Whether it has been silent for longer than all its waits together may take.
+    pub(crate) fn is_still(&self, health: &HealthConfig) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let longest = (health.interval + health.timeout).saturating_mul(4);
+        last.elapsed() > longest + MARGIN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulse_is_still_only_long_after_the_last_beat() {
+        let health = HealthConfig::default();
+        let pulse = Pulse::default();
+        assert!(!pulse.is_still(&health));
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(60));
+        if let Some(long_ago) = long_ago {
+            *pulse.0.lock().unwrap() = long_ago;
+            assert!(pulse.is_still(&health));
+            pulse.beat();
+            assert!(!pulse.is_still(&health));
+        }
+    }
+}
