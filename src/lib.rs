@@ -27,20 +27,21 @@ mod wire;
 pub use config::{
     Config, ConfigError, ConfigErrors, Consistency, ConsistencyConfig, DeclaredRole, Durability,
     FunctionConfig, HealthConfig, InvalidConsistency, NodeConfig, Policy, PoolConfig,
-    PoolOverrides, Primary, Replica, UrlProblem, WriteScope,
+    PoolOverrides, Primary, PromotionConfig, Replica, UrlProblem, WriteScope,
 };
 pub use connection::{
     CancelToken, Replicas, ReplicatedConnection, Replication, RowStream, Scope, TransactionBuilder,
 };
 pub use error::{
-    ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, SqlState,
+    ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, PromotionRefusal,
+    SqlState,
 };
 pub use guarantee::Stage;
 pub use pool::{Builder, ReplicatedPool, Session};
 pub use position::{InvalidLsn, Lsn, Position};
 pub use route::{NodeKind, Route, RouteReason};
 pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
-pub use status::{Event, Events, NodeHealth, NodeStatus, PoolStatus, Transition};
+pub use status::{Event, Events, NodeHealth, NodeStatus, PoolStatus, Promoted, Transition};
 pub use token::{InvalidToken, SessionToken};
 #[cfg(feature = "signed")]
 pub use token::{TokenKeys, WeakKey};

@@ -10,9 +10,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::context::TokioContext;
 use tokio_util::sync::CancellationToken;
 
+use super::maker::{Maker, longest_connect_timeout, reporter};
 use super::manager::{Command, Manager, Parts};
-use super::member::Member;
 use super::oids::OidCache;
+use super::promotion::{Order, Promoter};
 use super::topology::Topology;
 use super::tracker::Tracker;
 use crate::classify::Classifier;
@@ -21,9 +22,9 @@ use crate::config::{
 };
 use crate::error::Error;
 use crate::guarantee::Board;
-use crate::node::{Node, Reporter, SetupHook, Trouble};
+use crate::node::{Node, SetupHook};
 use crate::routing::LoadBalancingPolicy;
-use crate::status::{Bell, Door};
+use crate::status::{Bell, Door, Promoted};
 
 /// How many messages to the manager may wait. Failures beyond are dropped: the next statement
 /// that meets them tells again.
@@ -59,6 +60,7 @@ pub(crate) struct Cluster {
     /// How long a statement waits for a primary.
     pub(crate) failover_wait: Duration,
     pub(crate) health: Arc<HealthConfig>,
+    promoter: Promoter,
     /// What a node that is added later has by default.
     pub(crate) pool_defaults: PoolConfig,
 }
@@ -66,21 +68,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts the manager, which begins to ask the nodes; waits for nothing.
     pub(crate) fn start(options: Options) -> Arc<Self> {
-        let Options {
-            settings,
-            setup,
-            policy,
-            runtime,
-        } = options;
-        let settle_limit = settings
-            .nodes
-            .iter()
-            .map(|node| node.pool.connect_timeout)
-            .max()
-            .unwrap_or_default();
+        let (settings, runtime) = (options.settings, options.runtime);
+        let settle_limit = longest_connect_timeout(&settings.nodes);
         let (commands, messages) = mpsc::channel(MESSAGES);
         let maker = Maker {
-            setup,
+            setup: options.setup,
             fallback_share: settings.fallback_share,
             runtime: runtime.clone(),
             reporter: reporter(&commands),
@@ -94,6 +86,15 @@ impl Cluster {
         let bell = Bell::default();
         let door = bell.door();
         let health = Arc::new(settings.health);
+        let automatic = settings.promotion.automatic;
+        let promoter = Promoter {
+            topology: topology.clone(),
+            commands: commands.downgrade(),
+            board: Arc::clone(&board),
+            config: Arc::new(settings.promotion),
+            health: Arc::clone(&health),
+            door: door.clone(),
+        };
         let manager = Manager::new(Parts {
             publish,
             messages,
@@ -104,6 +105,7 @@ impl Cluster {
             remote_apply: settings.durability == Some(Durability::RemoteApply),
             bell,
             health: Arc::clone(&health),
+            promoter: automatic.then(|| promoter.clone()),
         });
         runtime.spawn(manager.run());
         Arc::new(Self {
@@ -116,13 +118,14 @@ impl Cluster {
             board,
             door,
             oids: OidCache::default(),
-            policy,
+            policy: options.policy,
             tracker: Tracker::new(),
             runtime,
             consistency: settings.consistency,
             pool_defaults: settings.pool,
             failover_wait: settings.failover_wait,
             health,
+            promoter,
             read_only_transactions_on_replicas: settings.read_only_transactions_on_replicas,
         })
     }
@@ -254,6 +257,25 @@ impl Cluster {
         Ok(())
     }
 
+    /// Promotes a replica. It goes on to its end though the caller may not wait for it.
+    pub(crate) async fn promote(&self, order: Order) -> Result<Promoted, Error> {
+        let promoter = self.promoter.clone();
+        let task = async move { promoter.promote(&order).await };
+        let promoted = self
+            .runtime
+            .spawn(task)
+            .await
+            .map_err(|_| Error::Closed)??;
+        // Who is told that it was done finds it done.
+        let known = |topology: &Topology| {
+            let primary = topology.primary()?;
+            (primary.node.name == promoted.node && topology.takes_writes()).then_some(())
+        };
+        self.with_changes(Instant::now() + self.failover_wait, known)
+            .await;
+        Ok(promoted)
+    }
+
     /// Has a replica get no more statements, and waits until those that it is running have ended; or
     /// takes it back.
     pub(crate) async fn drain(&self, name: &str, on: bool) -> Result<(), Error> {
@@ -294,45 +316,6 @@ impl Cluster {
         while topology.changed().await.is_ok() {}
         self.tracker.out()
     }
-}
-
-/// What nodes of the cluster are made with, now and later.
-struct Maker {
-    setup: SetupHook,
-    fallback_share: f64,
-    runtime: Handle,
-    reporter: Reporter,
-}
-
-impl Maker {
-    fn member(&self, settings: NodeSettings) -> Member {
-        let declared = settings.declared;
-        let node = Node::new(
-            settings,
-            Arc::clone(&self.setup),
-            self.fallback_share,
-            self.runtime.clone(),
-            Arc::clone(&self.reporter),
-        );
-        Member::new(node, declared)
-    }
-}
-
-/// Passes on what nodes find out by themselves. It does not keep the manager alive.
-fn reporter(commands: &mpsc::Sender<Command>) -> Reporter {
-    let commands = commands.downgrade();
-    Arc::new(move |node, trouble| {
-        if let Some(commands) = commands.upgrade() {
-            let node = Arc::clone(node);
-            let _ = commands.try_send(match trouble {
-                Trouble::ConnectFailed(error) => Command::Failed {
-                    node,
-                    cause: error.to_string(),
-                },
-                Trouble::ConnectionDied(cause) => Command::Suspect { node, cause },
-            });
-        }
-    })
 }
 
 impl fmt::Debug for Cluster {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog;
 use super::checkup::Record;
 use super::member::Member;
+use super::promotion::Promoter;
 use super::refresh::{self, Refresh};
 use super::succession;
 use super::topology::Topology;
@@ -92,6 +93,8 @@ pub(super) struct Parts {
     pub(super) remote_apply: bool,
     pub(super) bell: Bell,
     pub(super) health: Arc<HealthConfig>,
+    /// Set if replicas are promoted without being asked for.
+    pub(super) promoter: Option<Promoter>,
 }
 
 pub(crate) struct Manager {
@@ -104,6 +107,7 @@ pub(crate) struct Manager {
     pub(super) remote_apply: bool,
     bell: Bell,
     pub(super) health: Arc<HealthConfig>,
+    pub(super) promoter: Option<Promoter>,
     /// One for each node. They end with their node, or with the manager.
     pub(super) watchers: JoinSet<()>,
     pub(super) watching: Vec<(Arc<Node>, AbortHandle)>,
@@ -125,6 +129,7 @@ impl Manager {
             remote_apply: parts.remote_apply,
             bell: parts.bell,
             health: parts.health,
+            promoter: parts.promoter,
             watchers: JoinSet::new(),
             watching: Vec::new(),
             tasks: JoinSet::new(),
@@ -139,6 +144,9 @@ impl Manager {
         for member in &members {
             self.watch(member);
             self.probe(&member.node, Duration::ZERO);
+        }
+        if let Some(promoter) = self.promoter.clone() {
+            self.watchers.spawn(promoter.run());
         }
         let mut rounds = tokio::time::interval(self.health.interval);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -120,7 +120,14 @@ impl Member {
             } => (receiver.as_ref().and_then(Receiver::followed), *paused),
             Place::Primary { .. } => (None, false),
         };
-        let told = (Some(role), Some(facts.cluster), facts.timeline, stray);
+        // A standby that receives nothing tells the timeline of its last restartpoint; it has been on
+        // a newer one if it said so.
+        let same = (self.role, self.cluster) == (Some(role), Some(facts.cluster));
+        let timeline = match role {
+            ServerRole::Standby if same => facts.timeline.max(self.timeline),
+            _ => facts.timeline,
+        };
+        let told = (Some(role), Some(facts.cluster), timeline, stray);
         let known = (self.role, self.cluster, self.timeline, self.stray);
         let news = told != known || sender != self.sender || paused != self.paused;
         (self.role, self.cluster, self.timeline, self.stray) = told;

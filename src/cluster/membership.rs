@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::manager::Manager;
 use super::member::Member;
 use super::topology::Topology;
-use super::watcher::Watcher;
+use super::watcher::{Surroundings, Watcher};
 use crate::error::Error;
 use crate::health::Signal;
 use crate::node::Node;
@@ -18,11 +18,14 @@ impl Manager {
         let watcher = Watcher::new(
             Arc::clone(&member.node),
             Arc::clone(&member.progress),
-            Arc::clone(&self.board),
-            self.publish.subscribe(),
-            self.commands.clone(),
-            self.remote_apply,
-            Arc::clone(&self.health),
+            Surroundings {
+                board: Arc::clone(&self.board),
+                topology: self.publish.subscribe(),
+                commands: self.commands.clone(),
+                remote_apply: self.remote_apply,
+                heartbeat: self.promoter.is_some(),
+                health: Arc::clone(&self.health),
+            },
         );
         let watching = self.watchers.spawn(watcher.run());
         self.watching

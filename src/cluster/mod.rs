@@ -2,16 +2,19 @@
 //!
 //! Connections only read the published [`Topology`]; the [`manager`] alone writes it.
 
+mod automatic;
 mod backoff;
 mod catalog;
 mod checkup;
 mod handle;
+mod maker;
 mod manager;
 mod measure;
 mod member;
 mod membership;
 mod oids;
 mod probe;
+mod promotion;
 mod refresh;
 mod registry;
 mod runtime;
@@ -24,6 +27,7 @@ mod watcher;
 pub(crate) use handle::{Cluster, Options};
 pub(crate) use measure::lag;
 pub(crate) use member::Member;
+pub(crate) use promotion::Order;
 pub(crate) use registry::shared;
 pub(crate) use start::{options, started};
 pub(crate) use topology::Topology;

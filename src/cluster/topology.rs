@@ -66,6 +66,11 @@ impl Topology {
         self.primary().is_some_and(Member::is_up)
     }
 
+    /// Whether there was a primary, and none can be written to now.
+    pub(crate) fn has_lost_its_primary(&self) -> bool {
+        self.past.began && !self.members.is_empty() && !self.takes_writes()
+    }
+
     /// Whether every node has been asked at least once, and one that is up for its catalog.
     pub(crate) fn is_settled(&self) -> bool {
         let mut members = self.members.iter();

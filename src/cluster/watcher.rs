@@ -38,46 +38,55 @@ const RETRY: Duration = Duration::from_millis(250);
 /// How often what changes seldom is asked for.
 const IDENTITY: Duration = Duration::from_secs(5);
 
+/// What all watchers share.
+#[derive(Clone)]
+pub(super) struct Surroundings {
+    pub(super) board: Arc<Board>,
+    pub(super) topology: watch::Receiver<Arc<Topology>>,
+    pub(super) commands: mpsc::WeakSender<Command>,
+    /// The pool's commits wait until synchronous standbys have applied them.
+    pub(super) remote_apply: bool,
+    /// An idle primary is to let its standbys hear of it.
+    pub(super) heartbeat: bool,
+    pub(super) health: Arc<HealthConfig>,
+}
+
 pub(super) struct Watcher {
     node: Arc<Node>,
     progress: Arc<Progress>,
     board: Arc<Board>,
     topology: watch::Receiver<Arc<Topology>>,
     commands: mpsc::WeakSender<Command>,
-    /// The pool's commits wait until synchronous standbys have applied them.
     remote_apply: bool,
+    heartbeat: bool,
     health: Arc<HealthConfig>,
     /// Where the node was when it was last seen as a standby.
     replayed: Lsn,
     /// Since when somebody waits, counted in questions.
     eager: u32,
     identified: Instant,
+    /// When the primary was last looked at for a heartbeat, and where it was.
+    beaten: (Instant, Lsn),
     /// Writes are covered by the last answer that were not by the one before.
     fresh: AtomicBool,
     upto: u64,
 }
 
 impl Watcher {
-    pub(super) fn new(
-        node: Arc<Node>,
-        progress: Arc<Progress>,
-        board: Arc<Board>,
-        topology: watch::Receiver<Arc<Topology>>,
-        commands: mpsc::WeakSender<Command>,
-        remote_apply: bool,
-        health: Arc<HealthConfig>,
-    ) -> Self {
+    pub(super) fn new(node: Arc<Node>, progress: Arc<Progress>, around: Surroundings) -> Self {
         Self {
             node,
             progress,
-            board,
-            topology,
-            commands,
-            remote_apply,
-            health,
+            board: around.board,
+            topology: around.topology,
+            commands: around.commands,
+            remote_apply: around.remote_apply,
+            heartbeat: around.heartbeat,
+            health: around.health,
             replayed: Lsn(0),
             eager: 0,
             identified: Instant::now(),
+            beaten: (Instant::now(), Lsn(0)),
             fresh: AtomicBool::new(false),
             upto: 0,
         }
@@ -149,6 +158,9 @@ impl Watcher {
                 }
             }
             self.pause(asked).await;
+            if let Err(error) = self.beat(monitor).await {
+                return error;
+            }
             if !self.progress.is_wanted() && self.identified.elapsed() > IDENTITY {
                 self.identified = Instant::now();
                 match timeout(self.health.timeout, monitor.identify()).await {
@@ -157,6 +169,32 @@ impl Watcher {
                     Err(_) => return self.silent(),
                 }
             }
+        }
+    }
+
+    /// Has a primary that has written nothing for a while write a little, where that is wanted.
+    async fn beat(&mut self, monitor: &mut Monitor) -> Result<(), String> {
+        let (last, place) = self.beaten;
+        if !self.heartbeat || last.elapsed() < self.health.interval || !self.is_primary() {
+            return Ok(());
+        }
+        let latest = self.board.with(|view| view.history.latest().copied());
+        let now = latest.map_or(place, |sample| sample.flushed);
+        self.beaten = (Instant::now(), now);
+        if now != place {
+            return Ok(());
+        }
+        match timeout(self.health.timeout, monitor.heartbeat()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if monitor.wire().is_usable() => {
+                // It may not. The receivers' own keepalives are all that is left.
+                let node = &self.node.name;
+                tracing::warn!(target: "diesel_replicated", node, %error, "heartbeat_failed");
+                self.heartbeat = false;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(self.silent()),
         }
     }
 

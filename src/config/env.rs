@@ -29,6 +29,7 @@ const SIMPLE: &[&str] = &[
     "durability",
     "health_interval",
     "health_timeout",
+    "automatic_promotion",
     "max_lag",
     "max_lag_bytes",
 ];

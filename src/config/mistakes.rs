@@ -211,6 +211,14 @@ pub enum ConfigError {
         /// What it can be.
         expected: &'static str,
     },
+    /// A setting of [`PromotionConfig`](crate::PromotionConfig) is not valid.
+    #[error("`promotion.{setting}` is not valid: use {expected}")]
+    Promotion {
+        /// The setting.
+        setting: &'static str,
+        /// What it can be.
+        expected: &'static str,
+    },
     /// A function is said both to write and not to.
     #[error("function `{name}` is both in `functions.allow` and in `functions.deny`: keep one")]
     FunctionAllowedAndDenied {

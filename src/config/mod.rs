@@ -11,6 +11,7 @@ mod login;
 mod mistakes;
 mod node;
 mod pool;
+mod promotion;
 mod routing;
 mod setters;
 pub(crate) mod setting;
@@ -31,6 +32,7 @@ pub use health::HealthConfig;
 pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
 pub use node::{DeclaredRole, NodeConfig, Primary, Replica};
 pub use pool::{PoolConfig, PoolOverrides};
+pub use promotion::PromotionConfig;
 pub use routing::{FunctionConfig, Policy};
 pub(crate) use settings::{Host, NodeSettings, Settings};
 
@@ -94,6 +96,8 @@ pub struct Config {
     /// How nodes are watched, and from when on one counts as down, lagging or slow. Default: see
     /// [`HealthConfig`].
     pub health: HealthConfig,
+    /// Whether this pool promotes replicas by itself. Default: it does not; see [`PromotionConfig`].
+    pub promotion: PromotionConfig,
     /// What the application knows of SQL functions. Default: nothing.
     pub functions: FunctionConfig,
     /// Statements run in this order on every new server connection of every node, such as
@@ -121,6 +125,7 @@ impl Default for Config {
             consistency: ConsistencyConfig::default(),
             durability: None,
             health: HealthConfig::default(),
+            promotion: PromotionConfig::default(),
             functions: FunctionConfig::default(),
             setup_sql: Vec::new(),
             close_timeout: Duration::from_secs(10),
@@ -161,6 +166,7 @@ impl Config {
     /// | `strong_reads_on_replicas` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     /// | `durability` | [`Config::durability`]: `off`, `local`, `remote_write`, `on` or `remote_apply` |
     /// | `health_interval`, `health_timeout` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
+    /// | `automatic_promotion` | [`PromotionConfig::automatic`] |
     /// | `max_lag`, `max_lag_bytes` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
     ///
     /// A duration is a number of seconds (`30`, `2.5`) or has a unit (`250ms`, `30s`, `10min`,
@@ -214,6 +220,7 @@ impl Config {
     /// | `DATABASE_STRONG_READS_ON_REPLICAS` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     /// | `DATABASE_DURABILITY` | [`Config::durability`] |
     /// | `DATABASE_HEALTH_INTERVAL`, `DATABASE_HEALTH_TIMEOUT` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
+    /// | `DATABASE_AUTOMATIC_PROMOTION` | [`PromotionConfig::automatic`] |
     /// | `DATABASE_MAX_LAG`, `DATABASE_MAX_LAG_BYTES` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
     /// | `DATABASE_FUNCTIONS_ALLOW` | [`FunctionConfig::allow`], with commas or white space between |
     /// | `DATABASE_FUNCTIONS_DENY` | [`FunctionConfig::deny`], likewise |
@@ -285,6 +292,7 @@ impl fmt::Debug for Config {
             .field("consistency", &self.consistency)
             .field("durability", &self.durability)
             .field("health", &self.health)
+            .field("promotion", &self.promotion)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)

@@ -89,6 +89,13 @@ pub struct NodeConfig {
         serde(default, skip_serializing_if = "BTreeMap::is_empty")
     )]
     pub tags: BTreeMap<String, String>,
+    /// Which of several replicas with as much log is promoted: the greatest. With 0 it is never
+    /// promoted. Default: 1. See [`PromotionConfig`](crate::PromotionConfig).
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub promotion_priority: Option<u32>,
     /// What its pool does differently from [`Config::pool`](crate::Config::pool). Default: nothing.
     #[cfg_attr(feature = "serde", serde(default))]
     pub pool: PoolOverrides,
@@ -129,6 +136,13 @@ impl NodeConfig {
     #[must_use]
     pub fn tag(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.tags.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets [`promotion_priority`](Self::promotion_priority).
+    #[must_use]
+    pub fn promotion_priority(mut self, priority: u32) -> Self {
+        self.promotion_priority = Some(priority);
         self
     }
 
@@ -195,6 +209,7 @@ impl fmt::Debug for NodeConfig {
             .field("name", &self.name)
             .field("weight", &self.weight)
             .field("tags", &self.tags)
+            .field("promotion_priority", &self.promotion_priority)
             .field("pool", &self.pool)
             .finish()
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, NodeConfig, Policy,
+    PromotionConfig,
 };
 
 impl Config {
@@ -117,6 +118,13 @@ impl Config {
     #[must_use]
     pub fn health(mut self, health: HealthConfig) -> Self {
         self.health = health;
+        self
+    }
+
+    /// Sets [`promotion`](Self::promotion).
+    #[must_use]
+    pub fn promotion(mut self, promotion: PromotionConfig) -> Self {
+        self.promotion = promotion;
         self
     }
 

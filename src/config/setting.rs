@@ -46,6 +46,7 @@ pub(crate) const POOL: &[&str] = &[
     "durability",
     "health_interval",
     "health_timeout",
+    "automatic_promotion",
     "max_lag",
     "max_lag_bytes",
 ];
@@ -100,6 +101,7 @@ pub(crate) fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), 
         }
         "health_interval" => config.health.interval = length(value)?,
         "health_timeout" => config.health.timeout = length(value)?,
+        "automatic_promotion" => config.promotion.automatic = switch(value)?,
         "max_lag" => config.health.max_lag = limit(value)?,
         "max_lag_bytes" => {
             config.health.max_lag_bytes = Some(value.parse().map_err(|_| NUMBER)?);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{
     ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, HealthConfig, Policy, PoolConfig,
-    statement_count,
+    PromotionConfig, statement_count,
 };
 
 /// A checked [`Config`](super::Config).
@@ -25,6 +25,7 @@ pub(crate) struct Settings {
     pub(crate) consistency: ConsistencyConfig,
     pub(crate) durability: Option<Durability>,
     pub(crate) health: HealthConfig,
+    pub(crate) promotion: PromotionConfig,
     pub(crate) functions: FunctionConfig,
     pub(crate) setup_sql: Vec<String>,
     pub(crate) close_timeout: Duration,
@@ -37,6 +38,8 @@ pub(crate) struct NodeSettings {
     /// Unique.
     pub(crate) name: String,
     pub(crate) declared: DeclaredRole,
+    /// Greater is promoted rather; 0 never.
+    pub(crate) promotion_priority: u32,
     /// As configured; which weight counts is told by [`weight_as`](Self::weight_as).
     pub(crate) weight: Option<u32>,
     pub(crate) tags: BTreeMap<String, String>,
@@ -122,6 +125,7 @@ impl fmt::Debug for Settings {
             .field("consistency", &self.consistency)
             .field("durability", &self.durability)
             .field("health", &self.health)
+            .field("promotion", &self.promotion)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)

@@ -39,6 +39,7 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
             consistency: config.consistency.clone(),
             durability: config.durability,
             health: config.health.clone(),
+            promotion: config.promotion.clone(),
             close_timeout: config.close_timeout,
             failover_wait: config.failover_wait,
         },
@@ -135,6 +136,7 @@ fn check_duration(
 /// What is neither of a node nor of its pool.
 fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
     config.health.check(errors);
+    config.promotion.check(errors);
     // Written so that not-a-number is refused too.
     if !(0.0..=1.0).contains(&config.fallback_share) {
         errors.push(ConfigError::FallbackShare {
@@ -204,6 +206,7 @@ fn check_node(
     Some(NodeSettings {
         name,
         declared: node.role,
+        promotion_priority: node.promotion_priority.unwrap_or(1),
         weight,
         tags: node.tags.clone(),
         postgres,

@@ -5,6 +5,7 @@
 //! [Timelines](https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES).
 //! Nothing here asks anyone or knows the time.
 
+pub(crate) mod promotion;
 #[cfg(test)]
 mod tests;
 

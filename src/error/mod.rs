@@ -2,6 +2,7 @@
 
 mod connect;
 mod diesel;
+mod refusal;
 mod sqlstate;
 
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::position::Position;
 
 pub use self::connect::{ConnectError, ConnectErrorKind};
 pub use self::diesel::ErrorExt;
+pub use self::refusal::PromotionRefusal;
 pub use self::sqlstate::{InvalidSqlState, SqlState};
 
 /// What became of a statement that failed.
@@ -202,6 +204,33 @@ pub enum Error {
     WriteLost {
         /// Where it was.
         position: Position,
+    },
+
+    /// A promotion was refused; nothing was done.
+    #[error("no replica is promoted: {}", .reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    PromotionRefused {
+        /// Everything that speaks against it.
+        reasons: Vec<PromotionRefusal>,
+    },
+
+    /// A promotion was begun, and is not known to have succeeded. The node may yet become the primary.
+    #[error("the promotion of node `{node}` did not succeed: {cause}")]
+    PromotionFailed {
+        /// The node.
+        node: String,
+        /// What went wrong.
+        cause: String,
+    },
+
+    /// Fewer than a majority of the nodes can be reached, and writes were to be made only with one.
+    #[error("{answer} of the nodes answer, and {needed} have to for writes (`write_quorum`); {}", list(.nodes))]
+    NoQuorum {
+        /// How many answer.
+        answer: usize,
+        /// How many have to.
+        needed: usize,
+        /// What is known of each node, in words.
+        nodes: Vec<String>,
     },
 
     /// The pool was closed.

@@ -88,26 +88,39 @@ impl Connector {
     /// Opens a connection and sets it up, within `connect_timeout`.
     pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
         let generation = Arc::clone(&self.generation());
-        self.connect_counted(&self.open, &generation).await
+        self.connect_counted(&self.open, &generation, None).await
     }
 
     /// The same for the monitor, whose connection serves no statement, counts for nobody, and stays
     /// whatever the node becomes.
     pub(super) async fn connect_monitor(&self) -> Result<NodeConnection, ConnectError> {
         let generation = Generation::within(&self.shutdown);
-        self.connect_counted(&Arc::default(), &generation).await
+        self.connect_counted(&Arc::default(), &generation, None)
+            .await
+    }
+
+    /// The same, to another database, and without the set-up: that may need what is only in the
+    /// application's.
+    pub(super) async fn connect_bare(
+        &self,
+        database: &str,
+    ) -> Result<NodeConnection, ConnectError> {
+        let generation = Generation::within(&self.shutdown);
+        self.connect_counted(&Arc::default(), &generation, Some(database))
+            .await
     }
 
     async fn connect_counted(
         &self,
         open: &Arc<AtomicUsize>,
         generation: &Arc<Generation>,
+        bare: Option<&str>,
     ) -> Result<NodeConnection, ConnectError> {
         if self.shutdown.is_cancelled() {
             return Err(self.error(ConnectErrorKind::Retired, "it has left the pool"));
         }
         let limit = self.settings.pool.connect_timeout;
-        let attempt = Box::pin(self.attempt(open, generation));
+        let attempt = Box::pin(self.attempt(open, generation, bare));
         tokio::time::timeout(limit, attempt)
             .await
             .unwrap_or_else(|_| {
@@ -162,6 +175,7 @@ impl Connector {
         &self,
         open: &Arc<AtomicUsize>,
         generation: &Arc<Generation>,
+        bare: Option<&str>,
     ) -> Result<NodeConnection, ConnectError> {
         let socket = self
             .socket()
@@ -169,9 +183,11 @@ impl Connector {
             .map_err(|error| ConnectError::from_io(self.node(), &error))?;
         let wire = Arc::new(Wire::of(generation));
         let tap = Tap::new(socket, Arc::clone(&wire));
-        let (client, connection) = self
-            .settings
-            .postgres
+        let mut login = self.settings.postgres.clone();
+        if let Some(database) = bare {
+            login.dbname(database);
+        }
+        let (client, connection) = login
             .connect_raw(tap, NoTls)
             .await
             .map_err(|error| ConnectError::from_postgres(self.node(), &error))?;
@@ -188,9 +204,11 @@ impl Connector {
         let mut pg = AsyncPgConnection::try_from(client)
             .await
             .map_err(|error| self.set_up_failed(&wire, &error))?;
-        self.set_up(&mut pg).await.map_err(|error| {
-            self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
-        })?;
+        if bare.is_none() {
+            self.set_up(&mut pg).await.map_err(|error| {
+                self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
+            })?;
+        }
         if wire.role().is_none() {
             self.ask_role(&mut pg, &wire).await?;
         }

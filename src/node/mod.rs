@@ -1,5 +1,6 @@
 //! One server's connections: opening, pooling, lending, and knowing when they are broken.
 
+mod ballot;
 mod cancel;
 mod connect;
 mod connection;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+pub(crate) use ballot::Ballot;
 pub(crate) use cancel::NodeCancel;
 pub(crate) use connect::{Connector, SetupHook};
 pub(crate) use connection::NodeConnection;

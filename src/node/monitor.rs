@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
-use diesel_async::RunQueryDsl;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::facts::{Facts, Identity, ask, identify};
 use super::{Node, NodeConnection};
@@ -48,6 +48,12 @@ impl Monitor {
     /// replayed nothing yet.
     pub(crate) async fn ask(&mut self) -> QueryResult<Option<Facts>> {
         ask(&mut self.connection, self.identity).await
+    }
+
+    /// Has an idle primary write a few bytes of log, so that its standbys hear of it.
+    pub(crate) async fn heartbeat(&mut self) -> QueryResult<()> {
+        let beat = "SELECT pg_catalog.pg_logical_emit_message(false, 'diesel_replicated', '')";
+        self.connection.pg.batch_execute(beat).await
     }
 
     /// Which of these transactions are over here.

@@ -13,6 +13,7 @@ use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
 use crate::config::{
     Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, NodeConfig, Policy,
+    PromotionConfig,
 };
 use crate::error::Error;
 use crate::node::SetupHook;
@@ -135,6 +136,12 @@ impl Builder {
     /// [`HealthConfig`].
     pub fn health(mut self, health: HealthConfig) -> Self {
         self.config.health = health;
+        self
+    }
+
+    /// Whether and how replicas are promoted by this pool. Off by default. See [`PromotionConfig`].
+    pub fn promotion(mut self, promotion: PromotionConfig) -> Self {
+        self.config.promotion = promotion;
         self
     }
 

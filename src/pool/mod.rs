@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Order};
 use crate::config::{Config, NodeConfig, check_replica, check_weight};
 use crate::connection::ReplicatedConnection;
 use crate::error::Error;
-use crate::status::{Events, PoolStatus};
+use crate::status::{Events, PoolStatus, Promoted};
 use crate::token::SessionToken;
 
 pub use builder::Builder;
@@ -151,6 +151,38 @@ impl ReplicatedPool {
     #[must_use]
     pub fn subscribe(&self) -> Events {
         self.cluster.door.listen()
+    }
+
+    /// Promotes a replica: the primary is gone, and this one is to take the writes.
+    ///
+    /// It is done if the terms of [`PromotionConfig`](crate::PromotionConfig) are met, whether promotion is
+    /// automatic or not, but for the time that the primary has been gone. Returns when the new primary takes
+    /// writes. Statements that waited for one then run there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PromotionRefused`] with everything that speaks against it; nothing was done then.
+    /// [`Error::PromotionFailed`] if the server could not be promoted, or did not open in time. There is
+    /// no node of this name, or the pool is closed.
+    pub async fn promote(&self, name: &str) -> Result<Promoted, Error> {
+        let target = Some(name.to_owned());
+        let forced = false;
+        self.cluster.promote(Order { target, forced }).await
+    }
+
+    /// As [`promote`](Self::promote), on the caller's word that the primary is dead and stays so, that
+    /// nobody else promotes another, and that what the replica lacks may be lost.
+    ///
+    /// A node that takes writes, another process that is promoting, or a newer timeline prevent it all
+    /// the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`promote`](Self::promote).
+    pub async fn force_promote(&self, name: &str) -> Result<Promoted, Error> {
+        let target = Some(name.to_owned());
+        let forced = true;
+        self.cluster.promote(Order { target, forced }).await
     }
 
     /// Adds a replica. It serves reads as soon as it has been reached.

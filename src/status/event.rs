@@ -9,6 +9,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::ReusableBoxFuture;
 
 use super::NodeHealth;
+use crate::error::PromotionRefusal;
 
 /// How many events are kept for a subscriber that is slow to take them.
 const KEPT: usize = 256;
@@ -76,6 +77,26 @@ pub enum Event {
         /// It is ahead of the primary, can follow nobody, and serves no reads.
         stray: bool,
     },
+    /// A replica was promoted by this process.
+    #[non_exhaustive]
+    Promoted {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// The new primary.
+        node: String,
+        /// The timeline that began with it.
+        timeline: u32,
+    },
+    /// No replica was promoted; with automatic promotion it is tried again.
+    #[non_exhaustive]
+    PromotionRefused {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// Everything that speaks against it.
+        reasons: Vec<PromotionRefusal>,
+    },
     /// The subscriber was too slow: so many events are missing here.
     #[non_exhaustive]
     Missed {
@@ -111,6 +132,13 @@ impl Bell {
 pub(crate) struct Door(broadcast::WeakSender<Event>);
 
 impl Door {
+    /// Rings, if there is still a bell.
+    pub(crate) fn ring(&self, event: Event) {
+        if let Some(sender) = self.0.upgrade() {
+            let _ = sender.send(event);
+        }
+    }
+
     pub(crate) fn listen(&self) -> Events {
         // A receiver of a sender that is gone at once ends at once.
         let sender = self

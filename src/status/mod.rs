@@ -145,6 +145,17 @@ pub struct Transition {
     pub cause: Option<String>,
 }
 
+/// What a promotion has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Promoted {
+    /// The new primary.
+    pub node: String,
+    /// The timeline that began with it.
+    pub timeline: u32,
+}
+
 impl PoolStatus {
     /// The node of this name.
     #[must_use]

@@ -24,6 +24,7 @@ mod lifecycle;
 mod lost;
 mod notifications;
 mod pools;
+mod promotion;
 mod property;
 mod routing;
 mod status;

@@ -145,6 +145,7 @@ fn the_watching_of_nodes_has_variables() {
     let config = read(&[
         ("DATABASE_URL", "postgres://a/x"),
         ("DATABASE_MAX_LAG", "never"),
+        ("DATABASE_AUTOMATIC_PROMOTION", "on"),
         ("DATABASE_MAX_LAG_BYTES", "16777216"),
         ("DATABASE_HEALTH_INTERVAL", "2"),
         ("DATABASE_HEALTH_TIMEOUT", "3"),
@@ -153,7 +154,9 @@ fn the_watching_of_nodes_has_variables() {
         .max_lag_bytes(16_777_216)
         .interval(Duration::from_secs(2))
         .timeout(Duration::from_secs(3));
-    assert_eq!(config.unwrap().health, expected);
+    let config = config.unwrap();
+    assert_eq!(config.health, expected);
+    assert!(config.promotion.automatic);
     let wrong = Config::from_url("postgres://a/x?health_interval=0&max_lag_bytes=0").unwrap();
     let text = wrong.check().unwrap_err().to_string();
     assert!(

@@ -1,0 +1,57 @@
+//! Making the nodes of a cluster, now and later, and hearing of what they find out by themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::manager::Command;
+use super::member::Member;
+use crate::config::NodeSettings;
+use crate::node::{Node, Reporter, SetupHook, Trouble};
+
+/// What nodes of the cluster are made with, now and later.
+pub(super) struct Maker {
+    pub(super) setup: SetupHook,
+    pub(super) fallback_share: f64,
+    pub(super) runtime: Handle,
+    pub(super) reporter: Reporter,
+}
+
+impl Maker {
+    pub(super) fn member(&self, settings: NodeSettings) -> Member {
+        let declared = settings.declared;
+        let node = Node::new(
+            settings,
+            Arc::clone(&self.setup),
+            self.fallback_share,
+            self.runtime.clone(),
+            Arc::clone(&self.reporter),
+        );
+        Member::new(node, declared)
+    }
+}
+
+/// Passes on what nodes find out by themselves. It does not keep the manager alive.
+pub(super) fn reporter(commands: &mpsc::Sender<Command>) -> Reporter {
+    let commands = commands.downgrade();
+    Arc::new(move |node, trouble| {
+        if let Some(commands) = commands.upgrade() {
+            let node = Arc::clone(node);
+            let _ = commands.try_send(match trouble {
+                Trouble::ConnectFailed(error) => Command::Failed {
+                    node,
+                    cause: error.to_string(),
+                },
+                Trouble::ConnectionDied(cause) => Command::Suspect { node, cause },
+            });
+        }
+    })
+}
+
+/// How long the slowest of the nodes may take to be connected to.
+pub(super) fn longest_connect_timeout(nodes: &[NodeSettings]) -> Duration {
+    let timeouts = nodes.iter().map(|node| node.pool.connect_timeout);
+    timeouts.max().unwrap_or_default()
+}

@@ -1,0 +1,264 @@
+//! Promoting a replica: asking every node to agree, deciding by what they say, and acting.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::manager::Command;
+use super::member::Member;
+use super::topology::Topology;
+use crate::config::{HealthConfig, PromotionConfig};
+use crate::election::promotion::{Answer, Known, Role, Terms, Voter, candidate};
+use crate::error::{Error, PromotionRefusal};
+use crate::guarantee::Board;
+use crate::node::{Ballot, Facts, Place};
+use crate::status::{Door, Event, Promoted};
+
+/// How often a server that was promoted is asked whether it has come to that.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Order {
+    /// The node to promote; `None` for the best.
+    pub(crate) target: Option<String>,
+    /// The operator answers for the primary's death, for the majority and for what is lost.
+    pub(crate) forced: bool,
+}
+
+/// Promotes replicas. Each cluster has one.
+#[derive(Clone)]
+pub(crate) struct Promoter {
+    pub(super) topology: watch::Receiver<Arc<Topology>>,
+    pub(super) commands: mpsc::WeakSender<Command>,
+    pub(super) board: Arc<Board>,
+    pub(super) config: Arc<PromotionConfig>,
+    pub(super) health: Arc<HealthConfig>,
+    pub(super) door: Door,
+}
+
+/// A node that was asked to agree.
+struct Asked {
+    ballot: Result<Ballot, String>,
+    voter: Voter,
+}
+
+impl Promoter {
+    /// Promotes a replica, if nothing speaks against it.
+    pub(crate) async fn promote(&self, order: &Order) -> Result<Promoted, Error> {
+        let topology = Arc::clone(&self.topology.borrow());
+        let target = order.target.as_deref().map(|name| {
+            let mut members = topology.members.iter();
+            let place = members.position(|member| member.node.name == name);
+            place.ok_or_else(|| Error::UnknownNode {
+                name: name.to_owned(),
+                nodes: topology.describe(),
+            })
+        });
+        let terms = Terms {
+            target: target.transpose()?,
+            witness_age: self.config.witness_age,
+            max_loss_bytes: self.config.max_loss_bytes,
+            forced: order.forced,
+        };
+        // The locks are held until the end of this call, whichever it is.
+        let mut asked = self.ask_all(&topology).await;
+        let voters: Vec<Voter> = asked.iter().map(|asked| asked.voter.clone()).collect();
+        let known = self.known(&topology);
+        let place = match candidate(&voters, &known, &terms) {
+            Ok(place) => place,
+            Err(reasons) => return Err(self.refused(reasons)),
+        };
+        let node = &topology.members[place];
+        match &mut asked[place].ballot {
+            Ok(ballot) => self.act(node, ballot, known.newest).await,
+            Err(cause) => Err(failed(node, cause.clone())),
+        }
+    }
+
+    fn refused(&self, reasons: Vec<PromotionRefusal>) -> Error {
+        self.door.ring(Event::PromotionRefused {
+            at: SystemTime::now(),
+            reasons: reasons.clone(),
+        });
+        Error::PromotionRefused { reasons }
+    }
+
+    /// From here on it cannot be taken back.
+    async fn act(
+        &self,
+        member: &Member,
+        ballot: &mut Ballot,
+        newest: u32,
+    ) -> Result<Promoted, Error> {
+        let node = member.node.name.clone();
+        tracing::warn!(target: "diesel_replicated", node, "promotion_started");
+        let begun = Instant::now();
+        match timeout(self.health.timeout, ballot.promote()).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return Err(failed(member, "the server did not do it".to_owned())),
+            Ok(Err(error)) => return Err(failed(member, error.to_string())),
+            Err(_) => return Err(failed(member, "no answer to `pg_promote`".to_owned())),
+        }
+        while begun.elapsed() < self.config.timeout {
+            let facts = match timeout(self.health.timeout, ballot.ask()).await {
+                Ok(Ok(facts)) => facts,
+                Ok(Err(error)) => return Err(failed(member, error.to_string())),
+                Err(_) => None,
+            };
+            if let Some(facts) = facts.filter(|facts| rules(facts, newest)) {
+                let timeline = facts.timeline;
+                self.tell(member, facts);
+                tracing::warn!(target: "diesel_replicated", node, timeline, took = ?begun.elapsed(), "promoted");
+                let at = SystemTime::now();
+                self.door.ring(Event::Promoted {
+                    at,
+                    node: node.clone(),
+                    timeline,
+                });
+                return Ok(Promoted { node, timeline });
+            }
+            tokio::time::sleep(PATIENCE).await;
+        }
+        let cause = format!("it does not take writes after {:?}", self.config.timeout);
+        Err(failed(member, cause))
+    }
+
+    /// The manager need not wait to hear it from a watcher.
+    fn tell(&self, member: &Member, facts: Facts) {
+        if let Some(commands) = self.commands.upgrade() {
+            let _ = commands.try_send(Command::Heard {
+                node: Arc::clone(&member.node),
+                facts,
+                stray: false,
+            });
+        }
+    }
+
+    fn known(&self, topology: &Topology) -> Known {
+        let primary = topology.primary().map(|member| member.node.name.as_str());
+        let is_it = |member: &Member| Some(member.node.name.as_str()) == primary;
+        self.board.with(|view| Known {
+            cluster: topology.cluster(),
+            newest: topology.timeline(),
+            primary: topology.members.iter().position(is_it),
+            written: view.history.latest().map(|sample| sample.position(false)),
+            confirming: view.synchronous_standbys,
+        })
+    }
+
+    /// Connects to all at once, then has them agree one after the other, always in the same order:
+    /// two processes that begin at the same time do not each get a part.
+    async fn ask_all(&self, topology: &Topology) -> Vec<Asked> {
+        let opening = topology.members.iter().map(|member| async move {
+            let opened = Ballot::open(&member.node, &self.config.database);
+            match timeout(self.health.timeout, opened).await {
+                Ok(Ok(ballot)) => Ok(ballot),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("no answer within {:?}", self.health.timeout)),
+            }
+        });
+        let ballots = join_all(opening).await;
+        let mut asked = Vec::new();
+        for (member, ballot) in topology.members.iter().zip(ballots) {
+            asked.push(self.ask(member, ballot, topology).await);
+        }
+        asked
+    }
+
+    async fn ask(
+        &self,
+        member: &Member,
+        ballot: Result<Ballot, String>,
+        topology: &Topology,
+    ) -> Asked {
+        let mut voter = Voter {
+            name: member.node.name.clone(),
+            priority: member.node.pool.connector().settings.promotion_priority,
+            vote: Ok(()),
+            answer: None,
+        };
+        let mut ballot = match ballot {
+            Ok(ballot) => ballot,
+            Err(cause) => {
+                voter.vote = Err(cause.clone());
+                return Asked {
+                    ballot: Err(cause),
+                    voter,
+                };
+            }
+        };
+        let answered = timeout(self.health.timeout, async {
+            let taken = ballot.take().await?;
+            // Asked after it has agreed: no other process changes it from then on.
+            Ok::<_, diesel::result::Error>((taken, ballot.ask().await?))
+        });
+        match answered.await {
+            Ok(Ok((taken, facts))) => {
+                if !taken {
+                    voter.vote = Err("another process is promoting".to_owned());
+                }
+                voter.answer = facts.map(|facts| answer(&facts, member, topology));
+            }
+            Ok(Err(error)) => voter.vote = Err(error.to_string()),
+            Err(_) => voter.vote = Err(format!("no answer within {:?}", self.health.timeout)),
+        }
+        Asked {
+            ballot: Ok(ballot),
+            voter,
+        }
+    }
+}
+
+fn failed(member: &Member, cause: String) -> Error {
+    Error::PromotionFailed {
+        node: member.node.name.clone(),
+        cause,
+    }
+}
+
+fn rules(facts: &Facts, newest: u32) -> bool {
+    matches!(facts.place, Place::Primary { .. }) && facts.timeline > newest
+}
+
+fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
+    let Place::Standby {
+        replayed,
+        received,
+        receiver,
+        ..
+    } = &facts.place
+    else {
+        return Answer {
+            cluster: facts.cluster,
+            timeline: facts.timeline,
+            role: Role::TakesWrites,
+        };
+    };
+    let mut known = member.clone();
+    known.note(facts, member.stray);
+    let flushed = received.map_or(*replayed, |(flushed, _)| flushed);
+    let from_primary = receiver.as_ref().filter(|receiver| {
+        let sender = receiver.followed();
+        let relays = |other: &Member| {
+            let host = &other.node.pool.connector().settings.host;
+            let named = sender.as_deref().is_some_and(|sender| host.is_at(sender));
+            let rules = topology.primary().map(|primary| &primary.node.name);
+            named && rules != Some(&other.node.name)
+        };
+        // Whom it receives from may be the primary unless it is known not to be.
+        sender.is_some() && !topology.members.iter().any(relays)
+    });
+    Answer {
+        cluster: facts.cluster,
+        timeline: known.timeline,
+        role: Role::Follows {
+            has: flushed.max(*replayed),
+            hears: from_primary.map(|receiver| receiver.silent_for),
+            stray: member.stray,
+        },
+    }
+}

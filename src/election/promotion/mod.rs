@@ -1,0 +1,250 @@
+//! Whether a replica may be promoted, and which: what has to hold before anybody acts.
+//!
+//! Nothing here asks anyone. It is decided by what the nodes say after they have agreed: from then on
+//! no other process changes them.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use crate::error::PromotionRefusal as Refusal;
+use crate::position::{Lsn, Position};
+
+/// A configured node in the eyes of who would promote.
+#[derive(Clone, Debug)]
+pub(crate) struct Voter {
+    pub(crate) name: String,
+    /// Greater is better, where the log does not decide; 0 is never promoted.
+    pub(crate) priority: u32,
+    /// Whether it agrees, or else why not.
+    pub(crate) vote: Result<(), String>,
+    pub(crate) answer: Option<Answer>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) cluster: u64,
+    pub(crate) timeline: u32,
+    pub(crate) role: Role,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Role {
+    TakesWrites,
+    Follows {
+        /// All of the log that it has, replayed or not.
+        has: Lsn,
+        /// It receives from what may be the primary; how long ago it last heard of that.
+        hears: Option<Option<Duration>>,
+        /// It is known to be ahead of a fork.
+        stray: bool,
+    },
+}
+
+/// What is known of the cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known {
+    pub(crate) cluster: Option<u64>,
+    /// The newest timeline that any node was seen on.
+    pub(crate) newest: u32,
+    /// The last primary, by its place among the voters.
+    pub(crate) primary: Option<usize>,
+    /// How far the primary is known to have come.
+    pub(crate) written: Option<Position>,
+    /// So many standbys confirm a commit.
+    pub(crate) confirming: usize,
+}
+
+/// What is asked for, and what is tolerated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// The place of the node that is to be promoted; `None` for the best.
+    pub(crate) target: Option<usize>,
+    /// A replica that heard of the primary within this time speaks for its life.
+    pub(crate) witness_age: Duration,
+    pub(crate) max_loss_bytes: u64,
+    /// The operator answers for the primary's death, for the majority and for what is lost.
+    pub(crate) forced: bool,
+}
+
+/// The place of the node to promote, or everything that speaks against it.
+pub(crate) fn candidate(
+    voters: &[Voter],
+    known: &Known,
+    terms: &Terms,
+) -> Result<usize, Vec<Refusal>> {
+    let mut refusals = against_any(voters, known);
+    if !terms.forced {
+        refusals.extend(witnesses(voters, known, terms));
+        refusals.extend(majority(voters));
+        refusals.extend(synchronous(voters, known));
+    }
+    match choose(voters, known, terms) {
+        Ok(place) => {
+            if !terms.forced {
+                refusals.extend(losses(voters, place, known, terms));
+            }
+            if refusals.is_empty() {
+                return Ok(place);
+            }
+        }
+        Err(refusal) => refusals.push(refusal),
+    }
+    Err(refusals)
+}
+
+/// How many have to agree among so many configured nodes.
+pub(crate) fn needed(nodes: usize) -> usize {
+    nodes / 2 + 1
+}
+
+fn is_of(known: &Known, answer: &Answer) -> bool {
+    known
+        .cluster
+        .is_none_or(|cluster| cluster == answer.cluster)
+}
+
+/// What no word of an operator's makes right: there is a primary.
+fn against_any(voters: &[Voter], known: &Known) -> Vec<Refusal> {
+    let against = |voter: &Voter| {
+        let answer = voter.answer.filter(|answer| is_of(known, answer))?;
+        let node = voter.name.clone();
+        if answer.timeline > known.newest {
+            let timeline = answer.timeline;
+            return Some(Refusal::Overtaken { node, timeline });
+        }
+        let rules = answer.role == Role::TakesWrites && answer.timeline == known.newest;
+        rules.then_some(Refusal::PrimaryAlive { node })
+    };
+    voters.iter().filter_map(against).collect()
+}
+
+/// Replicas that hear of the primary, though it may be silent here.
+fn witnesses(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
+    let hears = |voter: &Voter| match voter.answer.filter(|answer| is_of(known, answer))?.role {
+        Role::Follows {
+            hears: Some(ago),
+            stray: false,
+            ..
+        } if ago.is_none_or(|ago| ago < terms.witness_age) => Some(Refusal::PrimaryHeard {
+            by: voter.name.clone(),
+            ago,
+        }),
+        _ => None,
+    };
+    voters.iter().filter_map(hears).collect()
+}
+
+fn majority(voters: &[Voter]) -> Option<Refusal> {
+    let needed = needed(voters.len());
+    let agree = voters.iter().filter(|voter| voter.vote.is_ok()).count();
+    let why = |voter: &Voter| {
+        let error = voter.vote.as_ref().err()?;
+        Some(format!("`{}`: {error}", voter.name))
+    };
+    (agree < needed).then(|| Refusal::NoMajority {
+        agree,
+        needed,
+        others: voters.iter().filter_map(why).collect(),
+    })
+}
+
+/// With as many replicas unheard as confirm a commit, these may be the very ones that did.
+fn synchronous(voters: &[Voter], known: &Known) -> Option<Refusal> {
+    let unheard = voters.iter().enumerate().filter(|(place, voter)| {
+        known.primary != Some(*place)
+            && !matches!(
+                voter.answer,
+                Some(Answer {
+                    role: Role::Follows { .. },
+                    ..
+                })
+            )
+    });
+    let nodes: Vec<String> = unheard.map(|(_, voter)| voter.name.clone()).collect();
+    let confirming = known.confirming;
+    (confirming > 0 && nodes.len() >= confirming)
+        .then_some(Refusal::SynchronousMissing { nodes, confirming })
+}
+
+/// All of the log that a replica on the newest timeline has.
+fn has(voter: &Voter, known: &Known) -> Option<Lsn> {
+    let answer = voter.answer.filter(|answer| is_of(known, answer))?;
+    match answer.role {
+        Role::Follows { has, stray, .. } if !stray && answer.timeline == known.newest => Some(has),
+        _ => None,
+    }
+}
+
+fn choose(voters: &[Voter], known: &Known, terms: &Terms) -> Result<usize, Refusal> {
+    if let Some(voter) = terms.target.and_then(|place| voters.get(place)) {
+        let why = match voter.answer {
+            None => "does not answer",
+            Some(answer) if !is_of(known, &answer) => "belongs to another cluster",
+            Some(Answer {
+                role: Role::TakesWrites,
+                ..
+            }) => "takes writes already",
+            Some(_) if has(voter, known).is_none() => "is not on the newest timeline",
+            Some(_) if voter.priority == 0 && !terms.forced => {
+                "is not to be promoted (`promotion_priority` is 0)"
+            }
+            // Another process may be promoting this very node.
+            Some(_) if voter.vote.is_err() => "does not agree",
+            Some(_) => {
+                return terms.target.ok_or(Refusal::NoCandidate {
+                    timeline: known.newest,
+                });
+            }
+        };
+        let node = voter.name.clone();
+        return Err(Refusal::NotPromotable { node, why });
+    }
+    let may = |(_, voter): &(usize, &Voter)| voter.priority > 0 && voter.vote.is_ok();
+    let best = voters
+        .iter()
+        .enumerate()
+        .filter(may)
+        .filter_map(|(place, voter)| Some((has(voter, known)?, voter.priority, place)))
+        // Of equals the one that is configured first, so that all processes choose the same.
+        .max_by_key(|(has, priority, place)| (*has, *priority, std::cmp::Reverse(*place)));
+    best.map(|(.., place)| place).ok_or(Refusal::NoCandidate {
+        timeline: known.newest,
+    })
+}
+
+fn losses(voters: &[Voter], place: usize, known: &Known, terms: &Terms) -> Vec<Refusal> {
+    let allowed = terms.max_loss_bytes;
+    let Some((node, own)) = voters.get(place).and_then(|voter| {
+        let own = has(voter, known)?;
+        Some((voter.name.clone(), own))
+    }) else {
+        return Vec::new();
+    };
+    let more = |lsn: Lsn| Some(lsn.0.saturating_sub(own.0)).filter(|bytes| *bytes > allowed);
+    let furthest = voters
+        .iter()
+        .filter_map(|voter| Some((has(voter, known)?, voter)));
+    let behind = furthest
+        .max_by_key(|(has, _)| *has)
+        .and_then(|(lsn, other)| {
+            Some(Refusal::Behind {
+                node: node.clone(),
+                other: other.name.clone(),
+                bytes: more(lsn)?,
+                allowed,
+            })
+        });
+    let written = known.written.filter(|it| it.timeline == known.newest);
+    let lost = written.and_then(|written| {
+        let bytes = more(written.lsn)?;
+        Some(Refusal::WouldLose {
+            node: node.clone(),
+            bytes,
+            allowed,
+        })
+    });
+    behind.into_iter().chain(lost).collect()
+}
