@@ -36,11 +36,14 @@ pub(super) struct Journey {
     /// What the node has to have that serves it.
     pub(super) need: Need,
     pub(super) writing: Option<Writing>,
+    /// Nothing that runs was sent at the last attempt.
+    pub(super) unsent: bool,
+    pub(super) started: Instant,
 }
 
 impl ReplicatedConnection {
-    /// Sends a statement to the node that it needs, and again elsewhere where that is harmless.
-    pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
+    /// What is known of a statement before it is sent.
+    fn journey<A: Action>(&self, action: &A) -> Journey {
         let verdict = self.cluster.classifier.classify(action.id(), action.sql());
         if self.cluster.classifier.take_wants_catalog() {
             self.cluster.catalog_wanted();
@@ -51,7 +54,7 @@ impl ReplicatedConnection {
         if verdict.sets_for_the_transaction() && may_commit_asynchronously(action.sql()) {
             self.session().guarantee.writes_asynchronously();
         }
-        let mut journey = Journey {
+        Journey {
             verdict,
             decision,
             avoid: Vec::new(),
@@ -61,7 +64,15 @@ impl ReplicatedConnection {
             only_rolls_back,
             need,
             writing,
-        };
+            unsent: false,
+            started: Instant::now(),
+        }
+    }
+
+    /// Sends a statement to the node that it needs, and again elsewhere where that is harmless.
+    pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
+        let mut journey = self.journey(action);
+        let verdict = journey.verdict;
         if let Some(end) = self.end_of_lost_transaction(&journey) {
             return Ok(end.map(|()| A::Output::default())?);
         }
@@ -77,7 +88,9 @@ impl ReplicatedConnection {
             if let Some(writing) = &mut journey.writing {
                 writing.sent_over(&lease);
             }
+            let commands = lease.wire.commands();
             let result = self.send(action, &lease).await;
+            journey.unsent = result.is_err() && lease.wire.commands() == commands;
             for sql in lease.newly_prepared() {
                 self.record(InstrumentationEvent::cache_query(&sql));
             }

@@ -7,6 +7,7 @@ use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::ReplicatedConnection;
+use super::acquire::cause_of_death;
 use super::execute::Journey;
 use super::failure::lost;
 use crate::classify::{TransactionControl, Verdict};
@@ -51,6 +52,11 @@ impl ReplicatedConnection {
             return Ok(Next::Retry);
         }
         self.note_serialization_failure(journey.verdict, &error);
+        if failure.lost.is_some() && self.may_send_again(journey) {
+            lease.condemn();
+            self.cluster.suspect(lease.node(), cause_of_death(lease));
+            return Ok(Next::Retry);
+        }
         let writing = journey.writing.take();
         let cluster = Arc::downgrade(&self.cluster);
         let Some(lost) = lost(&cluster, lease, &failure, outcome_if_lost(journey)) else {
@@ -59,6 +65,9 @@ impl ReplicatedConnection {
             }
             return Err(error);
         };
+        if let Some(writing) = writing.filter(|_| journey.unsent) {
+            writing.never_sent();
+        }
         let ends = journey.verdict.control == Some(TransactionControl::End);
         let mut session = self.session();
         if ends {
@@ -74,6 +83,17 @@ impl ReplicatedConnection {
             }
             _ => Err(lost),
         }
+    }
+
+    /// Whether the statement can be sent over another connection: nothing of it was sent over the one
+    /// that was lost, and nothing else was lost with that.
+    fn may_send_again(&self, journey: &Journey) -> bool {
+        let session = self.session();
+        journey.unsent
+            && journey.verdict.control != Some(TransactionControl::End)
+            && session.transaction.is_none()
+            && !session.pinned
+            && journey.started.elapsed() < self.cluster.failover_wait
     }
 
     fn failed_on_replica(
@@ -158,6 +178,9 @@ impl ReplicatedConnection {
 /// What became of a statement whose connection broke: a read, or the beginning of a transaction,
 /// leaves nothing behind.
 pub(super) fn outcome_if_lost(journey: &Journey) -> Outcome {
+    if journey.unsent {
+        return Outcome::NotRun;
+    }
     let Journey { verdict, learn, .. } = journey;
     let harmless = match verdict.control {
         None => verdict.idempotent,

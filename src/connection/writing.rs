@@ -37,6 +37,11 @@ impl Writing {
         self.sent_over = Some(Arc::clone(&lease.wire));
     }
 
+    /// Its connection was lost before anything of it was sent.
+    pub(super) fn never_sent(mut self) {
+        self.sent_over = None;
+    }
+
     /// The first of its rows is there; the commit comes after the last.
     pub(super) fn answering(&mut self) {
         self.answering = true;

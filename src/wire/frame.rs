@@ -107,7 +107,8 @@ impl BackendScanner {
     }
 }
 
-/// Follows what the client sends, only to know how many answers are still owed.
+/// Follows what the client sends, only to know how many answers are still owed, and whether anything
+/// was sent that the server runs.
 #[derive(Debug)]
 pub(super) struct FrontendScanner(Frames);
 
@@ -126,6 +127,10 @@ impl FrontendScanner {
                 // Start-up, Query, Sync and FunctionCall are each answered by one ReadyForQuery.
                 if matches!(kind, 0 | b'Q' | b'S' | b'F') {
                     wire.sent_request();
+                }
+                // Query, Execute and FunctionCall run something; the rest only prepares it.
+                if matches!(kind, b'Q' | b'E' | b'F') {
+                    wire.sent_command();
                 }
             },
         );
@@ -235,6 +240,31 @@ mod tests {
         assert!(!wire.is_idle(), "two requests, one answer");
         BackendScanner::default().scan(&message(b'Z', b"I"), &wire);
         assert!(wire.is_idle());
+    }
+
+    #[test]
+    fn what_only_prepares_is_no_command() {
+        let wire = Wire::default();
+        let mut frontend = FrontendScanner::default();
+        let mut startup = 8u32.to_be_bytes().to_vec();
+        startup.extend_from_slice(&196_608u32.to_be_bytes());
+        frontend.scan(&startup, &wire);
+        for kind in [b'P', b'D', b'S', b'B'] {
+            frontend.scan(&message(kind, b"x"), &wire);
+        }
+        assert_eq!(wire.commands(), 0);
+        let execute = message(b'E', b"x");
+        let (begin, end) = execute.split_at(4);
+        frontend.scan(begin, &wire);
+        assert_eq!(
+            wire.commands(),
+            0,
+            "the server runs nothing of which it lacks a part"
+        );
+        frontend.scan(end, &wire);
+        assert_eq!(wire.commands(), 1);
+        frontend.scan(&message(b'Q', b"x"), &wire);
+        assert_eq!(wire.commands(), 2);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -71,6 +71,8 @@ pub(crate) struct Wire {
     transaction: AtomicU8,
     /// Requests sent that no `ReadyForQuery` has answered yet.
     owed: AtomicI64,
+    /// Messages sent that have the server run something.
+    commands: AtomicU64,
     role: AtomicU8,
     closed: AtomicBool,
     condemned: AtomicBool,
@@ -94,6 +96,7 @@ impl Default for Wire {
         Self {
             transaction: AtomicU8::new(b'I'),
             owed: AtomicI64::new(0),
+            commands: AtomicU64::new(0),
             role: AtomicU8::new(0),
             closed: AtomicBool::new(false),
             condemned: AtomicBool::new(false),
@@ -201,6 +204,16 @@ impl Wire {
 
     pub(super) fn sent_request(&self) {
         self.owed.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many messages were sent that have the server run something. A statement over whose time the
+    /// number stays the same has not been run.
+    pub(crate) fn commands(&self) -> u64 {
+        self.commands.load(Ordering::Acquire)
+    }
+
+    pub(super) fn sent_command(&self) {
+        self.commands.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn saw_ready(&self, status: u8) {
