@@ -10,6 +10,8 @@ use super::manager::{Finding, Manager};
 use super::measure::measure;
 use super::member::Member;
 use super::probe::{look_at, until_due};
+use super::topology::Gate;
+use crate::election::promotion::needed;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::health::Signal;
 use crate::node::{Node, Probe};
@@ -107,6 +109,7 @@ impl Manager {
             tracing::info!(target: "diesel_replicated", node = node.name, ?role, "node_up");
         }
         self.record(node).silent = false;
+        node.heard.beat();
         let health = Arc::clone(&self.health);
         self.change(node, |member| {
             member.role = probe.role;
@@ -116,6 +119,7 @@ impl Manager {
             }
             member.hear(Signal::Reached, &health);
         });
+        self.count_answers();
         self.load_wanted_catalog();
     }
 
@@ -128,6 +132,38 @@ impl Manager {
             if member.node.pulse.is_still(&self.health) {
                 self.watch_anew(member);
             }
+        }
+        self.count_answers();
+    }
+
+    /// Closes the gate before the primary while fewer than a majority of the nodes answers, where that
+    /// is wanted: this process may be cut off with a primary that was replaced.
+    fn count_answers(&self) {
+        let topology = Arc::clone(&self.publish.borrow());
+        if !self.promoter.config.write_quorum || topology.gate == Gate::Held {
+            return;
+        }
+        let within = self.health.interval + self.health.timeout;
+        let answers = |member: &&Member| member.is_up() && member.node.heard.age() <= within;
+        let answer = topology.members.iter().filter(answers).count();
+        let needed = needed(topology.members.len());
+        let gate = if answer >= needed {
+            Gate::Open
+        } else {
+            Gate::NoQuorum { answer, needed }
+        };
+        if gate == topology.gate {
+            return;
+        }
+        self.publish(|topology| topology.gated(gate));
+        if gate == Gate::Open {
+            tracing::info!(target: "diesel_replicated", answer, needed, "quorum_regained");
+            return;
+        }
+        tracing::error!(target: "diesel_replicated", answer, needed, "quorum_lost");
+        if let (Gate::Open, Some(primary)) = (topology.gate, topology.primary()) {
+            let cause = format!("{answer} of the nodes answer, and {needed} have to for writes");
+            primary.node.pool.connector().end_generation(cause);
         }
     }
 

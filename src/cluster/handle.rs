@@ -86,7 +86,6 @@ impl Cluster {
         let bell = Bell::default();
         let door = bell.door();
         let health = Arc::new(settings.health);
-        let automatic = settings.promotion.automatic;
         let promoter = Promoter {
             topology: topology.clone(),
             commands: commands.downgrade(),
@@ -105,7 +104,7 @@ impl Cluster {
             remote_apply: settings.durability == Some(Durability::RemoteApply),
             bell,
             health: Arc::clone(&health),
-            promoter: automatic.then(|| promoter.clone()),
+            promoter: promoter.clone(),
         });
         runtime.spawn(manager.run());
         Arc::new(Self {
@@ -274,6 +273,14 @@ impl Cluster {
         self.with_changes(Instant::now() + self.failover_wait, known)
             .await;
         Ok(promoted)
+    }
+
+    /// Puts a replica in the primary's place, within half the time for which statements wait for one.
+    pub(crate) async fn switchover(&self, to: &str) -> Result<Promoted, Error> {
+        let (promoter, to) = (self.promoter.clone(), to.to_owned());
+        let limit = self.failover_wait / 2;
+        let task = async move { promoter.switchover(&to, limit).await };
+        self.runtime.spawn(task).await.map_err(|_| Error::Closed)?
     }
 
     /// Has a replica get no more statements, and waits until those that it is running have ended; or

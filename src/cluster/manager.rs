@@ -16,7 +16,7 @@ use super::member::Member;
 use super::promotion::Promoter;
 use super::refresh::{self, Refresh};
 use super::succession;
-use super::topology::Topology;
+use super::topology::{Gate, Topology};
 use crate::classify::{Catalog, Classifier};
 use crate::config::HealthConfig;
 use crate::error::{ConnectError, Error};
@@ -54,6 +54,11 @@ pub(crate) enum Command {
     Remove {
         name: String,
         done: oneshot::Sender<Result<Arc<Node>, Error>>,
+    },
+    /// Has statements that need the primary wait, or go on.
+    Hold {
+        on: bool,
+        done: oneshot::Sender<Result<(), Error>>,
     },
     /// Takes a replica out of use, or back.
     Drain {
@@ -93,8 +98,7 @@ pub(super) struct Parts {
     pub(super) remote_apply: bool,
     pub(super) bell: Bell,
     pub(super) health: Arc<HealthConfig>,
-    /// Set if replicas are promoted without being asked for.
-    pub(super) promoter: Option<Promoter>,
+    pub(super) promoter: Promoter,
 }
 
 pub(crate) struct Manager {
@@ -107,7 +111,7 @@ pub(crate) struct Manager {
     pub(super) remote_apply: bool,
     bell: Bell,
     pub(super) health: Arc<HealthConfig>,
-    pub(super) promoter: Option<Promoter>,
+    pub(super) promoter: Promoter,
     /// One for each node. They end with their node, or with the manager.
     pub(super) watchers: JoinSet<()>,
     pub(super) watching: Vec<(Arc<Node>, AbortHandle)>,
@@ -145,8 +149,8 @@ impl Manager {
             self.watch(member);
             self.probe(&member.node, Duration::ZERO);
         }
-        if let Some(promoter) = self.promoter.clone() {
-            self.watchers.spawn(promoter.run());
+        if self.promoter.config.automatic {
+            self.watchers.spawn(self.promoter.clone().run());
         }
         let mut rounds = tokio::time::interval(self.health.interval);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -203,6 +207,10 @@ impl Manager {
             }
             Command::Remove { name, done } => {
                 let _ = done.send(self.remove(&name));
+            }
+            Command::Hold { on, done } => {
+                self.publish(|topology| topology.gated(if on { Gate::Held } else { Gate::Open }));
+                let _ = done.send(Ok(()));
             }
             Command::Drain { name, on, done } => {
                 let _ = done.send(self.drain(&name, on));

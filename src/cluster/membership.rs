@@ -23,7 +23,7 @@ impl Manager {
                 topology: self.publish.subscribe(),
                 commands: self.commands.clone(),
                 remote_apply: self.remote_apply,
-                heartbeat: self.promoter.is_some(),
+                heartbeat: self.promoter.config.automatic,
                 health: Arc::clone(&self.health),
             },
         );

@@ -27,6 +27,18 @@ pub(crate) struct Order {
     pub(crate) target: Option<String>,
     /// The operator answers for the primary's death, for the majority and for what is lost.
     pub(crate) forced: bool,
+    /// A primary that gives way.
+    pub(crate) yielding: Option<String>,
+}
+
+impl Order {
+    pub(crate) fn to(name: &str, forced: bool) -> Self {
+        Self {
+            target: Some(name.to_owned()),
+            forced,
+            yielding: None,
+        }
+    }
 }
 
 /// Promotes replicas. Each cluster has one.
@@ -50,16 +62,18 @@ impl Promoter {
     /// Promotes a replica, if nothing speaks against it.
     pub(crate) async fn promote(&self, order: &Order) -> Result<Promoted, Error> {
         let topology = Arc::clone(&self.topology.borrow());
-        let target = order.target.as_deref().map(|name| {
+        let place_of = |name: &str| {
             let mut members = topology.members.iter();
             let place = members.position(|member| member.node.name == name);
             place.ok_or_else(|| Error::UnknownNode {
                 name: name.to_owned(),
                 nodes: topology.describe(),
             })
-        });
+        };
+        let place_of = |name: &Option<String>| name.as_deref().map(place_of).transpose();
         let terms = Terms {
-            target: target.transpose()?,
+            target: place_of(&order.target)?,
+            yielding: place_of(&order.yielding)?,
             witness_age: self.config.witness_age,
             max_loss_bytes: self.config.max_loss_bytes,
             forced: order.forced,

@@ -8,6 +8,17 @@ use crate::node::Node;
 use crate::route::NodeKind;
 use crate::wire::ServerRole;
 
+/// Whether statements may go to the primary that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Gate {
+    #[default]
+    Open,
+    /// Another is about to take its place.
+    Held,
+    /// So many nodes answer, and so many have to for writes.
+    NoQuorum { answer: usize, needed: usize },
+}
+
 /// All nodes. The epoch grows with each change.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Topology {
@@ -15,6 +26,7 @@ pub(crate) struct Topology {
     pub(crate) members: Vec<Member>,
     /// Whether the database's catalog has been asked for what classification needs.
     pub(crate) catalog_asked: bool,
+    pub(crate) gate: Gate,
     /// What the last election found; the primary is told by its place among the members.
     past: Past,
 }
@@ -63,7 +75,7 @@ impl Topology {
 
     /// Whether a write can be sent somewhere now.
     pub(crate) fn takes_writes(&self) -> bool {
-        self.primary().is_some_and(Member::is_up)
+        self.gate == Gate::Open && self.primary().is_some_and(Member::is_up)
     }
 
     /// Whether there was a primary, and none can be written to now.
@@ -109,6 +121,14 @@ impl Topology {
             catalog_asked: true,
             ..self.clone()
         }
+    }
+
+    /// The next topology, with this before the primary.
+    pub(crate) fn gated(&self, gate: Gate) -> Self {
+        let mut next = self.clone();
+        next.gate = gate;
+        next.epoch += 1;
+        next
     }
 
     /// The next topology, after `change` has been made to the members.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::ReplicatedConnection;
 use super::reading::Reading;
-use crate::cluster::{Member, Topology};
+use crate::cluster::{Gate, Member, Topology};
 use crate::error::Error;
 use crate::node::{Lease, Node, Pooled};
 use crate::route::{NodeKind, RouteReason};
@@ -61,7 +61,7 @@ impl ReplicatedConnection {
 
     /// A connection to the primary that this topology has.
     async fn primary_of(&self, topology: &Topology, fallback: bool) -> Result<Arc<Lease>, Error> {
-        let Some(member) = topology.primary() else {
+        let Some(member) = topology.primary().filter(|_| topology.gate == Gate::Open) else {
             return Err(no_primary(topology));
         };
         let node = Arc::clone(&member.node);
@@ -86,7 +86,7 @@ impl ReplicatedConnection {
         // It may have been replaced while the connection was opened.
         let now = self.cluster.topology();
         let rules = now.primary().is_some_and(|it| Arc::ptr_eq(&it.node, &node));
-        if !rules {
+        if !rules || now.gate != Gate::Open {
             return Err(no_primary(&now));
         }
         Ok(self.lend(Lease::new(pooled, node, permit)))
@@ -108,7 +108,9 @@ impl ReplicatedConnection {
         let Some(lease) = &session.primary else {
             return Ok(None);
         };
-        if lease.is_usable() {
+        // What has begun may end; what is to come waits before the gate.
+        let bound = session.transaction.is_some() || session.pinned;
+        if lease.is_usable() && (bound || self.cluster.topology().gate == Gate::Open) {
             return Ok(Some(Arc::clone(lease)));
         }
         let node = lease.node().name.clone();
@@ -318,7 +320,7 @@ impl Drop for AwaitingPrimary<'_> {
 /// Whether the statement may yet be served by the primary of another moment.
 fn may_pass(error: &Error) -> bool {
     match error {
-        Error::NoPrimary { .. } => true,
+        Error::NoPrimary { .. } | Error::NoQuorum { .. } => true,
         Error::Connect(error) => error.is_outage(),
         _ => false,
     }
@@ -327,6 +329,13 @@ fn may_pass(error: &Error) -> bool {
 fn no_primary(topology: &Topology) -> Error {
     if topology.members.is_empty() {
         return Error::Closed;
+    }
+    if let Gate::NoQuorum { answer, needed } = topology.gate {
+        return Error::NoQuorum {
+            answer,
+            needed,
+            nodes: topology.describe(),
+        };
     }
     let rivals = topology.rivals();
     if rivals.len() > 1 {

@@ -223,7 +223,7 @@ impl ReplicatedConnection {
                 replica: on_replica.then(|| Arc::clone(lease)),
                 begun: false,
                 read_only,
-                _busy: on_replica.then(|| Arc::new(lease.node().busy())),
+                _busy: Some(Arc::new(lease.node().busy())),
             });
         }
     }

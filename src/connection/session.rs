@@ -48,7 +48,7 @@ pub(super) struct Transaction {
     pub(super) begun: bool,
     /// Declared so: its COMMIT is no write.
     pub(super) read_only: bool,
-    /// A replica that is to be removed waits for the transactions on it.
+    /// A replica that is to be removed, or a primary that is to be replaced, waits for it.
     pub(super) _busy: Option<Arc<Busy>>,
 }
 
@@ -106,7 +106,7 @@ impl Session {
                 replica: None,
                 begun: true,
                 read_only: false,
-                _busy: None,
+                _busy: primary.map(|lease| Arc::new(lease.node().busy())),
             });
         }
         self.transaction

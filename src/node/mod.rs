@@ -65,6 +65,8 @@ pub(crate) struct Node {
     told: Mutex<Option<Arc<Told>>>,
     /// Of its watcher.
     pub(crate) pulse: Pulse,
+    /// When it last answered.
+    pub(crate) heard: Pulse,
     pub(crate) runtime: Handle,
 }
 
@@ -98,6 +100,7 @@ impl Node {
                 quiet: Notify::new(),
                 told: Mutex::default(),
                 pulse: Pulse::default(),
+                heard: Pulse::default(),
                 runtime: runtime.clone(),
             }
         })
@@ -111,6 +114,7 @@ impl Node {
     pub(crate) fn tells(&self, facts: &Facts, took: Duration) {
         /// Of the average, so much is the last answer's.
         const WEIGHT: f64 = 0.3;
+        self.heard.beat();
         let mut told = self.told_mut();
         let known = told.as_ref().map_or(took, |told| told.round_trip);
         *told = Some(Arc::new(Told {

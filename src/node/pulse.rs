@@ -23,11 +23,18 @@ impl Pulse {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
+    /// How long ago it last said so.
+    pub(crate) fn age(&self) -> Duration {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .elapsed()
+    }
+
     /// Whether it has been silent for longer than all its waits together may take.
     pub(crate) fn is_still(&self, health: &HealthConfig) -> bool {
-        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let longest = (health.interval + health.timeout).saturating_mul(4);
-        last.elapsed() > longest + MARGIN
+        self.age() > longest + MARGIN
     }
 }
 

@@ -165,9 +165,7 @@ impl ReplicatedPool {
     /// [`Error::PromotionFailed`] if the server could not be promoted, or did not open in time. There is
     /// no node of this name, or the pool is closed.
     pub async fn promote(&self, name: &str) -> Result<Promoted, Error> {
-        let target = Some(name.to_owned());
-        let forced = false;
-        self.cluster.promote(Order { target, forced }).await
+        self.cluster.promote(Order::to(name, false)).await
     }
 
     /// As [`promote`](Self::promote), on the caller's word that the primary is dead and stays so, that
@@ -180,9 +178,29 @@ impl ReplicatedPool {
     ///
     /// As [`promote`](Self::promote).
     pub async fn force_promote(&self, name: &str) -> Result<Promoted, Error> {
-        let target = Some(name.to_owned());
-        let forced = true;
-        self.cluster.promote(Order { target, forced }).await
+        self.cluster.promote(Order::to(name, true)).await
+    }
+
+    /// Puts a replica in the place of a primary that lives, without an error for anyone who uses this
+    /// pool: new statements for the primary wait, those that run end, the replica catches up, is
+    /// promoted, and what waited runs there.
+    ///
+    /// Other clients of the old primary lose their connections, and find that transactions are read only
+    /// there (`default_transaction_read_only`), which is all that a client can do; it takes a superuser.
+    /// The old primary goes on running on its old timeline and is not used any more. Afterwards it is
+    /// the operator's to stop it, to rewind it (`pg_rewind`) or build it anew, to start it as a standby
+    /// of the new primary, and to have the other replicas follow that. Where something else promotes
+    /// (Patroni and the like), have that do the switchover; the pool follows.
+    ///
+    /// It has to be done within half of [`Config::failover_wait`](crate::Config::failover_wait); if not,
+    /// all is as it was before.
+    ///
+    /// # Errors
+    ///
+    /// As [`promote`](Self::promote); no primary is up; transactions that were open did not end in time; or
+    /// the role is no superuser.
+    pub async fn switchover(&self, to: &str) -> Result<Promoted, Error> {
+        self.cluster.switchover(to).await
     }
 
     /// Adds a replica. It serves reads as soon as it has been reached.

@@ -30,6 +30,7 @@ mod routing;
 mod status;
 mod streams;
 mod support;
+mod switchover;
 mod sync_wrapper;
 mod tokens;
 mod transactions;

@@ -67,6 +67,8 @@ pub(crate) struct Terms {
     pub(crate) max_loss_bytes: u64,
     /// The operator answers for the primary's death, for the majority and for what is lost.
     pub(crate) forced: bool,
+    /// The place of a primary that gives way: it was fenced by who asks.
+    pub(crate) yielding: Option<usize>,
 }
 
 /// The place of the node to promote, or everything that speaks against it.
@@ -75,9 +77,11 @@ pub(crate) fn candidate(
     known: &Known,
     terms: &Terms,
 ) -> Result<usize, Vec<Refusal>> {
-    let mut refusals = against_any(voters, known);
+    let mut refusals = against_any(voters, known, terms);
     if !terms.forced {
-        refusals.extend(witnesses(voters, known, terms));
+        if terms.yielding.is_none() {
+            refusals.extend(witnesses(voters, known, terms));
+        }
         refusals.extend(majority(voters));
         refusals.extend(synchronous(voters, known));
     }
@@ -107,8 +111,8 @@ fn is_of(known: &Known, answer: &Answer) -> bool {
 }
 
 /// What no word of an operator's makes right: there is a primary.
-fn against_any(voters: &[Voter], known: &Known) -> Vec<Refusal> {
-    let against = |voter: &Voter| {
+fn against_any(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
+    let against = |(place, voter): (usize, &Voter)| {
         let answer = voter.answer.filter(|answer| is_of(known, answer))?;
         let node = voter.name.clone();
         if answer.timeline > known.newest {
@@ -116,9 +120,9 @@ fn against_any(voters: &[Voter], known: &Known) -> Vec<Refusal> {
             return Some(Refusal::Overtaken { node, timeline });
         }
         let rules = answer.role == Role::TakesWrites && answer.timeline == known.newest;
-        rules.then_some(Refusal::PrimaryAlive { node })
+        (rules && terms.yielding != Some(place)).then_some(Refusal::PrimaryAlive { node })
     };
-    voters.iter().filter_map(against).collect()
+    voters.iter().enumerate().filter_map(against).collect()
 }
 
 /// Replicas that hear of the primary, though it may be silent here.

@@ -53,6 +53,7 @@ const TERMS: Terms = Terms {
     witness_age: Duration::from_secs(10),
     max_loss_bytes: 100,
     forced: false,
+    yielding: None,
 };
 
 fn refusals(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
@@ -103,6 +104,24 @@ fn whoever_takes_writes_is_not_replaced_even_by_force() {
         refusals(&alive, &known(500), &TERMS)[..],
         [Refusal::Overtaken { timeline: 4, .. }]
     ));
+}
+
+#[test]
+fn a_primary_that_gives_way_is_replaced_and_no_other() {
+    let mut alive = cluster(&[500, 500]);
+    let rules = Answer {
+        cluster: 7,
+        timeline: NEWEST,
+        role: Role::TakesWrites,
+    };
+    alive[0].answer = Some(rules);
+    let terms = Terms {
+        yielding: Some(0),
+        ..TERMS
+    };
+    assert_eq!(candidate(&alive, &known(500), &terms), Ok(1));
+    alive[2].answer = Some(rules);
+    assert!(candidate(&alive, &known(500), &terms).is_err());
 }
 
 #[test]
