@@ -27,7 +27,7 @@ mod wire;
 pub use config::{
     Config, ConfigError, ConfigErrors, Consistency, ConsistencyConfig, DeclaredRole, Durability,
     FunctionConfig, HealthConfig, InvalidConsistency, NodeConfig, Policy, PoolConfig,
-    PoolOverrides, Primary, PromotionConfig, Replica, UrlProblem, WriteScope,
+    PoolOverrides, Primary, PromotionConfig, Replica, RetryPolicy, UrlProblem, WriteScope,
 };
 pub use connection::{
     CancelToken, Replicas, ReplicatedConnection, Replication, RowStream, Scope, TransactionBuilder,

@@ -12,6 +12,7 @@ mod mistakes;
 mod node;
 mod pool;
 mod promotion;
+mod retry;
 mod routing;
 mod setters;
 pub(crate) mod setting;
@@ -33,6 +34,7 @@ pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
 pub use node::{DeclaredRole, NodeConfig, Primary, Replica};
 pub use pool::{PoolConfig, PoolOverrides};
 pub use promotion::PromotionConfig;
+pub use retry::RetryPolicy;
 pub use routing::{FunctionConfig, Policy};
 pub(crate) use settings::{Host, NodeSettings, Settings};
 

@@ -4,6 +4,7 @@ use diesel::QueryResult;
 use diesel_async::{AnsiTransactionManager, SimpleAsyncConnection, TransactionManager};
 
 use super::ReplicatedConnection;
+use super::func::AsyncFunc;
 use crate::config::Durability;
 
 /// Builds a transaction, as diesel-async's builder for its PostgreSQL connection does.
@@ -25,7 +26,7 @@ use crate::config::Durability;
 #[derive(Debug)]
 #[must_use = "a transaction builder does nothing until `run` is called"]
 pub struct TransactionBuilder<'a> {
-    connection: &'a mut ReplicatedConnection,
+    pub(super) connection: &'a mut ReplicatedConnection,
     isolation: Option<&'static str>,
     access: Option<&'static str>,
     deferrable: Option<&'static str>,
@@ -60,11 +61,14 @@ impl ReplicatedConnection {
     /// # Errors
     ///
     /// Those of [`TransactionBuilder::run`].
-    pub async fn snapshot<'a, T, E, F>(&'a mut self, callback: F) -> Result<T, E>
+    pub async fn snapshot<'a, T, E, F>(&mut self, callback: F) -> Result<T, E>
     where
-        F: AsyncFnOnce(&mut Self) -> Result<T, E> + Send + 'a,
-        T: 'a,
-        E: From<diesel::result::Error> + 'a,
+        for<'r> F: AsyncFnOnce(&'r mut Self) -> Result<T, E>
+            + AsyncFunc<&'r mut Self, Result<T, E>, Fut: Send>
+            + Send
+            + 'a,
+        T: Send + 'a,
+        E: From<diesel::result::Error> + Send + 'a,
     {
         let mut transaction = self.build_transaction().repeatable_read().read_only();
         transaction.on_replicas = true;
@@ -146,16 +150,14 @@ impl<'a> TransactionBuilder<'a> {
     /// with this connection, which rolls it back; the connection refuses further transactions.
     pub async fn run<'b, T, E, F>(&mut self, callback: F) -> Result<T, E>
     where
-        F: AsyncFnOnce(&mut ReplicatedConnection) -> Result<T, E> + Send + 'a,
-        T: 'b,
-        E: From<diesel::result::Error> + 'b,
+        for<'r> F: AsyncFnOnce(&'r mut ReplicatedConnection) -> Result<T, E>
+            + AsyncFunc<&'r mut ReplicatedConnection, Result<T, E>, Fut: Send>
+            + Send
+            + 'b,
+        T: Send + 'b,
+        E: From<diesel::result::Error> + Send + 'b,
     {
-        let sql = self.begin();
-        self.connection.session().begins_on_replicas = self.on_replicas;
-        AnsiTransactionManager::begin_transaction_sql(&mut *self.connection, &sql).await?;
-        if let Some(durability) = self.durability {
-            self.set_durability(durability).await?;
-        }
+        self.start().await?;
         match callback(&mut *self.connection).await {
             Ok(value) => {
                 AnsiTransactionManager::commit_transaction(&mut *self.connection).await?;
@@ -167,6 +169,16 @@ impl<'a> TransactionBuilder<'a> {
                 rolled_back?;
                 Err(error)
             }
+        }
+    }
+
+    pub(super) async fn start(&mut self) -> QueryResult<()> {
+        let sql = self.begin();
+        self.connection.session().begins_on_replicas = self.on_replicas;
+        AnsiTransactionManager::begin_transaction_sql(&mut *self.connection, &sql).await?;
+        match self.durability {
+            Some(durability) => self.set_durability(durability).await,
+            None => Ok(()),
         }
     }
 

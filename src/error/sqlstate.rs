@@ -27,6 +27,7 @@ impl SqlState {
     pub(crate) const NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
     pub(crate) const INTERNAL_ERROR: Self = Self(*b"XX000");
     pub(crate) const SERIALIZATION_FAILURE: Self = Self(*b"40001");
+    const DEADLOCK_DETECTED: Self = Self(*b"40P01");
     pub(crate) const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub(crate) const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     pub(crate) const CRASH_SHUTDOWN: Self = Self(*b"57P02");
@@ -67,6 +68,11 @@ impl SqlState {
             Self::DATABASE_DROPPED,
         ]
         .contains(&self)
+    }
+
+    /// Whether the transaction was in the way of another, and may succeed another time.
+    pub(crate) fn is_conflict(self) -> bool {
+        [Self::SERIALIZATION_FAILURE, Self::DEADLOCK_DETECTED].contains(&self)
     }
 
     /// Whether the OID of a custom type may have been out of date.

@@ -80,6 +80,8 @@ pub(crate) struct Wire {
     generation: Option<Arc<Generation>>,
     /// A commit's wait for a synchronous standby was cancelled.
     unconfirmed: AtomicBool,
+    /// A transaction was in the way of another.
+    conflict: AtomicBool,
     answered: Notify,
     memory: Mutex<Memory>,
 }
@@ -102,6 +104,7 @@ impl Default for Wire {
             condemned: AtomicBool::new(false),
             generation: None,
             unconfirmed: AtomicBool::new(false),
+            conflict: AtomicBool::new(false),
             answered: Notify::new(),
             memory: Mutex::default(),
         }
@@ -202,6 +205,12 @@ impl Wire {
         self.unconfirmed.load(Ordering::Acquire) && self.unconfirmed.swap(false, Ordering::AcqRel)
     }
 
+    /// Whether the server has ended a transaction for being in the way of another, since this was
+    /// last asked.
+    pub(crate) fn take_conflict(&self) -> bool {
+        self.conflict.swap(false, Ordering::AcqRel)
+    }
+
     pub(super) fn sent_request(&self) {
         self.owed.fetch_add(1, Ordering::AcqRel);
     }
@@ -237,6 +246,9 @@ impl Wire {
         let Some(code) = SqlState::from_bytes(fields.code) else {
             return;
         };
+        if code.is_conflict() {
+            self.conflict.store(true, Ordering::Release);
+        }
         let mut memory = self.memory();
         if memory.errors.len() == REMEMBERED {
             memory.errors.pop_front();

@@ -26,6 +26,7 @@ mod notifications;
 mod pools;
 mod promotion;
 mod property;
+mod retry;
 mod routing;
 mod status;
 mod streams;
