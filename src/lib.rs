@@ -25,9 +25,10 @@ pub mod web;
 mod wire;
 
 pub use config::{
-    Config, ConfigError, ConfigErrors, Consistency, ConsistencyConfig, DeclaredRole, Durability,
-    FunctionConfig, HealthConfig, InvalidConsistency, NodeConfig, Policy, PoolConfig,
-    PoolOverrides, Primary, PromotionConfig, Replica, RetryPolicy, UrlProblem, WriteScope,
+    COMMIT_MARKER_SQL, CommitResolution, Config, ConfigError, ConfigErrors, Consistency,
+    ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, HealthConfig, InvalidConsistency,
+    NodeConfig, Policy, PoolConfig, PoolOverrides, Primary, PromotionConfig, Replica, RetryPolicy,
+    UrlProblem, WriteScope,
 };
 pub use connection::{
     CancelToken, Replicas, ReplicatedConnection, Replication, RowStream, Scope, TransactionBuilder,

@@ -18,7 +18,8 @@ use super::topology::Topology;
 use super::tracker::Tracker;
 use crate::classify::Classifier;
 use crate::config::{
-    ConsistencyConfig, Durability, HealthConfig, NodeSettings, PoolConfig, Settings,
+    CommitResolution, ConsistencyConfig, Durability, HealthConfig, NodeSettings, PoolConfig,
+    Settings,
 };
 use crate::error::Error;
 use crate::guarantee::Board;
@@ -59,6 +60,7 @@ pub(crate) struct Cluster {
     pub(crate) read_only_transactions_on_replicas: bool,
     /// How long a statement waits for a primary.
     pub(crate) failover_wait: Duration,
+    pub(crate) commit_resolution: CommitResolution,
     pub(crate) health: Arc<HealthConfig>,
     promoter: Promoter,
     /// What a node that is added later has by default.
@@ -78,9 +80,8 @@ impl Cluster {
             reporter: reporter(&commands),
         };
         let members = settings.nodes.into_iter().map(|node| maker.member(node));
-        let topology = Topology::new(members.collect());
         let classifier = Arc::new(Classifier::new(&settings.functions));
-        let (publish, topology) = watch::channel(Arc::new(topology));
+        let (publish, topology) = watch::channel(Arc::new(Topology::new(members.collect())));
         let stop = CancellationToken::new();
         let board = Arc::<Board>::default();
         let bell = Bell::default();
@@ -101,6 +102,7 @@ impl Cluster {
             stop: stop.clone(),
             classifier: Arc::clone(&classifier),
             board: Arc::clone(&board),
+            sweep: settings.commit_resolution == CommitResolution::Marker,
             remote_apply: settings.durability == Some(Durability::RemoteApply),
             bell,
             health: Arc::clone(&health),
@@ -123,6 +125,7 @@ impl Cluster {
             consistency: settings.consistency,
             pool_defaults: settings.pool,
             failover_wait: settings.failover_wait,
+            commit_resolution: settings.commit_resolution,
             health,
             promoter,
             read_only_transactions_on_replicas: settings.read_only_transactions_on_replicas,

@@ -96,6 +96,8 @@ pub(super) struct Parts {
     pub(super) classifier: Arc<Classifier>,
     pub(super) board: Arc<Board>,
     pub(super) remote_apply: bool,
+    /// Old markers of commits are to be removed.
+    pub(super) sweep: bool,
     pub(super) bell: Bell,
     pub(super) health: Arc<HealthConfig>,
     pub(super) promoter: Promoter,
@@ -109,6 +111,8 @@ pub(crate) struct Manager {
     classifier: Arc<Classifier>,
     pub(super) board: Arc<Board>,
     pub(super) remote_apply: bool,
+    /// Old markers of commits are to be removed.
+    pub(super) sweep: bool,
     bell: Bell,
     pub(super) health: Arc<HealthConfig>,
     pub(super) promoter: Promoter,
@@ -131,6 +135,7 @@ impl Manager {
             classifier: parts.classifier,
             board: parts.board,
             remote_apply: parts.remote_apply,
+            sweep: parts.sweep,
             bell: parts.bell,
             health: parts.health,
             promoter: parts.promoter,

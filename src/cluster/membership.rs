@@ -23,6 +23,7 @@ impl Manager {
                 topology: self.publish.subscribe(),
                 commands: self.commands.clone(),
                 remote_apply: self.remote_apply,
+                sweep: self.sweep,
                 heartbeat: self.promoter.config.automatic,
                 health: Arc::clone(&self.health),
             },

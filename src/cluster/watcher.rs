@@ -46,10 +46,15 @@ pub(super) struct Surroundings {
     pub(super) commands: mpsc::WeakSender<Command>,
     /// The pool's commits wait until synchronous standbys have applied them.
     pub(super) remote_apply: bool,
+    /// Old markers of commits are to be removed.
+    pub(super) sweep: bool,
     /// An idle primary is to let its standbys hear of it.
     pub(super) heartbeat: bool,
     pub(super) health: Arc<HealthConfig>,
 }
+
+/// How often old markers of commits are removed, a bounded number at once.
+const SWEEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Watcher {
     node: Arc<Node>,
@@ -59,6 +64,8 @@ pub(super) struct Watcher {
     commands: mpsc::WeakSender<Command>,
     remote_apply: bool,
     heartbeat: bool,
+    sweep: bool,
+    swept: Instant,
     health: Arc<HealthConfig>,
     /// Where the node was when it was last seen as a standby.
     replayed: Lsn,
@@ -82,6 +89,8 @@ impl Watcher {
             commands: around.commands,
             remote_apply: around.remote_apply,
             heartbeat: around.heartbeat,
+            sweep: around.sweep,
+            swept: Instant::now(),
             health: around.health,
             replayed: Lsn(0),
             eager: 0,
@@ -160,6 +169,13 @@ impl Watcher {
             self.pause(asked).await;
             if let Err(error) = self.beat(monitor).await {
                 return error;
+            }
+            if self.sweep && self.is_primary() && self.swept.elapsed() > SWEEP {
+                self.swept = Instant::now();
+                // What fails now is tried again later.
+                if timeout(self.health.timeout, monitor.sweep()).await.is_err() {
+                    return self.silent();
+                }
             }
             if !self.progress.is_wanted() && self.identified.elapsed() > IDENTITY {
                 self.identified = Instant::now();

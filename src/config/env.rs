@@ -27,6 +27,7 @@ const SIMPLE: &[&str] = &[
     "consistency_wait",
     "strong_reads_on_replicas",
     "durability",
+    "commit_resolution",
     "health_interval",
     "health_timeout",
     "automatic_promotion",

@@ -1,6 +1,7 @@
 //! Everything that a pool is built from.
 
 mod at_run_time;
+mod commit;
 mod conn_string;
 mod consistency;
 mod durability;
@@ -26,6 +27,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub(crate) use at_run_time::{check_replica, check_weight};
+pub use commit::{COMMIT_MARKER_SQL, CommitResolution};
 pub(crate) use conn_string::redact;
 pub use consistency::{Consistency, ConsistencyConfig, InvalidConsistency, WriteScope};
 pub use durability::Durability;
@@ -95,6 +97,8 @@ pub struct Config {
     pub consistency: ConsistencyConfig,
     /// How far commits must get before they are acknowledged. Default: what the server says.
     pub durability: Option<Durability>,
+    /// Whether it is found out what became of a COMMIT whose connection broke. Default: it is not.
+    pub commit_resolution: CommitResolution,
     /// How nodes are watched, and from when on one counts as down, lagging or slow. Default: see
     /// [`HealthConfig`].
     pub health: HealthConfig,
@@ -126,6 +130,7 @@ impl Default for Config {
             read_only_transactions_on_replicas: false,
             consistency: ConsistencyConfig::default(),
             durability: None,
+            commit_resolution: CommitResolution::Off,
             health: HealthConfig::default(),
             promotion: PromotionConfig::default(),
             functions: FunctionConfig::default(),
@@ -167,6 +172,7 @@ impl Config {
     /// | `consistency_wait` | [`ConsistencyConfig::wait`] |
     /// | `strong_reads_on_replicas` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     /// | `durability` | [`Config::durability`]: `off`, `local`, `remote_write`, `on` or `remote_apply` |
+    /// | `commit_resolution` | [`Config::commit_resolution`]: `off`, `transaction_id` or `marker` |
     /// | `health_interval`, `health_timeout` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
     /// | `automatic_promotion` | [`PromotionConfig::automatic`] |
     /// | `max_lag`, `max_lag_bytes` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
@@ -221,6 +227,7 @@ impl Config {
     /// | `DATABASE_CONSISTENCY_WAIT` | [`ConsistencyConfig::wait`] |
     /// | `DATABASE_STRONG_READS_ON_REPLICAS` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     /// | `DATABASE_DURABILITY` | [`Config::durability`] |
+    /// | `DATABASE_COMMIT_RESOLUTION` | [`Config::commit_resolution`] |
     /// | `DATABASE_HEALTH_INTERVAL`, `DATABASE_HEALTH_TIMEOUT` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
     /// | `DATABASE_AUTOMATIC_PROMOTION` | [`PromotionConfig::automatic`] |
     /// | `DATABASE_MAX_LAG`, `DATABASE_MAX_LAG_BYTES` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
@@ -293,6 +300,7 @@ impl fmt::Debug for Config {
             )
             .field("consistency", &self.consistency)
             .field("durability", &self.durability)
+            .field("commit_resolution", &self.commit_resolution)
             .field("health", &self.health)
             .field("promotion", &self.promotion)
             .field("functions", &self.functions)

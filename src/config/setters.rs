@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, NodeConfig, Policy,
-    PromotionConfig,
+    CommitResolution, Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig,
+    NodeConfig, Policy, PromotionConfig,
 };
 
 impl Config {
@@ -111,6 +111,13 @@ impl Config {
     #[must_use]
     pub fn durability(mut self, durability: impl Into<Option<Durability>>) -> Self {
         self.durability = durability.into();
+        self
+    }
+
+    /// Sets [`commit_resolution`](Self::commit_resolution).
+    #[must_use]
+    pub fn commit_resolution(mut self, resolution: CommitResolution) -> Self {
+        self.commit_resolution = resolution;
         self
     }
 

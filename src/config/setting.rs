@@ -1,6 +1,6 @@
 //! The settings by their names, as they are written in URLs and in the environment.
 
-use super::{Config, Consistency, Durability, Policy, WriteScope, duration};
+use super::{CommitResolution, Config, Consistency, Durability, Policy, WriteScope, duration};
 
 /// The parameters of libpq that `tokio-postgres` knows.
 pub(crate) const LIBPQ: &[&str] = &[
@@ -44,6 +44,7 @@ pub(crate) const POOL: &[&str] = &[
     "consistency_wait",
     "strong_reads_on_replicas",
     "durability",
+    "commit_resolution",
     "health_interval",
     "health_timeout",
     "automatic_promotion",
@@ -98,6 +99,10 @@ pub(crate) fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), 
         }
         "durability" => {
             config.durability = Some(Durability::parse(value).ok_or(Durability::EXPECTED)?);
+        }
+        "commit_resolution" => {
+            let way = CommitResolution::parse(value);
+            config.commit_resolution = way.ok_or(CommitResolution::EXPECTED)?;
         }
         "health_interval" => config.health.interval = length(value)?,
         "health_timeout" => config.health.timeout = length(value)?,

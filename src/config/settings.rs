@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, HealthConfig, Policy, PoolConfig,
-    PromotionConfig, statement_count,
+    CommitResolution, ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, HealthConfig,
+    Policy, PoolConfig, PromotionConfig, statement_count,
 };
 
 /// A checked [`Config`](super::Config).
@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) read_only_transactions_on_replicas: bool,
     pub(crate) consistency: ConsistencyConfig,
     pub(crate) durability: Option<Durability>,
+    pub(crate) commit_resolution: CommitResolution,
     pub(crate) health: HealthConfig,
     pub(crate) promotion: PromotionConfig,
     pub(crate) functions: FunctionConfig,
@@ -124,6 +125,7 @@ impl fmt::Debug for Settings {
             )
             .field("consistency", &self.consistency)
             .field("durability", &self.durability)
+            .field("commit_resolution", &self.commit_resolution)
             .field("health", &self.health)
             .field("promotion", &self.promotion)
             .field("functions", &self.functions)

@@ -38,6 +38,7 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
                 .collect(),
             consistency: config.consistency.clone(),
             durability: config.durability,
+            commit_resolution: config.commit_resolution,
             health: config.health.clone(),
             promotion: config.promotion.clone(),
             close_timeout: config.close_timeout,

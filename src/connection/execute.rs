@@ -8,12 +8,13 @@ use diesel::connection::InstrumentationEvent;
 
 use super::ReplicatedConnection;
 use super::action::{Action, Report};
+use super::commit::Doubt;
 use super::reading::{Reading, Served};
 use super::recovery::{Next, outcome_if_lost};
 use super::session::{Session, Transaction};
 use super::writing::Writing;
 use crate::classify::{TransactionControl, Verdict};
-use crate::config::Consistency;
+use crate::config::{CommitResolution, Consistency};
 use crate::error::Error;
 use crate::guarantee::Need;
 use crate::node::{Lease, Node};
@@ -39,6 +40,8 @@ pub(super) struct Journey {
     /// Nothing that runs was sent at the last attempt.
     pub(super) unsent: bool,
     pub(super) started: Instant,
+    /// How to find out what becomes of it, if it is a COMMIT.
+    pub(super) doubt: Option<Doubt>,
 }
 
 impl ReplicatedConnection {
@@ -66,6 +69,7 @@ impl ReplicatedConnection {
             writing,
             unsent: false,
             started: Instant::now(),
+            doubt: None,
         }
     }
 
@@ -88,6 +92,9 @@ impl ReplicatedConnection {
             if let Some(writing) = &mut journey.writing {
                 writing.sent_over(&lease);
             }
+            if !on_replica && self.cluster.commit_resolution != CommitResolution::Off {
+                Box::pin(self.mark(&mut journey, action.sql(), &lease)).await?;
+            }
             let commands = lease.wire.commands();
             let result = self.send(action, &lease).await;
             journey.unsent = result.is_err() && lease.wire.commands() == commands;
@@ -104,9 +111,14 @@ impl ReplicatedConnection {
                     };
                     return Ok(action.reporting(output, report));
                 }
-                Err(error) => match self.failed(&mut journey, &lease, on_replica, error)? {
-                    Next::Retry => {}
-                    Next::Done => return Ok(A::Output::default()),
+                Err(error) => match self.failed(&mut journey, &lease, on_replica, error) {
+                    Ok(Next::Retry) => {}
+                    Ok(Next::Done) => return Ok(A::Output::default()),
+                    Err(error) => {
+                        drop(lease);
+                        let over = Box::pin(self.resolved(&mut journey, error)).await;
+                        return over.map(|()| A::Output::default());
+                    }
                 },
             }
         }

@@ -4,6 +4,7 @@ mod acquire;
 mod action;
 mod cancel;
 mod choice;
+mod commit;
 mod consistency;
 mod durability;
 mod execute;

@@ -233,6 +233,24 @@ pub enum Error {
         nodes: Vec<String>,
     },
 
+    /// The marker by which the outcome of a COMMIT could be found out was not written, so nothing was
+    /// committed.
+    #[error(
+        "the commit's marker could not be written, and the transaction was rolled back: {cause}; \
+         `COMMIT_MARKER_SQL` creates its table"
+    )]
+    CommitMarker {
+        /// What the server said.
+        cause: String,
+    },
+
+    /// The connection broke during COMMIT, and the transaction was found not to have been committed.
+    #[error("the transaction was rolled back: {cause}")]
+    RolledBack {
+        /// How the connection broke.
+        cause: String,
+    },
+
     /// The pool was closed.
     #[error("the pool is closed")]
     Closed,

@@ -27,6 +27,7 @@ impl SqlState {
     pub(crate) const NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
     pub(crate) const INTERNAL_ERROR: Self = Self(*b"XX000");
     pub(crate) const SERIALIZATION_FAILURE: Self = Self(*b"40001");
+    pub(crate) const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
     const DEADLOCK_DETECTED: Self = Self(*b"40P01");
     pub(crate) const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub(crate) const ADMIN_SHUTDOWN: Self = Self(*b"57P01");

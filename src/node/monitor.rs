@@ -56,6 +56,13 @@ impl Monitor {
         self.connection.pg.batch_execute(beat).await
     }
 
+    /// Removes markers of commits that are of no use any more.
+    pub(crate) async fn sweep(&mut self) -> QueryResult<()> {
+        let sweep = "DELETE FROM diesel_replicated_commits WHERE id IN (SELECT id FROM \
+            diesel_replicated_commits WHERE at < now() - interval '1 hour' LIMIT 1000)";
+        self.connection.pg.batch_execute(sweep).await
+    }
+
     /// Which of these transactions are over here.
     pub(crate) async fn over(&mut self, transactions: Vec<i64>) -> QueryResult<Vec<i64>> {
         #[derive(QueryableByName)]

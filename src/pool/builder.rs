@@ -12,8 +12,8 @@ use tokio::runtime::Handle;
 use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
 use crate::config::{
-    Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, NodeConfig, Policy,
-    PromotionConfig,
+    CommitResolution, Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig,
+    NodeConfig, Policy, PromotionConfig,
 };
 use crate::error::Error;
 use crate::node::SetupHook;
@@ -129,6 +129,13 @@ impl Builder {
     /// Defaults to 5 seconds. See [`Config::failover_wait`].
     pub fn failover_wait(mut self, wait: Duration) -> Self {
         self.config.failover_wait = wait;
+        self
+    }
+
+    /// Whether it is found out what became of a COMMIT whose connection broke. Off by default. See
+    /// [`CommitResolution`].
+    pub fn commit_resolution(mut self, resolution: CommitResolution) -> Self {
+        self.config.commit_resolution = resolution;
         self
     }
 

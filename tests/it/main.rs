@@ -11,6 +11,7 @@
 
 mod cancellation;
 mod checkout;
+mod commits;
 mod consistency;
 mod custom_types;
 mod differential;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::only_mistake;
 use crate::config::ConfigErrors;
 use crate::config::{
-    Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, Policy,
-    WriteScope,
+    CommitResolution, Config, Consistency, ConsistencyConfig, DeclaredRole, Durability,
+    HealthConfig, Policy, WriteScope,
 };
 
 /// Names and values.
@@ -146,6 +146,7 @@ fn the_watching_of_nodes_has_variables() {
         ("DATABASE_URL", "postgres://a/x"),
         ("DATABASE_MAX_LAG", "never"),
         ("DATABASE_AUTOMATIC_PROMOTION", "on"),
+        ("DATABASE_COMMIT_RESOLUTION", "marker"),
         ("DATABASE_MAX_LAG_BYTES", "16777216"),
         ("DATABASE_HEALTH_INTERVAL", "2"),
         ("DATABASE_HEALTH_TIMEOUT", "3"),
@@ -157,6 +158,7 @@ fn the_watching_of_nodes_has_variables() {
     let config = config.unwrap();
     assert_eq!(config.health, expected);
     assert!(config.promotion.automatic);
+    assert_eq!(config.commit_resolution, CommitResolution::Marker);
     let wrong = Config::from_url("postgres://a/x?health_interval=0&max_lag_bytes=0").unwrap();
     let text = wrong.check().unwrap_err().to_string();
     assert!(

@@ -1,0 +1,255 @@
+//! What became of a COMMIT whose connection broke: noted before it is sent, asked for when it is in doubt.
+//!
+//! A marker that is there was committed, on whatever timeline. One that is absent was not, as soon as the
+//! backend that was to commit it is gone: where the same server rules, it is waited for until it is, and
+//! looked for the marker only then; where a newer timeline rules, what it lacks is not part of the
+//! database any more, whatever the old primary may yet do.
+//!
+//! A transaction's number tells on the timeline on which it was given, and there for as long as the server
+//! has not crashed: recovery may give numbers again that had not reached the disk. Then a number that has
+//! not been committed tells still that nothing was, and one that has been tells nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text};
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+
+use super::ReplicatedConnection;
+use super::execute::Journey;
+use crate::classify::TransactionControl;
+use crate::config::CommitResolution;
+use crate::error::{Error, ErrorExt, Outcome, SqlState};
+use crate::node::Lease;
+
+/// How long it is asked.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// How often.
+const PAUSE: Duration = Duration::from_millis(20);
+
+const TIMELINE: &str = "('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(\
+    pg_catalog.pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int";
+
+/// What is another after each start of the server, and after each crash.
+const RUN: &str = "(SELECT pg_catalog.concat(pg_catalog.pg_postmaster_start_time(), ' ', stats_reset) \
+    FROM pg_catalog.pg_stat_bgwriter)";
+
+/// How to find out what becomes of a COMMIT.
+#[derive(Debug)]
+pub(super) struct Doubt {
+    mark: Mark,
+    /// The backend that is to commit.
+    pid: i32,
+    timeline: i32,
+    run: String,
+}
+
+#[derive(Debug)]
+enum Mark {
+    Number(i64),
+    Row(String),
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Committed,
+    RolledBack,
+    Unknown,
+}
+
+#[derive(QueryableByName)]
+struct Begun {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    number: Option<i64>,
+    #[diesel(sql_type = Integer)]
+    pid: i32,
+    #[diesel(sql_type = Integer)]
+    timeline: i32,
+    #[diesel(sql_type = Text)]
+    run: String,
+}
+
+#[derive(QueryableByName)]
+struct Found {
+    #[diesel(sql_type = Bool)]
+    running: bool,
+    #[diesel(sql_type = Integer)]
+    timeline: i32,
+    #[diesel(sql_type = Text)]
+    run: String,
+}
+
+#[derive(QueryableByName)]
+struct Told {
+    #[diesel(sql_type = Nullable<Text>)]
+    status: Option<String>,
+}
+
+impl ReplicatedConnection {
+    /// Comes before a COMMIT is sent over `lease`: notes how to find out what became of it, if that is
+    /// wanted and it is one that writes.
+    pub(super) async fn mark(
+        &self,
+        journey: &mut Journey,
+        sql: &str,
+        lease: &Arc<Lease>,
+    ) -> QueryResult<()> {
+        let way = self.cluster.commit_resolution;
+        if journey.writing.is_none()
+            || journey.verdict.control != Some(TransactionControl::End)
+            || !sql.trim().eq_ignore_ascii_case("commit")
+            || lease.wire.transaction_status() != b'T'
+        {
+            return Ok(());
+        }
+        let using = lease.enter();
+        let mut connection = lease.pg();
+        let look = format!(
+            "SELECT pg_catalog.pg_current_xact_id_if_assigned()::text::bigint AS number, \
+             pg_catalog.pg_backend_pid() AS pid, {TIMELINE} AS timeline, {RUN} AS run"
+        );
+        let begun: Begun = sql_query(look).get_result(&mut connection).await?;
+        if let Some(number) = begun.number {
+            let mark = if way == CommitResolution::Marker {
+                Mark::Row(self.write_marker(lease).await?)
+            } else {
+                Mark::Number(number)
+            };
+            journey.doubt = Some(Doubt {
+                mark,
+                pid: begun.pid,
+                timeline: begun.timeline,
+                run: begun.run,
+            });
+        }
+        using.finish();
+        Ok(())
+    }
+
+    async fn write_marker(&self, lease: &Arc<Lease>) -> QueryResult<String> {
+        let mut connection = lease.pg();
+        let key = format!("{:032x}", rand::random::<u128>());
+        let insert = sql_query("INSERT INTO diesel_replicated_commits (id) VALUES ($1::uuid)");
+        let written = insert.bind::<Text, _>(key.clone()).execute(&mut connection);
+        if let Err(error) = written.await {
+            // The server has ended the transaction by refusing this, as it does by refusing a COMMIT.
+            let _ = connection.batch_execute("ROLLBACK").await;
+            self.session().transaction_ended();
+            if lease.is_usable() {
+                let cause = error.to_string();
+                return Err(Error::CommitMarker { cause }.into());
+            }
+            return Err(error);
+        }
+        Ok(key)
+    }
+
+    /// What the caller of a COMMIT is told that failed with `error`.
+    pub(super) async fn resolved(
+        &self,
+        journey: &mut Journey,
+        error: diesel::result::Error,
+    ) -> QueryResult<()> {
+        let Some(doubt) = journey.doubt.take() else {
+            return Err(error);
+        };
+        if error.outcome() != Outcome::Unknown {
+            return Err(error);
+        }
+        let asking = async { tokio::time::timeout(LIMIT, self.ask_for(&doubt)).await };
+        let answer = self.cluster.within(asking).await;
+        let answer = answer.unwrap_or(Answer::Unknown);
+        tracing::warn!(target: "diesel_replicated", ?answer, "commit_resolved");
+        match answer {
+            Answer::Committed => Ok(()),
+            Answer::RolledBack => Err(Error::RolledBack {
+                cause: error.to_string(),
+            }
+            .into()),
+            Answer::Unknown => Err(error),
+        }
+    }
+
+    /// Asks whoever is the primary, again and again until there is an answer.
+    async fn ask_for(&self, doubt: &Doubt) -> Answer {
+        let deadline = Instant::now() + LIMIT;
+        while Instant::now() < deadline {
+            // A primary that goes away, too, is followed by another.
+            if let Ok(lease) = self.primary_lease(false).await {
+                match ask(doubt, &lease).await {
+                    Ok(Some(answer)) => return answer,
+                    Ok(None) => {}
+                    Err(error) if lease.is_usable() => {
+                        let error = error.to_string();
+                        tracing::debug!(target: "diesel_replicated", error, "commit_not_resolved");
+                        return Answer::Unknown;
+                    }
+                    Err(_) => lease.condemn(),
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Answer::Unknown
+    }
+}
+
+/// Asks once. `None` if it is not decided yet.
+async fn ask(doubt: &Doubt, lease: &Arc<Lease>) -> QueryResult<Option<Answer>> {
+    let using = lease.enter();
+    let mut connection = lease.pg();
+    let look = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid = $1) AS running, \
+         {TIMELINE} AS timeline, {RUN} AS run"
+    );
+    let look = sql_query(look).bind::<Integer, _>(doubt.pid);
+    let found: Found = look.get_result(&mut connection).await?;
+    let same = found.timeline == doubt.timeline;
+    // Looked for only after its backend was seen to be gone, in a statement of its own: a snapshot is older
+    // than what is read of the backends beside it.
+    let gone = !same || !found.running;
+    let answer = match &doubt.mark {
+        Mark::Number(_) if !same => Some(Answer::Unknown),
+        Mark::Number(number) => {
+            let status = "SELECT pg_catalog.pg_xact_status($1::text::xid8) AS status";
+            let status = sql_query(status).bind::<BigInt, _>(*number);
+            let told: QueryResult<Told> = status.get_result(&mut connection).await;
+            if told
+                .as_ref()
+                .is_err_and(|error| is_unknown_number(lease, error))
+            {
+                // Not given to anyone yet, after a crash.
+                using.finish();
+                return Ok(Some(Answer::RolledBack));
+            }
+            match (told?.status.as_deref(), found.run == doubt.run) {
+                (Some("committed"), true) => Some(Answer::Committed),
+                (Some("aborted"), _) | (Some("in progress"), false) => Some(Answer::RolledBack),
+                (Some("in progress"), true) => None,
+                _ => Some(Answer::Unknown),
+            }
+        }
+        Mark::Row(key) => {
+            let row = "SELECT max(id::text) AS status FROM diesel_replicated_commits \
+                WHERE id = $1::uuid";
+            let told: Told = sql_query(row)
+                .bind::<Text, _>(key.clone())
+                .get_result(&mut connection)
+                .await?;
+            match told.status {
+                Some(_) => Some(Answer::Committed),
+                None => gone.then_some(Answer::RolledBack),
+            }
+        }
+    };
+    using.finish();
+    Ok(answer)
+}
+
+/// Whether the server has not yet given this number to a transaction.
+fn is_unknown_number(lease: &Lease, error: &diesel::result::Error) -> bool {
+    let remark = lease.diagnose(error).remark;
+    remark.is_some_and(|remark| remark.sqlstate == SqlState::INVALID_PARAMETER_VALUE)
+}
