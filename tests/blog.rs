@@ -4,6 +4,8 @@
 
 #[path = "../examples/blog/app/mod.rs"]
 mod app;
+#[path = "blog/browser.rs"]
+mod browser;
 #[path = "blog/live.rs"]
 mod live;
 

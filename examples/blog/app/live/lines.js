@@ -56,8 +56,11 @@ export class Speed {
   }
 }
 
-/** A line for each history, on one scale. What it shows is said in words beside it. */
-export function chart(classes) {
+/**
+ * A line for each history, on one scale that reaches at least to `least`, so that what is next to
+ * nothing looks like it. What is shown is said in words beside it.
+ */
+export function chart(classes, least = 1) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
   svg.setAttribute("preserveAspectRatio", "none");
@@ -70,7 +73,7 @@ export function chart(classes) {
     return path;
   });
   const draw = (now, histories) => {
-    const most = Math.max(1, ...histories.map((history) => history.most));
+    const most = Math.max(least, ...histories.map((history) => history.most));
     histories.forEach((history, place) => {
       paths[place].setAttribute("d", history.path(now, most));
     });

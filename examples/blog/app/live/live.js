@@ -58,7 +58,7 @@ class Facts {
     this.#values.set(label, value);
     root.append(pair);
     if (!line) return null;
-    const drawn = chart([line]);
+    const drawn = chart([line], 10);
     pair.append(drawn.svg);
     return drawn;
   }
@@ -128,7 +128,11 @@ function showBanner(pool) {
   say(at("banner"), text);
 }
 
+/** When the last thing that was logged has happened. */
+let logged = 0;
+
 function log(when, text, state) {
+  logged = Math.max(logged, when);
   const entry = make("li");
   const time = make("time", "meta", clock(when));
   time.dateTime = new Date(when).toISOString();
@@ -151,6 +155,15 @@ function show({ pool, served, demo }) {
   traffic.show(demo);
 }
 
+/** What has happened before this page listened, as far as the nodes still tell it. */
+function recall(pool) {
+  const past = pool.nodes.flatMap((node) =>
+    node.transitions.map((change) => ({ event: "node_changed", node: node.name, ...change })),
+  );
+  past.sort((one, other) => one.at - other.at);
+  for (const event of past) if (event.at > logged) log(event.at, ...told(event));
+}
+
 /** The browser tries again by itself, unless the server has refused; then this does. */
 let heard = Date.now();
 let open = false;
@@ -158,10 +171,12 @@ let open = false;
 function connect() {
   const source = new EventSource("/status/events");
   source.addEventListener("snapshot", (message) => {
+    const snapshot = JSON.parse(message.data);
+    if (!open) recall(snapshot.pool);
     heard = Date.now();
     open = true;
     showConnection();
-    show(JSON.parse(message.data));
+    show(snapshot);
   });
   source.addEventListener("pool", (message) => {
     const event = JSON.parse(message.data);

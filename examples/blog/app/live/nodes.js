@@ -44,7 +44,7 @@ class Card {
       this.#values.push(value);
     }
     this.figure = make("figure");
-    this.line = chart(["lag"]);
+    this.line = chart(["lag"], 1024);
     this.caption = make("figcaption", "meta");
     this.figure.append(this.line.svg, this.caption);
     this.buttons = buttons(name);
@@ -55,7 +55,7 @@ class Card {
 
   show(node, speed, server, now) {
     const [health, state] = howItIs(node, server);
-    say(this.role, node.standing);
+    say(this.role, node.kind || "not in use");
     this.role.className = `node ${node.kind || "neither"}`;
     say(this.health, health);
     this.health.dataset.state = state;
@@ -65,7 +65,7 @@ class Card {
     this.#lag.add(now, node.kind === "replica" ? node.lag_bytes : null);
     this.figure.hidden = node.kind === "primary";
     this.line.draw(now, [this.#lag]);
-    say(this.caption, `behind in the last two minutes: at most ${bytes(this.#lag.most)}`);
+    say(this.caption, `behind, last 2 minutes: at most ${bytes(this.#lag.most)}`);
     this.buttons.show(node, server);
   }
 }
@@ -85,6 +85,8 @@ function howItIs(node, server) {
 
 function reasons(node) {
   const reasons = [];
+  // In most cases the standing is the kind once more.
+  if (node.standing !== node.kind) reasons.push(node.standing);
   if (node.cause) reasons.push(node.cause);
   if (node.stray) reasons.push("it is ahead of the primary, and must be rebuilt: restart it");
   return reasons.join("; ");

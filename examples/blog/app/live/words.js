@@ -66,7 +66,7 @@ export function told(event) {
       return [`nobody takes writes any more; it was ${known(event.from)}`, "bad"];
     }
     case "standing_changed":
-      return [`${node} is ${event.standing}`, "fair"];
+      return [`${node}: ${event.standing}`, "fair"];
     case "replication_changed": {
       const parts = [event.upstream ? `receives from ${event.upstream}` : "receives nothing"];
       if (event.replay_paused) parts.push("its replay is paused");
