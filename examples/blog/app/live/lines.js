@@ -14,8 +14,10 @@ export class History {
     while (this.#points.length && this.#points[0][0] < at - SPAN) this.#points.shift();
   }
 
+  /** Null if nothing is known. */
   get most() {
-    return this.#points.reduce((most, [, value]) => Math.max(most, value ?? 0), 0);
+    const known = this.#points.map(([, value]) => value).filter((value) => value !== null);
+    return known.length ? Math.max(...known) : null;
   }
 
   /** The points as the path of a line that ends at the right edge now. */
@@ -23,7 +25,7 @@ export class History {
     let path = "";
     let drawing = false;
     for (const [at, value] of this.#points) {
-      if (value === null || value === undefined) {
+      if (value === null) {
         drawing = false;
         continue;
       }

@@ -11,11 +11,21 @@ const at = (id) => document.getElementById(id);
 const nodes = new Nodes(at("tree"), at("apart"), at("loose"));
 const traffic = new Traffic(at("traffic"), at("traffic-button"), at("traffic-text"));
 
+/** Who is a node, or was one when it served something. */
+function namesOf(pool, served) {
+  return new Set([...pool.nodes.map((node) => node.name), ...Object.keys(served)]);
+}
+
+function countsOf(served, name) {
+  return served[name] || { reads: 0, writes: 0 };
+}
+
 /** How fast the counters of each node grow. */
 const speeds = new Map();
 
-function measure(served, now) {
-  for (const [name, counts] of Object.entries(served)) {
+function measure(pool, served, now) {
+  for (const name of namesOf(pool, served)) {
+    const counts = countsOf(served, name);
     if (!speeds.has(name)) speeds.set(name, { reads: new Speed(), writes: new Speed() });
     speeds.get(name).reads.add(now, counts.reads);
     speeds.get(name).writes.add(now, counts.writes);
@@ -23,8 +33,8 @@ function measure(served, now) {
 }
 
 function speed(name) {
-  const counted = speeds.get(name);
-  return counted ? { reads: counted.reads.now, writes: counted.writes.now } : { reads: 0, writes: 0 };
+  const { reads, writes } = speeds.get(name);
+  return { reads: reads.now, writes: writes.now };
 }
 
 /** All nodes together; not known before that of each is known. */
@@ -87,14 +97,13 @@ const facts = new Facts(at("facts"));
 const rows = new Map();
 
 function showServed(pool, served) {
-  const counts = (name) => served[name] || { reads: 0, writes: 0 };
-  const names = new Set([...pool.nodes.map((node) => node.name), ...Object.keys(served)]);
+  const names = namesOf(pool, served);
   let all = 0;
-  for (const name of names) all += counts(name).reads;
+  for (const name of names) all += countsOf(served, name).reads;
   for (const name of names) {
     if (!rows.has(name)) rows.set(name, makeRow(name));
     const { cells, bar, share } = rows.get(name);
-    const { reads, writes } = counts(name);
+    const { reads, writes } = countsOf(served, name);
     const now = speed(name);
     [reads, rate(now.reads), writes, rate(now.writes)].forEach((text, place) => {
       say(cells[place], String(text));
@@ -147,7 +156,7 @@ function log(when, text, state) {
 
 function show({ pool, served, demo }) {
   const now = performance.now();
-  measure(served, now);
+  measure(pool, served, now);
   nodes.show(pool, speed, demo, now);
   facts.show(pool, whole(), now);
   showServed(pool, served);
@@ -161,15 +170,18 @@ function recall(pool) {
     node.transitions.map((change) => ({ event: "node_changed", node: node.name, ...change })),
   );
   past.sort((one, other) => one.at - other.at);
-  for (const event of past) if (event.at > logged) log(event.at, ...told(event));
+  const since = logged;
+  for (const event of past) if (event.at > since) log(event.at, ...told(event));
 }
 
-/** The browser tries again by itself, unless the server has refused; then this does. */
+let source = null;
 let heard = Date.now();
 let open = false;
 
+/** The browser tries again by itself, unless the server has refused; then this does. */
 function connect() {
-  const source = new EventSource("/status/events");
+  if (source || document.hidden) return;
+  source = new EventSource("/status/events");
   source.addEventListener("snapshot", (message) => {
     const snapshot = JSON.parse(message.data);
     if (!open) recall(snapshot.pool);
@@ -186,13 +198,21 @@ function connect() {
     if (open) log(Date.now(), "the connection to the application was lost", "bad");
     open = false;
     showConnection();
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2000);
+    if (source?.readyState !== EventSource.CLOSED) return;
+    source = null;
+    setTimeout(connect, 2000);
   });
 }
 
+/** A browser has few connections to one server: pages that nobody sees leave theirs to others. */
+function rest() {
+  source?.close();
+  source = null;
+  open = false;
+}
+
 function showConnection() {
-  const silent = Math.round((Date.now() - heard) / 1000);
-  const live = open && silent < 5;
+  const live = open && Date.now() - heard < 5000;
   const pill = at("connection");
   pill.dataset.state = live ? "good" : "bad";
   document.body.classList.toggle("stale", !live);
@@ -200,5 +220,6 @@ function showConnection() {
   else say(pill, open ? "connected, and nothing comes" : "not connected; trying again");
 }
 
+document.addEventListener("visibilitychange", () => (document.hidden ? rest() : connect()));
 connect();
 setInterval(showConnection, 1000);

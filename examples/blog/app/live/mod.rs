@@ -76,7 +76,8 @@ async fn healthz(
 /// The nodes and what they have served; it asks none of them.
 async fn status(State(app): State<App>) -> impl IntoResponse {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let at = now.unwrap_or_default().as_secs_f64();
+    // Milliseconds since 1970, as the times in the pool's status.
+    let at = u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
     let Snapshot { pool, served, demo } = Snapshot::take(&app);
     fresh(Json(
         json!({ "at": at, "pool": pool, "served": served, "demo": demo }),

@@ -7,8 +7,8 @@ import { bytes, known, make, position, rate, say, seconds } from "./words.js";
 const FACTS = [
   ["Timeline", (node) => known(node.timeline)],
   ["Position", (node) => position(node.position)],
-  ["Behind", (node) => behind(node)],
-  ["Data at most", (node) => (node.kind === "replica" ? `${seconds(node.lag)} old` : "–")],
+  ["Behind", (node) => bytes(behind(node))],
+  ["Data at most", (node) => (follows(node) && node.lag !== null ? `${seconds(node.lag)} old` : known())],
   ["Round trip", (node) => seconds(node.round_trip)],
   ["Weight", (node) => known(node.weight)],
   ["Connections", (node) => `${node.connections} of ${node.max_size}, ${node.idle_connections} idle`],
@@ -17,8 +17,12 @@ const FACTS = [
   ["Writes", (_, speed) => `${rate(speed.writes)} a second`],
 ];
 
+function follows(node) {
+  return node.kind === "replica";
+}
+
 function behind(node) {
-  return node.kind === "replica" ? bytes(node.lag_bytes) : "–";
+  return follows(node) ? node.lag_bytes : null;
 }
 
 /** A node's card, made once and kept up to date, so that a button stays the same button. */
@@ -62,8 +66,8 @@ class Card {
     say(this.why, reasons(node));
     this.why.hidden = this.why.textContent === "";
     FACTS.forEach(([, value], place) => say(this.#values[place], value(node, speed)));
-    this.#lag.add(now, node.kind === "replica" ? node.lag_bytes : null);
-    this.figure.hidden = node.kind === "primary";
+    this.#lag.add(now, behind(node));
+    this.figure.hidden = !follows(node);
     this.line.draw(now, [this.#lag]);
     say(this.caption, `behind, last 2 minutes: at most ${bytes(this.#lag.most)}`);
     this.buttons.show(node, server);
