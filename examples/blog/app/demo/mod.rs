@@ -98,7 +98,8 @@ pub(crate) async fn pool_on(
     let local = cluster.nodes();
     for (weight, (node, local)) in (0..).zip(config.nodes.iter_mut().zip(local)) {
         node.name = Some(local.name().to_owned());
-        node.weight = Some(weight);
+        // The first is the primary: it has weight 1 when it has become a replica.
+        node.weight = Some(weight).filter(|weight| *weight > 0);
     }
     Ok(Builder::from(config).build().await?)
 }
