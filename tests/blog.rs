@@ -4,8 +4,13 @@
 
 #[path = "../examples/blog/app/mod.rs"]
 mod app;
+#[path = "blog/browser.rs"]
+mod browser;
+#[path = "blog/live.rs"]
+mod live;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -14,6 +19,7 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{NodeKind, ReplicatedPool};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 /// The expected status, and the request.
@@ -36,7 +42,8 @@ const WRONG: &str = r#"400 POST /api/posts {"author_id": 1,
 struct Blog {
     router: Router,
     pool: ReplicatedPool,
-    _cluster: LocalCluster,
+    stop: watch::Sender<bool>,
+    cluster: Arc<LocalCluster>,
 }
 
 struct Answer {
@@ -47,18 +54,27 @@ struct Answer {
 
 impl Blog {
     async fn start() -> Self {
+        Self::start_with(false).await
+    }
+
+    /// `own`: it may do to the servers what it likes.
+    async fn start_with(own: bool) -> Self {
         let cluster = tokio::task::spawn_blocking(|| {
             let cluster = LocalCluster::start().unwrap();
             cluster.create_database("blog").unwrap();
             cluster
         });
-        let cluster = cluster.await.unwrap();
-        let pool = ReplicatedPool::connect(&cluster.url("blog")).await.unwrap();
+        let cluster = Arc::new(cluster.await.unwrap());
+        let pool = app::pool_on(&cluster, "blog").await.unwrap();
         app::prepare(&pool).await.unwrap();
+        let stop = watch::Sender::new(false);
+        let own = own.then_some(&cluster);
+        let app = app::App::new(pool.clone(), own, stop.subscribe());
         let blog = Self {
-            router: app::router(pool.clone()),
+            router: app::router(app),
             pool,
-            _cluster: cluster,
+            stop,
+            cluster,
         };
         // What was prepared on the primary takes its time to reach the replicas.
         for replica in blog.names(NodeKind::Replica) {

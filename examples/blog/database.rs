@@ -1,10 +1,12 @@
 //! Where the database comes from.
 
+use std::sync::Arc;
+
+use diesel_replicated::ReplicatedPool;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Builder, Config, ReplicatedPool};
 use tokio::task::spawn_blocking;
 
-use super::Failure;
+use super::{Failure, app};
 
 /// The database of the cluster that is started here.
 const NAME: &str = "blog";
@@ -14,7 +16,7 @@ pub(crate) enum Database {
     /// The servers of `DATABASE_URL`; the database should be the blog's alone.
     Given(String),
     /// Servers that were started for this run and end with it.
-    Local(LocalCluster),
+    Local(Arc<LocalCluster>),
 }
 
 impl Database {
@@ -28,24 +30,21 @@ impl Database {
             cluster.create_database(NAME)?;
             Ok(cluster)
         });
-        Ok(Self::Local(cluster.await??))
+        Ok(Self::Local(Arc::new(cluster.await??)))
     }
 
     pub(crate) async fn pool(&self) -> Result<ReplicatedPool, Failure> {
         match self {
             Self::Given(url) => Ok(ReplicatedPool::connect(url).await?),
-            Self::Local(cluster) => {
-                let mut config = Config::from_url(&cluster.url(NAME))?;
-                // Names to read instead of ports, and weights whose effect can be seen.
-                for (place, node) in (0..).zip(&mut config.nodes) {
-                    node.name = Some(match place {
-                        0 => "primary".to_owned(),
-                        _ => format!("replica-{place}"),
-                    });
-                    node.weight = Some(place);
-                }
-                Ok(Builder::from(config).build().await?)
-            }
+            Self::Local(cluster) => app::pool_on(cluster, NAME).await,
+        }
+    }
+
+    /// The servers, where they are the application's own.
+    pub(crate) fn cluster(&self) -> Option<&Arc<LocalCluster>> {
+        match self {
+            Self::Given(_) => None,
+            Self::Local(cluster) => Some(cluster),
         }
     }
 

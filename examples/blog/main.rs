@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use app::App;
 use database::Database;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -62,7 +63,10 @@ async fn run() -> Result<(), Failure> {
         _ = stop.wait_for(|stop| *stop) => Ok(None),
     };
     let result = match pool {
-        Ok(Some(pool)) => serve(listener, pool, stop).await,
+        Ok(Some(pool)) => {
+            let app = App::new(pool, database.cluster(), stop);
+            serve(listener, app).await
+        }
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
@@ -70,12 +74,9 @@ async fn run() -> Result<(), Failure> {
     result
 }
 
-async fn serve(
-    listener: TcpListener,
-    pool: ReplicatedPool,
-    stop: watch::Receiver<bool>,
-) -> Result<(), Failure> {
-    let result = answer(listener, &pool, stop).await;
+async fn serve(listener: TcpListener, app: App) -> Result<(), Failure> {
+    let pool = app.pool.clone();
+    let result = answer(listener, app).await;
     let left = pool.close(PATIENCE).await;
     if left > 0 {
         tracing::warn!(left, "connections were still in use");
@@ -84,19 +85,15 @@ async fn serve(
 }
 
 /// Answers until told to stop; then requests that are under way may still end.
-async fn answer(
-    listener: TcpListener,
-    pool: &ReplicatedPool,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), Failure> {
-    app::prepare(pool).await?;
-    introduce(listener.local_addr()?, pool);
+async fn answer(listener: TcpListener, app: App) -> Result<(), Failure> {
+    app::prepare(&app.pool).await?;
+    introduce(listener.local_addr()?, &app.pool);
+    let mut stop = app.stop.clone();
     let mut stopped = stop.clone();
-    let server =
-        axum::serve(listener, app::router(pool.clone())).with_graceful_shutdown(async move {
-            // An error means that nobody is left to say it.
-            let _ = stopped.wait_for(|stop| *stop).await;
-        });
+    let server = axum::serve(listener, app::router(app)).with_graceful_shutdown(async move {
+        // An error means that nobody is left to say it.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    });
     let mut server = pin!(server.into_future());
     tokio::select! {
         result = &mut server => return Ok(result?),
@@ -143,7 +140,8 @@ fn introduce(address: SocketAddr, pool: &ReplicatedPool) {
         text += &format!("  {}: {kind}, weight {}\n", node.name, node.weight);
     }
     text += &format!(
-        "\nTry it, and look at x-served-by; whoever brings the cookie of a write sees it:
+        "\nIts live status page: http://{address}/status/live
+\nTry it, and look at x-served-by; whoever brings the cookie of a write sees it:
   curl -i http://{address}/api/posts
   curl -i http://{address}/api/posts/1
   curl -i http://{address}/api/posts --json '{{\"author_id\": 1, \"title\": \"Hello\"}}' -c cookies
@@ -151,6 +149,8 @@ fn introduce(address: SocketAddr, pool: &ReplicatedPool) {
   curl -i http://{address}/api/posts/1/comments --json '{{\"author_id\": 2, \"body\": \"Hi\"}}'
   curl -i http://{address}/api/posts/2 -X PATCH --json '{{\"status\": \"published\"}}'
   curl -s http://{address}/api/served
+  curl -s http://{address}/status
+  curl -i http://{address}/healthz
 
 Ctrl-C ends it.\n\n"
     );

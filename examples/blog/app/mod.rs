@@ -1,8 +1,10 @@
 //! The blog itself, as a router: what it runs on is the caller's business.
 
 mod api;
+mod demo;
 mod error;
 mod input;
+mod live;
 mod markup;
 mod models;
 mod pages;
@@ -12,5 +14,6 @@ mod served;
 mod setup;
 mod store;
 
-pub(crate) use routes::router;
+pub(crate) use demo::pool_on;
+pub(crate) use routes::{App, router};
 pub(crate) use setup::prepare;

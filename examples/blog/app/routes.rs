@@ -1,5 +1,7 @@
 //! The map of the application.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
@@ -7,11 +9,14 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use diesel_replicated::ReplicatedPool;
+use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::web::{SessionCookie, SessionLayer};
+use tokio::sync::watch;
 
+use super::demo::{self, Demo};
 use super::error::{ApiError, Error, PageError};
 use super::served::{self, Log};
-use super::{api, pages};
+use super::{api, live, pages};
 
 /// Far above the longest post in any script, far below what could hurt.
 const MAX_REQUEST: usize = 128 * 1024;
@@ -21,6 +26,25 @@ const MAX_REQUEST: usize = 128 * 1024;
 pub(crate) struct App {
     pub(crate) pool: ReplicatedPool,
     pub(crate) log: Log,
+    /// Becomes true, or ends, when the application is to stop.
+    pub(crate) stop: watch::Receiver<bool>,
+    /// What can be done to the servers, where they are the application's own.
+    pub(crate) demo: Option<Demo>,
+}
+
+impl App {
+    pub(crate) fn new(
+        pool: ReplicatedPool,
+        cluster: Option<&Arc<LocalCluster>>,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            pool,
+            log: Log::default(),
+            stop,
+            demo: cluster.map(Demo::new),
+        }
+    }
 }
 
 /// Where handlers take their connections from.
@@ -30,15 +54,24 @@ impl FromRef<App> for ReplicatedPool {
     }
 }
 
-pub(crate) fn router(pool: ReplicatedPool) -> Router {
+/// The pages, the JSON endpoints, and what watches the nodes and, on a cluster of its own, breaks them.
+pub(crate) fn router(app: App) -> Router {
+    let mut watching = live::routes();
+    if app.demo.is_some() {
+        watching = watching.merge(demo::routes());
+    }
+    let watching = watching.method_not_allowed_fallback(not_allowed);
+    blog(&app)
+        .merge(watching)
+        .layer(from_fn(guard))
+        .with_state(app)
+}
+
+fn blog(app: &App) -> Router<App> {
     // The page after a redirect is another request with another connection. The cookie makes both
     // one session, so that people see what they have just written. This blog is served over plain
     // HTTP on the machine's own address; anywhere else leave the cookie `Secure`.
-    let sessions = SessionLayer::new(&pool).cookie(SessionCookie::default().secure(false));
-    let app = App {
-        pool,
-        log: Log::default(),
-    };
+    let sessions = SessionLayer::new(&app.pool).cookie(SessionCookie::default().secure(false));
     Router::new()
         .route("/", get(pages::home))
         .route("/posts", post(pages::add_post))
@@ -55,9 +88,7 @@ pub(crate) fn router(pool: ReplicatedPool) -> Router {
         .method_not_allowed_fallback(not_allowed)
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .layer(from_fn_with_state(app.clone(), served::record))
-        .layer(from_fn(guard))
         .layer(sessions)
-        .with_state(app)
 }
 
 async fn not_found(uri: Uri) -> Response {
@@ -74,14 +105,15 @@ async fn not_allowed(method: Method, uri: Uri) -> Response {
 }
 
 fn refuse(uri: &Uri, error: Error) -> Response {
-    if uri.path().starts_with("/api/") {
+    let programs = ["/api/", "/status/", "/healthz"];
+    if programs.iter().any(|start| uri.path().starts_with(start)) {
         ApiError::from(error).into_response()
     } else {
         PageError::from(error).into_response()
     }
 }
 
-/// Forms of other sites cannot write here, and nothing but this page's own style is loaded.
+/// Forms of other sites cannot write here, and pages load nothing but their own style.
 async fn guard(request: Request, next: Next) -> Response {
     let foreign = request
         .headers()
@@ -99,15 +131,17 @@ async fn guard(request: Request, next: Next) -> Response {
     for (name, value) in [
         (
             header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; \
-             frame-ancestors 'none'",
+            "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; \
+             base-uri 'none'; frame-ancestors 'none'",
         ),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "same-origin"),
     ] {
-        response
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+        // Who needs more has said so.
+        let headers = response.headers_mut();
+        headers
+            .entry(name)
+            .or_insert(HeaderValue::from_static(value));
     }
     response
 }

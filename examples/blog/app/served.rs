@@ -8,7 +8,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use diesel_replicated::{Consistency, NodeKind, ReplicatedConnection};
+use diesel_replicated::{Consistency, NodeKind, ReplicatedConnection, RouteReason};
 use serde::Serialize;
 
 use super::routes::App;
@@ -23,6 +23,7 @@ pub(crate) struct Step {
     pub(crate) node: String,
     pub(crate) kind: NodeKind,
     pub(crate) reason: String,
+    pub(crate) write: bool,
     /// How long it waited for a replica to have what it had to see.
     pub(crate) waited_ms: f64,
     /// What it had to see.
@@ -47,6 +48,7 @@ impl Trail {
             lock(&self.0).push(Step {
                 query,
                 reason: route.reason.to_string().replace('_', " "),
+                write: is_write(route.reason),
                 node: route.node,
                 kind: route.kind,
                 waited_ms: route.waited.as_secs_f64() * 1000.0,
@@ -69,13 +71,38 @@ pub(crate) struct Answered {
     pub(crate) steps: Vec<Step>,
 }
 
+/// How many queries a node has answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Counts {
+    pub(crate) reads: u64,
+    pub(crate) writes: u64,
+}
+
+impl Counts {
+    pub(crate) fn all(self) -> u64 {
+        self.reads + self.writes
+    }
+}
+
+/// The counts of each node, by its name.
+pub(crate) type Counters = BTreeMap<String, Counts>;
+
 /// What has been served since the start.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Served {
-    /// How many queries each node has answered.
-    pub(crate) nodes: BTreeMap<String, u64>,
+    pub(crate) nodes: Counters,
     /// The last requests, newest first.
     pub(crate) recent: VecDeque<Answered>,
+}
+
+impl Served {
+    fn count(&mut self, node: String, write: bool) {
+        let counts = self.nodes.entry(node).or_default();
+        match write {
+            true => counts.writes += 1,
+            false => counts.reads += 1,
+        }
+    }
 }
 
 /// [`Served`], shared by all requests.
@@ -87,10 +114,21 @@ impl Log {
         lock(&self.0).clone()
     }
 
+    pub(crate) fn counters(&self) -> Counters {
+        lock(&self.0).nodes.clone()
+    }
+
+    /// Counts the last statement of the connection, for what no request asked for.
+    pub(crate) fn count(&self, conn: &ReplicatedConnection) {
+        if let Some(route) = conn.last_route() {
+            lock(&self.0).count(route.node, is_write(route.reason));
+        }
+    }
+
     fn add(&self, request: String, status: StatusCode, steps: Vec<Step>) {
         let mut served = lock(&self.0);
         for step in &steps {
-            *served.nodes.entry(step.node.clone()).or_default() += 1;
+            served.count(step.node.clone(), step.write);
         }
         served.recent.truncate(RECENT - 1);
         served.recent.push_front(Answered {
@@ -128,6 +166,15 @@ pub(crate) async fn record(State(app): State<App>, mut request: Request, next: N
     }
     app.log.add(name, response.status(), steps);
     response
+}
+
+/// Whether a statement that went to the primary for this reason changes something. The blog's
+/// transactions do: what is seen of them is their COMMIT.
+fn is_write(reason: RouteReason) -> bool {
+    matches!(
+        reason,
+        RouteReason::Write | RouteReason::InTransaction | RouteReason::TransactionControl
+    )
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -123,7 +123,9 @@ fn layout(title: &str, content: &Markup) -> Markup {
             }
             body {
                 header {
-                    nav aria-label="Main" { a.home href="/" { "A replicated blog" } }
+                    nav aria-label="Main" {
+                        a.home href="/" { "A replicated blog" } " " a href="/status/live" { "Live status" }
+                    }
                 }
                 main { (content) }
             }

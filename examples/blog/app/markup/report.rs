@@ -82,7 +82,7 @@ impl Report {
             .served
             .nodes
             .values()
-            .copied()
+            .map(|counts| counts.all())
             .max()
             .unwrap_or(0)
             .max(1);
@@ -99,7 +99,7 @@ impl Report {
                     }
                     tbody {
                         @for state in &self.pool.nodes {
-                            @let count = self.served.nodes.get(&state.name).copied().unwrap_or(0);
+                            @let count = self.served.nodes.get(&state.name).map_or(0, |counts| counts.all());
                             tr {
                                 th scope="row" {
                                     (node(&state.name, state.kind.unwrap_or(NodeKind::Replica)))
@@ -177,10 +177,9 @@ fn level(level: Consistency) -> String {
     }
 }
 
-fn health(health: NodeHealth) -> &'static str {
+fn health(health: NodeHealth) -> String {
     match health {
-        NodeHealth::Up => "up",
-        NodeHealth::Down => "down",
-        _ => "not known yet",
+        NodeHealth::Unknown => "not known yet".to_owned(),
+        known => known.to_string(),
     }
 }
