@@ -34,6 +34,9 @@ impl Manager {
         }
         if self.record(node).probing {
             // The probe under way tells the rest; meanwhile the node serves nobody.
+            if !self.is_down(node) {
+                tracing::warn!(target: "diesel_replicated", node = node.name, cause, "node_down");
+            }
             self.hear(node, Signal::Failed(cause));
             return;
         }
@@ -46,7 +49,11 @@ impl Manager {
         let pause = delay(record.failures, rand::random());
         let silent = std::mem::take(&mut record.silent);
         let name = &node.name;
-        tracing::warn!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_down");
+        if self.is_down(node) {
+            tracing::debug!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_still_down");
+        } else {
+            tracing::warn!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_down");
+        }
         self.hear(node, Signal::Failed(cause.clone()));
         if silent {
             // Whoever waits there for an answer would wait for as long as it is frozen.
@@ -73,10 +80,14 @@ impl Manager {
         if self.record(node).probing {
             return;
         }
+        let was_down = self.is_down(node);
         self.hear(node, Signal::Silent(cause.to_owned()));
         if self.is_up(node) {
             self.suspected(node, cause);
         } else {
+            if !was_down {
+                tracing::warn!(target: "diesel_replicated", node = node.name, cause, "node_down");
+            }
             self.failed(node, cause.to_owned());
         }
     }
@@ -170,6 +181,12 @@ impl Manager {
     /// Whether it has not been removed meanwhile.
     fn is_member(&self, node: &Arc<Node>) -> bool {
         self.publish.borrow().member(node).is_some()
+    }
+
+    fn is_down(&self, node: &Arc<Node>) -> bool {
+        let topology = self.publish.borrow();
+        let down = |member: &Member| member.health.is_down();
+        topology.member(node).is_some_and(down)
     }
 
     fn is_up(&self, node: &Arc<Node>) -> bool {

@@ -197,9 +197,9 @@ impl Member {
             (Standing::Rival, _) => {
                 format!("takes writes, and so does another node on timeline {timeline}")
             }
-            (Standing::Superseded { newest }, _) => format!(
-                "takes writes on timeline {timeline}, and the cluster has gone on to {newest}"
-            ),
+            (Standing::Superseded { newest }, _) => {
+                format!("primary of timeline {timeline}, and the cluster has gone on to {newest}")
+            }
             (Standing::Foreign, _) => "of another cluster".to_owned(),
             (Standing::Unknown, _) => "role not known".to_owned(),
         }

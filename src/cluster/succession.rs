@@ -8,6 +8,7 @@ use super::topology::Topology;
 use crate::election::Standing;
 use crate::node::Node;
 use crate::status::{Bell, Event};
+use crate::wire::ServerRole;
 
 /// Comes after `after` was published: whoever takes a connection from now on, looks there.
 ///
@@ -30,7 +31,7 @@ pub(super) fn follow(before: &Topology, after: &Topology, bell: &Bell) {
     }
     for member in &after.members {
         if let Some(earlier) = before.member(&member.node) {
-            compare(earlier, member, bell);
+            compare(earlier, member, after, bell);
         }
     }
 }
@@ -43,7 +44,7 @@ fn same(one: Option<&Arc<Node>>, other: Option<&Arc<Node>>) -> bool {
     }
 }
 
-fn compare(earlier: &Member, member: &Member, bell: &Bell) {
+fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
     let (at, node) = (SystemTime::now(), member.node.name.clone());
     let (from, to) = (earlier.health.kind(), member.health.kind());
     if from != to {
@@ -68,14 +69,18 @@ fn compare(earlier: &Member, member: &Member, bell: &Bell) {
         });
     }
     let feed = |member: &Member| (member.sender.clone(), member.paused, member.stray);
-    if feed(earlier) != feed(member) {
+    // A primary receives from nobody, which is no news.
+    if feed(earlier) != feed(member) && member.role == Some(ServerRole::Standby) {
         if member.stray && !earlier.stray {
             tracing::warn!(target: "diesel_replicated", node = member.describe(), "replica_stray");
         }
         bell.ring(Event::ReplicationChanged {
             at,
             node,
-            upstream: member.sender.clone(),
+            upstream: member
+                .sender
+                .as_deref()
+                .map(|address| after.name_at(address)),
             replay_paused: member.paused,
             stray: member.stray,
         });
@@ -84,13 +89,21 @@ fn compare(earlier: &Member, member: &Member, bell: &Bell) {
 
 /// Ends the connections to a node that must not be used any more.
 fn depose(ruled: bool, member: &Member) {
-    let node = member.describe();
+    let (node, reason) = (&member.node.name, member.describe());
     match member.standing {
-        Standing::Superseded { .. } => {
-            tracing::error!(target: "diesel_replicated", node, "primary_superseded");
+        // One that is down can do no harm yet.
+        Standing::Superseded { .. } if !member.is_up() => {
+            tracing::warn!(target: "diesel_replicated", node, reason, "primary_superseded");
         }
-        Standing::Rival => tracing::error!(target: "diesel_replicated", node, "two_primaries"),
-        Standing::Foreign => tracing::error!(target: "diesel_replicated", node, "node_unused"),
+        Standing::Superseded { .. } => {
+            tracing::error!(target: "diesel_replicated", node, reason, "primary_superseded");
+        }
+        Standing::Rival => {
+            tracing::error!(target: "diesel_replicated", node, reason, "two_primaries");
+        }
+        Standing::Foreign => {
+            tracing::error!(target: "diesel_replicated", node, reason, "node_unused");
+        }
         _ => {}
     }
     let useless = matches!(

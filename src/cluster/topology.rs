@@ -100,6 +100,13 @@ impl Topology {
         self.members.iter().find(|member| member.node.name == name)
     }
 
+    /// The node at this address by its name, else the address.
+    pub(crate) fn name_at(&self, address: &str) -> String {
+        let at = |member: &&Member| member.node.pool.connector().settings.host.is_at(address);
+        let found = self.members.iter().find(at);
+        found.map_or_else(|| address.to_owned(), |member| member.node.name.clone())
+    }
+
     pub(crate) fn describe(&self) -> Vec<String> {
         self.members.iter().map(Member::describe).collect()
     }

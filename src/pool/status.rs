@@ -52,7 +52,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
             .filter(|_| member.kind() == Some(NodeKind::Replica)),
         lag_bytes,
         lag,
-        upstream: upstream.map(|address| name_of(address, topology)),
+        upstream: upstream.map(|address| topology.name_at(address)),
         replay_paused: member.paused,
         stray: member.stray,
         version: told.as_ref().map(|told| version(told.facts.version)),
@@ -72,13 +72,6 @@ fn position(told: &Told) -> Position {
         Place::Standby { replayed, .. } => replayed,
     };
     Position::new(told.facts.timeline, lsn)
-}
-
-/// The node at this address by its name, else the address.
-fn name_of(address: &str, topology: &Topology) -> String {
-    let at = |member: &&Member| member.node.pool.connector().settings.host.is_at(address);
-    let found = topology.members.iter().find(at);
-    found.map_or_else(|| address.to_owned(), |member| member.node.name.clone())
 }
 
 /// `150018` is 15.18.

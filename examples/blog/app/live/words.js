@@ -73,6 +73,12 @@ export function told(event) {
       if (event.stray) parts.push("it is ahead of the primary and must be rebuilt");
       return [`${node} ${parts.join("; ")}`, event.upstream && !event.stray ? "good" : "fair"];
     }
+    case "promoted":
+      return [`this application promoted ${node}: timeline ${event.timeline}`, "good"];
+    case "promotion_refused": {
+      const reasons = event.reasons.map((one) => one.reason.replaceAll("_", " "));
+      return [`no replica is promoted: ${reasons.join(", ")}`, "bad"];
+    }
     case "missed":
       return [`${event.events} events were missed`, "fair"];
     default:
