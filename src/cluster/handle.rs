@@ -94,6 +94,7 @@ impl Cluster {
             config: Arc::new(settings.promotion),
             health: Arc::clone(&health),
             door: door.clone(),
+            replacing: Arc::default(),
         };
         let manager = Manager::new(Parts {
             publish,
@@ -105,7 +106,6 @@ impl Cluster {
             sweep: settings.commit_resolution == CommitResolution::Marker,
             remote_apply: settings.durability == Some(Durability::RemoteApply),
             bell,
-            health: Arc::clone(&health),
             promoter: promoter.clone(),
         });
         runtime.spawn(manager.run());

@@ -99,7 +99,6 @@ pub(super) struct Parts {
     /// Old markers of commits are to be removed.
     pub(super) sweep: bool,
     pub(super) bell: Bell,
-    pub(super) health: Arc<HealthConfig>,
     pub(super) promoter: Promoter,
 }
 
@@ -137,7 +136,7 @@ impl Manager {
             remote_apply: parts.remote_apply,
             sweep: parts.sweep,
             bell: parts.bell,
-            health: parts.health,
+            health: Arc::clone(&parts.promoter.health),
             promoter: parts.promoter,
             watchers: JoinSet::new(),
             watching: Vec::new(),

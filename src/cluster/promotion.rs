@@ -50,6 +50,8 @@ pub(crate) struct Promoter {
     pub(super) config: Arc<PromotionConfig>,
     pub(super) health: Arc<HealthConfig>,
     pub(super) door: Door,
+    /// Held by who replaces a primary that lives.
+    pub(super) replacing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A node that was asked to agree.
@@ -243,6 +245,7 @@ fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
         replayed,
         received,
         receiver,
+        receives,
         ..
     } = &facts.place
     else {
@@ -271,7 +274,12 @@ fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
         timeline: known.timeline,
         role: Role::Follows {
             has: flushed.max(*replayed),
-            hears: from_primary.map(|receiver| receiver.silent_for),
+            hears: match from_primary {
+                Some(receiver) => Some(receiver.silent_for),
+                // Who may not see what it receives cannot say that it hears nothing.
+                None if receiver.is_none() && *receives => Some(None),
+                None => None,
+            },
             stray: member.stray,
         },
     }

@@ -22,6 +22,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 impl Promoter {
     /// Puts `to` in the place of the primary within `limit`, or leaves everything as it was.
     pub(super) async fn switchover(&self, to: &str, limit: Duration) -> Result<Promoted, Error> {
+        let _one_at_a_time = self.replacing.lock().await;
         let topology = Arc::clone(&self.topology.borrow());
         let (old, new) = pair(&topology, to)?;
         let deadline = Instant::now() + limit;
@@ -38,7 +39,7 @@ impl Promoter {
             ));
         }
         self.hold(true).await?;
-        let result = async {
+        let ready = async {
             timeout(until(deadline), old.node.drained())
                 .await
                 .map_err(|_| failed("transactions on the primary did not end in time"))?;
@@ -50,16 +51,20 @@ impl Promoter {
             if !caught_up.map_err(|error| failed(&error.to_string()))? {
                 return Err(failed("it did not catch up in time"));
             }
-            let order = Order {
-                yielding: Some(old.node.name.clone()),
-                ..Order::to(to, false)
-            };
-            self.promote(&order).await
+            Ok(())
         };
-        let result = result.await;
-        // One whose promotion has begun may rule any moment: the old one stays as it is.
-        let begun = matches!(&result, Err(Error::PromotionFailed { .. })) && self.is_over(old, to);
-        if result.is_err() && !begun {
+        let order = Order {
+            yielding: Some(old.node.name.clone()),
+            ..Order::to(to, false)
+        };
+        let (stays, result) = match ready.await {
+            Ok(()) => {
+                let result = self.promote(&order).await;
+                (stays_primary(&result), result)
+            }
+            Err(error) => (true, Err(error)),
+        };
+        if stays {
             let _ = over_old.unfence().await;
         }
         self.hold(false).await?;
@@ -69,13 +74,6 @@ impl Promoter {
     async fn open(&self, member: &Member) -> Result<Ballot, Error> {
         let opened = Ballot::open(&member.node, &self.config.database).await;
         opened.map_err(Error::from)
-    }
-
-    /// Whether another than `old` rules, or `to` is on its way to.
-    fn is_over(&self, old: &Member, to: &str) -> bool {
-        let topology = self.topology.borrow();
-        let primary = topology.primary().map(|member| member.node.name.as_str());
-        primary == Some(to) || primary != Some(old.node.name.as_str())
     }
 
     async fn hold(&self, on: bool) -> Result<(), Error> {
@@ -109,6 +107,18 @@ impl Promoter {
             Place::Primary { inserted, .. } => Some(inserted),
             Place::Standby { .. } => None,
         }))
+    }
+}
+
+/// Whether the old primary remains what it was. A promotion that has begun may yet come to its end, and
+/// who was overtaken by another's must not be written to again.
+fn stays_primary(result: &Result<Promoted, Error>) -> bool {
+    match result {
+        Err(Error::PromotionRefused { reasons }) => !reasons
+            .iter()
+            .any(|reason| matches!(reason, PromotionRefusal::Overtaken { .. })),
+        Err(Error::UnknownNode { .. }) => true,
+        _ => false,
     }
 }
 

@@ -20,7 +20,8 @@ use super::{ConfigError, duration};
 ///   no acknowledged commit can be on unreachable replicas alone.
 ///
 /// What it needs: the right to call `pg_promote` (`GRANT EXECUTE ON FUNCTION pg_promote TO …`) and to
-/// see the receivers (`pg_monitor`). What it cannot do: make the other replicas follow the new primary;
+/// see the receivers (`pg_monitor`); for as long as a replica receives what this role may not see, it
+/// counts as hearing of the primary. What it cannot do: make the other replicas follow the new primary;
 /// they do if their `primary_conninfo` leads there, by a name or an address that moves, or a list of
 /// all nodes with `target_session_attrs=primary`. See
 /// <https://www.postgresql.org/docs/current/warm-standby-failover.html>.

@@ -43,7 +43,8 @@ const WHERE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
     CASE WHEN pg_catalog.pg_is_in_recovery() \
     THEN pg_catalog.pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END, \
     receiver.received_tli, receiver.status, receiver.sender_host, receiver.sender_port, \
-    EXTRACT(epoch FROM pg_catalog.clock_timestamp() - receiver.last_msg_receipt_time)::float8 \
+    EXTRACT(epoch FROM pg_catalog.clock_timestamp() - receiver.last_msg_receipt_time)::float8, \
+    receiver.pid IS NOT NULL \
     FROM (VALUES (1)) AS one LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true";
 
 /// What changes seldom.
@@ -78,6 +79,7 @@ impl Query for Where {
         Nullable<Text>,
         Nullable<Integer>,
         Nullable<Double>,
+        Bool,
     );
 }
 
@@ -100,6 +102,7 @@ struct Row {
     sender_host: Option<String>,
     sender_port: Option<i32>,
     silent_for: Option<f64>,
+    receives: bool,
 }
 
 #[derive(Clone, Copy, Debug, QueryableByName)]
@@ -145,6 +148,8 @@ pub(crate) enum Place {
         paused: bool,
         /// `None` while nothing is received, and for who may not see it.
         receiver: Option<Receiver>,
+        /// It has a receiver, whether one may see more of it or not.
+        receives: bool,
     },
 }
 
@@ -204,6 +209,7 @@ impl Row {
                 snapshot: self.snapshot.map(Arc::from),
                 paused: self.paused,
                 receiver,
+                receives: self.receives,
             }
         } else {
             Place::Primary {

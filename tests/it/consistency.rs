@@ -70,7 +70,8 @@ async fn own_writes_are_read_on_replicas_that_have_them() {
             }
         }
         assert_eq!(count(&mut conn).await, 4 + round);
-        assert_eq!(kind(&conn), NodeKind::Replica, "round {round}");
+        let route = conn.last_route();
+        assert_eq!(kind(&conn), NodeKind::Replica, "round {round}: {route:?}");
         assert_ne!(who(&mut conn).await, "primary");
     }
 }

@@ -74,10 +74,12 @@ async fn a_slow_replica_loses_its_reads_and_gets_them_back() {
     let builder = builder.consistency(Consistency::Eventual);
     let health_config = attentive()
         .timeout(Duration::from_secs(20))
+        .slow_factor(3.0)
         .slow_start(Duration::ZERO);
     let pool = builder.health(health_config).build().await.unwrap();
     eventually("all are up", || async { all_up(&pool) }).await;
-    let slow = Duration::from_millis(1500);
+    // Slow, and yet quick enough for a connection to be opened in time.
+    let slow = Duration::from_millis(250);
     local.replicas()[1].proxy().unwrap().delay(slow);
     eventually("it is slow", || async {
         health(&pool, "replica-2") == NodeHealth::Slow

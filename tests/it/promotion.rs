@@ -229,3 +229,56 @@ async fn the_replica_with_less_is_not_promoted() {
     assert_eq!(promoted.node, "replica-1");
     assert_eq!(found(&pool, &["more"]).await, 1);
 }
+
+/// It still accepts connections, and its replicas' receivers say that they are streaming.
+#[tokio::test]
+async fn a_frozen_primary_is_replaced_when_nobody_has_heard_of_it_for_long_enough() {
+    let local = own_cluster().await;
+    let promotion = PromotionConfig::default().witness_age(Duration::from_secs(2));
+    let pool = pool(&local, promotion.clone()).await;
+    // Who may not see the receivers cannot say that they hear nothing.
+    on(&local, |local| {
+        let role = "CREATE ROLE plain LOGIN; GRANT EXECUTE ON FUNCTION pg_promote TO plain";
+        local.primary().sql("app", role).unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+    let node = |node: &diesel_replicated::testing::LocalNode| {
+        let url = node.url("app").replace("postgres@", "plain@");
+        NodeConfig::new(url).name(node.name().to_owned())
+    };
+    let builder = local.replicas().iter().fold(
+        ReplicatedPool::builder().primary(node(local.primary())),
+        |builder, replica| builder.replica(node(replica)),
+    );
+    let plain = builder.promotion(promotion).build().await.unwrap();
+    eventually("all are up", || async { all_up(&plain) }).await;
+    local.primary().freeze();
+    let heard = |refused: &[PromotionRefusal]| {
+        let heard =
+            |reason: &PromotionRefusal| matches!(reason, PromotionRefusal::PrimaryHeard { .. });
+        refused.iter().any(heard)
+    };
+    assert!(heard(&reasons(pool.promote("replica-1").await)));
+    let hidden = reasons(plain.promote("replica-1").await);
+    let unseen = |reason: &PromotionRefusal| {
+        matches!(reason, PromotionRefusal::PrimaryHeard { ago: None, .. })
+    };
+    assert!(hidden.iter().any(unseen), "{hidden:?}");
+    eventually("nobody has heard of it for long enough", || async {
+        pool.promote("replica-1").await.is_ok()
+    })
+    .await;
+    write(&pool, "after").await;
+    assert_eq!(pool.status().timeline, 2);
+    // It comes back to life, and takes writes on the old timeline that nobody of ours sends.
+    local.primary().thaw();
+    eventually("it is known for what it is", || async {
+        let status = pool.status();
+        let old = status.node("primary").unwrap();
+        old.health == diesel_replicated::NodeHealth::Up && old.kind.is_none()
+    })
+    .await;
+    write(&pool, "later").await;
+    assert_eq!(found(&pool, &["after", "later"]).await, 2);
+}

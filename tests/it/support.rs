@@ -9,7 +9,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Integer, Text};
 use diesel_async::{AsyncConnectionCore, RunQueryDsl, SimpleAsyncConnection};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Builder, NodeKind, ReplicatedConnection, ReplicatedPool};
+use diesel_replicated::{Builder, HealthConfig, NodeKind, ReplicatedConnection, ReplicatedPool};
 
 diesel::table! {
     users (id) {
@@ -73,7 +73,9 @@ pub async fn own_cluster() -> Arc<LocalCluster> {
 
 /// A builder for the shared cluster: declared roles, names of the nodes as the servers have them.
 pub fn builder(database: &str) -> Builder {
-    builder_for(cluster(), database)
+    // Nobody breaks this cluster, so that whoever is silent is only slow: the machine is busy.
+    let patient = HealthConfig::default().timeout(Duration::from_secs(20));
+    builder_for(cluster(), database).health(patient)
 }
 
 pub fn builder_for(cluster: &LocalCluster, database: &str) -> Builder {
