@@ -198,9 +198,10 @@ async fn serialization_failures_roll_everything_back() {
             _
         ))
     ));
+    // The other session wrote it, which this one's reads on replicas may miss.
     let visits: Vec<i32> = users::table
         .select(users::visits)
-        .load(&mut one)
+        .load(&mut one.primary())
         .await
         .unwrap();
     assert_eq!(visits, [3, 3, 3]);
