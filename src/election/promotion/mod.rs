@@ -179,16 +179,18 @@ fn majority(voters: &[Voter]) -> Option<Refusal> {
 }
 
 /// With as many replicas unheard as confirm a commit, these may be the very ones that did.
+///
+/// One that receives nothing tells the timeline of its last restartpoint, and may have confirmed on a
+/// newer one: what it has cannot be compared, so that it is not heard.
 fn synchronous(voters: &[Voter], known: &Known) -> Option<Refusal> {
+    let is_heard = |answer: Answer| match answer.role {
+        Role::Follows { hears, stray, .. } => {
+            answer.timeline >= known.newest || hears.is_some() || stray
+        }
+        Role::TakesWrites => false,
+    };
     let unheard = voters.iter().enumerate().filter(|(place, voter)| {
-        known.primary != Some(*place)
-            && !matches!(
-                voter.answer,
-                Some(Answer {
-                    role: Role::Follows { .. },
-                    ..
-                })
-            )
+        known.primary != Some(*place) && !voter.answer.is_some_and(is_heard)
     });
     let nodes: Vec<String> = unheard.map(|(_, voter)| voter.name.clone()).collect();
     let confirming = known.confirming;

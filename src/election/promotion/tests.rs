@@ -238,6 +238,30 @@ fn with_synchronous_replication_no_confirmer_may_be_missing() {
 }
 
 #[test]
+fn who_receives_nothing_may_have_confirmed_on_a_newer_timeline_than_it_tells() {
+    let synchronous = Known {
+        confirming: 1,
+        ..known(500)
+    };
+    let mut voters = cluster(&[500, 500, 700]);
+    answer(&mut voters[3]).timeline = NEWEST - 1;
+    assert!(matches!(
+        &refusals(&voters, &synchronous, &TERMS)[..],
+        [Refusal::SynchronousMissing { nodes, .. }] if nodes == &["r3"]
+    ));
+    // One that receives says of which timeline, and one that is ahead of a fork was found out.
+    let receives = Heard {
+        from: None,
+        ago: Some(TERMS.witness_age),
+    };
+    for (hears, stray) in [(Some(receives), false), (None, true)] {
+        let has = Lsn(700);
+        answer(&mut voters[3]).role = Role::Follows { has, hears, stray };
+        assert_eq!(candidate(&voters, &synchronous, &TERMS), Ok(1));
+    }
+}
+
+#[test]
 fn the_operators_choice_is_held_to_the_same_terms() {
     let pick = |place, forced| Terms {
         target: Some(place),

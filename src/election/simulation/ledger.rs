@@ -172,8 +172,9 @@ impl Ledger {
         chain
     }
 
-    /// What of that which was acknowledged `last` does not have, and whether it had to.
-    pub(super) fn audit(&mut self, last: &Server, synchronous: bool, operated: bool) {
+    /// What of that which was acknowledged `last` does not have, and whether it had to; `all` standbys
+    /// confirm, or some.
+    pub(super) fn audit(&mut self, last: &Server, synchronous: bool, operated: bool, all: bool) {
         let chain = self.chain(last.promotion());
         for write in std::mem::take(&mut self.kept) {
             if last.log.get(write.end - 1) == Some(&write.record) {
@@ -187,7 +188,7 @@ impl Ledger {
             let parted = chain.iter().rev().find(|it| !its.contains(it));
             match parted.map(|it| self.promotions[*it]) {
                 Some(it) if it.newest < write.timeline => self.counts.unaware += 1,
-                Some(it) if write.flushed >= it.asked => self.counts.beside += 1,
+                Some(it) if write.flushed >= it.asked && !all => self.counts.beside += 1,
                 _ if operated => self.counts.chosen += 1,
                 parted => self.violated(format!("{write:?} was lost by {parted:?}")),
             }

@@ -172,13 +172,14 @@ impl World {
         let well = |server: &Server| server.up && !server.is_frozen(now);
         let timelines = self.servers.iter().map(Server::timeline);
         let newest = timelines.max().unwrap_or(0);
-        let rules = |server: &Server| well(server) && server.primary && server.timeline() == newest;
+        let rules = |server: &Server| server.primary && server.timeline() == newest;
         let (servers, quiet) = (&self.servers, now >= self.plan.faults_until);
         let primaries: Vec<usize> = (0..servers.len())
             .filter(|it| rules(&servers[*it]))
             .collect();
         let primary = match primaries[..] {
-            [primary] => primary,
+            [primary] if well(&servers[primary]) => primary,
+            [_] => return,
             // Two of one timeline: an operator has to choose, which takes time.
             [first, ..] if quiet => {
                 self.operated = true;
@@ -229,9 +230,13 @@ impl World {
     fn rebuilt(&mut self, place: usize, from: usize) {
         let source = self.servers[from].clone();
         if !source.rules() || source.is_frozen(self.now) {
+            // It begins anew with whoever rules then.
+            let rules = |it: &usize| self.servers[*it].rules();
+            let ruling = (0..self.servers.len()).filter(rules);
+            let newest = ruling.max_by_key(|it| self.servers[*it].timeline());
             let event = Event::Rebuilt {
                 server: place,
-                from,
+                from: newest.unwrap_or(from),
             };
             return self.after(1_000, event);
         }

@@ -20,6 +20,8 @@ pub(super) struct Segment {
 pub(super) struct Stream {
     pub(super) number: u64,
     pub(super) from: usize,
+    /// The sender's; after its crash nothing comes any more.
+    pub(super) boot: u32,
     /// When something came over it.
     pub(super) heard: Millis,
     /// Something is on its way over it.
