@@ -11,7 +11,7 @@ use super::manager::Command;
 use super::member::Member;
 use super::topology::Topology;
 use crate::config::{HealthConfig, PromotionConfig};
-use crate::election::promotion::{Answer, Known, Role, Terms, Voter, candidate};
+use crate::election::promotion::{Answer, Heard, Known, Role, Terms, Voter, candidate};
 use crate::error::{Error, PromotionRefusal};
 use crate::guarantee::Board;
 use crate::node::{Ballot, Facts, Place};
@@ -258,28 +258,26 @@ fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
     let mut known = member.clone();
     known.note(facts, member.stray);
     let flushed = received.map_or(*replayed, |(flushed, _)| flushed);
-    let from_primary = receiver.as_ref().filter(|receiver| {
-        let sender = receiver.followed();
-        let relays = |other: &Member| {
-            let host = &other.node.pool.connector().settings.host;
-            let named = sender.as_deref().is_some_and(|sender| host.is_at(sender));
-            let rules = topology.primary().map(|primary| &primary.node.name);
-            named && rules != Some(&other.node.name)
-        };
-        // Whom it receives from may be the primary unless it is known not to be.
-        sender.is_some() && !topology.members.iter().any(relays)
-    });
+    let hears = match receiver {
+        Some(receiver) => receiver.followed().map(|sender| {
+            let is_it = |other: &Member| other.node.pool.connector().settings.host.is_at(&sender);
+            Heard {
+                from: topology.members.iter().position(is_it),
+                ago: receiver.silent_for,
+            }
+        }),
+        // Who may not see what it receives cannot say that it hears nothing.
+        None => receives.then_some(Heard {
+            from: None,
+            ago: None,
+        }),
+    };
     Answer {
         cluster: facts.cluster,
         timeline: known.timeline,
         role: Role::Follows {
             has: flushed.max(*replayed),
-            hears: match from_primary {
-                Some(receiver) => Some(receiver.silent_for),
-                // Who may not see what it receives cannot say that it hears nothing.
-                None if receiver.is_none() && *receives => Some(None),
-                None => None,
-            },
+            hears,
             stray: member.stray,
         },
     }

@@ -7,6 +7,8 @@
 
 pub(crate) mod promotion;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 use crate::config::DeclaredRole;

@@ -36,11 +36,20 @@ pub(crate) enum Role {
     Follows {
         /// All of the log that it has, replayed or not.
         has: Lsn,
-        /// It receives from what may be the primary; how long ago it last heard of that.
-        hears: Option<Option<Duration>>,
+        /// It receives its log from somebody.
+        hears: Option<Heard>,
         /// It is known to be ahead of a fork.
         stray: bool,
     },
+}
+
+/// What a standby hears over its connection to whom it follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// The place of the sender among the voters, if it is one of them.
+    pub(crate) from: Option<usize>,
+    /// How long ago it last heard something, if it says so.
+    pub(crate) ago: Option<Duration>,
 }
 
 /// What is known of the cluster.
@@ -126,17 +135,31 @@ fn against_any(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
 }
 
 /// Replicas that hear of the primary, though it may be silent here.
+///
+/// Who is only passed something on does not know how old that is. But whether the sender passes on or
+/// rules is what it says itself, now: what was known of it may be older than its promotion.
 fn witnesses(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
-    let hears = |voter: &Voter| match voter.answer.filter(|answer| is_of(known, answer))?.role {
-        Role::Follows {
-            hears: Some(ago),
-            stray: false,
-            ..
-        } if ago.is_none_or(|ago| ago < terms.witness_age) => Some(Refusal::PrimaryHeard {
-            by: voter.name.clone(),
-            ago,
-        }),
-        _ => None,
+    let answer = |voter: &Voter| voter.answer.filter(|answer| is_of(known, answer));
+    let relays = |place: usize| {
+        let sender = voters.get(place).and_then(answer);
+        sender.is_some_and(|sender| {
+            sender.role != Role::TakesWrites || sender.timeline < known.newest
+        })
+    };
+    let hears = |voter: &Voter| {
+        // On an older timeline one hears of a primary that was overtaken.
+        let on_newest = |answer: &Answer| answer.timeline >= known.newest;
+        match answer(voter).filter(on_newest)?.role {
+            Role::Follows {
+                hears: Some(Heard { from, ago }),
+                stray: false,
+                ..
+            } if !from.is_some_and(relays) && ago.is_none_or(|ago| ago < terms.witness_age) => {
+                let by = voter.name.clone();
+                Some(Refusal::PrimaryHeard { by, ago })
+            }
+            _ => None,
+        }
     };
     voters.iter().filter_map(hears).collect()
 }
@@ -156,16 +179,18 @@ fn majority(voters: &[Voter]) -> Option<Refusal> {
 }
 
 /// With as many replicas unheard as confirm a commit, these may be the very ones that did.
+///
+/// One that receives nothing tells the timeline of its last restartpoint, and may have confirmed on a
+/// newer one: what it has cannot be compared, so that it is not heard.
 fn synchronous(voters: &[Voter], known: &Known) -> Option<Refusal> {
+    let is_heard = |answer: Answer| match answer.role {
+        Role::Follows { hears, stray, .. } => {
+            answer.timeline >= known.newest || hears.is_some() || stray
+        }
+        Role::TakesWrites => false,
+    };
     let unheard = voters.iter().enumerate().filter(|(place, voter)| {
-        known.primary != Some(*place)
-            && !matches!(
-                voter.answer,
-                Some(Answer {
-                    role: Role::Follows { .. },
-                    ..
-                })
-            )
+        known.primary != Some(*place) && !voter.answer.is_some_and(is_heard)
     });
     let nodes: Vec<String> = unheard.map(|(_, voter)| voter.name.clone()).collect();
     let confirming = known.confirming;

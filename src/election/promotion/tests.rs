@@ -130,7 +130,10 @@ fn a_replica_that_hears_of_the_primary_speaks_for_its_life() {
     let hears = |voter: &mut Voter, ago: Option<u64>| {
         answer(voter).role = Role::Follows {
             has: Lsn(500),
-            hears: Some(ago.map(Duration::from_secs)),
+            hears: Some(Heard {
+                from: Some(0),
+                ago: ago.map(Duration::from_secs),
+            }),
             stray: false,
         };
     };
@@ -149,6 +152,33 @@ fn a_replica_that_hears_of_the_primary_speaks_for_its_life() {
         ..TERMS
     };
     assert_eq!(candidate(&heard, &known(500), &forced), Ok(1));
+}
+
+#[test]
+fn who_passes_on_is_no_witness_and_who_may_have_been_promoted_is() {
+    let mut voters = cluster(&[500, 500, 500, 500]);
+    answer(&mut voters[2]).role = Role::Follows {
+        has: Lsn(500),
+        hears: Some(Heard {
+            from: Some(1),
+            ago: Some(Duration::from_secs(1)),
+        }),
+        stray: false,
+    };
+    assert_eq!(candidate(&voters, &known(500), &TERMS), Ok(1));
+    // It was promoted, and is heard of by this replica alone. Who is the primary is not known then.
+    voters[1] = gone("r1");
+    let known = Known {
+        primary: None,
+        ..known(500)
+    };
+    assert!(matches!(
+        &refusals(&voters, &known, &TERMS)[..],
+        [Refusal::PrimaryHeard { by, .. }] if by == "r2"
+    ));
+    // On an older timeline it hears of one that was overtaken.
+    answer(&mut voters[2]).timeline = NEWEST - 1;
+    assert_eq!(candidate(&voters, &known, &TERMS), Ok(3));
 }
 
 #[test]
@@ -208,6 +238,30 @@ fn with_synchronous_replication_no_confirmer_may_be_missing() {
 }
 
 #[test]
+fn who_receives_nothing_may_have_confirmed_on_a_newer_timeline_than_it_tells() {
+    let synchronous = Known {
+        confirming: 1,
+        ..known(500)
+    };
+    let mut voters = cluster(&[500, 500, 700]);
+    answer(&mut voters[3]).timeline = NEWEST - 1;
+    assert!(matches!(
+        &refusals(&voters, &synchronous, &TERMS)[..],
+        [Refusal::SynchronousMissing { nodes, .. }] if nodes == &["r3"]
+    ));
+    // One that receives says of which timeline, and one that is ahead of a fork was found out.
+    let receives = Heard {
+        from: None,
+        ago: Some(TERMS.witness_age),
+    };
+    for (hears, stray) in [(Some(receives), false), (None, true)] {
+        let has = Lsn(700);
+        answer(&mut voters[3]).role = Role::Follows { has, hears, stray };
+        assert_eq!(candidate(&voters, &synchronous, &TERMS), Ok(1));
+    }
+}
+
+#[test]
 fn the_operators_choice_is_held_to_the_same_terms() {
     let pick = |place, forced| Terms {
         target: Some(place),
@@ -235,7 +289,10 @@ fn voter() -> impl Strategy<Value = Voter> {
         5 => (0..900u64, proptest::option::weighted(0.2, 0..20u64), proptest::bool::weighted(0.1))
             .prop_map(|(has, hears, stray)| Role::Follows {
                 has: Lsn(has),
-                hears: hears.map(|ago| Some(Duration::from_secs(ago))),
+                hears: hears.map(|ago| Heard {
+                    from: None,
+                    ago: Some(Duration::from_secs(ago)),
+                }),
                 stray,
             }),
     ];

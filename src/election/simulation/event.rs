@@ -1,0 +1,224 @@
+//! What can happen: the turns of processes and servers, messages between them, and faults.
+
+use super::Millis;
+use super::ledger::{Kept, Write};
+use super::process::Who;
+use super::server::Facts;
+
+#[derive(Clone, Debug)]
+pub(super) enum Request {
+    Facts {
+        number: u64,
+    },
+    Write {
+        write: Write,
+    },
+    Heartbeat,
+    Open {
+        attempt: u64,
+        step: u32,
+    },
+    Lock {
+        attempt: u64,
+        step: u32,
+    },
+    Ask {
+        attempt: u64,
+        step: u32,
+    },
+    Promote {
+        attempt: u64,
+        step: u32,
+        asked: Millis,
+        newest: u32,
+    },
+    Close {
+        attempt: u64,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Reply {
+    Facts {
+        number: u64,
+        facts: Facts,
+    },
+    Refused {
+        number: u64,
+    },
+    Written {
+        write: Write,
+        kept: Kept,
+    },
+    Opened {
+        attempt: u64,
+        step: u32,
+    },
+    Locked {
+        attempt: u64,
+        step: u32,
+        taken: bool,
+    },
+    Told {
+        attempt: u64,
+        step: u32,
+        facts: Facts,
+    },
+    Promoting {
+        attempt: u64,
+        step: u32,
+    },
+    Broken {
+        attempt: u64,
+        step: u32,
+    },
+}
+
+impl Reply {
+    pub(super) fn of_attempt(&self) -> (u64, u32) {
+        match self {
+            Self::Opened { attempt, step }
+            | Self::Locked { attempt, step, .. }
+            | Self::Told { attempt, step, .. }
+            | Self::Promoting { attempt, step }
+            | Self::Broken { attempt, step } => (*attempt, *step),
+            _ => (0, 0),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    // What processes do, and when.
+    Poll {
+        of: Who,
+        server: usize,
+    },
+    Round {
+        of: Who,
+    },
+    Write {
+        of: Who,
+    },
+    Send {
+        write: Write,
+    },
+    Auto {
+        of: Who,
+    },
+    Limit {
+        of: Who,
+        number: u64,
+        step: u32,
+    },
+    Step {
+        of: Who,
+        number: u64,
+        step: u32,
+    },
+    // Messages.
+    Request {
+        of: Who,
+        server: usize,
+        request: Request,
+    },
+    Reply {
+        of: Who,
+        server: usize,
+        reply: Reply,
+    },
+    // What servers do.
+    Follow {
+        server: usize,
+    },
+    Deliver {
+        server: usize,
+        stream: u64,
+        end: usize,
+    },
+    Flushed {
+        server: usize,
+        by: usize,
+        stream: u64,
+        /// How far, and when.
+        has: (usize, Millis),
+    },
+    Broken {
+        server: usize,
+        stream: u64,
+    },
+    Promoted {
+        server: usize,
+        boot: u32,
+        asked: Millis,
+        newest: u32,
+    },
+    Restartpoint {
+        server: usize,
+    },
+    Keepalive {
+        server: usize,
+        attempt: u64,
+    },
+    // What is done to them.
+    Fault,
+    Restart {
+        server: usize,
+    },
+    Revive {
+        process: usize,
+    },
+    Agent,
+    Rebuilt {
+        server: usize,
+        from: usize,
+    },
+}
+
+impl Event {
+    /// The server at which it happens.
+    pub(super) fn server(&self) -> usize {
+        match self {
+            Self::Request { server, .. }
+            | Self::Follow { server }
+            | Self::Deliver { server, .. }
+            | Self::Flushed { server, .. }
+            | Self::Broken { server, .. }
+            | Self::Promoted { server, .. }
+            | Self::Restartpoint { server }
+            | Self::Keepalive { server, .. }
+            | Self::Restart { server }
+            | Self::Rebuilt { server, .. }
+            | Self::Poll { server, .. }
+            | Self::Reply { server, .. } => *server,
+            _ => 0,
+        }
+    }
+}
+
+/// What happens, and when; of a moment in the order in which it was put.
+pub(super) struct Due {
+    pub(super) at: Millis,
+    pub(super) order: u64,
+    pub(super) event: Event,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
