@@ -65,10 +65,28 @@ impl Promoter {
             Err(error) => (true, Err(error)),
         };
         if stays {
-            let _ = over_old.unfence().await;
+            self.unfence(old, over_old).await;
         }
         self.hold(false).await?;
         result
+    }
+
+    /// Takes the fence away again, over another connection if that one is gone.
+    async fn unfence(&self, old: &Member, mut ballot: Ballot) {
+        let done = async {
+            while ballot.unfence().await.is_err() {
+                ballot = loop {
+                    sleep(PAUSE).await;
+                    if let Ok(another) = self.open(old).await {
+                        break another;
+                    }
+                };
+            }
+        };
+        if timeout(self.config.timeout, done).await.is_err() {
+            let node = &old.node.name;
+            tracing::error!(target: "diesel_replicated", node, "primary_left_fenced");
+        }
     }
 
     async fn open(&self, member: &Member) -> Result<Ballot, Error> {
@@ -95,7 +113,11 @@ impl Promoter {
             .pool
             .connector()
             .end_generation("another node takes the primary's place".to_owned());
-        let fenced = ballot.fence().await?;
+        // A setting of the role's own may stand above the server's: then it never shows.
+        let Ok(fenced) = timeout(until(deadline), ballot.fence()).await else {
+            return Ok(None);
+        };
+        let fenced = fenced?;
         while ballot.end_others(&fenced).await? {
             if Instant::now() >= deadline {
                 return Ok(None);

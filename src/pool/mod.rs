@@ -193,7 +193,9 @@ impl ReplicatedPool {
     /// (Patroni and the like), have that do the switchover; the pool follows.
     ///
     /// It has to be done within half of [`Config::failover_wait`](crate::Config::failover_wait); if not,
-    /// all is as it was before.
+    /// all is as it was before. Should the old primary crash in the middle of it and not come back for
+    /// `PromotionConfig::timeout`, it is left with that setting (event `primary_left_fenced`):
+    /// `ALTER SYSTEM RESET default_transaction_read_only` undoes it.
     ///
     /// # Errors
     ///
