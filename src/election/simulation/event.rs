@@ -120,6 +120,8 @@ pub(super) enum Event {
     Request {
         of: Who,
         server: usize,
+        /// The server's when it was sent: no connection outlives that.
+        boot: u32,
         request: Request,
     },
     Reply {

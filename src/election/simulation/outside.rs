@@ -57,12 +57,14 @@ impl World {
             }
             33..43 => {
                 let server = self.some_server();
-                self.servers[server].frozen_until = until;
+                let it = &mut self.servers[server];
+                it.frozen_until = it.frozen_until.max(until);
                 self.note(|| format!("s{server} is frozen until {until}"));
             }
             43..51 => {
                 let process = self.chance.place(processes);
-                self.processes[process].frozen_until = until;
+                let it = &mut self.processes[process];
+                it.frozen_until = it.frozen_until.max(until);
                 self.note(|| format!("p{process} is frozen until {until}"));
             }
             51..66 => {

@@ -20,15 +20,16 @@ impl World {
             Event::Request {
                 of,
                 server,
+                boot,
                 request,
-            } if !self.servers[server].up => {
-                self.not_there(of, server, &request);
+            } => {
+                let it = &self.servers[server];
+                if it.up && it.boot == boot {
+                    self.serve(of, server, request);
+                } else {
+                    self.not_there(of, server, &request);
+                }
             }
-            Event::Request {
-                of,
-                server,
-                request,
-            } => self.serve(of, server, request),
             Event::Follow { server } => self.follow(server),
             Event::Deliver {
                 server,

@@ -254,6 +254,7 @@ impl World {
         let event = Event::Request {
             of,
             server,
+            boot: self.servers[server].boot,
             request,
         };
         self.at(at, event);
