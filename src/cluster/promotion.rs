@@ -182,7 +182,18 @@ impl Promoter {
         for (member, ballot) in topology.members.iter().zip(ballots) {
             asked.push(self.ask(member, ballot, topology).await);
         }
+        // The first to agree may have crashed since, and its lock with it.
+        join_all(asked.iter_mut().map(|asked| self.still_agrees(asked))).await;
         asked
+    }
+
+    async fn still_agrees(&self, asked: &mut Asked) {
+        if let (Ok(ballot), Ok(())) = (&mut asked.ballot, &asked.voter.vote) {
+            let answered = timeout(self.health.timeout, ballot.ask()).await;
+            if !matches!(answered, Ok(Ok(_))) {
+                asked.voter.vote = Err("its agreement was lost".to_owned());
+            }
+        }
     }
 
     async fn ask(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ConfigError, duration};
+use super::ConfigError;
 
 /// How nodes are watched, and from when on one counts as down, lagging or slow.
 ///
@@ -26,17 +26,17 @@ use super::{ConfigError, duration};
 pub struct HealthConfig {
     /// How often each node is asked how it is while nobody waits to know. While no node takes
     /// writes it is far more often. Default: 1 second.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
     pub interval: Duration,
     /// How long the answer may take before the node is suspected. Default: 1 second.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
     pub timeout: Duration,
     /// So many times in a row a node has to keep silent to be down. One that refuses is down at once.
     /// Default: 2.
     pub failures: u32,
     /// A replica whose data is older gets no reads until it has caught up to four fifths of that.
     /// Default: none.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human::limit"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human::limit"))]
     pub max_lag: Option<Duration>,
     /// A replica with more bytes of log to replay gets no reads until it has caught up to four
     /// fifths of that. Default: none.
@@ -46,11 +46,11 @@ pub struct HealthConfig {
     /// Default: 10.
     pub slow_factor: f64,
     /// A node that answers faster than this is never slow. Default: 50 milliseconds.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
     pub slow_floor: Duration,
     /// The time in which a node that comes back grows from a tenth of its reads to all of them.
     /// Zero gives it all at once. Default: 10 seconds.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
     pub slow_start: Duration,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ConfigError, duration};
+use super::ConfigError;
 
 /// Whether this pool promotes replicas, and what has to hold before it does.
 ///
@@ -34,19 +34,19 @@ pub struct PromotionConfig {
     pub automatic: bool,
     /// How long the primary has to be gone. A server that restarts faster than this stays the
     /// primary. Default: 500 milliseconds.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
     pub after: Duration,
     /// A replica that heard of the primary within this time keeps it from being replaced. While
     /// automatic promotion is on, each process has an idle primary write a few bytes of log at each
     /// [`HealthConfig::interval`](super::HealthConfig::interval), so that there is something to hear.
     /// Default: 10 seconds.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
     pub witness_age: Duration,
     /// How much of what the primary is known to have written may be lost. Default: 1 MiB. Without
     /// synchronous replication 0 may keep a promotion from ever being possible.
     pub max_loss_bytes: u64,
     /// How long the promoted server may take to open for writes. Default: 30 seconds.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
     pub timeout: Duration,
     /// The database in which processes agree. All that share the cluster have to name the same.
     /// Default: `postgres`.
