@@ -23,6 +23,7 @@ mod instrumentation;
 mod learning;
 mod lifecycle;
 mod lost;
+mod matrix;
 mod notifications;
 mod pools;
 mod promotion;
