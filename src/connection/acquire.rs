@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use diesel_async::SimpleAsyncConnection;
+
 use super::ReplicatedConnection;
 use super::reading::Reading;
 use crate::cluster::{Gate, Member, Topology};
@@ -75,11 +77,11 @@ impl ReplicatedConnection {
             None
         };
 
-        let pooled = match self.checkout_now(&node) {
+        let mut pooled = match self.checkout_now(&node) {
             Some(pooled) => pooled,
             None => self.checkout_waiting(&node).await?,
         };
-        if pooled.wire.role() == Some(ServerRole::Standby) {
+        if !self.takes_writes(&mut pooled).await {
             self.cluster.suspect(&node, "it is a standby");
             return Err(no_primary(topology));
         }
@@ -90,6 +92,23 @@ impl ReplicatedConnection {
             return Err(no_primary(&now));
         }
         Ok(self.lend(Lease::new(pooled, node, permit)))
+    }
+
+    /// Whether the server at the other end is no standby. A connection that was opened before a
+    /// promotion hears of it only with the next answer.
+    async fn takes_writes(&self, pooled: &mut Pooled) -> bool {
+        let is_standby = |pooled: &Pooled| pooled.wire.role() == Some(ServerRole::Standby);
+        if !is_standby(pooled) {
+            return true;
+        }
+        let limit = self.cluster.health.timeout;
+        let asking =
+            async { tokio::time::timeout(limit, pooled.pg.batch_execute("SELECT 1")).await };
+        let answered = matches!(self.cluster.within(asking).await, Ok(Ok(())));
+        if !answered {
+            pooled.wire.condemn();
+        }
+        answered && !is_standby(pooled)
     }
 
     /// Waits for another topology than that of `epoch`, under which there may be a primary.

@@ -53,6 +53,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
         lag_bytes,
         lag,
         upstream: upstream.map(|address| topology.name_at(address)),
+        receiving: told.as_deref().and_then(receiving),
         replay_paused: member.paused,
         stray: member.stray,
         version: told.as_ref().map(|told| version(told.facts.version)),
@@ -72,6 +73,13 @@ fn position(told: &Told) -> Position {
         Place::Standby { replayed, .. } => replayed,
     };
     Position::new(told.facts.timeline, lsn)
+}
+
+fn receiving(told: &Told) -> Option<bool> {
+    match told.facts.place {
+        Place::Primary { .. } => None,
+        Place::Standby { receives, .. } => Some(receives),
+    }
 }
 
 /// `150018` is 15.18.

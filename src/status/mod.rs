@@ -84,6 +84,9 @@ pub struct NodeStatus {
     /// Whom a replica receives from: a node of the pool by its name, else `host:port`. `None` if it
     /// receives nothing, or this role may not see it (it takes `pg_monitor`).
     pub upstream: Option<String>,
+    /// Whether a replica receives log from anyone. One that does not has lost its upstream, and needs to
+    /// be made to follow the primary. `None` for the primary, and while it is not known.
+    pub receiving: Option<bool>,
     /// Somebody has paused its replay (`pg_wal_replay_pause`).
     pub replay_paused: bool,
     /// It has what the primary lost in a failover, can follow nobody, and serves no reads.

@@ -7,8 +7,8 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::testing::{LocalCluster, LocalNode};
-use diesel_replicated::{ErrorExt, NodeHealth, Outcome, ReplicatedPool, RouteReason};
-use futures_util::FutureExt;
+use diesel_replicated::{ErrorExt, Event, NodeHealth, Outcome, ReplicatedPool, RouteReason};
+use futures_util::{FutureExt, StreamExt};
 
 use crate::support::{
     Number, Shared, all_up, blocking, builder_for, count, eventually, insert, own_cluster, run,
@@ -320,4 +320,42 @@ async fn work(pool: ReplicatedPool, worker: u32, stop: Shared) -> Vec<(String, O
         outcomes.push((name, written.err().map(|error| error.outcome())));
     }
     outcomes
+}
+
+#[tokio::test]
+async fn connections_that_were_opened_before_a_promotion_serve_after_it() {
+    let (local, pool) = start().await;
+    let mut readers = Vec::new();
+    for _ in 0..10 {
+        let mut conn = pool.get().await.unwrap();
+        who(&mut conn).await;
+        readers.push(conn);
+    }
+    drop(readers);
+    let idle = pool.status().node("replica-1").unwrap().idle_connections;
+    assert!(idle > 1);
+    let mut events = pool.subscribe();
+    on(&local, |local| {
+        local.primary().kill().unwrap();
+        local.replicas()[0].promote().unwrap();
+    })
+    .await;
+    is_primary(&pool, "replica-1").await;
+    let mut writers = Vec::new();
+    for number in 0..10 {
+        let mut conn = pool.get().await.unwrap();
+        insert(&format!("n{number}"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        writers.push(conn);
+    }
+    while let Some(Some(event)) = events.next().now_or_never() {
+        let suspected = matches!(
+            &event,
+            Event::NodeChanged { node, to: NodeHealth::Suspect | NodeHealth::Down, .. }
+                if node == "replica-1"
+        );
+        assert!(!suspected, "{event:?}");
+    }
 }

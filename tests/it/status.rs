@@ -37,6 +37,8 @@ async fn the_status_tells_the_tree_the_places_and_the_lag() {
     assert_eq!(of("replica-1").upstream.as_deref(), Some("primary"));
     assert_eq!(of("replica-2").upstream.as_deref(), Some("replica-1"));
     assert_eq!(of("replica-2").kind, Some(NodeKind::Replica));
+    let receiving = ["primary", "replica-1", "replica-2"].map(|name| of(name).receiving);
+    assert_eq!(receiving, [None, Some(true), Some(true)]);
     assert!(of("primary").round_trip.unwrap() > Duration::ZERO);
     let major = local.major_version().to_string();
     assert!(of("primary").version.unwrap().starts_with(&major));
@@ -103,6 +105,10 @@ async fn what_happens_is_told() {
     }
     let down = |event: &Event| matches!(event, Event::NodeChanged { .. });
     assert!(told.iter().any(down), "{told:?}");
+    eventually("the other replica needs to follow", || async {
+        pool.status().node("replica-2").unwrap().receiving == Some(false)
+    })
+    .await;
     let history = pool.status().node("primary").unwrap().transitions.clone();
     let (first, last) = (&history[0], &history[history.len() - 1]);
     let (unknown, up) = (NodeHealth::Unknown, NodeHealth::Up);
