@@ -11,15 +11,7 @@ use diesel_replicated::{
     ReplicatedPool,
 };
 
-use crate::support::{all_up, blocking, eventually, insert, own_cluster, run, users};
-
-async fn on<T: Send + 'static>(
-    local: &Arc<LocalCluster>,
-    verb: impl FnOnce(&LocalCluster) -> T + Send + 'static,
-) -> T {
-    let local = Arc::clone(local);
-    blocking(move || verb(&local)).await
-}
+use crate::support::{all_up, eventually, insert, on, own_cluster, run, users};
 
 /// A pool that reaches the primary through a proxy, and others by themselves.
 async fn start(way: CommitResolution) -> (Arc<LocalCluster>, ReplicatedPool) {

@@ -11,7 +11,7 @@ use diesel_replicated::{ErrorExt, Event, NodeHealth, Outcome, ReplicatedPool, Ro
 use futures_util::{FutureExt, StreamExt};
 
 use crate::support::{
-    Number, Shared, all_up, blocking, builder_for, count, eventually, insert, own_cluster, run,
+    Number, Shared, all_up, blocking, builder_for, count, eventually, insert, on, own_cluster, run,
     users, who,
 };
 
@@ -27,12 +27,6 @@ async fn start() -> (Arc<LocalCluster>, ReplicatedPool) {
     let pool = builder.build().await.unwrap();
     eventually("all are up", || async { all_up(&pool) }).await;
     (local, pool)
-}
-
-/// Does something to the cluster, off the runtime.
-async fn on(local: &Arc<LocalCluster>, verb: impl FnOnce(&LocalCluster) + Send + 'static) {
-    let local = Arc::clone(local);
-    blocking(move || verb(&local)).await;
 }
 
 async fn names_on(local: &Arc<LocalCluster>, node: &'static str) -> Vec<String> {

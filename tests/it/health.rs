@@ -1,24 +1,18 @@
 //! Replicas that can be reached and yet should not serve: slow, far behind, being emptied.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl;
-use diesel_replicated::testing::{LocalCluster, LocalNode};
+use diesel_replicated::testing::LocalNode;
 use diesel_replicated::{Consistency, Error, HealthConfig, NodeConfig, NodeHealth, ReplicatedPool};
 
-use crate::support::{all_up, blocking, builder_for, eventually, insert, own_cluster, pool, who};
+use crate::support::{all_up, builder_for, eventually, insert, on, own_cluster, pool, who};
 
 /// Looks often, so that tests need not wait long.
 fn attentive() -> HealthConfig {
     HealthConfig::default()
         .interval(Duration::from_millis(50))
         .slow_start(Duration::from_millis(200))
-}
-
-async fn on(local: &Arc<LocalCluster>, verb: impl FnOnce(&LocalCluster) + Send + 'static) {
-    let local = Arc::clone(local);
-    blocking(move || verb(&local)).await;
 }
 
 fn health(pool: &ReplicatedPool, node: &str) -> NodeHealth {

@@ -11,15 +11,12 @@ use diesel_replicated::{
 };
 use futures_util::StreamExt;
 
-use crate::support::{all_up, blocking, builder_for, eventually, fill, insert, own_cluster, users};
+use crate::support::{
+    all_up, blocking, builder_for, eventually, fill, insert, on, own_cluster, users,
+};
 
 /// Longer than any promotion of a test takes on a busy machine.
 const PATIENT: Duration = Duration::from_secs(30);
-
-async fn on(local: &Arc<LocalCluster>, verb: impl FnOnce(&LocalCluster) + Send + 'static) {
-    let local = Arc::clone(local);
-    blocking(move || verb(&local)).await;
-}
 
 async fn pool(local: &LocalCluster, promotion: PromotionConfig) -> ReplicatedPool {
     let builder = builder_for(local, "app").failover_wait(PATIENT);

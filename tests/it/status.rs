@@ -8,14 +8,11 @@ use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Error, Event, NodeHealth, NodeKind, ReplicatedPool};
 use futures_util::{FutureExt, StreamExt};
 
-use crate::support::{all_up, blocking, builder_for, eventually, fill, insert, own_cluster, pool};
+use crate::support::{
+    all_up, blocking, builder_for, eventually, fill, insert, on, own_cluster, pool,
+};
 
 const LIMIT: Duration = Duration::from_secs(10);
-
-async fn on(local: &Arc<LocalCluster>, verb: impl FnOnce(&LocalCluster) + Send + 'static) {
-    let local = Arc::clone(local);
-    blocking(move || verb(&local)).await;
-}
 
 #[tokio::test]
 async fn the_status_tells_the_tree_the_places_and_the_lag() {

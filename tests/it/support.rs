@@ -45,6 +45,15 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
+/// Does something to a cluster, off the test's runtime.
+pub async fn on<T: Send + 'static>(
+    local: &Arc<LocalCluster>,
+    verb: impl FnOnce(&LocalCluster) -> T + Send + 'static,
+) -> T {
+    let local = Arc::clone(local);
+    blocking(move || verb(&local)).await
+}
+
 /// A new database on the shared cluster, with [`SCHEMA`] in it; its name.
 pub async fn database() -> String {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
