@@ -7,12 +7,12 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{
-    Error, Event, NodeConfig, PromotionConfig, PromotionRefusal, ReplicatedPool,
+    Error, ErrorExt, Event, NodeConfig, Outcome, PromotionConfig, PromotionRefusal, ReplicatedPool,
 };
 use futures_util::StreamExt;
 
 use crate::support::{
-    all_up, blocking, builder_for, eventually, fill, insert, on, own_cluster, users,
+    all_up, blocking, builder_for, eventually, fill, on, own_cluster, run, users,
 };
 
 /// Longer than any promotion of a test takes on a busy machine.
@@ -25,9 +25,16 @@ async fn pool(local: &LocalCluster, promotion: PromotionConfig) -> ReplicatedPoo
     pool
 }
 
+/// Writes this name. What was sent to a server that was just killed is in doubt, and written again.
 async fn write(pool: &ReplicatedPool, name: &str) {
-    let mut conn = pool.get().await.unwrap();
-    insert(name).execute(&mut conn).await.unwrap();
+    let sql = format!("INSERT INTO users (name) VALUES ('{name}') ON CONFLICT DO NOTHING");
+    loop {
+        let mut conn = pool.get().await.unwrap();
+        match run(&mut conn, &sql).await {
+            Err(error) if error.outcome() == Outcome::Unknown => {}
+            written => return written.unwrap(),
+        }
+    }
 }
 
 /// How many of these names there are.
