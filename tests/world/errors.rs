@@ -1,0 +1,1 @@
+//! A statement's error says nothing of its node.

@@ -1,0 +1,22 @@
+//! What the world does to a pool: one small test for each situation, named by the situation.
+//!
+//! Each comes from a public report where there is one; the comment before it names project and number.
+#![allow(
+    clippy::allow_attributes,
+    clippy::unwrap_used,
+    clippy::large_futures,
+    clippy::too_many_lines,
+    missing_debug_implementations,
+    dead_code,
+    unreachable_pub,
+    reason = "a program of tests, which fail by panicking; its helpers are those of the program `it`"
+)]
+
+mod errors;
+mod history;
+mod outages;
+mod poisoned;
+mod state;
+#[path = "../it/support.rs"]
+mod support;
+mod writes;

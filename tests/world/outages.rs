@@ -1,0 +1,1 @@
+//! Fences, quorums and late promotions.

@@ -1,0 +1,1 @@
+//! Connections whose own memory is stale heal.

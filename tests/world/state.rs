@@ -1,0 +1,1 @@
+//! What a session leaves on a connection reaches no other session.

@@ -1,0 +1,1 @@
+//! An acknowledged write is seen by whoever must see it, or its loss is told.
