@@ -10,8 +10,8 @@ use super::manager::{Finding, Manager};
 use super::measure::measure;
 use super::member::Member;
 use super::probe::{look_at, until_due};
-use super::topology::Gate;
-use crate::election::promotion::needed;
+use super::topology::{Gate, Topology};
+use crate::election::promotion::has_quorum;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::health::Signal;
 use crate::node::{Node, Probe};
@@ -130,7 +130,6 @@ impl Manager {
             }
             member.hear(Signal::Reached, &health);
         });
-        self.count_answers();
         self.load_wanted_catalog();
     }
 
@@ -144,37 +143,56 @@ impl Manager {
                 self.watch_anew(member);
             }
         }
-        self.count_answers();
+        if self.promoter.config.write_quorum {
+            // Time alone may have closed the gate.
+            self.publish(Topology::clone);
+        }
     }
 
     /// Closes the gate before the primary while fewer than a majority of the nodes answers, where that
     /// is wanted: this process may be cut off with a primary that was replaced.
-    fn count_answers(&self) {
-        let topology = Arc::clone(&self.publish.borrow());
-        if !self.promoter.config.write_quorum || topology.gate == Gate::Held {
+    pub(super) fn count_answers(&self, topology: &mut Topology) {
+        let held = topology.gate == Gate::Held;
+        if !self.promoter.config.write_quorum || held || topology.members.is_empty() {
             return;
         }
         let within = self.health.interval + self.health.timeout;
         let answers = |member: &&Member| member.is_up() && member.node.heard.age() <= within;
-        let answer = topology.members.iter().filter(answers).count();
-        let needed = needed(topology.members.len());
-        let gate = if answer >= needed {
+        let (nodes, answer) = (
+            topology.members.len(),
+            topology.members.iter().filter(answers).count(),
+        );
+        let asked = |member: &&Member| member.health.is_asked();
+        let unasked = nodes - topology.members.iter().filter(asked).count();
+        let needed = topology.majority();
+        let gate = if has_quorum(nodes, answer, unasked, topology.gate == Gate::Open) {
             Gate::Open
+        } else if topology.gate == Gate::Unasked && answer + unasked >= needed {
+            Gate::Unasked
         } else {
             Gate::NoQuorum { answer, needed }
         };
-        if gate == topology.gate {
-            return;
-        }
-        self.publish(|topology| topology.gated(gate));
-        if gate == Gate::Open {
-            tracing::info!(target: "diesel_replicated", answer, needed, "quorum_regained");
-            return;
-        }
-        tracing::error!(target: "diesel_replicated", answer, needed, "quorum_lost");
-        if let (Gate::Open, Some(primary)) = (topology.gate, topology.primary()) {
-            let cause = format!("{answer} of the nodes answer, and {needed} have to for writes");
-            primary.node.pool.connector().end_generation(cause);
+        topology.close(gate);
+    }
+
+    /// What follows when a majority answers no more, or again.
+    pub(super) fn follow_the_gate(&self, before: &Topology, after: &Topology) {
+        match (before.gate, after.gate) {
+            (before, after) if before == after => {}
+            (Gate::NoQuorum { .. }, Gate::Open) => {
+                let answer = after.members.iter().filter(|member| member.is_up()).count();
+                let needed = after.majority();
+                tracing::info!(target: "diesel_replicated", answer, needed, "quorum_regained");
+            }
+            (from, Gate::NoQuorum { answer, needed }) => {
+                tracing::error!(target: "diesel_replicated", answer, needed, "quorum_lost");
+                if let (Gate::Open, Some(primary)) = (from, before.primary()) {
+                    let cause =
+                        format!("{answer} of the nodes answer, and {needed} have to for writes");
+                    primary.node.pool.connector().end_generation(cause);
+                }
+            }
+            _ => {}
         }
     }
 

@@ -79,9 +79,9 @@ impl Cluster {
             runtime: runtime.clone(),
             reporter: reporter(&commands),
         };
-        let members = settings.nodes.into_iter().map(|node| maker.member(node));
+        let first = maker.topology(settings.nodes, settings.promotion.write_quorum);
         let classifier = Arc::new(Classifier::new(&settings.functions));
-        let (publish, topology) = watch::channel(Arc::new(Topology::new(members.collect())));
+        let (publish, topology) = watch::channel(Arc::new(first));
         let stop = CancellationToken::new();
         let board = Arc::<Board>::default();
         let bell = Bell::default();
@@ -130,6 +130,11 @@ impl Cluster {
             promoter,
             read_only_transactions_on_replicas: settings.read_only_transactions_on_replicas,
         })
+    }
+
+    /// Whether writes, and reads that must see what others wrote, take a majority of the nodes.
+    pub(crate) fn takes_majority(&self) -> bool {
+        self.promoter.config.write_quorum
     }
 
     /// What is known now.

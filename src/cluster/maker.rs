@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::manager::Command;
 use super::member::Member;
+use super::topology::{Gate, Topology};
 use crate::config::NodeSettings;
 use crate::node::{Node, Reporter, SetupHook, Trouble};
 
@@ -30,6 +31,17 @@ impl Maker {
             Arc::clone(&self.reporter),
         );
         Member::new(node, declared)
+    }
+
+    /// What is known before any node was asked.
+    pub(super) fn topology(&self, nodes: Vec<NodeSettings>, write_quorum: bool) -> Topology {
+        let members = nodes.into_iter().map(|node| self.member(node));
+        let gate = if write_quorum {
+            Gate::Unasked
+        } else {
+            Gate::Open
+        };
+        Topology::new(members.collect()).gated(gate)
     }
 }
 

@@ -297,8 +297,12 @@ impl Manager {
 
     pub(super) fn publish(&self, next: impl FnOnce(&Topology) -> Topology) {
         let before = Arc::clone(&self.publish.borrow());
-        let after = Arc::new(next(&before));
+        let mut after = next(&before);
+        // The gate belongs to what is published: nobody sees nodes that are up behind a gate of before.
+        self.count_answers(&mut after);
+        let after = Arc::new(after);
         self.publish.send_replace(Arc::clone(&after));
+        self.follow_the_gate(&before, &after);
         succession::follow(&before, &after, &self.bell);
     }
 

@@ -31,5 +31,5 @@ pub(crate) use member::Member;
 pub(crate) use promotion::Order;
 pub(crate) use registry::shared;
 pub(crate) use start::{options, started};
-pub(crate) use topology::{Gate, Topology};
+pub(crate) use topology::{Gate, Purpose, Topology};
 pub(crate) use tracker::Permit;

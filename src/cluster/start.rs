@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 
 use super::handle::{Cluster, Options};
 use super::member::Member;
+use super::topology::Gate;
 use crate::config::{Policy, Settings};
 use crate::error::Error;
 use crate::routing::{LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
@@ -44,8 +45,16 @@ pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<
     }
     let primary_is_up = topology.primary().is_some_and(Member::is_up);
     let a_replica_is_up = topology.usable_replicas().next().is_some();
-    if primary_is_up || (start_read_only && a_replica_is_up) {
+    let may_be_written_to = matches!(topology.gate, Gate::Open | Gate::Held);
+    if (primary_is_up && may_be_written_to) || (start_read_only && a_replica_is_up) {
         return Ok(());
+    }
+    if let Gate::NoQuorum { answer, needed } = topology.gate {
+        return Err(Error::NoQuorum {
+            answer,
+            needed,
+            nodes: topology.describe(),
+        });
     }
     Err(Error::NoPrimary {
         nodes: topology.describe(),

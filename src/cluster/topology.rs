@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::member::Member;
+use crate::election::promotion::needed;
 use crate::election::{Past, Sight, Standing, elect};
 use crate::node::Node;
 use crate::route::NodeKind;
@@ -15,8 +16,19 @@ pub(crate) enum Gate {
     Open,
     /// Another is about to take its place.
     Held,
+    /// A majority has to answer for writes, and so many were not asked yet that it may.
+    Unasked,
     /// So many nodes answer, and so many have to for writes.
     NoQuorum { answer: usize, needed: usize },
+}
+
+/// What a statement wants of the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be read from.
+    Read,
+    /// Whatever else there is.
+    Write,
 }
 
 /// All nodes. The epoch grows with each change.
@@ -73,14 +85,32 @@ impl Topology {
         self.past.newest
     }
 
-    /// Whether a write can be sent somewhere now.
-    pub(crate) fn takes_writes(&self) -> bool {
-        self.gate == Gate::Open && self.primary().is_some_and(Member::is_up)
+    /// How many of the nodes are a majority.
+    pub(crate) fn majority(&self) -> usize {
+        needed(self.members.len())
     }
 
-    /// Whether there was a primary, and none can be written to now.
+    /// Whether a write can be sent somewhere now.
+    pub(crate) fn takes_writes(&self) -> bool {
+        self.primary_for(Purpose::Write).is_some_and(Member::is_up)
+    }
+
+    /// The primary, if it may be used for this.
+    pub(crate) fn primary_for(&self, purpose: Purpose) -> Option<&Member> {
+        let passes = match self.gate {
+            Gate::Open => true,
+            Gate::Held => false,
+            // What is read where no majority answers may be old, and nothing is lost there.
+            Gate::Unasked | Gate::NoQuorum { .. } => purpose == Purpose::Read,
+        };
+        self.primary().filter(|_| passes)
+    }
+
+    /// Whether there was a primary, and none can be written to now. One that takes no writes yet is there.
     pub(crate) fn has_lost_its_primary(&self) -> bool {
-        self.past.began && !self.members.is_empty() && !self.takes_writes()
+        let passes = matches!(self.gate, Gate::Open | Gate::Unasked);
+        let there = passes && self.primary().is_some_and(Member::is_up);
+        self.past.began && !self.members.is_empty() && !there
     }
 
     /// Whether every node has been asked at least once, and one that is up for its catalog.
@@ -133,9 +163,16 @@ impl Topology {
     /// The next topology, with this before the primary.
     pub(crate) fn gated(&self, gate: Gate) -> Self {
         let mut next = self.clone();
-        next.gate = gate;
-        next.epoch += 1;
+        next.close(gate);
         next
+    }
+
+    /// Puts this before the primary.
+    pub(super) fn close(&mut self, gate: Gate) {
+        if gate != self.gate {
+            self.gate = gate;
+            self.epoch += 1;
+        }
     }
 
     /// The next topology, after `change` has been made to the members.

@@ -27,6 +27,10 @@ pub enum Consistency {
     /// A replica is as old as the moment at which the primary was last seen at the position that the
     /// replica has reached; clocks of servers play no part. One of which that is not known is not
     /// used.
+    ///
+    /// With [`write_quorum`](super::PromotionConfig::write_quorum) a majority of the nodes has answered
+    /// within this time, too, or the read fails. Without it, a process that is cut off together with a
+    /// primary that was replaced does not know that, and may read what is older.
     BoundedStaleness(Duration),
     /// Everything that the session wrote, or with [`WriteScope::Pool`] everything that was written
     /// through this pool. In text: `read_your_writes`.
@@ -36,6 +40,11 @@ pub enum Consistency {
     /// seen already, also when it moves to another node. In text: `causal`.
     Causal,
     /// Everything that anyone's commit had acknowledged before the read began. In text: `strong`.
+    ///
+    /// With [`write_quorum`](super::PromotionConfig::write_quorum) a majority of the nodes has answered
+    /// since the read began, too, or it fails; that costs a question to each node, in parallel. Without
+    /// it, a process that is cut off together with a primary that was replaced does not know that, and
+    /// misses what is written to the new one.
     Strong,
 }
 

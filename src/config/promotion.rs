@@ -25,6 +25,14 @@ use super::ConfigError;
 /// they do if their `primary_conninfo` leads there, by a name or an address that moves, or a list of
 /// all nodes with `target_session_attrs=primary`. See
 /// <https://www.postgresql.org/docs/current/warm-standby-failover.html>.
+///
+/// What remains: standbys keep no vote when its connection ends. If a node is promoted and vanishes before
+/// any other has followed it, those that are left do not know of its timeline. Processes that saw it do,
+/// and refuse the old primary; one that starts afterwards does not, and writes to the old primary when
+/// that comes back, or takes part in another promotion. What was written to the node that vanished is
+/// missing there. So have the replicas follow a new primary at once (their number limits how many may
+/// vanish), and start neither the old primary nor new processes while the promoted node is gone: bring it
+/// back, or decide that it is given up, rebuild or remove it, and then start all processes anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
@@ -54,7 +62,12 @@ pub struct PromotionConfig {
     /// Whether writes are only made while a majority of the configured nodes answers, so that a process
     /// that is cut off with the old primary stops writing there within the next
     /// [`HealthConfig::interval`](super::HealthConfig::interval) and
-    /// [`timeout`](super::HealthConfig::timeout). Default: `false`.
+    /// [`timeout`](super::HealthConfig::timeout). Reads of the levels
+    /// [`Strong`](super::Consistency::Strong) and
+    /// [`BoundedStaleness`](super::Consistency::BoundedStaleness), and the beginning of such a session's
+    /// transactions, take answers of a majority that are no older than what they may see; others go on.
+    /// A pool is not built without one, but where
+    /// [`start_read_only`](super::Config::start_read_only) is set. Default: `false`.
     pub write_quorum: bool,
 }
 

@@ -7,7 +7,7 @@ use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
 use super::reading::Reading;
-use crate::cluster::{Gate, Member, Topology};
+use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::error::Error;
 use crate::node::{Lease, Node, Pooled};
 use crate::route::{NodeKind, RouteReason};
@@ -30,12 +30,16 @@ impl ReplicatedConnection {
     /// primary it is waited for, up to `failover_wait`.
     ///
     /// `fallback` says that a replica should have served; such uses share a part of the pool.
-    pub(super) async fn primary_lease(&self, fallback: bool) -> Result<Arc<Lease>, Error> {
-        if let Some(lease) = self.held_primary()? {
+    pub(super) async fn primary_lease(
+        &self,
+        fallback: bool,
+        purpose: Purpose,
+    ) -> Result<Arc<Lease>, Error> {
+        if let Some(lease) = self.held_primary(purpose)? {
             return Ok(lease);
         }
         let _one_at_a_time = self.checkout.lock().await;
-        if let Some(lease) = self.held_primary()? {
+        if let Some(lease) = self.held_primary(purpose)? {
             return Ok(lease);
         }
         // Never wait for one pool while holding a connection of another.
@@ -44,9 +48,11 @@ impl ReplicatedConnection {
         let mut seen = None;
         loop {
             let topology = self
-                .topology_with(|topology| topology.primary().is_some())
+                .topology_with(|topology| {
+                    topology.primary().is_some() && topology.gate != Gate::Unasked
+                })
                 .await;
-            let error = match self.primary_of(&topology, fallback).await {
+            let error = match self.primary_of(&topology, fallback, purpose).await {
                 Ok(lease) => {
                     self.session().primary = Some(Arc::clone(&lease));
                     return Ok(lease);
@@ -54,7 +60,7 @@ impl ReplicatedConnection {
                 Err(error) => error,
             };
             let epoch = topology.epoch.max(seen.unwrap_or_default());
-            if !may_pass(&error) || !self.has_changed(epoch, deadline).await {
+            if !may_pass(&error) || !self.has_changed(epoch, deadline, purpose).await {
                 return Err(error);
             }
             seen = Some(epoch);
@@ -62,8 +68,13 @@ impl ReplicatedConnection {
     }
 
     /// A connection to the primary that this topology has.
-    async fn primary_of(&self, topology: &Topology, fallback: bool) -> Result<Arc<Lease>, Error> {
-        let Some(member) = topology.primary().filter(|_| topology.gate == Gate::Open) else {
+    async fn primary_of(
+        &self,
+        topology: &Topology,
+        fallback: bool,
+        purpose: Purpose,
+    ) -> Result<Arc<Lease>, Error> {
+        let Some(member) = topology.primary_for(purpose) else {
             return Err(no_primary(topology));
         };
         let node = Arc::clone(&member.node);
@@ -87,8 +98,8 @@ impl ReplicatedConnection {
         }
         // It may have been replaced while the connection was opened.
         let now = self.cluster.topology();
-        let rules = now.primary().is_some_and(|it| Arc::ptr_eq(&it.node, &node));
-        if !rules || now.gate != Gate::Open {
+        let same = |it: &Member| Arc::ptr_eq(&it.node, &node);
+        if !now.primary_for(purpose).is_some_and(same) {
             return Err(no_primary(&now));
         }
         Ok(self.lend(Lease::new(pooled, node, permit)))
@@ -112,24 +123,26 @@ impl ReplicatedConnection {
     }
 
     /// Waits for another topology than that of `epoch`, under which there may be a primary.
-    async fn has_changed(&self, epoch: u64, deadline: Instant) -> bool {
+    async fn has_changed(&self, epoch: u64, deadline: Instant, purpose: Purpose) -> bool {
         let look = |topology: &Topology| {
+            let primary = topology.primary_for(purpose);
             let new = topology.epoch > epoch;
-            (new && topology.takes_writes()).then_some(())
+            (new && primary.is_some_and(Member::is_up)).then_some(())
         };
         self.cluster.with_changes(deadline, look).await.is_some()
     }
 
     /// The primary's connection if it is held and alive. A dead one is replaced, unless something
     /// died with it that the caller counts on.
-    fn held_primary(&self) -> Result<Option<Arc<Lease>>, Error> {
+    fn held_primary(&self, purpose: Purpose) -> Result<Option<Arc<Lease>>, Error> {
         let mut session = self.session();
         let Some(lease) = &session.primary else {
             return Ok(None);
         };
         // What has begun may end; what is to come waits before the gate.
         let bound = session.transaction.is_some() || session.pinned;
-        if lease.is_usable() && (bound || self.cluster.topology().gate == Gate::Open) {
+        let passes = || self.cluster.topology().primary_for(purpose).is_some();
+        if lease.is_usable() && (bound || passes()) {
             return Ok(Some(Arc::clone(lease)));
         }
         let node = lease.node().name.clone();

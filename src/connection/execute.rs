@@ -14,6 +14,7 @@ use super::recovery::{Next, outcome_if_lost};
 use super::session::{Session, Transaction};
 use super::writing::Writing;
 use crate::classify::{TransactionControl, Verdict};
+use crate::cluster::Purpose;
 use crate::config::{CommitResolution, Consistency};
 use crate::error::Error;
 use crate::guarantee::Need;
@@ -42,6 +43,28 @@ pub(super) struct Journey {
     pub(super) started: Instant,
     /// How to find out what becomes of it, if it is a COMMIT.
     pub(super) doubt: Option<Doubt>,
+}
+
+impl Journey {
+    /// What it wants of the primary.
+    pub(super) fn purpose(&self) -> Purpose {
+        let Verdict {
+            reason,
+            control,
+            writes,
+            ..
+        } = self.verdict;
+        let reads = match control {
+            None => reason == RouteReason::PlainSelect,
+            Some(TransactionControl::Begin { read_only, .. }) => read_only,
+            Some(_) => false,
+        };
+        if reads && !writes && !self.learn {
+            Purpose::Read
+        } else {
+            Purpose::Write
+        }
+    }
 }
 
 impl ReplicatedConnection {
@@ -79,6 +102,9 @@ impl ReplicatedConnection {
         let verdict = journey.verdict;
         if let Some(end) = self.end_of_lost_transaction(&journey) {
             return Ok(end.map(|()| A::Output::default())?);
+        }
+        if self.cluster.takes_majority() {
+            self.has_majority(verdict).await?;
         }
         loop {
             let (lease, on_replica) = self.lease(&mut journey).await?;
@@ -194,13 +220,19 @@ impl ReplicatedConnection {
                 match self.transaction_lease()? {
                     Some(lease) => Served::by_replica(lease, reason),
                     // It ended while this statement was on its way.
-                    None => Served::by_primary(self.primary_lease(false).await?, reason),
+                    None => {
+                        let lease = self.primary_lease(false, Purpose::Write).await?;
+                        Served::by_primary(lease, reason)
+                    }
                 }
             }
             Decision::Primary(reason) => {
                 let lease = match self.transaction_lease()? {
                     Some(lease) => lease,
-                    None => self.primary_lease(journey.fallback).await?,
+                    None => {
+                        self.primary_lease(journey.fallback, journey.purpose())
+                            .await?
+                    }
                 };
                 Served::by_primary(lease, reason)
             }

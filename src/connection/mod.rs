@@ -11,6 +11,7 @@ mod execute;
 mod failure;
 mod func;
 mod notifications;
+mod quorum;
 mod reading;
 mod recovery;
 mod retry;
@@ -32,7 +33,7 @@ use diesel::QueryResult;
 use diesel::connection::{CacheSize, DynInstrumentation, InstrumentationEvent};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
 
-use crate::cluster::{Cluster, Permit};
+use crate::cluster::{Cluster, Permit, Purpose};
 use crate::error::Error;
 use crate::guarantee::Guarantee;
 use crate::node::Lease;
@@ -154,7 +155,7 @@ impl ReplicatedConnection {
         if transaction.is_some_and(|open| open.replica.is_some()) {
             return Err(Error::StillInUse.into());
         }
-        self.primary_lease(false).await?.note_lent();
+        self.primary_lease(false, Purpose::Write).await?.note_lent();
         let lease = {
             let mut session = self.session();
             session.pinned = true;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::ReplicatedConnection;
 use super::acquire::Chosen;
-use crate::cluster::{Member, Topology};
+use crate::cluster::{Member, Purpose, Topology};
 use crate::error::Error;
 use crate::guarantee::Need;
 use crate::node::{Lease, Node};
@@ -99,7 +99,7 @@ impl ReplicatedConnection {
                 // The primary took its place above.
                 Chosen::Unmet => (RouteReason::NoUsableReplica, true),
             };
-            match self.primary_lease(fallback).await {
+            match self.primary_lease(fallback, Purpose::Read).await {
                 Ok(lease) => {
                     let served = Served::by_primary(lease, why);
                     return Ok(Served { waited, ..served });

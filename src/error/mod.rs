@@ -222,8 +222,9 @@ pub enum Error {
         cause: String,
     },
 
-    /// Fewer than a majority of the nodes can be reached, and writes were to be made only with one.
-    #[error("{answer} of the nodes answer, and {needed} have to for writes (`write_quorum`); {}", list(.nodes))]
+    /// Fewer than a majority of the nodes can be reached, and writes were to be made only with one, and
+    /// reads that must see what others wrote.
+    #[error("{answer} of the nodes answer, and {needed} have to (`write_quorum`); {}", list(.nodes))]
     NoQuorum {
         /// How many answer.
         answer: usize,

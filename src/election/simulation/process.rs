@@ -4,7 +4,7 @@ use super::ledger::Write;
 use super::server::{Facts, Place};
 use super::{CLUSTER, INTERVAL, Millis, TIMEOUT, attempt::Attempt};
 use crate::config::DeclaredRole;
-use crate::election::promotion::needed;
+use crate::election::promotion::has_quorum;
 use crate::election::{Past, Sight, Standing, elect};
 use crate::position::{self, Forks, Lsn, Position};
 use crate::wire::ServerRole;
@@ -74,7 +74,8 @@ impl Process {
             forks: Forks::default(),
             written: None,
             confirming: 0,
-            quorum_lost: false,
+            // Nobody was asked yet.
+            quorum_lost: write_quorum,
             attempt: None,
             roused: false,
             wrote: None,
@@ -226,7 +227,8 @@ impl Process {
         let recent = |heard: Millis| now.saturating_sub(heard) <= INTERVAL + TIMEOUT;
         let answers = |member: &&Member| !member.down && member.heard.is_some_and(recent);
         let answer = self.members.iter().filter(answers).count();
-        let lost = answer < needed(self.members.len());
+        let unasked = self.members.iter().filter(|member| !member.asked).count();
+        let lost = !has_quorum(self.members.len(), answer, unasked, !self.quorum_lost);
         if lost && !self.quorum_lost {
             if let Some(place) = self.past.primary {
                 self.members[place].generation += 1;
