@@ -22,11 +22,60 @@ pub(super) struct Record {
     failures: u32,
     last_failure: Instant,
     probing: bool,
+    /// When the last look began that reached it: what was tried before says nothing any more.
+    reached: Option<std::time::Instant>,
     /// It does not answer on connections that are open.
     silent: bool,
 }
 
 impl Manager {
+    /// A connection to the node could not be opened.
+    ///
+    /// Whether that speaks of the node depends on why. A server that does not let this user in, is full, or
+    /// fails the set-up, is there, and goes on serving over the connections that are open.
+    pub(super) fn unreachable(
+        &mut self,
+        node: &Arc<Node>,
+        error: &ConnectError,
+        since: std::time::Instant,
+    ) {
+        if !self.is_member(node) || self.record(node).reached.is_some_and(|last| since < last) {
+            return;
+        }
+        if !self.hindered(node, error) {
+            self.failed(node, error.to_string());
+        }
+    }
+
+    /// Takes note of why no more connections can be opened to a node that serves over those that are;
+    /// `false` if it does not.
+    fn hindered(&mut self, node: &Arc<Node>, error: &ConnectError) -> bool {
+        if error.is_outage() || !self.is_up(node) || node.pool.connector().open() == 0 {
+            return false;
+        }
+        let cause = error.to_string();
+        if !self.is_hindered(node) {
+            tracing::warn!(target: "diesel_replicated", node = node.name, cause, "node_hindered");
+        }
+        self.hear(node, Signal::Hindered(cause));
+        if !self.record(node).probing {
+            let pause = self.next_pause(node);
+            self.probe(node, pause);
+        }
+        true
+    }
+
+    /// How long to wait before the node is looked at again: longer after each failure.
+    fn next_pause(&mut self, node: &Arc<Node>) -> Duration {
+        let record = self.record(node);
+        if record.last_failure.elapsed() > FORGIVEN_AFTER {
+            record.failures = 0;
+        }
+        record.failures = record.failures.saturating_add(1);
+        record.last_failure = Instant::now();
+        delay(record.failures, rand::random())
+    }
+
     /// Leaves the node out at once and has it tried again after a growing delay.
     pub(super) fn failed(&mut self, node: &Arc<Node>, cause: String) {
         if !self.is_member(node) {
@@ -40,14 +89,8 @@ impl Manager {
             self.hear(node, Signal::Failed(cause));
             return;
         }
-        let record = self.record(node);
-        if record.last_failure.elapsed() > FORGIVEN_AFTER {
-            record.failures = 0;
-        }
-        record.failures = record.failures.saturating_add(1);
-        record.last_failure = Instant::now();
-        let pause = delay(record.failures, rand::random());
-        let silent = std::mem::take(&mut record.silent);
+        let pause = self.next_pause(node);
+        let silent = std::mem::take(&mut self.record(node).silent);
         let name = &node.name;
         if self.is_down(node) {
             tracing::debug!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_still_down");
@@ -92,21 +135,22 @@ impl Manager {
         }
     }
 
-    pub(super) fn probed(&mut self, node: &Arc<Node>, answer: Result<Probe, ConnectError>) {
+    pub(super) fn probed(
+        &mut self,
+        node: &Arc<Node>,
+        began: std::time::Instant,
+        answer: Result<Probe, ConnectError>,
+    ) {
         if !self.is_member(node) {
             return;
         }
         self.record(node).probing = false;
         match answer {
-            Ok(probe) => self.reached(node, &probe),
-            // A full server that serves connections of ours is doing well enough.
-            Err(error) if error.is_transient() && node.pool.connector().open() > 0 => {
-                if self.is_up(node) {
-                    self.hear(node, Signal::Reached);
-                } else {
-                    self.failed(node, error.to_string());
-                }
+            Ok(probe) => {
+                self.record(node).reached = Some(began);
+                self.reached(node, &probe);
             }
+            Err(error) if self.hindered(node, &error) => {}
             Err(error) if error.kind == ConnectErrorKind::TimedOut && self.is_up(node) => {
                 self.silent(node, &error.to_string());
             }
@@ -207,6 +251,12 @@ impl Manager {
         topology.member(node).is_some_and(down)
     }
 
+    fn is_hindered(&self, node: &Arc<Node>) -> bool {
+        let topology = self.publish.borrow();
+        let hindered = |member: &Member| member.health.is_hindered();
+        topology.member(node).is_some_and(hindered)
+    }
+
     fn is_up(&self, node: &Arc<Node>) -> bool {
         let topology = self.publish.borrow();
         topology.member(node).is_some_and(Member::is_up)
@@ -228,8 +278,9 @@ impl Manager {
         };
         self.tasks.spawn(async move {
             until_due(pause, topology).await;
+            let began = std::time::Instant::now();
             let answer = look_at(&node, limit).await;
-            Finding::Probe(node, answer)
+            Finding::Probe(node, began, answer)
         });
     }
 
@@ -244,6 +295,7 @@ impl Manager {
                 failures: 0,
                 last_failure: Instant::now(),
                 probing: false,
+                reached: None,
                 silent: false,
             });
         }

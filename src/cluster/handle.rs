@@ -208,7 +208,7 @@ impl Cluster {
         self.within(limited).await.ok().flatten()
     }
 
-    /// A connection shows that a node is not what it was taken for. Never waits.
+    /// A connection ended, or shows that its node is not what it was taken for. Never waits.
     pub(crate) fn suspect(&self, node: &Arc<Node>, cause: impl Into<String>) {
         let node = Arc::clone(node);
         let cause = cause.into();
@@ -230,13 +230,6 @@ impl Cluster {
             asked.then_some(())
         };
         self.with_news(started + limit, look).await;
-    }
-
-    /// Tells the manager that a node failed. Never waits.
-    pub(crate) fn report_failure(&self, node: &Arc<Node>, cause: impl Into<String>) {
-        let node = Arc::clone(node);
-        let cause = cause.into();
-        let _ = self.commands.try_send(Command::Failed { node, cause });
     }
 
     /// The database's types, functions or views may have changed. Never waits.

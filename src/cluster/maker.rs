@@ -52,10 +52,7 @@ pub(super) fn reporter(commands: &mpsc::Sender<Command>) -> Reporter {
         if let Some(commands) = commands.upgrade() {
             let node = Arc::clone(node);
             let _ = commands.try_send(match trouble {
-                Trouble::ConnectFailed(error) => Command::Failed {
-                    node,
-                    cause: error.to_string(),
-                },
+                Trouble::ConnectFailed(error, since) => Command::Unreachable { node, error, since },
                 Trouble::ConnectionDied(cause) => Command::Suspect { node, cause },
             });
         }

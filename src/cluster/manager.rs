@@ -31,8 +31,12 @@ const CATALOG_LIMIT: Duration = Duration::from_secs(20);
 /// What the manager is told or asked.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// A connect failed or a connection broke.
-    Failed { node: Arc<Node>, cause: String },
+    /// No connection could be opened, at an attempt that began at `since`.
+    Unreachable {
+        node: Arc<Node>,
+        error: ConnectError,
+        since: std::time::Instant,
+    },
     /// A connection ended that nobody had asked to end; the node may be well.
     Suspect { node: Arc<Node>, cause: String },
     /// A node does not answer, though its connections are open.
@@ -75,7 +79,8 @@ pub(crate) enum Command {
 
 /// What one of the manager's own tasks found.
 pub(super) enum Finding {
-    Probe(Arc<Node>, Result<Probe, ConnectError>),
+    /// What a look at a node found that began at that time.
+    Probe(Arc<Node>, std::time::Instant, Result<Probe, ConnectError>),
     Catalog(Option<Catalog>),
 }
 
@@ -196,7 +201,7 @@ impl Manager {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Failed { node, cause } => self.failed(&node, cause),
+            Command::Unreachable { node, error, since } => self.unreachable(&node, &error, since),
             Command::Suspect { node, cause } => self.suspected(&node, &cause),
             Command::Silent { node, cause } => self.silent(&node, &cause),
             Command::Heard { node, facts, stray } => {
@@ -227,7 +232,7 @@ impl Manager {
 
     fn learn(&mut self, finding: Finding) {
         match finding {
-            Finding::Probe(node, answer) => self.probed(&node, answer),
+            Finding::Probe(node, began, answer) => self.probed(&node, began, answer),
             Finding::Catalog(catalog) => self.catalog_loaded(catalog),
         }
     }

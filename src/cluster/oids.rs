@@ -1,12 +1,19 @@
-//! OIDs of custom types, looked up once for all connections of the cluster.
+//! What is remembered of the database's catalog: the OIDs of custom types, once for all connections, and
+//! since when a connection may trust its own memory.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::statement::{CustomType, OidMap, Oids};
 
 /// The cache. Readers take an immutable map; a change makes a new one.
 #[derive(Debug, Default)]
-pub(crate) struct OidCache(Mutex<Arc<OidMap>>);
+pub(crate) struct OidCache {
+    known: Mutex<Arc<OidMap>>,
+    /// Grows when what connections have prepared was found to be outdated. One whose memory is older
+    /// drops it before it is used again.
+    generation: AtomicU64,
+}
 
 impl OidCache {
     pub(crate) fn known(&self) -> Arc<OidMap> {
@@ -29,7 +36,19 @@ impl OidCache {
         }
     }
 
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// What a connection remembers since `generation` is outdated, and so it may be with every other.
+    pub(crate) fn outdated(&self, generation: u64) {
+        self.forget();
+        // Others may have found the same out meanwhile.
+        let next = generation + 1;
+        let _ = self.generation.fetch_max(next, Ordering::AcqRel);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Arc<OidMap>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -106,16 +106,22 @@ impl ReplicatedConnection {
     }
 
     /// Whether the server at the other end is no standby. A connection that was opened before a
-    /// promotion hears of it only with the next answer.
+    /// promotion hears of it only with the next answer, and may have been made fit for a standby.
     async fn takes_writes(&self, pooled: &mut Pooled) -> bool {
         let is_standby = |pooled: &Pooled| pooled.wire.role() == Some(ServerRole::Standby);
-        if !is_standby(pooled) {
+        let fitted = pooled.wire.is_fitted();
+        if !is_standby(pooled) && !fitted {
             return true;
         }
+        let question = if fitted {
+            "RESET default_transaction_isolation"
+        } else {
+            "SELECT 1"
+        };
         let limit = self.cluster.health.timeout;
-        let asking =
-            async { tokio::time::timeout(limit, pooled.pg.batch_execute("SELECT 1")).await };
+        let asking = async { tokio::time::timeout(limit, pooled.pg.batch_execute(question)).await };
         let answered = matches!(self.cluster.within(asking).await, Ok(Ok(())));
+        pooled.wire.set_fitted(false);
         if !answered {
             pooled.wire.condemn();
         }
@@ -136,6 +142,7 @@ impl ReplicatedConnection {
     /// died with it that the caller counts on.
     fn held_primary(&self, purpose: Purpose) -> Result<Option<Arc<Lease>>, Error> {
         let mut session = self.session();
+        session.forget_before(self.cluster.oids.generation());
         let Some(lease) = &session.primary else {
             return Ok(None);
         };
@@ -163,7 +170,8 @@ impl ReplicatedConnection {
 
     /// The connection of the open transaction.
     pub(super) fn transaction_lease(&self) -> Result<Option<Arc<Lease>>, Error> {
-        let session = self.session();
+        let mut session = self.session();
+        session.forget_before(self.cluster.oids.generation());
         let begun = session.transaction.as_ref().is_some_and(|open| open.begun);
         let Some(lease) = session.transaction_lease() else {
             return Ok(None);
@@ -241,6 +249,7 @@ impl ReplicatedConnection {
     fn sticky_replica(&self, topology: &Topology, reading: &Reading<'_>) -> Option<Arc<Lease>> {
         let lease = {
             let mut session = self.session();
+            session.forget_before(self.cluster.oids.generation());
             let lease = session.replica.clone()?;
             let usable = lease.is_usable()
                 && !lease.is_abandoned()
@@ -313,16 +322,13 @@ impl ReplicatedConnection {
     }
 
     async fn checkout_waiting(&self, node: &Arc<Node>) -> Result<Pooled, Error> {
-        let pooled = self.cluster.within(node.pool.checkout()).await;
-        if let Err(Error::Connect(error)) = &pooled {
-            self.cluster.report_failure(node, error.to_string());
-        }
-        pooled
+        self.cluster.within(node.pool.checkout()).await
     }
 
     fn lend(&self, mut lease: Lease) -> Arc<Lease> {
         if let Some(connection) = lease.connection_mut() {
             connection.set_cache_size(self.cache_size);
+            connection.forget_before(self.cluster.oids.generation());
         }
         self.running.note(&lease);
         Arc::new(lease)

@@ -58,12 +58,14 @@ impl ReplicatedConnection {
         first: Arc<Node>,
         reading: &Reading<'_>,
     ) -> Arc<Node> {
-        if first.pool.can_grow() {
+        let can_grow =
+            |member: &Member| member.node.pool.can_grow() && !member.health.is_hindered();
+        if topology.member(&first).is_none_or(can_grow) {
             return first;
         }
         let mut others = topology
             .usable_replicas()
-            .filter(|member| member.node.pool.can_grow() && self.qualifies(member, reading));
+            .filter(|member| can_grow(member) && self.qualifies(member, reading));
         others
             .next()
             .map_or(first, |member| Arc::clone(&member.node))

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::guarantee::Need;
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
-use crate::routing::Decision;
+use crate::routing::{Decision, Stale};
 use crate::wire::ServerRole;
 
 /// One statement on its way.
@@ -29,7 +29,11 @@ pub(super) struct Journey {
     pub(super) decision: Decision,
     /// Replicas that failed it.
     pub(super) avoid: Vec<Arc<Node>>,
-    pub(super) stale_plans: u32,
+    /// How often a connection's outdated memory was the cause of a failure, and what of it last.
+    pub(super) heals: u32,
+    pub(super) healing: Option<Stale>,
+    /// Custom types are among its values.
+    pub(super) custom_types: bool,
     /// A replica refused it, and it is remembered as the primary's if the primary accepts it.
     pub(super) learn: bool,
     /// The primary serves it because replicas fail.
@@ -40,6 +44,8 @@ pub(super) struct Journey {
     pub(super) writing: Option<Writing>,
     /// Nothing that runs was sent at the last attempt.
     pub(super) unsent: bool,
+    /// At the last attempt the server refused it before anything of it ran.
+    pub(super) refused: bool,
     pub(super) started: Instant,
     /// How to find out what becomes of it, if it is a COMMIT.
     pub(super) doubt: Option<Doubt>,
@@ -84,13 +90,16 @@ impl ReplicatedConnection {
             verdict,
             decision,
             avoid: Vec::new(),
-            stale_plans: 0,
+            heals: 0,
+            healing: None,
+            custom_types: false,
             learn: false,
             fallback: false,
             only_rolls_back,
             need,
             writing,
             unsent: false,
+            refused: false,
             started: Instant::now(),
             doubt: None,
         }
@@ -121,9 +130,7 @@ impl ReplicatedConnection {
             if !on_replica && self.cluster.commit_resolution != CommitResolution::Off {
                 Box::pin(self.mark(&mut journey, action.sql(), &lease)).await?;
             }
-            let commands = lease.wire.commands();
-            let result = self.send(action, &lease).await;
-            journey.unsent = result.is_err() && lease.wire.commands() == commands;
+            let result = self.send(action, &mut journey, &lease).await;
             for sql in lease.newly_prepared() {
                 self.record(InstrumentationEvent::cache_query(&sql));
             }
@@ -202,11 +209,24 @@ impl ReplicatedConnection {
         Writing::starts(&session.guarantee, &self.cluster.board, eager)
     }
 
-    async fn send<A: Action>(&self, action: &mut A, lease: &Arc<Lease>) -> QueryResult<A::Output> {
+    async fn send<A: Action>(
+        &self,
+        action: &mut A,
+        journey: &mut Journey,
+        lease: &Arc<Lease>,
+    ) -> QueryResult<A::Output> {
+        (journey.unsent, journey.refused) = (true, false);
         if let Some(statement) = action.statement() {
+            let stale = lease.is_stale(self.cluster.oids.generation());
+            statement.prepare_anew(stale || journey.healing.is_some());
+            journey.custom_types = !statement.custom_types().is_empty();
             self.resolve_types(statement, lease).await?;
         }
-        action.send(lease).await
+        let (commands, ran) = (lease.wire.commands(), lease.wire.ran());
+        let result = action.send(lease).await;
+        journey.unsent = result.is_err() && lease.wire.commands() == commands;
+        journey.refused = result.is_err() && lease.wire.ran() == ran;
+        result
     }
 
     /// The connection for the journey's next attempt, and whether it is a replica's.
@@ -278,6 +298,10 @@ impl ReplicatedConnection {
             self.note_promotion(lease);
         }
         self.note_seen(lease);
+        if journey.healing == Some(Stale::Types) {
+            // It was that: what others have prepared is as old.
+            self.cluster.oids.outdated(lease.remembers());
+        }
         if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
             if let Some(transaction) = &mut self.session().transaction {
                 transaction.begun = true;

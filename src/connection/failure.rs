@@ -15,8 +15,9 @@ pub(super) fn lost(
 ) -> Option<diesel::result::Error> {
     let cause = failure.lost.clone()?;
     let node = lease.node();
-    if let Some(cluster) = cluster.upgrade() {
-        cluster.report_failure(node, cause.clone());
+    if let Some(cluster) = cluster.upgrade().filter(|_| !failure.ours) {
+        // One connection's end is no proof: the node is asked.
+        cluster.suspect(node, cause.clone());
     }
     tracing::warn!(target: "diesel_replicated", node = node.name, cause, ?outcome, "connection_lost");
     Some(

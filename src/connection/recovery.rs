@@ -14,10 +14,11 @@ use crate::classify::{TransactionControl, Verdict};
 use crate::error::{Error, Outcome};
 use crate::node::{Failure, Lease};
 use crate::route::RouteReason;
-use crate::routing::{Decision, Recovery, recover};
+use crate::routing::{Decision, Recovery, Stale, Symptoms, recover, stale};
 
-/// How often one statement may meet connections with outdated plans before the primary serves it.
-const STALE_PLANS: u32 = 3;
+/// How often one statement may find a connection's memory outdated. (Once heals it; a second change of the
+/// catalog may come in between.)
+const HEALS: u32 = 3;
 
 /// What comes after a failure that the caller need not hear of.
 pub(super) enum Next {
@@ -37,24 +38,29 @@ impl ReplicatedConnection {
         error: DieselError,
     ) -> QueryResult<Next> {
         let failure = lease.diagnose(&error);
-        if failure
-            .remark
-            .is_some_and(|remark| remark.sqlstate.may_mean_stale_types())
-        {
-            self.cluster.oids.forget();
-        }
+        let symptoms = symptoms(journey, &failure);
         if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
             // It has not begun.
             self.session().transaction = None;
         }
+        if let Some(stale) = stale(symptoms) {
+            self.forget(stale, lease);
+            if self.may_heal(journey, lease) {
+                journey.heals += 1;
+                journey.healing = Some(stale);
+                return Ok(Next::Retry);
+            }
+        }
         if on_replica && matches!(journey.decision, Decision::Replica { may_move: true, .. }) {
-            self.failed_on_replica(journey, lease, &failure, error)?;
+            self.failed_on_replica(journey, lease, (symptoms, &failure), error)?;
             return Ok(Next::Retry);
         }
         self.note_serialization_failure(journey.verdict, &error);
         if failure.lost.is_some() && self.may_send_again(journey) {
             lease.condemn();
-            self.cluster.suspect(lease.node(), cause_of_death(lease));
+            if !failure.ours {
+                self.cluster.suspect(lease.node(), cause_of_death(lease));
+            }
             return Ok(Next::Retry);
         }
         let writing = journey.writing.take();
@@ -85,6 +91,39 @@ impl ReplicatedConnection {
         }
     }
 
+    /// Has what a connection remembers wrongly forgotten, wherever it may be remembered.
+    fn forget(&self, stale: Stale, lease: &Arc<Lease>) {
+        let mut session = self.session();
+        if session.transaction.is_some() {
+            // The transaction has failed, and another attempt does not meet this again.
+            lease.wire.note_conflict();
+        }
+        if let Some(own) = &mut session.own_types {
+            *own = Arc::default();
+        }
+        match stale {
+            Stale::Statements => {
+                lease.wire.note_forgotten_statements();
+                let is_it = |held: &mut Arc<Lease>| Arc::ptr_eq(held, lease);
+                if !session.pinned && session.transaction.is_none() {
+                    session.primary.take_if(is_it);
+                    session.replica.take_if(is_it);
+                }
+            }
+            Stale::Catalog => self.cluster.oids.outdated(lease.remembers()),
+            Stale::Types => self.cluster.oids.forget(),
+        }
+    }
+
+    /// Whether a statement that was refused for a connection's outdated memory can be sent once more,
+    /// prepared anew: in a transaction it cannot, as the server has given that up.
+    fn may_heal(&self, journey: &Journey, lease: &Lease) -> bool {
+        journey.heals < HEALS
+            && journey.verdict.control.is_none()
+            && !lease.wire.in_transaction()
+            && self.session().transaction.is_none()
+    }
+
     /// Whether the statement can be sent over another connection: nothing of it was sent over the one
     /// that was lost, and nothing else was lost with that.
     fn may_send_again(&self, journey: &Journey) -> bool {
@@ -100,12 +139,12 @@ impl ReplicatedConnection {
         &self,
         journey: &mut Journey,
         lease: &Arc<Lease>,
-        failure: &Failure,
+        (symptoms, failure): (Symptoms, &Failure),
         error: DieselError,
     ) -> QueryResult<()> {
         let remark = failure.remark;
         let missing_type = matches!(error, DieselError::SerializationError(_));
-        let mut recovery = recover(remark, failure.lost.is_some());
+        let mut recovery = recover(symptoms);
         if missing_type {
             recovery = Recovery::Primary { learn: false };
         }
@@ -118,14 +157,16 @@ impl ReplicatedConnection {
             Recovery::Return => return Err(error),
             Recovery::LeaveReplica => {
                 let cause = failure.lost.clone().unwrap_or_else(|| error.to_string());
-                self.cluster.report_failure(lease.node(), cause);
+                if !failure.ours {
+                    self.cluster.suspect(lease.node(), cause);
+                }
                 journey.avoid.push(Arc::clone(lease.node()));
             }
             Recovery::OtherNode => journey.avoid.push(Arc::clone(lease.node())),
             Recovery::FreshConnection => {
                 lease.condemn();
-                journey.stale_plans += 1;
-                if journey.stale_plans >= STALE_PLANS {
+                journey.heals += 1;
+                if journey.heals >= HEALS {
                     journey.decision = primary(RouteReason::ReplicaFailed);
                     journey.fallback = true;
                 }
@@ -172,6 +213,16 @@ impl ReplicatedConnection {
         self.session().transaction_ended();
         let done = journey.only_rolls_back;
         Some(if done { Ok(()) } else { Err(lost) })
+    }
+}
+
+fn symptoms(journey: &Journey, failure: &Failure) -> Symptoms {
+    Symptoms {
+        remark: failure.remark,
+        lost: failure.lost.is_some(),
+        unsent: journey.unsent,
+        refused: journey.refused,
+        custom_types: journey.custom_types,
     }
 }
 

@@ -117,6 +117,18 @@ impl Session {
             })
     }
 
+    /// Has connections that nobody else uses now forget what was prepared before `generation`. What
+    /// others use goes on, and prepares anew until then.
+    pub(super) fn forget_before(&mut self, generation: u64) {
+        for lease in [&mut self.primary, &mut self.replica].into_iter().flatten() {
+            if lease.remembers() < generation {
+                if let Some(connection) = Arc::get_mut(lease).and_then(Lease::connection_mut) {
+                    connection.forget_before(generation);
+                }
+            }
+        }
+    }
+
     /// The connection that the transaction is open on.
     pub(super) fn transaction_lease(&self) -> Option<&Arc<Lease>> {
         let transaction = self.transaction.as_ref()?;

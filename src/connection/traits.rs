@@ -40,7 +40,7 @@ impl ReplicatedConnection {
         self.record(InstrumentationEvent::start_query(&diesel::debug_query(
             query,
         )));
-        let captured = Statement::capture(query, &self.known_types());
+        let captured = Statement::capture(query);
         self.finish(captured.map(action))
     }
 

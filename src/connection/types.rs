@@ -26,33 +26,40 @@ struct Row {
 }
 
 impl ReplicatedConnection {
-    /// The types that may be taken as known when a statement of this session is captured.
-    pub(super) fn known_types(&self) -> Arc<OidMap> {
+    /// The types that this session knows.
+    fn known_types(&self) -> Arc<OidMap> {
         match &self.session().own_types {
             Some(own) => Arc::clone(own),
             None => self.cluster.oids.known(),
         }
     }
 
-    /// Looks up what the statement's capture left open, on the connection that it is sent over.
+    /// Fills in the types of the statement's values: those that are known, and others as they are on the
+    /// connection that it is sent over.
     pub(super) async fn resolve_types(
         &self,
         statement: &mut Statement,
         lease: &Lease,
     ) -> QueryResult<()> {
-        if statement.open_types().is_empty() {
+        if statement.custom_types().is_empty() {
             return Ok(());
         }
-        let mut found = Vec::with_capacity(statement.open_types().len());
-        for custom in statement.open_types() {
-            let oids = match self.known_types().get(custom) {
+        let known = self.known_types();
+        let mut oids = Vec::with_capacity(statement.custom_types().len());
+        let mut found = Vec::new();
+        for custom in statement.custom_types() {
+            oids.push(match known.get(custom) {
                 Some(oids) => oids,
-                None => look_up(custom, lease.pg()).await?,
-            };
-            found.push((custom.clone(), oids));
+                None => {
+                    let oids = look_up(custom, lease.pg()).await?;
+                    found.push((custom.clone(), oids));
+                    oids
+                }
+            });
         }
-        self.keep_types(&found, lease);
-        let oids: Vec<Oids> = found.iter().map(|(_, oids)| *oids).collect();
+        if !found.is_empty() {
+            self.keep_types(&found, lease);
+        }
         statement.resolve(&oids);
         Ok(())
     }

@@ -28,6 +28,7 @@ impl SqlState {
     pub(crate) const INTERNAL_ERROR: Self = Self(*b"XX000");
     pub(crate) const SERIALIZATION_FAILURE: Self = Self(*b"40001");
     pub(crate) const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
+    pub(crate) const INVALID_STATEMENT_NAME: Self = Self(*b"26000");
     const DEADLOCK_DETECTED: Self = Self(*b"40P01");
     pub(crate) const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub(crate) const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
@@ -36,11 +37,13 @@ impl SqlState {
     pub(crate) const DATABASE_DROPPED: Self = Self(*b"57P04");
     pub(crate) const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     const DATATYPE_MISMATCH: Self = Self(*b"42804");
-    const UNDEFINED_TABLE: Self = Self(*b"42P01");
-    const UNDEFINED_COLUMN: Self = Self(*b"42703");
+    const SYNTAX_ERROR: Self = Self(*b"42601");
     const UNDEFINED_FUNCTION: Self = Self(*b"42883");
     const UNDEFINED_OBJECT: Self = Self(*b"42704");
     const INVALID_SCHEMA_NAME: Self = Self(*b"3F000");
+    const INVALID_TEXT_REPRESENTATION: Self = Self(*b"22P02");
+    const INVALID_BINARY_REPRESENTATION: Self = Self(*b"22P03");
+    const DISK_FULL: Self = Self(*b"53100");
 
     /// The code as text.
     #[must_use]
@@ -82,21 +85,29 @@ impl SqlState {
             Self::UNDEFINED_OBJECT,
             Self::UNDEFINED_FUNCTION,
             Self::DATATYPE_MISMATCH,
-            Self::INTERNAL_ERROR,
         ]
         .contains(&self)
     }
 
-    /// Whether a statement can get it only because the replica's catalog is behind the primary's.
-    pub(crate) fn is_undefined_object(self) -> bool {
-        [
-            Self::UNDEFINED_TABLE,
-            Self::UNDEFINED_COLUMN,
-            Self::UNDEFINED_FUNCTION,
-            Self::UNDEFINED_OBJECT,
-            Self::INVALID_SCHEMA_NAME,
-        ]
-        .contains(&self)
+    /// Whether a statement may get it only because the replica is behind: an object, a privilege, a
+    /// column's type or an enum's label has not arrived there, a materialized view is not filled yet.
+    pub(crate) fn may_come_of_lag(self) -> bool {
+        // The whole class of what is resolved by the catalog, but for mere syntax.
+        (self.is_of_class(b"42") && self != Self::SYNTAX_ERROR)
+            || [
+                Self::INVALID_SCHEMA_NAME,
+                Self::INVALID_TEXT_REPRESENTATION,
+                Self::INVALID_BINARY_REPRESENTATION,
+                Self::NOT_IN_PREREQUISITE_STATE,
+                Self::FEATURE_NOT_SUPPORTED,
+                Self::INTERNAL_ERROR,
+            ]
+            .contains(&self)
+    }
+
+    /// Whether it tells of trouble with the server's own disk or files, met by this statement.
+    pub(crate) fn is_trouble_of_a_server(self) -> bool {
+        self.is_of_class(b"58") || self.is_of_class(b"XX") || self == Self::DISK_FULL
     }
 }
 

@@ -31,7 +31,9 @@ pub(crate) enum Signal {
     Doubted(String),
     /// It did not answer in time.
     Silent(String),
-    /// It refused, or broke a statement's connection.
+    /// It is there, and serves over the connections that are open; no more can be opened.
+    Hindered(String),
+    /// It cannot be reached.
     Failed(String),
     /// How it compares, told at each interval.
     Measured(Measure),
@@ -67,6 +69,8 @@ enum Reach {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Health {
     reach: Reach,
+    /// Why no more connections can be opened, though it is up.
+    hindrance: Option<Arc<str>>,
     draining: bool,
     /// Why it is too far behind.
     lagging: Option<Arc<str>>,
@@ -80,16 +84,29 @@ impl Health {
     pub(crate) fn hear(&mut self, signal: Signal, config: &HealthConfig, now: Instant) {
         let (asked, served) = (self.is_asked(), self.serves());
         match signal {
-            Signal::Reached => self.reach = Reach::Up,
+            Signal::Reached => (self.reach, self.hindrance) = (Reach::Up, None),
+            Signal::Hindered(cause) => self.hindered(&cause),
             Signal::Doubted(cause) => self.doubted(&cause, 0, config),
             Signal::Silent(cause) => self.doubted(&cause, 1, config),
-            Signal::Failed(cause) => self.reach = Reach::Down(cause.into()),
+            Signal::Failed(cause) => {
+                (self.reach, self.hindrance) = (Reach::Down(cause.into()), None);
+            }
             Signal::Measured(measure) => self.measured(&measure, config, now),
             Signal::Drain(draining) => self.draining = draining,
         }
         // The first to come has nothing to recover from.
         if asked && !served && self.serves() {
             self.back = Some(now);
+        }
+    }
+
+    fn hindered(&mut self, cause: &str) {
+        if self.is_up() {
+            // It has answered.
+            self.reach = Reach::Up;
+            if self.hindrance.as_deref() != Some(cause) {
+                self.hindrance = Some(cause.into());
+            }
         }
     }
 
@@ -160,14 +177,14 @@ impl Health {
         }
     }
 
-    /// Why it is not up.
+    /// Why it is not up, or what hinders it though it is.
     pub(crate) fn cause(&self) -> Option<String> {
         match (&self.reach, self.kind()) {
             (Reach::Down(cause) | Reach::Doubted(_, cause), _) => Some(cause.to_string()),
             (_, NodeHealth::Draining) => Some("it is being drained".to_owned()),
             (_, NodeHealth::Lagging) => self.lagging.as_deref().map(str::to_owned),
             (_, NodeHealth::Slow) => self.slowness.cause().map(str::to_owned),
-            _ => None,
+            _ => self.hindrance.as_deref().map(str::to_owned),
         }
     }
 
@@ -184,6 +201,11 @@ impl Health {
     /// Whether statements can be sent there.
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.reach, Reach::Up | Reach::Doubted(..))
+    }
+
+    /// Whether it serves, and no more connections to it can be opened.
+    pub(crate) fn is_hindered(&self) -> bool {
+        self.hindrance.is_some()
     }
 
     pub(crate) fn is_down(&self) -> bool {

@@ -220,3 +220,21 @@ proptest! {
         prop_assert!(changes <= 14, "{changes} changes");
     }
 }
+
+#[test]
+fn one_that_lets_no_more_in_is_up_and_says_why() {
+    let (config, now) = (HealthConfig::default(), Instant::now());
+    let mut health = Health::default();
+    health.hear(Signal::Hindered("full".to_owned()), &config, now);
+    assert_eq!(health.kind(), NodeHealth::Unknown, "nothing is known of it");
+    health.hear(Signal::Reached, &config, now);
+    health.hear(Signal::Doubted("one ended".to_owned()), &config, now);
+    health.hear(Signal::Hindered("full".to_owned()), &config, now);
+    assert_eq!(health.kind(), NodeHealth::Up, "it has answered");
+    assert_eq!(health.cause().as_deref(), Some("full"));
+    health.hear(Signal::Reached, &config, now);
+    assert_eq!(health.cause(), None);
+    health.hear(Signal::Hindered("full".to_owned()), &config, now);
+    health.hear(Signal::Failed("away".to_owned()), &config, now);
+    assert_eq!(health.cause().as_deref(), Some("away"));
+}

@@ -5,11 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::result::ConnectionError;
 use diesel::{QueryResult, sql_query};
-use diesel_async::AsyncPgConnection;
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_core::future::BoxFuture;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -204,6 +204,11 @@ impl Connector {
         let mut pg = AsyncPgConnection::try_from(client)
             .await
             .map_err(|error| self.set_up_failed(&wire, &error))?;
+        if wire.role() == Some(ServerRole::Standby) {
+            fit_for_a_standby(&mut pg, &wire).await.map_err(|error| {
+                self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
+            })?;
+        }
         if bare.is_none() {
             self.set_up(&mut pg).await.map_err(|error| {
                 self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
@@ -215,12 +220,9 @@ impl Connector {
         Ok(NodeConnection::new(pg, wire, guard, notifications, cancel))
     }
 
-    /// Tells of a connection to this node that could not be opened.
-    pub(super) fn connect_failed(&self, error: ConnectError) {
-        // A full server with connections of ours open is doing well enough.
-        if !(error.is_transient() && self.open() > 0) {
-            (self.report)(Trouble::ConnectFailed(error));
-        }
+    /// Tells of a connection to this node that could not be opened, at an attempt that began at `since`.
+    pub(super) fn connect_failed(&self, error: ConnectError, since: Instant) {
+        (self.report)(Trouble::ConnectFailed(error, since));
     }
 
     /// What happens when a connection ends: it counts no more, and if its end was not ours
@@ -276,11 +278,11 @@ impl Connector {
     }
 
     fn set_up_failed(&self, wire: &Wire, error: &ConnectionError) -> ConnectError {
-        let message = match wire.death() {
-            Some(death) => death.message,
-            None => error.to_string(),
-        };
-        self.error(ConnectErrorKind::SetUp, message)
+        match wire.death() {
+            // The set-up is not why.
+            Some(death) => self.error(ConnectErrorKind::Other, death.message),
+            None => self.error(ConnectErrorKind::SetUp, error.to_string()),
+        }
     }
 
     fn error(&self, kind: ConnectErrorKind, message: impl Into<String>) -> ConnectError {
@@ -320,6 +322,27 @@ impl fmt::Debug for Connector {
             .finish_non_exhaustive()
     }
 }
+
+/// Gives a session the strongest isolation that a standby has, where its default is one that a standby
+/// refuses, with every statement.
+async fn fit_for_a_standby(pg: &mut AsyncPgConnection, wire: &Wire) -> QueryResult<()> {
+    #[derive(diesel::QueryableByName)]
+    struct Level {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        default_transaction_isolation: String,
+    }
+    // A SELECT would be refused.
+    let shown = sql_query("SHOW default_transaction_isolation");
+    let level: Level = diesel_async::RunQueryDsl::get_result(shown, pg).await?;
+    if level.default_transaction_isolation == "serializable" {
+        pg.batch_execute(FIT).await?;
+        wire.set_fitted(true);
+    }
+    Ok(())
+}
+
+/// What [`fit_for_a_standby`] sets, to be set again after a reset.
+pub(super) const FIT: &str = "SET default_transaction_isolation TO 'repeatable read'";
 
 /// Counts a connection for as long as its driver lives.
 struct Counter(Arc<AtomicUsize>);

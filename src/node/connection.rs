@@ -31,6 +31,8 @@ pub(crate) struct NodeConnection {
     pub(crate) opened: Instant,
     prepared: Arc<Prepared>,
     cache_size: CacheSize,
+    /// Since which generation of the cluster's memory it has prepared what it has.
+    remembers: u64,
     _driver: Driver,
 }
 
@@ -52,6 +54,7 @@ impl NodeConnection {
             opened: Instant::now(),
             prepared,
             cache_size: CacheSize::Unbounded,
+            remembers: 0,
             _driver: driver,
         }
     }
@@ -71,6 +74,22 @@ impl NodeConnection {
         if !same {
             self.pg.set_prepared_statement_cache_size(wanted);
             self.cache_size = wanted;
+        }
+    }
+
+    /// Since when it remembers what it has prepared.
+    pub(crate) fn remembers(&self) -> u64 {
+        self.remembers
+    }
+
+    /// Drops what was prepared before `generation`.
+    pub(crate) fn forget_before(&mut self, generation: u64) {
+        if self.remembers < generation {
+            self.remembers = generation;
+            let size = self.cache_size;
+            // Another size has another, empty cache.
+            self.set_cache_size(CacheSize::Disabled);
+            self.set_cache_size(size);
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Failure {
     pub(crate) remark: Option<Remark>,
     /// The connection is gone, with this for a cause.
     pub(crate) lost: Option<String>,
+    /// This pool ended it, which says nothing of the node.
+    pub(crate) ours: bool,
 }
 
 impl Lease {
@@ -106,6 +108,11 @@ impl Lease {
         self.lent.store(true, Ordering::Release);
     }
 
+    /// Whether what it has prepared may be outdated, so that it should be prepared anew.
+    pub(crate) fn is_stale(&self, generation: u64) -> bool {
+        self.remembers() < generation || self.wire.forgot_statements()
+    }
+
     /// Registers a user; see [`Use`].
     pub(crate) fn enter(self: &Arc<Self>) -> Use {
         self.users.fetch_add(1, Ordering::AcqRel);
@@ -147,14 +154,15 @@ impl Lease {
             }
             _ => false,
         };
-        let ended = remark.is_some_and(|remark| remark.fatal || remark.sqlstate.ends_the_session());
+        let ended = remark.is_some_and(|remark| remark.fatal);
+        let ours = death.as_ref().is_some_and(|death| death.ours);
         let lost = match (death, gone || ended) {
             (Some(death), true) => Some(death.message),
             // The client noticed before the driver did.
             (None, true) => Some("the connection was closed".to_owned()),
             (_, false) => None,
         };
-        Failure { remark, lost }
+        Failure { remark, lost, ours }
     }
 }
 
@@ -170,7 +178,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(pooled) = self.pooled.take() {
             let condition = recycle::Condition {
-                untrusted: *self.abandoned.get_mut() || *self.lent.get_mut(),
+                untrusted: *self.abandoned.get_mut()
+                    || *self.lent.get_mut()
+                    || pooled.wire.forgot_statements(),
                 session_state: *self.session_state.get_mut(),
             };
             recycle::give_back(pooled, condition, &self.node);

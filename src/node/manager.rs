@@ -1,6 +1,7 @@
 //! What bb8 asks of us about connections.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bb8::{ErrorSink, ManageConnection};
 use tokio::sync::watch;
@@ -19,7 +20,8 @@ pub(super) struct Failures {
 /// Why the pool has one connection less than it would like.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    Connect(ConnectError),
+    /// At an attempt that began then.
+    Connect(ConnectError, Instant),
     /// Its own end was told when it came; this is only the finding of it.
     DiedIdle,
 }
@@ -35,7 +37,9 @@ impl ManageConnection for Manager {
     type Error = Refusal;
 
     async fn connect(&self) -> Result<NodeConnection, Refusal> {
-        self.connector.connect().await.map_err(Refusal::Connect)
+        let started = Instant::now();
+        let connected = self.connector.connect().await;
+        connected.map_err(|error| Refusal::Connect(error, started))
     }
 
     async fn is_valid(&self, connection: &mut NodeConnection) -> Result<(), Refusal> {
@@ -60,7 +64,7 @@ pub(super) struct Sink {
 
 impl ErrorSink<Refusal> for Sink {
     fn sink(&self, refusal: Refusal) {
-        let Refusal::Connect(error) = refusal else {
+        let Refusal::Connect(error, since) = refusal else {
             return;
         };
         tracing::debug!(target: "diesel_replicated", node = error.node, %error, "connect_failed");
@@ -68,7 +72,7 @@ impl ErrorSink<Refusal> for Sink {
             failures.count += 1;
             failures.last = Some(error.clone());
         });
-        self.connector.connect_failed(error);
+        self.connector.connect_failed(error, since);
     }
 
     fn boxed_clone(&self) -> Box<dyn ErrorSink<Refusal>> {

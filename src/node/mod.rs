@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -37,8 +37,8 @@ use crate::error::ConnectError;
 /// What a node's connections find out while nobody uses them.
 #[derive(Clone, Debug)]
 pub(crate) enum Trouble {
-    /// No connection could be opened.
-    ConnectFailed(ConnectError),
+    /// No connection could be opened, at an attempt that began then.
+    ConnectFailed(ConnectError, Instant),
     /// A connection ended that nobody had asked to end.
     ConnectionDied(String),
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use diesel_async::SimpleAsyncConnection;
 
 use super::Node;
+use super::connect::FIT;
 use super::pool::Pooled;
 
 /// How long the rest of a command may take after its session has left; then the connection is
@@ -76,6 +77,9 @@ async fn restore(pooled: &mut Pooled, condition: Condition, node: &Node) -> bool
     }
     let undo = async {
         pooled.pg.batch_execute(UNDO).await?;
+        if pooled.wire.is_fitted() {
+            pooled.pg.batch_execute(FIT).await?;
+        }
         node.pool.connector().set_up(&mut pooled.pg).await
     };
     matches!(tokio::time::timeout(RESET, undo).await, Ok(Ok(())))

@@ -7,5 +7,5 @@ mod select;
 
 pub(crate) use decide::{Decision, SessionView, TransactionView, decide};
 pub use policy::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
-pub(crate) use recover::{Recovery, recover};
+pub(crate) use recover::{Recovery, Stale, Symptoms, recover, stale};
 pub(crate) use select::select;

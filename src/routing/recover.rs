@@ -1,52 +1,100 @@
-//! After a failure: whether and where the statement may run again.
+//! After a failure: what it speaks about, and so whether and where the statement may run again.
+//!
+//! A statement's error never speaks of its node: only the end of a connection and attempts to open one
+//! do. What it may speak of is the statement, the memory of the connection, or where it was run.
 
 use crate::error::SqlState;
-use crate::wire::Remark;
+use crate::wire::{Remark, Says};
+
+/// How a statement failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Symptoms {
+    /// What the server said, if it did.
+    pub(crate) remark: Option<Remark>,
+    /// The connection is gone.
+    pub(crate) lost: bool,
+    /// Nothing that the server runs was sent yet.
+    pub(crate) unsent: bool,
+    /// The server refused it before anything of it ran.
+    pub(crate) refused: bool,
+    /// Custom types are among its values.
+    pub(crate) custom_types: bool,
+}
+
+/// What of a connection's own memory may be out of date. The statement has not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stale {
+    /// The prepared statements of this connection are gone.
+    Statements,
+    /// What every connection remembers of the catalog: prepared statements and types.
+    Catalog,
+    /// Perhaps the types of the statement's values: if it helps to look them up again, the catalog.
+    Types,
+}
 
 /// What a failed statement may do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recovery {
     /// The error goes to the caller.
     Return,
-    /// The replica cannot serve, for reasons of its own: another node, and leave this one out.
+    /// The connection is gone, so the node is to be looked at: another node.
     LeaveReplica,
-    /// The replica cancelled the statement, and is well: another node.
+    /// The replica cancelled the statement or cannot run it, and is well: another node.
     OtherNode,
-    /// The connection has a plan that the server no longer runs: one without it, anywhere.
+    /// The replica refuses whatever runs over this connection, and not over one that is opened now.
     FreshConnection,
     /// The replica refuses what the primary may accept. `learn` if the primary does accept it:
     /// the statement is not what it was taken for.
     Primary { learn: bool },
 }
 
+/// What of the connection's memory the failure says to be out of date, if it says so.
+///
+/// Only what was refused before anything of it ran counts: a plan within a function, or of the user's own
+/// `EXECUTE`, is none of ours, and what came before it may have had effects.
+pub(crate) fn stale(symptoms: Symptoms) -> Option<Stale> {
+    let remark = symptoms.remark.filter(|_| !symptoms.lost)?;
+    if !symptoms.refused {
+        return None;
+    }
+    match remark.says {
+        Says::StalePlan => Some(Stale::Catalog),
+        Says::NoStatement => Some(Stale::Statements),
+        // "cache lookup failed for type": the type was dropped.
+        Says::Nothing if remark.sqlstate == SqlState::INTERNAL_ERROR => Some(Stale::Catalog),
+        Says::Nothing if symptoms.custom_types && remark.sqlstate.may_mean_stale_types() => {
+            // A statement that was prepared before is kept with the types that it had then.
+            let kept = !symptoms.unsent;
+            Some(if kept { Stale::Catalog } else { Stale::Types })
+        }
+        _ => None,
+    }
+}
+
 /// Decides for a statement that a replica failed and that may move: it was taken for a plain
 /// select, no transaction is open and no row has been handed out.
 ///
-/// Codes decide, never texts: the server may speak any language. A plain select is repeated
-/// without harm, so a code with several meanings may be taken for the one that helps.
-pub(crate) fn recover(remark: Option<Remark>, lost: bool) -> Recovery {
-    if lost {
+/// Codes and routines decide, never texts: the server may speak any language. A plain select is
+/// repeated without harm, so a code with several meanings may be taken for the one that helps.
+pub(crate) fn recover(symptoms: Symptoms) -> Recovery {
+    if symptoms.lost {
         return Recovery::LeaveReplica;
     }
-    let Some(remark) = remark else {
+    let Some(remark) = symptoms.remark else {
         return Recovery::Return;
     };
-    match remark.sqlstate {
+    match (remark.sqlstate, remark.says) {
         // Outside a transaction a standby knows one serialization failure: a conflict with
         // recovery.
-        SqlState::SERIALIZATION_FAILURE => Recovery::OtherNode,
-        SqlState::READ_ONLY_SQL_TRANSACTION => Recovery::Primary { learn: true },
-        _ if remark.stale_plan => Recovery::FreshConnection,
-        _ if remark.in_recovery => Recovery::Primary { learn: true },
-        // Perhaps a lookup in a catalog that is behind: the primary knows.
-        SqlState::INTERNAL_ERROR => Recovery::Primary { learn: false },
-        // Its catalog is behind; in a moment it will not be.
-        code if code.is_undefined_object() => Recovery::Primary { learn: false },
-        code if code.ends_the_session() => Recovery::LeaveReplica,
-        SqlState::CANNOT_CONNECT_NOW => Recovery::LeaveReplica,
-        // Class 58: trouble outside PostgreSQL; XX001 and XX002: damaged data or index.
-        code if code.is_of_class(b"58") || code.is_of_class(b"XX") => Recovery::LeaveReplica,
-        _ => Recovery::Return,
+        (SqlState::SERIALIZATION_FAILURE, _) => Recovery::OtherNode,
+        (_, Says::Raised) => Recovery::Return,
+        (_, Says::InRecovery) => Recovery::Primary { learn: true },
+        (_, Says::Isolation) => Recovery::FreshConnection,
+        (_, Says::StalePlan | Says::NoStatement) => Recovery::Primary { learn: false },
+        (code, Says::Nothing) if code.may_come_of_lag() => Recovery::Primary { learn: false },
+        // Trouble with this server's own files, memory of the catalog or disk. The others have theirs.
+        (code, Says::Nothing) if code.is_trouble_of_a_server() => Recovery::OtherNode,
+        (_, Says::Nothing) => Recovery::Return,
     }
 }
 
@@ -54,51 +102,108 @@ pub(crate) fn recover(remark: Option<Remark>, lost: bool) -> Recovery {
 mod tests {
     use super::*;
 
-    fn after(code: &str, in_recovery: bool) -> Recovery {
+    fn symptoms(code: &str, says: Says) -> Symptoms {
         let remark = Remark {
             sqlstate: code.parse().unwrap(),
-            stale_plan: false,
             fatal: false,
-            in_recovery,
+            says,
         };
-        recover(Some(remark), false)
+        Symptoms {
+            remark: Some(remark),
+            lost: false,
+            unsent: false,
+            refused: true,
+            custom_types: false,
+        }
+    }
+
+    fn after(code: &str, says: Says) -> Recovery {
+        recover(symptoms(code, says))
     }
 
     #[test]
     fn each_code_has_its_way_out() {
         for code in ["25006", "0A000", "55000", "XX000"] {
-            assert_eq!(
-                after(code, true),
-                Recovery::Primary { learn: true },
-                "{code}"
-            );
+            let learned = Recovery::Primary { learn: true };
+            assert_eq!(after(code, Says::InRecovery), learned, "{code}");
         }
-        for code in ["XX000", "42P01", "42703", "42883", "42704", "3F000"] {
-            assert_eq!(
-                after(code, false),
-                Recovery::Primary { learn: false },
-                "{code}"
-            );
+        for code in [
+            "XX000", "42P01", "42703", "42883", "42704", "3F000", "42501", "22P02", "22P03",
+            "42804", "55000", "0A000",
+        ] {
+            let asked = Recovery::Primary { learn: false };
+            assert_eq!(after(code, Says::Nothing), asked, "{code}");
         }
-        for code in ["57P01", "57P02", "57P03", "57P04", "58030", "XX001"] {
-            assert_eq!(after(code, false), Recovery::LeaveReplica, "{code}");
+        for code in ["58030", "58P01", "XX001", "XX002", "53100"] {
+            assert_eq!(after(code, Says::Nothing), Recovery::OtherNode, "{code}");
         }
-        assert_eq!(after("40001", false), Recovery::OtherNode);
-        for code in ["23505", "22012", "57014", "42601", "42501", "53200"] {
-            assert_eq!(after(code, false), Recovery::Return, "{code}");
+        assert_eq!(after("40001", Says::Nothing), Recovery::OtherNode);
+        assert_eq!(after("0A000", Says::Isolation), Recovery::FreshConnection);
+        for code in [
+            "23505", "22012", "57014", "42601", "53200", "53300", "57P01", "57P03", "P0001",
+        ] {
+            assert_eq!(after(code, Says::Nothing), Recovery::Return, "{code}");
         }
-        assert_eq!(recover(None, true), Recovery::LeaveReplica);
-        assert_eq!(recover(None, false), Recovery::Return);
     }
 
     #[test]
-    fn a_stale_plan_is_the_connections_fault_alone() {
-        let remark = Remark {
-            sqlstate: SqlState::FEATURE_NOT_SUPPORTED,
-            stale_plan: true,
-            fatal: false,
-            in_recovery: false,
+    fn what_users_code_raises_is_the_statements() {
+        for code in [
+            "25006", "0A000", "55000", "XX000", "XX001", "58P01", "42P01", "57P01", "53100",
+        ] {
+            assert_eq!(after(code, Says::Raised), Recovery::Return, "{code}");
+            assert_eq!(stale(symptoms(code, Says::Raised)), None, "{code}");
+        }
+    }
+
+    #[test]
+    fn only_a_lost_connection_speaks_of_the_node() {
+        let none = Symptoms {
+            remark: None,
+            ..symptoms("00000", Says::Nothing)
         };
-        assert_eq!(recover(Some(remark), false), Recovery::FreshConnection);
+        assert_eq!(recover(none), Recovery::Return);
+        let lost = Symptoms { lost: true, ..none };
+        assert_eq!(recover(lost), Recovery::LeaveReplica);
+    }
+
+    #[test]
+    fn what_has_not_run_tells_which_memory_is_stale() {
+        let plan = symptoms("0A000", Says::StalePlan);
+        assert_eq!(stale(plan), Some(Stale::Catalog));
+        let gone = symptoms("26000", Says::NoStatement);
+        assert_eq!(stale(gone), Some(Stale::Statements));
+        let lookup = symptoms("XX000", Says::Nothing);
+        assert_eq!(stale(lookup), Some(Stale::Catalog));
+        for symptoms in [plan, gone, lookup] {
+            let ran = Symptoms {
+                refused: false,
+                ..symptoms
+            };
+            assert_eq!(stale(ran), None);
+            let lost = Symptoms {
+                lost: true,
+                ..symptoms
+            };
+            assert_eq!(stale(lost), None);
+        }
+    }
+
+    #[test]
+    fn types_are_doubted_where_there_are_some() {
+        for code in ["42704", "42883", "42804"] {
+            let plain = symptoms(code, Says::Nothing);
+            assert_eq!(stale(plain), None, "{code}");
+            let bound = Symptoms {
+                custom_types: true,
+                ..plain
+            };
+            assert_eq!(stale(bound), Some(Stale::Catalog), "{code}");
+            let parsed = Symptoms {
+                unsent: true,
+                ..bound
+            };
+            assert_eq!(stale(parsed), Some(Stale::Types), "{code}");
+        }
     }
 }

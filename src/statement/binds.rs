@@ -1,24 +1,25 @@
 //! Bind values as bytes, and the places in them where a type's OID is still open.
 
-use std::sync::Arc;
-
 use diesel::QueryResult;
 use diesel::pg::{Pg, PgMetadataLookup, PgTypeMetadata};
 use diesel::query_builder::QueryFragment;
 use diesel::query_builder::bind_collector::RawBytesBindCollector;
 
-use super::oids::{CustomType, OidMap, Oids};
+use super::oids::{CustomType, Oids};
 
 /// Stand-ins for OIDs that are looked up later. Two ranges, so that two collections of the same
 /// query differ exactly where a stand-in was written. Real OIDs count up from below.
 const FIRST_STAND_IN: u32 = 0xF000_0000;
 const SECOND_STAND_IN: u32 = 0xE000_0000;
 
-/// Collected binds.
+/// Collected binds. The OIDs of custom types can be filled in again and again: a type may be dropped
+/// and made anew between two attempts.
 pub(super) struct Binds {
     pub(super) collected: RawBytesBindCollector<Pg>,
-    open: Vec<CustomType>,
+    custom: Vec<CustomType>,
     places: Vec<Place>,
+    /// The types of the binds, with stand-ins. Empty where there are no custom types.
+    types: Vec<PgTypeMetadata>,
 }
 
 /// Where in a bind value the OID with this stand-in number is written.
@@ -29,38 +30,44 @@ struct Place {
 }
 
 impl Binds {
-    pub(super) fn collect(query: &dyn QueryFragment<Pg>, known: &Arc<OidMap>) -> QueryResult<Self> {
-        let (first, open) = collect_with(query, known, FIRST_STAND_IN)?;
-        if open.is_empty() {
+    pub(super) fn collect(query: &dyn QueryFragment<Pg>) -> QueryResult<Self> {
+        let (first, custom) = collect_with(query, FIRST_STAND_IN)?;
+        if custom.is_empty() {
             return Ok(Self {
                 collected: first,
-                open,
+                custom,
                 places: Vec::new(),
+                types: Vec::new(),
             });
         }
         // A serialised array or composite holds OIDs inside its bytes, at places that only its
         // own serialisation knows. Collecting again with other stand-ins shows them.
-        let (second, _) = collect_with(query, known, SECOND_STAND_IN)?;
-        let places = find_places(&first, &second);
+        let places = if holds_stand_ins(&first, custom.len()) {
+            let (second, _) = collect_with(query, SECOND_STAND_IN)?;
+            find_places(&first, &second)
+        } else {
+            Vec::new()
+        };
         Ok(Self {
+            types: first.metadata.clone(),
             collected: first,
-            open,
+            custom,
             places,
         })
     }
 
-    pub(super) fn open_types(&self) -> &[CustomType] {
-        &self.open
+    pub(super) fn custom_types(&self) -> &[CustomType] {
+        &self.custom
     }
 
     pub(super) fn resolve(&mut self, oids: &[Oids]) {
         let real = |stand_in: u32| real_oid(stand_in, oids);
-        for metadata in &mut self.collected.metadata {
-            if let (Ok(oid), Ok(array)) = (metadata.oid(), metadata.array_oid()) {
+        for (metadata, template) in self.collected.metadata.iter_mut().zip(&self.types) {
+            if let (Ok(oid), Ok(array)) = (template.oid(), template.array_oid()) {
                 *metadata = PgTypeMetadata::new(real(oid), real(array));
             }
         }
-        for place in self.places.drain(..) {
+        for place in &self.places {
             let bytes = self.collected.binds.get_mut(place.bind);
             let written = bytes
                 .and_then(Option::as_mut)
@@ -70,8 +77,19 @@ impl Binds {
                 *written = real(FIRST_STAND_IN + place.stand_in).to_be_bytes();
             }
         }
-        self.open.clear();
     }
+}
+
+/// Whether the values' bytes may hold a stand-in at all: enums are short, and their types stand outside.
+fn holds_stand_ins(collected: &RawBytesBindCollector<Pg>, types: usize) -> bool {
+    let holds = |bytes: &[u8]| {
+        bytes.windows(4).any(|window| {
+            let oid = <[u8; 4]>::try_from(window).map(u32::from_be_bytes);
+            let number = oid.ok().and_then(|oid| oid.checked_sub(FIRST_STAND_IN));
+            number.is_some_and(|number| (number as usize) < 2 * types)
+        })
+    };
+    collected.binds.iter().flatten().any(|bytes| holds(bytes))
 }
 
 /// Stand-ins come in pairs: the type's, then its array's.
@@ -88,18 +106,15 @@ fn real_oid(oid: u32, oids: &[Oids]) -> u32 {
 
 fn collect_with(
     query: &dyn QueryFragment<Pg>,
-    known: &Arc<OidMap>,
     base: u32,
 ) -> QueryResult<(RawBytesBindCollector<Pg>, Vec<CustomType>)> {
     let mut collector = RawBytesBindCollector::<Pg>::new();
     let mut lookup = Lookup {
-        // Diesel's `dyn PgMetadataLookup` must be `'static`.
-        known: Arc::clone(known),
-        open: Vec::new(),
+        custom: Vec::new(),
         base,
     };
     query.collect_binds(&mut collector, &mut lookup, &Pg)?;
-    Ok((collector, lookup.open))
+    Ok((collector, lookup.custom))
 }
 
 fn find_places(
@@ -130,8 +145,7 @@ fn find_places(
 }
 
 struct Lookup {
-    known: Arc<OidMap>,
-    open: Vec<CustomType>,
+    custom: Vec<CustomType>,
     base: u32,
 }
 
@@ -141,13 +155,10 @@ impl PgMetadataLookup for Lookup {
             schema: schema.map(str::to_owned),
             name: name.to_owned(),
         };
-        if let Some(Oids { oid, array }) = self.known.get(&wanted) {
-            return PgTypeMetadata::new(oid, array);
-        }
-        let position = self.open.iter().position(|open| *open == wanted);
+        let position = self.custom.iter().position(|custom| *custom == wanted);
         let position = position.unwrap_or_else(|| {
-            self.open.push(wanted);
-            self.open.len() - 1
+            self.custom.push(wanted);
+            self.custom.len() - 1
         });
         let number = u32::try_from(position * 2).unwrap_or(u32::MAX / 4);
         PgTypeMetadata::new(self.base + number, self.base + number + 1)
@@ -191,27 +202,9 @@ mod tests {
         }
     }
 
-    fn known(entries: &[(&str, Option<&str>, u32)]) -> Arc<OidMap> {
-        let mut map = OidMap::default();
-        for (name, schema, oid) in entries {
-            let custom = CustomType {
-                schema: schema.map(str::to_owned),
-                name: (*name).to_owned(),
-            };
-            map.insert(
-                custom,
-                Oids {
-                    oid: *oid,
-                    array: oid + 1,
-                },
-            );
-        }
-        Arc::new(map)
-    }
-
-    /// Collecting with the OIDs known and filling them in later must give the same bytes.
+    /// What filling in gives is what collecting with those OIDs gives, and it can be done again.
     #[test]
-    fn filling_in_later_is_the_same_as_knowing() {
+    fn filling_in_gives_the_bytes_of_the_types_each_time() {
         let query = diesel::select((
             vec![Mood("sad"), Mood("happy")].into_sql::<Array<MoodType>>(),
             Pair(7, Mood("sad")).into_sql::<PairType>(),
@@ -219,47 +212,46 @@ mod tests {
             vec![-268_435_456_i32, -536_870_912].into_sql::<Array<Integer>>(),
             "plain".into_sql::<Text>(),
         ));
-        let all = known(&[("mood", None, 70_000), ("pair", Some("other"), 80_000)]);
-        let wanted = Binds::collect(&query, &all).unwrap();
-        assert!(wanted.open_types().is_empty());
-
-        let mut late = Binds::collect(&query, &Arc::default()).unwrap();
-        let found: Vec<Oids> = late
-            .open_types()
-            .iter()
-            .map(|open| all.get(open).unwrap())
-            .collect();
-        assert_eq!(found.len(), 2);
-        late.resolve(&found);
-        assert_eq!(late.collected.binds, wanted.collected.binds);
-        let oids = |binds: &Binds| -> Vec<(u32, u32)> {
-            let each = binds.collected.metadata.iter();
-            each.map(|m| (m.oid().unwrap(), m.array_oid().unwrap()))
-                .collect()
-        };
-        assert_eq!(oids(&late), oids(&wanted));
-
-        let mut half = Binds::collect(&query, &known(&[("mood", None, 70_000)])).unwrap();
-        assert_eq!(half.open_types().len(), 1);
-        half.resolve(&[all.get(&late_type()).unwrap()]);
-        assert_eq!(half.collected.binds, wanted.collected.binds);
+        let mut binds = Binds::collect(&query).unwrap();
+        assert_eq!(binds.custom_types().len(), 2);
+        assert_eq!(binds.places.len(), 2, "in the array and in the composite");
+        for base in [70_000, 90_000] {
+            let found = [base, base + 10].map(|oid| Oids {
+                oid,
+                array: oid + 1,
+            });
+            binds.resolve(&found);
+            // What serialising with these OIDs gives.
+            let (wanted, _) = collect_with(&query, base).unwrap();
+            let mood = |bytes: &Option<Vec<u8>>, offset: usize| {
+                let bytes = &bytes.as_ref().unwrap()[offset..offset + 4];
+                u32::from_be_bytes(bytes.try_into().unwrap())
+            };
+            // The stand-ins of the base are the type's own OID first, which is all that is written here.
+            assert_eq!(binds.collected.binds[0], wanted.binds[0]);
+            assert_eq!(mood(&binds.collected.binds[0], 8), base);
+            assert_eq!(binds.collected.binds[2..], wanted.binds[2..]);
+            let composite = binds.collected.binds[1].as_ref().unwrap();
+            let holds = |oid: u32| composite.windows(4).any(|it| it == oid.to_be_bytes());
+            assert!(holds(base) && !holds(base + 10));
+            let own = binds.collected.metadata.iter().map(|it| it.oid().unwrap());
+            let own: Vec<u32> = own.collect();
+            assert_eq!(own[..2], [base + 1, base + 10]);
+        }
     }
 
-    fn late_type() -> CustomType {
-        CustomType {
-            schema: Some("other".to_owned()),
-            name: "pair".to_owned(),
-        }
+    #[test]
+    fn an_enum_alone_is_collected_once() {
+        let query = diesel::select(Mood("sad").into_sql::<MoodType>());
+        let mut binds = Binds::collect(&query).unwrap();
+        assert!(binds.places.is_empty());
+        binds.resolve(&[Oids { oid: 7, array: 8 }]);
+        assert_eq!(binds.collected.metadata[0].oid().unwrap(), 7);
     }
 
     #[test]
     fn a_record_of_plain_types_has_nothing_open() {
         let query = diesel::select((1, "x").into_sql::<Record<(Integer, Text)>>());
-        assert!(
-            Binds::collect(&query, &Arc::default())
-                .unwrap()
-                .open_types()
-                .is_empty()
-        );
+        assert!(Binds::collect(&query).unwrap().custom_types().is_empty());
     }
 }

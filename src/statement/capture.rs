@@ -1,7 +1,6 @@
 //! Turns a Diesel query into a [`Statement`], synchronously, because the query itself is not `Send`.
 
 use std::any::TypeId;
-use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel::pg::{Pg, PgQueryBuilder};
@@ -10,7 +9,7 @@ use diesel_async::AsyncPgConnection;
 use futures_core::future::BoxFuture;
 
 use super::binds::Binds;
-use super::oids::{CustomType, OidMap};
+use super::oids::CustomType;
 use super::replay::{self, Rows};
 
 /// How a statement is sent again: Diesel's own entry points, for the type of the query it was.
@@ -24,22 +23,24 @@ pub(crate) struct Statement {
     pub(super) sql: String,
     pub(super) binds: Binds,
     pub(super) cacheable: bool,
+    pub(super) anew: bool,
     id: Option<TypeId>,
     load: Send<Rows>,
     execute: Send<usize>,
 }
 
 impl Statement {
-    /// Captures `query`; type OIDs that `known` does not have are left open, see [`Self::open_types`].
-    pub(crate) fn capture<Q>(query: &Q, known: &Arc<OidMap>) -> QueryResult<Self>
+    /// Captures `query`; the OIDs of custom types are filled in later, see [`Self::custom_types`].
+    pub(crate) fn capture<Q>(query: &Q) -> QueryResult<Self>
     where
         Q: QueryFragment<Pg> + QueryId,
     {
-        let (sql, cacheable, binds) = collect(query, known)?;
+        let (sql, cacheable, binds) = collect(query)?;
         Ok(Self {
             sql,
             binds,
             cacheable,
+            anew: false,
             id: Q::query_id(),
             load: replay::load::<Q>,
             execute: replay::execute::<Q>,
@@ -55,12 +56,17 @@ impl Statement {
         self.id
     }
 
-    /// Custom types whose OIDs must be looked up before the statement can be sent.
-    pub(crate) fn open_types(&self) -> &[CustomType] {
-        self.binds.open_types()
+    /// Custom types whose OIDs must be filled in before the statement can be sent.
+    pub(crate) fn custom_types(&self) -> &[CustomType] {
+        self.binds.custom_types()
     }
 
-    /// Fills in the OIDs of [`Self::open_types`], in their order.
+    /// Whether it is to be prepared anew, whatever the connection has in its cache.
+    pub(crate) fn prepare_anew(&mut self, anew: bool) {
+        self.anew = anew;
+    }
+
+    /// Fills in the OIDs of [`Self::custom_types`], in their order.
     pub(crate) fn resolve(&mut self, oids: &[super::Oids]) {
         self.binds.resolve(oids);
     }
@@ -75,12 +81,9 @@ impl Statement {
 }
 
 /// The part that need not be compiled for each query type.
-fn collect(
-    query: &dyn QueryFragment<Pg>,
-    known: &Arc<OidMap>,
-) -> QueryResult<(String, bool, Binds)> {
+fn collect(query: &dyn QueryFragment<Pg>) -> QueryResult<(String, bool, Binds)> {
     let mut builder = PgQueryBuilder::default();
     query.to_sql(&mut builder, &Pg)?;
     let cacheable = query.is_safe_to_cache_prepared(&Pg)?;
-    Ok((builder.finish(), cacheable, Binds::collect(query, known)?))
+    Ok((builder.finish(), cacheable, Binds::collect(query)?))
 }

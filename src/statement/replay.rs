@@ -42,7 +42,7 @@ impl<Q> Query for Replay<'_, Q> {
 
 impl<Q> QueryFragment<Pg> for Replay<'_, Q> {
     fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        if !self.statement.cacheable {
+        if !self.statement.cacheable || self.statement.anew {
             pass.unsafe_to_cache_prepared();
         }
         pass.push_sql(&self.statement.sql);

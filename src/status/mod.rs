@@ -64,7 +64,8 @@ pub struct NodeStatus {
     pub standing: String,
     /// How it is.
     pub health: NodeHealth,
-    /// Why it is not up.
+    /// Why it is not up; or what keeps more connections from being opened while it is, as a refused login
+    /// or a full connection limit.
     pub cause: Option<String>,
     /// What it went through last, the oldest first.
     pub transitions: Vec<Transition>,

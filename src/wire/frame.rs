@@ -91,10 +91,13 @@ impl Default for BackendScanner {
 
 impl BackendScanner {
     pub(super) fn scan(&mut self, bytes: &[u8], wire: &Wire) {
-        let interesting = |kind| matches!(kind, b'E' | b'N' | b'Z' | b'S');
+        let interesting = |kind| matches!(kind, b'E' | b'N' | b'Z' | b'S' | b'C' | b'2');
         self.0.scan(bytes, interesting, |kind, payload| match kind {
             b'E' => wire.saw_error(&Fields::parse(payload)),
             b'N' => wire.saw_notice(&Fields::parse(payload)),
+            // BindComplete and CommandComplete.
+            b'2' => wire.saw_bound(),
+            b'C' => wire.saw_done(payload.strip_suffix(&[0]).unwrap_or(payload)),
             b'Z' => wire.saw_ready(payload.first().copied().unwrap_or(b'E')),
             b'S' => {
                 let mut parts = payload.split(|byte| *byte == 0);
@@ -130,7 +133,7 @@ impl FrontendScanner {
                 }
                 // Query, Execute and FunctionCall run something; the rest only prepares it.
                 if matches!(kind, b'Q' | b'E' | b'F') {
-                    wire.sent_command();
+                    wire.sent_command(kind != b'E');
                 }
             },
         );

@@ -6,6 +6,7 @@
 mod driver;
 mod frame;
 mod generation;
+mod remark;
 mod state;
 
 use std::io;
@@ -18,7 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) use driver::drive;
 use frame::{BackendScanner, FrontendScanner};
 pub(crate) use generation::Generation;
-pub(crate) use state::{Remark, ServerRole, Wire};
+pub(crate) use remark::{Remark, Says};
+pub(crate) use state::{ServerRole, Wire};
 
 /// A stream that reads and writes exactly as the inner one does, and looks at what passes.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::Generation;
 use super::frame::Fields;
+use super::remark::{Remark, announces_the_end};
 use crate::error::SqlState;
 
 /// How many of the newest errors are remembered, so that each pipelined statement finds its own.
@@ -33,37 +34,6 @@ pub(crate) struct Death {
     pub(crate) ours: bool,
 }
 
-/// What the server said of an error and Diesel does not pass on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Remark {
-    pub(crate) sqlstate: SqlState,
-    /// A prepared statement that the server will never run again, because a table has changed.
-    pub(crate) stale_plan: bool,
-    /// The server ended the session with it.
-    pub(crate) fatal: bool,
-    /// Refused because the server is in recovery, said in other words than SQLSTATE `25006`.
-    pub(crate) in_recovery: bool,
-}
-
-impl Remark {
-    fn of(fields: &Fields<'_>, sqlstate: SqlState) -> Self {
-        let stale_plan = fields.routine == b"RevalidateCachedQuery";
-        let in_recovery = match sqlstate {
-            SqlState::FEATURE_NOT_SUPPORTED => !stale_plan,
-            SqlState::NOT_IN_PREREQUISITE_STATE => true,
-            // "cannot assign TransactionIds" or "OIDs during recovery".
-            SqlState::INTERNAL_ERROR => fields.routine.starts_with(b"GetNew"),
-            _ => false,
-        };
-        Self {
-            sqlstate,
-            stale_plan,
-            fatal: fields.is_fatal(),
-            in_recovery,
-        }
-    }
-}
-
 /// The state of one connection as its bytes tell it.
 #[derive(Debug)]
 pub(crate) struct Wire {
@@ -73,6 +43,12 @@ pub(crate) struct Wire {
     owed: AtomicI64,
     /// Messages sent that have the server run something.
     commands: AtomicU64,
+    /// Of these, those that are known to have been run, or may have been.
+    ran: AtomicU64,
+    /// The server has dropped the session's prepared statements.
+    forgot_statements: AtomicBool,
+    /// Its session was given an isolation level that a standby can run at.
+    fitted: AtomicBool,
     role: AtomicU8,
     closed: AtomicBool,
     condemned: AtomicBool,
@@ -99,6 +75,9 @@ impl Default for Wire {
             transaction: AtomicU8::new(b'I'),
             owed: AtomicI64::new(0),
             commands: AtomicU64::new(0),
+            ran: AtomicU64::new(0),
+            forgot_statements: AtomicBool::new(false),
+            fitted: AtomicBool::new(false),
             role: AtomicU8::new(0),
             closed: AtomicBool::new(false),
             condemned: AtomicBool::new(false),
@@ -163,6 +142,16 @@ impl Wire {
         self.role.store(code, Ordering::Release);
     }
 
+    /// Whether its session has another default of isolation than its role and database give it, because
+    /// the server is a standby.
+    pub(crate) fn is_fitted(&self) -> bool {
+        self.fitted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_fitted(&self, fitted: bool) {
+        self.fitted.store(fitted, Ordering::Release);
+    }
+
     /// Whether the server or the network has ended the connection.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
@@ -211,6 +200,11 @@ impl Wire {
         self.conflict.swap(false, Ordering::AcqRel)
     }
 
+    /// The transaction has failed by what another attempt will not meet.
+    pub(crate) fn note_conflict(&self) {
+        self.conflict.store(true, Ordering::Release);
+    }
+
     pub(super) fn sent_request(&self) {
         self.owed.fetch_add(1, Ordering::AcqRel);
     }
@@ -221,8 +215,39 @@ impl Wire {
         self.commands.load(Ordering::Acquire)
     }
 
-    pub(super) fn sent_command(&self) {
+    /// `at_once` if what is sent is run without being bound to values first, which may fail.
+    pub(super) fn sent_command(&self, at_once: bool) {
         self.commands.fetch_add(1, Ordering::AcqRel);
+        if at_once {
+            self.ran.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many statements have run or may have. One over whose time the number stays the same, and that
+    /// the server answers with an error, was refused before anything of it ran: it could not be
+    /// understood, or not be bound to its values.
+    pub(crate) fn ran(&self) -> u64 {
+        self.ran.load(Ordering::Acquire)
+    }
+
+    pub(super) fn saw_bound(&self) {
+        self.ran.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether prepared statements that this side knows of may be gone.
+    pub(crate) fn forgot_statements(&self) -> bool {
+        self.forgot_statements.load(Ordering::Acquire)
+    }
+
+    /// A prepared statement was found to be gone.
+    pub(crate) fn note_forgotten_statements(&self) {
+        self.forgot_statements.store(true, Ordering::Release);
+    }
+
+    pub(super) fn saw_done(&self, command: &[u8]) {
+        if matches!(command, b"DISCARD ALL" | b"DEALLOCATE ALL") {
+            self.note_forgotten_statements();
+        }
     }
 
     pub(super) fn saw_ready(&self, status: u8) {
@@ -247,7 +272,7 @@ impl Wire {
             return;
         };
         if code.is_conflict() {
-            self.conflict.store(true, Ordering::Release);
+            self.note_conflict();
         }
         let mut memory = self.memory();
         if memory.errors.len() == REMEMBERED {
@@ -261,13 +286,13 @@ impl Wire {
         }
     }
 
-    /// An immediate shutdown and a crash elsewhere are announced as warnings; the end follows.
+    /// Some ends are announced by a warning; they follow at once.
     pub(super) fn saw_notice(&self, fields: &Fields<'_>) {
         if fields.routine == b"SyncRepWaitForLSN" {
             self.unconfirmed.store(true, Ordering::Release);
         }
         if let Some(code) = SqlState::from_bytes(fields.code) {
-            if code.ends_the_session() {
+            if announces_the_end(fields, code) {
                 self.close(Death::of(fields, code));
             }
         }

@@ -1,1 +1,541 @@
 //! A statement's error says nothing of its node.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::sync::Arc;
+
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::testing::{LocalCluster, LocalNode, StopMode};
+use diesel_replicated::{
+    Builder, ErrorExt, NodeHealth, Outcome, ReplicatedConnection, ReplicatedPool, RouteReason,
+};
+
+use crate::support::{
+    Number, all_up, blocking, builder, builder_for, cluster, count, database, eventually, fill,
+    insert, on, own_cluster, who,
+};
+
+/// Nothing was ever held against a node.
+fn assert_never_down(pool: &ReplicatedPool) {
+    for node in pool.status().nodes {
+        let down = |to| to == NodeHealth::Down || to == NodeHealth::Suspect;
+        let fell = node
+            .transitions
+            .iter()
+            .any(|transition| down(transition.to));
+        assert!(!fell, "{}: {:?}", node.name, node.transitions);
+    }
+}
+
+async fn sql(database: &str, sql: &'static str) {
+    let database = database.to_owned();
+    blocking(move || {
+        cluster().primary().sql(&database, sql).unwrap();
+        cluster().wait_caught_up().unwrap();
+    })
+    .await;
+}
+
+fn cause(pool: &ReplicatedPool, node: &str) -> String {
+    pool.status()
+        .node(node)
+        .unwrap()
+        .cause
+        .clone()
+        .unwrap_or_default()
+}
+
+async fn ten_reads_on_replicas(pool: &ReplicatedPool) {
+    for _ in 0..10 {
+        let mut conn = pool.get().await.unwrap();
+        assert!(count(&mut conn).await >= 3);
+        assert_eq!(conn.last_route().unwrap().reason, RouteReason::PlainSelect);
+    }
+}
+
+/// pgdog #496, mattermost #22888: a statement's error takes the server out for everybody.
+#[tokio::test]
+async fn a_foreign_table_whose_file_is_missing_puts_no_node_down() {
+    let database = database().await;
+    let foreign = "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+        CREATE FOREIGN TABLE lost (number integer) SERVER files OPTIONS (filename '/nonexistent')";
+    sql(&database, foreign).await;
+    let pool = builder(&database).build().await.unwrap();
+    for _ in 0..3 {
+        let mut conn = pool.get().await.unwrap();
+        let lost = sql_query("SELECT number FROM lost");
+        let error = lost.get_result::<Number>(&mut conn).await.unwrap_err();
+        assert_eq!(error.outcome(), Outcome::Failed, "{error}");
+        ten_reads_on_replicas(&pool).await;
+    }
+    assert_never_down(&pool);
+}
+
+/// A page that one replica's disk has lost is read elsewhere, and all else still there.
+#[tokio::test]
+async fn a_damaged_page_takes_no_replica_out() {
+    let local = own_cluster().await;
+    on(&local, |local| {
+        let make = "CREATE TABLE pages AS SELECT 7 AS number";
+        local.primary().sql("app", make).unwrap();
+        // A restartpoint, after which the replica does not write the page anew.
+        local.primary().sql("app", "CHECKPOINT").unwrap();
+        local.wait_caught_up().unwrap();
+        let replica = &local.replicas()[0];
+        replica.sql("app", "CHECKPOINT").unwrap();
+        let path = replica
+            .sql("app", "SELECT pg_relation_filepath('pages')")
+            .unwrap();
+        let path = replica.data_dir().join(path[0][0].as_deref().unwrap());
+        replica.stop(StopMode::Fast).unwrap();
+        damage(&path);
+        replica.start().unwrap();
+        let read = replica.sql("app", "SELECT number FROM pages").unwrap_err();
+        assert!(read.to_string().contains("XX001"), "{read}");
+    })
+    .await;
+    let pool = builder_for(&local, "app").build().await.unwrap();
+    let mut by = Vec::new();
+    for _ in 0..20 {
+        let mut conn = pool.get().await.unwrap();
+        let page: Number = sql_query("SELECT number FROM pages")
+            .get_result(&mut conn)
+            .await
+            .unwrap();
+        assert_eq!(page.number, 7);
+        assert_eq!(conn.last_route().unwrap().node, "replica-2");
+        let mut conn = pool.get().await.unwrap();
+        by.push(who(&mut conn).await);
+    }
+    assert_never_down(&pool);
+    assert!(by.iter().any(|server| server == "replica-1"), "{by:?}");
+    assert!(by.iter().all(|server| server != "primary"), "{by:?}");
+}
+
+fn damage(file: &std::path::Path) {
+    let mut page = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    page.seek(SeekFrom::Start(8)).unwrap();
+    page.write_all(&[0xA5; 16]).unwrap();
+}
+
+const RAISES: &str = "
+    CREATE FUNCTION raise(code text) RETURNS integer LANGUAGE plpgsql STABLE AS
+        $$ BEGIN RAISE EXCEPTION 'as if' USING ERRCODE = code; END $$;
+    CREATE FUNCTION warn(code text) RETURNS integer LANGUAGE plpgsql STABLE AS
+        $$ BEGIN RAISE WARNING 'as if' USING ERRCODE = code; RETURN 1; END $$;
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'as if' USING ERRCODE = NEW.code; END $$;
+    CREATE TABLE refused (code text);
+    CREATE TRIGGER refuse BEFORE INSERT ON refused FOR EACH ROW EXECUTE FUNCTION refuse();";
+
+/// Codes by which a server speaks of itself, raised by code that it runs.
+const CODES: [&str; 14] = [
+    "57P01", "57P02", "57P03", "57P04", "57P05", "53100", "53300", "58000", "58030", "58P01",
+    "XX000", "XX001", "XX002", "08006",
+];
+
+#[tokio::test]
+async fn a_code_that_user_code_raises_is_the_statements() {
+    let database = database().await;
+    sql(&database, RAISES).await;
+    let pool = builder(&database).build().await.unwrap();
+    for code in CODES {
+        let mut conn = pool.get().await.unwrap();
+        let read = sql_query(format!("SELECT raise('{code}') AS number"));
+        let error = read.get_result::<Number>(&mut conn).await.unwrap_err();
+        assert_eq!(error.to_string(), "as if", "{code}");
+        assert_eq!(error.outcome(), Outcome::Failed, "{code}");
+        let write = sql_query(format!("INSERT INTO refused VALUES ('{code}')"));
+        let error = write.execute(&mut conn).await.unwrap_err();
+        assert_eq!(error.to_string(), "as if", "{code}");
+        assert_eq!(error.outcome(), Outcome::Failed, "{code}");
+        // A part of a transaction that was undone is undone, and the rest is kept.
+        conn.transaction(async |conn| {
+            insert(code).execute(conn).await?;
+            let part = async |conn: &mut ReplicatedConnection| {
+                sql_query(format!("INSERT INTO refused VALUES ('{code}')"))
+                    .execute(conn)
+                    .await
+            };
+            let error = conn.transaction(part).await.unwrap_err();
+            assert_eq!(error.outcome(), Outcome::Failed, "{code}");
+            QueryResult::Ok(())
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{code}: {error}"));
+    }
+    let mut conn = pool.get().await.unwrap();
+    assert_eq!(
+        usize::try_from(count(&mut conn).await).unwrap(),
+        3 + CODES.len()
+    );
+    assert_never_down(&pool);
+    assert!(pool.status().nodes.iter().all(|node| node.cause.is_none()));
+}
+
+#[tokio::test]
+async fn a_warning_that_user_code_raises_ends_no_transaction() {
+    let database = database().await;
+    sql(&database, RAISES).await;
+    let pool = builder(&database).build().await.unwrap();
+    let mut conn = pool.get().await.unwrap();
+    for code in ["57P01", "57P02", "57P04"] {
+        conn.transaction(async |conn| {
+            insert(code).execute(conn).await?;
+            let warning = sql_query(format!("SELECT warn('{code}') AS number"));
+            let one: Number = warning.get_result(conn).await?;
+            assert_eq!(one.number, 1);
+            insert(&format!("after {code}")).execute(conn).await
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{code}: {error}"));
+        let mut reader = pool.get().await.unwrap();
+        let warning = sql_query(format!("SELECT warn('{code}') AS number"));
+        let _: Number = warning.get_result(&mut reader).await.unwrap();
+    }
+    assert_eq!(count(&mut conn).await, 9);
+    assert_never_down(&pool);
+}
+
+/// npgsql #5073: whoever ends one backend says nothing of the server.
+#[tokio::test]
+async fn one_terminated_backend_puts_no_node_down() {
+    let local = own_cluster().await;
+    let pool = builder_for(&local, "app").build().await.unwrap();
+    for n in 0..3 {
+        let mut conn = pool.get().await.unwrap();
+        let slow = tokio::spawn(async move {
+            let slow = sql_query(format!(
+                "INSERT INTO users (name) SELECT 'slow {n}' FROM pg_sleep(30)"
+            ));
+            slow.execute(&mut conn).await
+        });
+        eventually("the statement was ended", || async {
+            on(&local, |local| {
+                let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                    WHERE query LIKE 'INSERT INTO users%pg_sleep(30)' AND state = 'active' AND wait_event = 'PgSleep'";
+                !local.primary().sql("postgres", end).unwrap().is_empty()
+            })
+            .await
+        })
+        .await;
+        assert_eq!(slow.await.unwrap().unwrap_err().outcome(), Outcome::Unknown);
+        insert(&format!("next {n}"))
+            .execute(&mut pool.get().await.unwrap())
+            .await
+            .unwrap();
+    }
+    let down = |node: &diesel_replicated::NodeStatus| {
+        node.transitions
+            .iter()
+            .any(|transition| transition.to == NodeHealth::Down)
+    };
+    assert!(!pool.status().nodes.iter().any(down));
+    eventually("it is up again", || async { all_up(&pool) }).await;
+}
+
+fn as_role(local: &LocalCluster, role: &str) -> Builder {
+    let node = |node: &LocalNode| {
+        let url = node.url("app").replace("postgres@", &format!("{role}@"));
+        diesel_replicated::NodeConfig::new(url).name(node.name())
+    };
+    let builder = ReplicatedPool::builder().primary(node(local.primary()));
+    local
+        .replicas()
+        .iter()
+        .fold(builder, |builder, replica| builder.replica(node(replica)))
+}
+
+/// A role of its own, without privileges but on the table.
+async fn with_role(options: &'static str) -> Arc<LocalCluster> {
+    let local = own_cluster().await;
+    on(&local, move |local| {
+        let make = format!("CREATE ROLE app LOGIN {options}; GRANT ALL ON users TO app");
+        local.primary().sql("app", &make).unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+    local
+}
+
+/// Writes on `held` connections that are open, while others ask for more than can be had.
+async fn goes_on(
+    pool: &ReplicatedPool,
+    held: &mut [ReplicatedConnection],
+    more: usize,
+    from: &str,
+) {
+    let asking: Vec<_> = (0..more)
+        .map(|n| {
+            let (pool, name) = (pool.clone(), format!("{from} {n}"));
+            tokio::spawn(async move {
+                let mut conn = pool.get().await.unwrap();
+                insert(&name).execute(&mut conn).await
+            })
+        })
+        .collect();
+    for round in 0..20 {
+        for (n, conn) in held.iter_mut().enumerate() {
+            insert(&format!("{from} held {round} {n}"))
+                .execute(conn)
+                .await
+                .unwrap();
+        }
+        assert_never_down(pool);
+    }
+    for asked in asking {
+        // Nothing could be had, which is told, and nothing of it ran.
+        if let Err(error) = asked.await.unwrap() {
+            assert_eq!(error.outcome(), Outcome::NotRun, "{error}");
+        }
+    }
+    assert_never_down(pool);
+}
+
+/// stolon #691, proxysql #4171: a full server is taken for a dead one, and a failover begins.
+#[tokio::test]
+async fn a_full_connection_limit_puts_no_node_down() {
+    let local = with_role("CONNECTION LIMIT 4").await;
+    let wait = std::time::Duration::from_secs(2);
+    let pool = as_role(&local, "app")
+        .max_size(8)
+        .connection_timeout(wait)
+        .build()
+        .await
+        .unwrap();
+    let mut held = Vec::new();
+    for n in 0..2 {
+        let mut conn = pool.get().await.unwrap();
+        insert(&format!("first {n}"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        held.push(conn);
+    }
+    goes_on(&pool, &mut held, 4, "full").await;
+    assert!(
+        cause(&pool, "primary").contains("too many connections"),
+        "{}",
+        cause(&pool, "primary")
+    );
+}
+
+/// npgsql #5720, psycopg #743, formae #733: while credentials change, what is open works.
+#[tokio::test]
+async fn a_refused_login_puts_no_node_down_while_connections_live() {
+    let local = with_role("").await;
+    let wait = std::time::Duration::from_secs(2);
+    let pool = as_role(&local, "app")
+        .max_size(8)
+        .connection_timeout(wait)
+        .build()
+        .await
+        .unwrap();
+    let mut held = Vec::new();
+    for n in 0..2 {
+        let mut conn = pool.get().await.unwrap();
+        insert(&format!("first {n}"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        held.push(conn);
+    }
+    let role = |sql: &'static str| {
+        on(&local, move |local| {
+            drop(local.primary().sql("app", sql).unwrap())
+        })
+    };
+    role("ALTER ROLE app NOLOGIN").await;
+    goes_on(&pool, &mut held, 4, "refused").await;
+    assert!(
+        cause(&pool, "primary").contains("does not let this user in"),
+        "{}",
+        cause(&pool, "primary")
+    );
+    role("ALTER ROLE app LOGIN").await;
+    eventually("logins are known to work again", || async {
+        pool.status().node("primary").unwrap().cause.is_none()
+    })
+    .await;
+    assert_never_down(&pool);
+}
+
+#[tokio::test]
+async fn a_set_up_that_fails_puts_no_node_down_while_connections_live() {
+    let local = own_cluster().await;
+    on(&local, |local| {
+        let make = "CREATE FUNCTION ready() RETURNS integer LANGUAGE sql AS 'SELECT 1'";
+        local.primary().sql("app", make).unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+    let wait = std::time::Duration::from_secs(2);
+    let builder = builder_for(&local, "app")
+        .max_size(8)
+        .connection_timeout(wait);
+    let pool = builder.setup_sql("SELECT ready()").build().await.unwrap();
+    let mut held = Vec::new();
+    for n in 0..2 {
+        let mut conn = pool.get().await.unwrap();
+        insert(&format!("first {n}"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        held.push(conn);
+    }
+    on(&local, |local| {
+        drop(local.primary().sql("app", "DROP FUNCTION ready()").unwrap())
+    })
+    .await;
+    goes_on(&pool, &mut held, 4, "set up").await;
+    assert!(
+        cause(&pool, "primary").contains("set-up"),
+        "{}",
+        cause(&pool, "primary")
+    );
+}
+
+/// A cluster of one replica whose replay is paused, after `before` arrived there and before `after` does.
+async fn behind(before: &'static str, after: &'static str) -> Arc<LocalCluster> {
+    let local = blocking(|| {
+        let local = LocalCluster::builder().replicas(1).start().unwrap();
+        fill(&local, "app");
+        Arc::new(local)
+    })
+    .await;
+    on(&local, move |local| {
+        local.primary().sql("app", before).unwrap();
+        local.wait_caught_up().unwrap();
+        local.replicas()[0].pause_replay().unwrap();
+        local.primary().sql("app", after).unwrap();
+    })
+    .await;
+    local
+}
+
+async fn catch_up(local: &Arc<LocalCluster>) {
+    on(local, |local| {
+        local.replicas()[0].resume_replay().unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+}
+
+/// What the primary has and a replica that is behind has not: each with what is asked of it.
+#[tokio::test]
+async fn what_has_not_arrived_on_a_replica_is_asked_of_the_primary() {
+    let before = "
+        CREATE ROLE app LOGIN;
+        CREATE TABLE granted AS SELECT 1 AS number;
+        CREATE TYPE mood AS ENUM ('sad');
+        CREATE TABLE moods (mood mood);
+        CREATE TABLE narrow AS SELECT 1::int AS number, 1::int AS wide;
+        CREATE MATERIALIZED VIEW later AS SELECT 1 AS number WITH NO DATA;
+        GRANT SELECT ON moods, narrow, later TO app";
+    let after = "
+        GRANT SELECT ON granted TO app;
+        ALTER TYPE mood ADD VALUE 'happy';
+        ALTER TABLE narrow ALTER wide TYPE text USING wide::text;
+        CREATE TABLE new AS SELECT 1 AS number; GRANT SELECT ON new TO app;
+        REFRESH MATERIALIZED VIEW later";
+    // An enum's label must be committed before it is used; each statement of a text is not.
+    let local = behind(before, "SELECT 1").await;
+    on(&local, move |local| {
+        for statement in after.split(';') {
+            local.primary().sql("app", statement).unwrap();
+        }
+    })
+    .await;
+    let pool = as_role(&local, "app").build().await.unwrap();
+    let asked = [
+        "SELECT number FROM granted",
+        "SELECT count(*)::int AS number FROM moods WHERE mood = 'happy'",
+        "SELECT number FROM narrow WHERE wide = 'x' OR true",
+        "SELECT number FROM new",
+        "SELECT number FROM later",
+    ];
+    for sql in asked {
+        for _ in 0..2 {
+            let mut conn = pool.get().await.unwrap();
+            let _: Number = sql_query(sql)
+                .get_result(&mut conn)
+                .await
+                .unwrap_or_else(|error| panic!("{sql}: {error}"));
+            assert_eq!(
+                conn.last_route().unwrap().reason,
+                RouteReason::ReplicaFailed,
+                "{sql}"
+            );
+        }
+    }
+    // Nor is it held against the statement when the replica has caught up.
+    catch_up(&local).await;
+    for sql in asked {
+        let mut conn = pool.get().await.unwrap();
+        let _: Number = sql_query(sql).get_result(&mut conn).await.unwrap();
+        assert_eq!(
+            conn.last_route().unwrap().reason,
+            RouteReason::PlainSelect,
+            "{sql}"
+        );
+    }
+    assert_never_down(&pool);
+}
+
+/// ubicloud #5433, algorand/indexer #391, datanucleus #336: a standby refuses every statement under
+/// this setting, the monitors' too.
+#[tokio::test]
+async fn replicas_serve_under_a_serializable_default() {
+    let local = own_cluster().await;
+    on(&local, |local| {
+        let strict = "ALTER DATABASE app SET default_transaction_isolation = serializable";
+        local.primary().sql("postgres", strict).unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+    let pool = builder_for(&local, "app").build().await.unwrap();
+    ten_reads_on_replicas(&pool).await;
+    let level = || sql_query("SELECT current_setting('transaction_isolation') AS level");
+    #[derive(QueryableByName)]
+    struct Level {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        level: String,
+    }
+    let mut conn = pool.get().await.unwrap();
+    let there: Level = level().get_result(&mut conn).await.unwrap();
+    assert_eq!(
+        there.level, "repeatable read",
+        "the strongest that a standby has"
+    );
+    // The monitors ask, so a session's reads come back to the replicas after its write.
+    insert("Written").execute(&mut conn).await.unwrap();
+    let mut on_a_replica = false;
+    for _ in 0..3000 {
+        assert_eq!(count(&mut conn).await, 4);
+        on_a_replica = conn.last_route().unwrap().node != "primary";
+        if on_a_replica {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert!(on_a_replica, "{}", conn.last_route().unwrap());
+    let there: Level = level().get_result(&mut conn.primary()).await.unwrap();
+    assert_eq!(there.level, "serializable", "as the operator wants it");
+    // A replica that becomes the primary has the operator's level again.
+    on(&local, |local| {
+        local.primary().kill().unwrap();
+        local.replicas()[0].promote().unwrap();
+    })
+    .await;
+    eventually("the next primary takes writes", || async {
+        let mut conn = pool.get().await.unwrap();
+        insert("After").execute(&mut conn).await.is_ok()
+    })
+    .await;
+    for _ in 0..5 {
+        let mut conn = pool.get().await.unwrap();
+        let there: Level = level().get_result(&mut conn.primary()).await.unwrap();
+        assert_eq!(there.level, "serializable");
+    }
+}
