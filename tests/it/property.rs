@@ -167,7 +167,8 @@ async fn run_each(
                     assert_eq!(result, Err(Error::RollbackTransaction));
                     ledger.kept = before;
                 }
-                *wrote = true;
+                // What was rolled back wrote nothing, and other sessions' writes may yet be missed.
+                *wrote |= *commit;
             }
             Step::Renew => {
                 if let Some(pool) = pool {
