@@ -11,10 +11,12 @@ use super::manager::Command;
 use super::member::Member;
 use super::topology::Topology;
 use crate::config::{HealthConfig, PromotionConfig};
-use crate::election::promotion::{Answer, Heard, Known, Role, Terms, Voter, candidate};
+use crate::election::promotion::{
+    Answer, Heard, Known, Premise, Role, Terms, Voter, candidate, premise,
+};
 use crate::error::{Error, PromotionRefusal};
 use crate::guarantee::Board;
-use crate::node::{Ballot, Facts, Place};
+use crate::node::{self, Ballot, Clock, Facts, Place};
 use crate::status::{Door, Event, Promoted};
 
 /// How often a server that was promoted is asked whether it has come to that.
@@ -58,6 +60,8 @@ pub(crate) struct Promoter {
 struct Asked {
     ballot: Result<Ballot, String>,
     voter: Voter,
+    /// Its clock, before it was asked where it is for the last time.
+    clock: Option<Clock>,
 }
 
 impl Promoter {
@@ -89,9 +93,31 @@ impl Promoter {
             Err(reasons) => return Err(self.refused(reasons)),
         };
         let node = &topology.members[place];
-        match &mut asked[place].ballot {
-            Ok(ballot) => self.act(node, ballot, known.newest).await,
-            Err(cause) => Err(failed(node, cause.clone())),
+        let Asked { ballot, clock, .. } = asked.swap_remove(place);
+        match (ballot, clock) {
+            (Ok(ballot), Some(clock)) => {
+                let rests_on = premise(&voters, place, &known, &terms);
+                let order = self.order(rests_on, clock);
+                self.act(node, ballot, order, known.newest).await
+            }
+            (Err(cause), _) => Err(failed(node, cause)),
+            (Ok(_), None) => Err(failed(node, "it did not tell its time".to_owned())),
+        }
+    }
+
+    /// What is sent to the node. It is void when who sent it does not wait for it any more.
+    fn order(&self, rests_on: Premise, asked: Clock) -> node::Order {
+        let (not_heard, no_more) = match rests_on {
+            Premise::Lately => (None, None),
+            Premise::NotHeard(age) => (Some(age), None),
+            Premise::NoMore(has) => (None, Some(has)),
+        };
+        node::Order {
+            asked,
+            // The others are asked as long as this, and then this node has as long to hear of it.
+            valid: self.health.timeout * 2,
+            not_heard,
+            no_more,
         }
     }
 
@@ -103,21 +129,28 @@ impl Promoter {
         Error::PromotionRefused { reasons }
     }
 
-    /// From here on it cannot be taken back.
+    /// Once the node has begun it cannot be taken back.
     async fn act(
         &self,
         member: &Member,
-        ballot: &mut Ballot,
+        mut ballot: Ballot,
+        order: node::Order,
         newest: u32,
     ) -> Result<Promoted, Error> {
         let node = member.node.name.clone();
         tracing::warn!(target: "diesel_replicated", node, "promotion_started");
         let begun = Instant::now();
-        match timeout(self.health.timeout, ballot.promote()).await {
+        match timeout(self.health.timeout, ballot.promote(&order)).await {
             Ok(Ok(true)) => {}
-            Ok(Ok(false)) => return Err(failed(member, "the server did not do it".to_owned())),
+            Ok(Ok(false)) => return Err(self.refused(vec![PromotionRefusal::Outdated { node }])),
             Ok(Err(error)) => return Err(failed(member, error.to_string())),
-            Err(_) => return Err(failed(member, "no answer to `pg_promote`".to_owned())),
+            Err(_) => {
+                let void = order.asked.certainly_past(order.valid);
+                let _ = timeout(self.health.timeout, ballot.recall(&member.node)).await;
+                // Until then the others' locks keep everybody else from acting.
+                tokio::time::sleep_until(void.into()).await;
+                return Err(failed(member, "no answer to `pg_promote`".to_owned()));
+            }
         }
         while begun.elapsed() < self.config.timeout {
             let facts = match timeout(self.health.timeout, ballot.ask()).await {
@@ -183,15 +216,25 @@ impl Promoter {
             asked.push(self.ask(member, ballot, topology).await);
         }
         // The first to agree may have crashed since, and its lock with it.
-        join_all(asked.iter_mut().map(|asked| self.still_agrees(asked))).await;
+        let members = topology.members.iter();
+        let again = asked.iter_mut().zip(members);
+        join_all(again.map(|(asked, member)| self.still_agrees(asked, member, topology))).await;
         asked
     }
 
-    async fn still_agrees(&self, asked: &mut Asked) {
+    /// Asks once more who has agreed: after all have, and so that the answers are of one moment.
+    async fn still_agrees(&self, asked: &mut Asked, member: &Member, topology: &Topology) {
         if let (Ok(ballot), Ok(())) = (&mut asked.ballot, &asked.voter.vote) {
-            let answered = timeout(self.health.timeout, ballot.ask()).await;
-            if !matches!(answered, Ok(Ok(_))) {
-                asked.voter.vote = Err("its agreement was lost".to_owned());
+            let answered = timeout(self.health.timeout, async {
+                let clock = ballot.clock().await?;
+                Ok::<_, diesel::result::Error>((clock, ballot.ask().await?))
+            });
+            match answered.await {
+                Ok(Ok((clock, facts))) => {
+                    asked.clock = Some(clock);
+                    asked.voter.answer = facts.map(|facts| answer(&facts, member, topology));
+                }
+                _ => asked.voter.vote = Err("its agreement was lost".to_owned()),
             }
         }
     }
@@ -215,6 +258,7 @@ impl Promoter {
                 return Asked {
                     ballot: Err(cause),
                     voter,
+                    clock: None,
                 };
             }
         };
@@ -236,6 +280,7 @@ impl Promoter {
         Asked {
             ballot: Ok(ballot),
             voter,
+            clock: None,
         }
     }
 }

@@ -19,6 +19,10 @@ use super::ConfigError;
 ///   to have written than [`max_loss_bytes`](Self::max_loss_bytes), and with synchronous replication
 ///   no acknowledged commit can be on unreachable replicas alone.
 ///
+/// What was decided is sent together with what it rests on: if the message comes to the replica later than
+/// twice [`HealthConfig::timeout`](super::HealthConfig::timeout) after that was asked, by its own clock, or
+/// the replica has heard of the primary again, nothing happens.
+///
 /// What it needs: the right to call `pg_promote` (`GRANT EXECUTE ON FUNCTION pg_promote TO …`) and to
 /// see the receivers (`pg_monitor`); for as long as a replica receives what this role may not see, it
 /// counts as hearing of the primary. What it cannot do: make the other replicas follow the new primary;

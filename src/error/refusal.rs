@@ -48,6 +48,13 @@ pub enum PromotionRefusal {
         /// The newest timeline.
         timeline: u32,
     },
+    /// What was found before the order was given did not hold any more when the node had it: the order came
+    /// late, or the node has heard of the primary since.
+    #[non_exhaustive]
+    Outdated {
+        /// The node that was to be promoted.
+        node: String,
+    },
     /// The node cannot be promoted.
     #[non_exhaustive]
     NotPromotable {
@@ -112,6 +119,10 @@ impl fmt::Display for PromotionRefusal {
             Self::NoCandidate { timeline } => {
                 write!(f, "no replica on timeline {timeline} may be promoted")
             }
+            Self::Outdated { node } => write!(
+                f,
+                "the order came to `{node}` too late, or it has heard of the primary since it was asked"
+            ),
             Self::NotPromotable { node, why } => write!(f, "`{node}` {why}"),
             Self::Behind {
                 node,

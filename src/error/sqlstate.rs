@@ -39,7 +39,7 @@ impl SqlState {
     const DATATYPE_MISMATCH: Self = Self(*b"42804");
     const SYNTAX_ERROR: Self = Self(*b"42601");
     const UNDEFINED_FUNCTION: Self = Self(*b"42883");
-    const UNDEFINED_OBJECT: Self = Self(*b"42704");
+    pub(crate) const UNDEFINED_OBJECT: Self = Self(*b"42704");
     const INVALID_SCHEMA_NAME: Self = Self(*b"3F000");
     const INVALID_TEXT_REPRESENTATION: Self = Self(*b"22P02");
     const INVALID_BINARY_REPRESENTATION: Self = Self(*b"22P03");

@@ -1,14 +1,15 @@
 //! A connection over which a node agrees to a promotion: by a lock that one process can hold.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use diesel::sql_types::{BigInt, Bool, Text};
+use diesel::sql_types::{BigInt, Bool, Double, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::facts::{Facts, Identity, ask, identify};
 use super::{Node, NodeConnection};
-use crate::error::ConnectError;
+use crate::error::{ConnectError, SqlState};
+use crate::position::Lsn;
 
 /// The key of the lock: `diesel_r` in ASCII.
 ///
@@ -24,6 +25,65 @@ const SETTINGS: &str = "SET idle_session_timeout = '60s'; SET statement_timeout 
 struct Answer {
     #[diesel(sql_type = Bool)]
     yes: bool,
+}
+
+/// What a server's clock showed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// In seconds, by that server.
+    epoch: f64,
+    /// When it was told; it showed that earlier.
+    told: Instant,
+}
+
+impl Clock {
+    /// When it is certainly later there than so long after this.
+    pub(crate) fn certainly_past(&self, after: Duration) -> Instant {
+        self.told + after
+    }
+}
+
+/// The order to be promoted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Order {
+    /// By the server's own clock, before the decision was made.
+    pub(crate) asked: Clock,
+    /// So long after that it is not carried out any more.
+    pub(crate) valid: Duration,
+    /// It is void if the node has heard of whom it receives from within this time.
+    pub(crate) not_heard: Option<Duration>,
+    /// It is void if the node has more of the log than this.
+    pub(crate) no_more: Option<Lsn>,
+}
+
+/// A setting that nobody sets: asking for it is an error of its own.
+const OUTDATED: &str = "diesel_replicated.order_is_outdated";
+
+impl Order {
+    fn sql(&self) -> String {
+        let until = self.asked.epoch + self.valid.as_secs_f64();
+        // One who may not see what it receives counts as hearing; see `cluster::promotion`.
+        let not_heard = self.not_heard.map(|age| {
+            format!(
+                "AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status IS NULL \
+                 OR status = 'streaming' AND pg_catalog.clock_timestamp() - last_msg_receipt_time \
+                 < '{} microseconds'::interval)",
+                age.as_micros()
+            )
+        });
+        let no_more = self.no_more.map(|has| {
+            format!(
+                "AND GREATEST(pg_catalog.pg_last_wal_receive_lsn(), \
+                 pg_catalog.pg_last_wal_replay_lsn()) <= '{has}'::pg_lsn"
+            )
+        });
+        let (not_heard, no_more) = (not_heard.unwrap_or_default(), no_more.unwrap_or_default());
+        format!(
+            "SELECT CASE WHEN EXTRACT(epoch FROM pg_catalog.clock_timestamp())::float8 < {until:.6} \
+             {not_heard} {no_more} THEN pg_catalog.pg_promote(false) \
+             ELSE pg_catalog.current_setting('{OUTDATED}')::bool END"
+        )
+    }
 }
 
 /// A connection to a node that may agree. The lock is held for as long as this lives.
@@ -61,10 +121,49 @@ impl Ballot {
         ask(&mut self.connection, self.identity).await
     }
 
-    /// Promotes the standby, and does not wait until it has come to that.
-    pub(crate) async fn promote(&mut self) -> QueryResult<bool> {
-        let query = sql_query("SELECT pg_catalog.pg_promote(false) AS yes");
-        self.ask_whether(query).await
+    /// The server's clock.
+    pub(crate) async fn clock(&mut self) -> QueryResult<Clock> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Double)]
+            epoch: f64,
+        }
+        let query =
+            sql_query("SELECT EXTRACT(epoch FROM pg_catalog.clock_timestamp())::float8 AS epoch");
+        let row: Row = RunQueryDsl::get_result(query, &mut self.connection.pg).await?;
+        Ok(Clock {
+            epoch: row.epoch,
+            told: Instant::now(),
+        })
+    }
+
+    /// Promotes the standby, and does not wait until it has come to that. `false` if `order` did not hold
+    /// any more there, and nothing was done.
+    ///
+    /// The order and what it rests on are one message: a promise that was checked before it was sent
+    /// says nothing of the moment at which it arrives.
+    pub(crate) async fn promote(&mut self, order: &Order) -> QueryResult<bool> {
+        match self.connection.pg.batch_execute(&order.sql()).await {
+            Ok(()) => Ok(true),
+            Err(error) if self.is_outdated(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn is_outdated(&self, error: &diesel::result::Error) -> bool {
+        let diesel::result::Error::DatabaseError(_, information) = error else {
+            return false;
+        };
+        let remark = self.connection.wire.remark_of(information.message());
+        remark.is_some_and(|remark| remark.sqlstate == SqlState::UNDEFINED_OBJECT)
+    }
+
+    /// Has the server forget what it was told last, if it has not begun with it, and ends the connection:
+    /// the lock goes with it.
+    pub(crate) async fn recall(self, node: &Node) {
+        let connector = node.pool.connector();
+        // Whoever cannot be told so finds the order outdated.
+        let _ = connector.cancel(&self.connection.cancel).await;
     }
 
     /// Whether this role may [`fence`](Self::fence).

@@ -108,6 +108,36 @@ pub(crate) fn candidate(
     Err(refusals)
 }
 
+/// What still has to hold at a node when the order to be promoted is carried out there, which may be long
+/// after it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Premise {
+    /// That it was given lately; somebody answers for the rest.
+    Lately,
+    /// And that nothing was heard of the primary within this time.
+    NotHeard(Duration),
+    /// And that it has no more of the log than this: it is only passed on what others hear.
+    NoMore(Lsn),
+}
+
+/// What the decision for the node at this place rests on there.
+pub(crate) fn premise(voters: &[Voter], place: usize, known: &Known, terms: &Terms) -> Premise {
+    if terms.forced || terms.yielding.is_some() {
+        return Premise::Lately;
+    }
+    let answer = voters.get(place).and_then(|voter| voter.answer);
+    match answer.map(|answer| answer.role) {
+        Some(Role::Follows {
+            has,
+            hears: Some(Heard {
+                from: Some(from), ..
+            }),
+            ..
+        }) if relays(voters, from, known) => Premise::NoMore(has),
+        _ => Premise::NotHeard(terms.witness_age),
+    }
+}
+
 /// How many have to agree among so many configured nodes.
 pub(crate) fn needed(nodes: usize) -> usize {
     nodes / 2 + 1
@@ -141,18 +171,19 @@ fn against_any(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
     voters.iter().enumerate().filter_map(against).collect()
 }
 
+/// Whether the node at this place passes on what it receives, by its own word.
+fn relays(voters: &[Voter], place: usize, known: &Known) -> bool {
+    let sender = voters.get(place).and_then(|voter| voter.answer);
+    let sender = sender.filter(|answer| is_of(known, answer));
+    sender.is_some_and(|sender| sender.role != Role::TakesWrites || sender.timeline < known.newest)
+}
+
 /// Replicas that hear of the primary, though it may be silent here.
 ///
 /// Who is only passed something on does not know how old that is. But whether the sender passes on or
 /// rules is what it says itself, now: what was known of it may be older than its promotion.
 fn witnesses(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
     let answer = |voter: &Voter| voter.answer.filter(|answer| is_of(known, answer));
-    let relays = |place: usize| {
-        let sender = voters.get(place).and_then(answer);
-        sender.is_some_and(|sender| {
-            sender.role != Role::TakesWrites || sender.timeline < known.newest
-        })
-    };
     let hears = |voter: &Voter| {
         // On an older timeline one hears of a primary that was overtaken.
         let on_newest = |answer: &Answer| answer.timeline >= known.newest;
@@ -161,7 +192,9 @@ fn witnesses(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
                 hears: Some(Heard { from, ago }),
                 stray: false,
                 ..
-            } if !from.is_some_and(relays) && ago.is_none_or(|ago| ago < terms.witness_age) => {
+            } if !from.is_some_and(|from| relays(voters, from, known))
+                && ago.is_none_or(|ago| ago < terms.witness_age) =>
+            {
                 let by = voter.name.clone();
                 Some(Refusal::PrimaryHeard { by, ago })
             }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use super::event::{Event, Reply, Request};
+use super::event::{Event, Order, Reply, Request};
 use super::process::{Process, Who};
 use super::server::{Facts, Place};
 use super::world::World;
 use super::{CLUSTER, Millis, TIMEOUT};
-use crate::election::promotion::{Answer, Heard, Known, Role, Terms, Voter, candidate};
+use crate::election::promotion::{
+    Answer, Heard, Known, Premise, Role, Terms, Voter, candidate, premise,
+};
+use crate::error::PromotionRefusal as Refusal;
 use crate::position::Lsn;
 use crate::wire::ServerRole;
 
@@ -44,6 +47,7 @@ pub(super) struct Attempt {
     /// Nothing that was flushed before this was missed.
     pub(super) asked: Option<Millis>,
     pub(super) newest: u32,
+    order: Order,
     /// When the last message arrives at each server: a connection keeps the order.
     pub(super) sent: Vec<Millis>,
 }
@@ -64,6 +68,10 @@ impl Attempt {
             voters: priorities.iter().enumerate().map(voter).collect(),
             asked: None,
             newest: 0,
+            order: Order {
+                decided: 0,
+                rests_on: Premise::Lately,
+            },
             sent: vec![0; priorities.len()],
         }
     }
@@ -200,12 +208,13 @@ impl World {
             }
             Stage::Decided(server) => {
                 let asked = attempt.asked.unwrap_or(0);
-                let newest = attempt.newest;
+                let (newest, order) = (attempt.newest, attempt.order);
                 self.ask_in(of, server, |attempt, step| Request::Promote {
                     attempt,
                     step,
                     asked,
                     newest,
+                    order,
                 });
                 let attempt = self.processes[of.process].attempt.as_mut().unwrap();
                 attempt.stage = Stage::Promote(server);
@@ -286,9 +295,12 @@ impl World {
                 let Stage::Wait(..) = stage else { return };
                 return self.later(of, PATIENCE);
             }
-            (Stage::Promote(_) | Stage::Wait(..), Reply::Broken { .. }) if current => {
+            (
+                Stage::Promote(_) | Stage::Wait(..),
+                reply @ (Reply::Broken { .. } | Reply::Outdated { .. }),
+            ) if current => {
                 process.attempt = Some(attempt);
-                return self.end(of, SETTLING);
+                return self.gives_up(of, server, &reply);
             }
             _ => {}
         }
@@ -299,6 +311,16 @@ impl World {
             None if all => self.advance(of, Stage::Lock(0)),
             None => {}
         }
+    }
+
+    fn gives_up(&mut self, of: Who, server: usize, reply: &Reply) {
+        let mut pause = SETTLING;
+        if let Reply::Outdated { .. } = reply {
+            let node = server.to_string();
+            self.ledger.refused(&[Refusal::Outdated { node }]);
+            pause = self.chance.within(RETRY.0, RETRY.1);
+        }
+        self.end(of, pause);
     }
 
     /// The same stage once more after `pause`.
@@ -349,6 +371,10 @@ impl World {
         match candidate(&attempt.voters, &known, &terms) {
             Ok(place) => {
                 attempt.newest = known.newest;
+                attempt.order = Order {
+                    decided: self.now,
+                    rests_on: premise(&attempt.voters, place, &known, &terms),
+                };
                 self.check_decision(of, place);
                 self.advance(of, Stage::Decided(place));
             }

@@ -4,6 +4,15 @@ use super::Millis;
 use super::ledger::{Kept, Write};
 use super::process::Who;
 use super::server::Facts;
+use crate::election::promotion::Premise;
+
+/// As `node::Order`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Order {
+    /// When the decision was made.
+    pub(super) decided: Millis,
+    pub(super) rests_on: Premise,
+}
 
 #[derive(Clone, Debug)]
 pub(super) enum Request {
@@ -31,6 +40,7 @@ pub(super) enum Request {
         step: u32,
         asked: Millis,
         newest: u32,
+        order: Order,
     },
     Close {
         attempt: u64,
@@ -68,6 +78,11 @@ pub(super) enum Reply {
         attempt: u64,
         step: u32,
     },
+    /// The order does not hold any more.
+    Outdated {
+        attempt: u64,
+        step: u32,
+    },
     Broken {
         attempt: u64,
         step: u32,
@@ -81,6 +96,7 @@ impl Reply {
             | Self::Locked { attempt, step, .. }
             | Self::Told { attempt, step, .. }
             | Self::Promoting { attempt, step }
+            | Self::Outdated { attempt, step }
             | Self::Broken { attempt, step } => (*attempt, *step),
             _ => (0, 0),
         }

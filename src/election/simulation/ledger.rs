@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::Millis;
+use super::event::Order;
 use super::process::Who;
 use super::server::Server;
 use super::world::World;
+use super::{Millis, TIMEOUT};
 use crate::election::promotion::{Role, needed};
 use crate::error::PromotionRefusal;
 
@@ -137,6 +138,7 @@ impl Ledger {
                 PromotionRefusal::NoMajority { .. } => "no majority",
                 PromotionRefusal::Overtaken { .. } => "overtaken",
                 PromotionRefusal::NoCandidate { .. } => "no candidate",
+                PromotionRefusal::Outdated { .. } => "outdated",
                 PromotionRefusal::NotPromotable { .. } => "not promotable",
                 PromotionRefusal::Behind { .. } => "behind",
                 PromotionRefusal::WouldLose { .. } => "would lose",
@@ -225,6 +227,24 @@ impl World {
             self.ledger.violated(format!(
                 "p{} writes to s{}, which was replaced long ago",
                 write.of.process, write.server
+            ));
+        }
+    }
+
+    /// Before a server does what it was told.
+    pub(super) fn check_order(&mut self, place: usize, order: &Order) {
+        let late = self.now.saturating_sub(order.decided);
+        let stream = self.servers[place].stream;
+        let ago = stream.map(|stream| self.now.saturating_sub(stream.heard));
+        let by_primary = |from: usize| {
+            let sender = &self.servers[from];
+            sender.rules() && sender.timeline() == self.servers[place].timeline()
+        };
+        let heard = stream.is_some_and(|stream| by_primary(stream.from))
+            && ago.is_some_and(|ago| ago < self.plan.witness_age);
+        if late > 2 * TIMEOUT || heard {
+            self.ledger.violated(format!(
+                "s{place} is promoted by an order of {late} ms ago, and has heard {ago:?} ago"
             ));
         }
     }

@@ -10,6 +10,8 @@
 //!
 //! - who decides to promote has a majority, whose locks no other has; no server told it of a primary or of a
 //!   newer timeline, and no replica that it asked had lately heard of the primary that it would replace;
+//! - no server is promoted by an order that is older than who gave it waits, nor after it has heard of the primary
+//!   again, however late the order comes;
 //! - a process writes to one server at a time, which no timeline that it knows of has overtaken, and at
 //!   most for four seconds to one that was replaced by a server which it reaches;
 //! - with synchronous replication the last primary has every write that was acknowledged before who
@@ -65,6 +67,7 @@ struct Rules {
     witness: bool,
     confirmers: bool,
     generations: bool,
+    premise: bool,
 }
 
 const ALL: Rules = Rules {
@@ -72,6 +75,7 @@ const ALL: Rules = Rules {
     witness: true,
     confirmers: true,
     generations: true,
+    premise: true,
 };
 
 /// What one run is made of.
@@ -261,6 +265,13 @@ fn without_a_rule_an_invariant_breaks() {
             "generations",
             Rules {
                 generations: false,
+                ..ALL
+            },
+        ),
+        (
+            "a premise in the order",
+            Rules {
+                premise: false,
                 ..ALL
             },
         ),

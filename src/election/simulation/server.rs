@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::Millis;
+use super::event::Order;
 use super::process::Who;
+use super::{Millis, TIMEOUT};
+use crate::election::promotion::Premise;
 
 /// A timeline in a server's history: where it begins, and by which promotion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +165,20 @@ impl Server {
         self.rebuilding = false;
         self.since = now;
         self.boot += 1;
+    }
+
+    /// As `node::Order` is judged by the server.
+    pub(super) fn is_to_obey(&self, order: &Order, now: Millis) -> bool {
+        let heard = |age: Duration| {
+            let ago = |stream: Stream| Duration::from_millis(now.saturating_sub(stream.heard));
+            self.stream.is_some_and(|stream| ago(stream) < age)
+        };
+        let holds = match order.rests_on {
+            Premise::Lately => true,
+            Premise::NotHeard(age) => !heard(age),
+            Premise::NoMore(has) => self.log.len() as u64 <= has.0,
+        };
+        holds && now < order.decided + 2 * TIMEOUT
     }
 
     pub(super) fn end_session(&mut self, attempt: u64) {

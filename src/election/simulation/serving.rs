@@ -1,6 +1,6 @@
 //! What servers do when something reaches them: requests, commits, promotions.
 
-use super::event::{Event, Reply, Request};
+use super::event::{Event, Order, Reply, Request};
 use super::ledger::{Kept, Promotion};
 use super::network::End;
 use super::process::Who;
@@ -126,16 +126,30 @@ impl World {
                 step,
                 asked,
                 newest,
-            } => {
-                if server.primary {
-                    Reply::Broken { attempt, step }
-                } else {
-                    self.promote(place, asked, newest);
-                    Reply::Promoting { attempt, step }
-                }
-            }
+                order,
+            } => self.ordered(place, (attempt, step), (asked, newest), &order),
         };
         self.respond(of, place, reply);
+    }
+
+    /// The server is to be promoted.
+    fn ordered(
+        &mut self,
+        place: usize,
+        (attempt, step): (u64, u32),
+        (asked, newest): (Millis, u32),
+        order: &Order,
+    ) -> Reply {
+        let server = &self.servers[place];
+        if server.primary {
+            return Reply::Broken { attempt, step };
+        }
+        if self.plan.rules.premise && !server.is_to_obey(order, self.now) {
+            return Reply::Outdated { attempt, step };
+        }
+        self.check_order(place, order);
+        self.promote(place, asked, newest);
+        Reply::Promoting { attempt, step }
     }
 
     fn write_there(&mut self, place: usize, of: Option<(Who, u64)>) {
