@@ -186,10 +186,61 @@ async fn measure(cluster: Arc<LocalCluster>, rounds: usize) {
         "  {:>6}   {:>10}   {:>10}   {:>10}   {:>10}   {:>7}   with a timer of 2 s",
         "pause", "the read", "it waited", "the next", "on primary", "replicas"
     );
-    for pause in [0, 1, 5, 20] {
-        read_after_write(&pools[1], Duration::from_millis(pause), rounds).await;
+    for others in [Others::Rest, Others::Write, Others::Load] {
+        println!("  {}", others.describe());
+        let _busy = others.start(&pools[0]);
+        for pause in [0, 1, 5, 20] {
+            read_after_write(&pools[1], Duration::from_millis(pause), rounds).await;
+        }
     }
-    println!("  target: replicas serve at least 95 % after 5 ms");
+    println!("  target: replicas serve at least 95 % after 5 ms where the others rest");
+}
+
+/// What the rest of the world does meanwhile on the primary.
+#[derive(Clone, Copy)]
+enum Others {
+    Rest,
+    Write,
+    Load,
+}
+
+impl Others {
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Rest => "others rest",
+            Self::Write => "others: four that write one row after the other",
+            Self::Load => "others: one that loads rows in one long transaction",
+        }
+    }
+
+    /// They end when what is returned is dropped.
+    fn start(self, pool: &ReplicatedPool) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        match self {
+            Self::Rest => {}
+            Self::Write => {
+                for _ in 0..4 {
+                    let pool = pool.clone();
+                    tasks.spawn(async move {
+                        loop {
+                            write(&mut pool.get().await.unwrap()).await;
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                    });
+                }
+            }
+            Self::Load => {
+                let pool = pool.clone();
+                tasks.spawn(async move {
+                    let mut conn = pool.get().await.unwrap();
+                    let load = "INSERT INTO items (name) \
+                        SELECT 'loaded' || pg_sleep(0.001)::text FROM generate_series(1, 1000000)";
+                    let _ = diesel::sql_query(load).execute(&mut conn).await;
+                });
+            }
+        }
+        tasks
+    }
 }
 
 fn main() {

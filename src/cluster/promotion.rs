@@ -17,6 +17,7 @@ use crate::election::promotion::{
 use crate::error::{Error, PromotionRefusal};
 use crate::guarantee::Board;
 use crate::node::{self, Ballot, Clock, Facts, Place};
+use crate::position::Sample;
 use crate::status::{Door, Event, Promoted};
 
 /// How often a server that was promoted is asked whether it has come to that.
@@ -194,7 +195,7 @@ impl Promoter {
             cluster: topology.cluster(),
             newest: topology.timeline(),
             primary: topology.members.iter().position(is_it),
-            written: view.history.latest().map(|sample| sample.position(false)),
+            written: view.history.latest().map(Sample::durable),
             confirming: view.synchronous_standbys,
         })
     }

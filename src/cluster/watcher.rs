@@ -236,7 +236,6 @@ impl Watcher {
             Place::Primary {
                 flushed,
                 inserted,
-                asynchronous,
                 synchronous_standbys,
             } => {
                 if !self.is_primary() {
@@ -252,7 +251,6 @@ impl Watcher {
                     timeline: facts.timeline,
                     flushed,
                     inserted,
-                    asynchronous,
                 };
                 self.fresh.fetch_or(upto > self.upto, Ordering::Relaxed);
                 self.upto = upto;

@@ -24,8 +24,8 @@ pub enum Consistency {
     Eventual,
     /// Data that is at most this old. In text: `bounded_staleness:5s`.
     ///
-    /// A replica is as old as the moment at which the primary was last seen at the position that the
-    /// replica has reached; clocks of servers play no part. One of which that is not known is not
+    /// A replica is as old as the moment at which the primary was last seen to have written no more than
+    /// the replica has applied; clocks of servers play no part. One of which that is not known is not
     /// used.
     ///
     /// With [`write_quorum`](super::PromotionConfig::write_quorum) a majority of the nodes has answered
@@ -120,6 +120,9 @@ pub enum WriteScope {
     Session,
     /// Those of every session of this pool: for applications that write with one connection and
     /// read with the next. In text: `pool`.
+    ///
+    /// Of a write whose outcome was [`Unknown`](crate::Outcome::Unknown) others read what the primary has
+    /// made of it by then, for a minute.
     Pool,
 }
 

@@ -6,9 +6,11 @@ use std::time::Instant;
 use super::session::Session;
 use super::{ReplicatedConnection, Scope};
 use crate::cluster::Cluster;
-use crate::config::Consistency;
-use crate::guarantee::{Guarantee, Progress};
+use crate::config::{Consistency, WriteScope};
+use crate::guarantee::{Guarantee, Left, Positions, Progress};
+use crate::node::Lease;
 use crate::position::Position;
+use crate::route::RouteReason;
 use crate::token::SessionToken;
 
 impl ReplicatedConnection {
@@ -52,17 +54,69 @@ impl ReplicatedConnection {
         token_of(&self.cluster, &guarantee).await
     }
 
-    /// The position of a write of this session that did not survive a failover, if there is one.
+    /// The position of a write of this session that did not survive a failover, or may not have, if there
+    /// is one.
     ///
     /// The primary that acknowledged it died before the one that followed had received all up to
-    /// there. As the position is one that the primary had a moment after the write, a write of the
+    /// there, or before it had told where the write was: then this is where its timeline ended, as far as
+    /// that is known. As a position is one that the primary had a moment after the write, a write of the
     /// last milliseconds may have survived all the same: look for it where that matters. Reads of
     /// the session go to the primary from then on, with
     /// [`RouteReason::LostWrite`](crate::RouteReason::LostWrite).
+    ///
+    /// It is known before the new primary serves anything to the session.
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {
         let session = self.session();
-        session.guarantee.lost()
+        session.guarantee.lost(&self.cluster.board)
+    }
+
+    /// The timeline of the primary at the other end; 0 if it is not known.
+    ///
+    /// A server that takes writes changes its timeline only by being restarted, so that this holds for as
+    /// long as the connection lives.
+    pub(super) fn timeline_of(&self, lease: &Lease) -> u32 {
+        let topology = self.cluster.topology();
+        let member = topology.member(lease.node());
+        member.map_or(0, |member| member.timeline)
+    }
+
+    /// Notes that the application gets the connection itself: what it writes with it, and when, is not
+    /// seen, so that whatever the primary has may be the session's.
+    pub(super) fn lends(&self, lease: &Lease) {
+        lease.note_lent();
+        let timeline = self.timeline_of(lease);
+        let lent = || Left::lent(&lease.wire, timeline);
+        self.session().guarantee.lends(lent());
+        if self.cluster.consistency.write_scope == WriteScope::Pool {
+            self.cluster.board.leave(lent());
+        }
+    }
+
+    /// Comes before the primary serves. One of a newer timeline than that on which the session has written
+    /// may lack what it wrote: where the older one ended is asked for first, and waited for. Tells if
+    /// something is lost, or may be.
+    pub(super) async fn learns_of_loss(&self, lease: &Lease) -> Option<RouteReason> {
+        let (guarantee, level) = {
+            let session = self.session();
+            (Arc::clone(&session.guarantee), self.level_of(&session))
+        };
+        if level == Consistency::Eventual || !guarantee.is_touched() {
+            return None;
+        }
+        let board = &self.cluster.board;
+        let timeline = self.timeline_of(lease);
+        if guarantee.awaits_word_of(timeline, board) {
+            let topology = self.cluster.topology();
+            let asked = topology.member(lease.node());
+            let _asked = asked.map(|member| member.progress.want());
+            let deadline = Instant::now() + self.cluster.health.timeout;
+            let look = || (!guarantee.awaits_word_of(timeline, board)).then_some(());
+            if self.cluster.with_news(deadline, look).await.is_none() {
+                guarantee.gives_up_on(timeline);
+            }
+        }
+        guarantee.reason_on(timeline, board)
     }
 }
 
@@ -74,22 +128,20 @@ pub(crate) async fn token_of(cluster: &Arc<Cluster>, guarantee: &Guarantee) -> S
     let mut known = guarantee.positions(board);
     let topology = cluster.topology();
     let primary = topology.primary().map(|member| &member.progress);
-    let asked = known.reads.iter().chain(primary.filter(|_| known.unknown));
+    let open = |known: &Positions| known.unknown.is_some() || known.unseen;
+    let asked = known.reads.iter().chain(primary.filter(|_| open(&known)));
     let _asked: Vec<_> = asked.map(Progress::want).collect();
     let look = || {
         known = guarantee.positions(board);
-        (!known.unknown && known.reads.is_empty()).then_some(())
+        (!open(&known) && known.reads.is_empty()).then_some(())
     };
     let _ = cluster.with_news(deadline, look).await;
-    let written = if known.unknown {
-        Some(Position::SOMEWHERE)
-    } else {
-        known.written
-    };
-    let seen = if known.reads.is_empty() {
+    let unknown = known.unknown.map(Position::somewhere);
+    let written = unknown.or(known.written);
+    let seen = if known.reads.is_empty() && !known.unseen {
         known.seen
     } else {
-        Some(Position::SOMEWHERE)
+        Some(Position::somewhere(0))
     };
     SessionToken::new(known.cluster.unwrap_or_default(), written, seen)
 }

@@ -108,10 +108,13 @@ impl ReplicatedConnection {
         let mut answer = None;
         let look = || {
             let known = guarantee.positions(board);
-            if let Some(position) = guarantee.lost() {
+            if let Some(position) = guarantee.lost(board) {
                 return Some(Err(Error::WriteLost { position }));
             }
-            answer = (!known.unknown).then(|| self.replication(known.written, stage, wanted));
+            answer = known
+                .unknown
+                .is_none()
+                .then(|| self.replication(known.written, stage, wanted));
             answer.clone().filter(|answer| answer.is_met).map(Ok)
         };
         match self.cluster.with_news(deadline, look).await {
@@ -171,11 +174,7 @@ impl ReplicatedConnection {
                 None => error,
             });
         }
-        let mut session = self.session();
-        session.durability.told = Some((Arc::clone(&lease.wire), level));
-        if level == Durability::Off {
-            session.guarantee.writes_asynchronously();
-        }
+        self.session().durability.told = Some((Arc::clone(&lease.wire), level));
         Ok(())
     }
 

@@ -83,9 +83,6 @@ impl ReplicatedConnection {
         let need = self.need(verdict);
         let only_rolls_back = only_rolls_back(verdict, action.sql());
         let (decision, writing) = self.decide(verdict, &need, only_rolls_back);
-        if verdict.sets_for_the_transaction() && may_commit_asynchronously(action.sql()) {
-            self.session().guarantee.writes_asynchronously();
-        }
         Journey {
             verdict,
             decision,
@@ -125,7 +122,7 @@ impl ReplicatedConnection {
             }
             self.begins(verdict, &lease, on_replica);
             if let Some(writing) = &mut journey.writing {
-                writing.sent_over(&lease);
+                writing.sent_over(&lease.wire, self.timeline_of(&lease));
             }
             if !on_replica && self.cluster.commit_resolution != CommitResolution::Off {
                 Box::pin(self.mark(&mut journey, action.sql(), &lease)).await?;
@@ -201,12 +198,9 @@ impl ReplicatedConnection {
 
     /// Notes a write that is about to be sent.
     pub(super) fn writing(&self, session: &Session) -> Writing {
-        // Where nobody asks for more, positions are not worth asking for.
-        let eager = [Some(self.cluster.consistency.level), session.consistency]
-            .into_iter()
-            .flatten()
-            .any(|level| level != Consistency::Eventual);
-        Writing::starts(&session.guarantee, &self.cluster.board, eager)
+        let config = &self.cluster.consistency;
+        let board = &self.cluster.board;
+        Writing::starts(&session.guarantee, board, session.consistency, config)
     }
 
     async fn send<A: Action>(
@@ -234,7 +228,7 @@ impl ReplicatedConnection {
         if self.cluster.is_over() {
             return Err(Error::Closed);
         }
-        let served = match journey.decision {
+        let mut served = match journey.decision {
             Decision::TransactionReplica => {
                 let reason = RouteReason::ReadOnlyTransaction;
                 match self.transaction_lease()? {
@@ -266,6 +260,13 @@ impl ReplicatedConnection {
                 self.reading_lease(reading).await?
             }
         };
+        if served.kind == NodeKind::Primary {
+            let loss = self.learns_of_loss(&served.lease).await;
+            let reads = matches!(journey.decision, Decision::Replica { .. });
+            if let Some(reason) = loss.filter(|_| reads && served.reason != RouteReason::Forced) {
+                served.reason = reason;
+            }
+        }
         self.note_route(&served);
         let Served { lease, kind, .. } = served;
         let on_replica = kind == NodeKind::Replica;
@@ -335,6 +336,7 @@ impl ReplicatedConnection {
     fn note_seen(&self, lease: &Arc<Lease>) {
         let session = self.session();
         session.guarantee.answered_over(&lease.wire);
+        self.cluster.board.answered_over(&lease.wire);
         if self.level_of(&session) == Consistency::Causal {
             if let Some(member) = self.cluster.topology().member(lease.node()) {
                 session.guarantee.saw_on(&member.progress, &lease.wire);
@@ -366,54 +368,10 @@ fn only_rolls_back(verdict: Verdict, sql: &str) -> bool {
         })
 }
 
-/// Whether the text may turn `synchronous_commit` off.
-fn may_commit_asynchronously(sql: &str) -> bool {
-    const NAME: &str = "synchronous_commit";
-    let sql = sql.to_ascii_lowercase();
-    // Whatever is not known to be another value may be `off`.
-    let another = |rest: &str| {
-        let word = |byte: char| byte.is_alphanumeric() || byte == '_';
-        let mut words = rest
-            .split(|byte| !word(byte))
-            .filter(|text| !text.is_empty());
-        let value = match words.next() {
-            Some("to") => words.next(),
-            other => other,
-        };
-        value.is_some_and(|value| matches!(value, "on" | "local" | "remote_write" | "remote_apply"))
-    };
-    sql.split(NAME).skip(1).any(|rest| !another(rest))
-}
-
 fn shortened(sql: &str) -> &str {
     const LONGEST: usize = 200;
     let end = (0..=LONGEST.min(sql.len()))
         .rev()
         .find(|end| sql.is_char_boundary(*end));
     &sql[..end.unwrap_or(0)]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_that_may_turn_it_off_are_found() {
-        for sql in [
-            "SET synchronous_commit = off",
-            "set SYNCHRONOUS_COMMIT to 'off'",
-            "SELECT set_config('synchronous_commit', $1, true)",
-            "SET LOCAL synchronous_commit TO on; SET synchronous_commit TO 0",
-        ] {
-            assert!(may_commit_asynchronously(sql), "{sql}");
-        }
-        for sql in [
-            "SET LOCAL synchronous_commit TO remote_apply",
-            "SET synchronous_commit='local'",
-            "SELECT set_config('synchronous_commit', 'on', true)",
-            "SET search_path TO app",
-        ] {
-            assert!(!may_commit_asynchronously(sql), "{sql}");
-        }
-    }
 }

@@ -155,7 +155,9 @@ impl ReplicatedConnection {
         if transaction.is_some_and(|open| open.replica.is_some()) {
             return Err(Error::StillInUse.into());
         }
-        self.primary_lease(false, Purpose::Write).await?.note_lent();
+        let lease = self.primary_lease(false, Purpose::Write).await?;
+        self.lends(&lease);
+        drop(lease);
         let lease = {
             let mut session = self.session();
             session.pinned = true;

@@ -1,9 +1,9 @@
-//! A write on its way: what the session must remember of it, whatever becomes of it.
+//! A write on its way: what must be remembered of it, whatever becomes of it.
 
 use std::sync::Arc;
 
-use crate::guarantee::{Board, Guarantee};
-use crate::node::Lease;
+use crate::config::{Consistency, ConsistencyConfig, WriteScope};
+use crate::guarantee::{Board, Guarantee, Left};
 use crate::wire::Wire;
 
 /// A write that was sent, or is about to be. Dropped, it counts as left behind.
@@ -13,57 +13,100 @@ pub(super) struct Writing {
     board: Arc<Board>,
     /// Its position is wanted as soon as it is done; otherwise only if somebody asks.
     eager: bool,
-    sent_over: Option<Arc<Wire>>,
+    /// Every session of the pool is to see it.
+    shared: bool,
+    sent: Option<Sent>,
     /// The server has begun to answer.
     answering: bool,
     over: bool,
 }
 
+/// Where a write went.
+#[derive(Debug)]
+struct Sent {
+    wire: Arc<Wire>,
+    /// That of the primary which acknowledges it.
+    timeline: u32,
+}
+
 impl Writing {
     /// Comes before the write is sent: a read that starts later must not miss it.
-    pub(super) fn starts(guarantee: &Arc<Guarantee>, board: &Arc<Board>, eager: bool) -> Self {
+    pub(super) fn starts(
+        guarantee: &Arc<Guarantee>,
+        board: &Arc<Board>,
+        session: Option<Consistency>,
+        config: &ConsistencyConfig,
+    ) -> Self {
         guarantee.write_starts();
+        let shared = config.write_scope == WriteScope::Pool;
+        // Where nobody asks for more, positions are not worth asking for.
+        let asks = |level| level != Consistency::Eventual;
         Self {
             guarantee: Arc::clone(guarantee),
             board: Arc::clone(board),
-            eager,
-            sent_over: None,
+            eager: shared || asks(config.level) || session.is_some_and(asks),
+            shared,
+            sent: None,
             answering: false,
             over: false,
         }
     }
 
-    pub(super) fn sent_over(&mut self, lease: &Lease) {
-        self.sent_over = Some(Arc::clone(&lease.wire));
+    /// It goes over this connection, to a primary of this timeline: that stays what it is for as long as
+    /// the connection lives.
+    pub(super) fn sent_over(&mut self, wire: &Arc<Wire>, timeline: u32) {
+        self.sent = Some(Sent {
+            wire: Arc::clone(wire),
+            timeline,
+        });
     }
 
     /// Its connection was lost before anything of it was sent.
     pub(super) fn never_sent(mut self) {
-        self.sent_over = None;
+        self.sent = None;
     }
 
-    /// The first of its rows is there; the commit comes after the last.
+    /// The first of its rows is there, and somebody gets it. The commit comes after the last, but most
+    /// often in the same breath.
     pub(super) fn answering(&mut self) {
         self.answering = true;
+        let Some(Sent { wire, timeline }) = &self.sent else {
+            return;
+        };
+        if wire.is_answered() {
+            self.is_done();
+        } else if self.shared {
+            self.board.leave(Left::write(wire, *timeline, true));
+        }
     }
 
     /// It is done, and what it wrote is to be seen from now on.
     pub(super) fn acknowledged(mut self) {
-        self.over = true;
-        let unconfirmed = self
-            .sent_over
-            .as_ref()
-            .is_some_and(|wire| wire.take_unconfirmed());
-        if unconfirmed {
-            tracing::warn!(target: "diesel_replicated", "commit_unconfirmed");
-        }
-        let ticket = self.eager.then(|| self.board.draw());
-        self.guarantee.write_acknowledged(ticket, unconfirmed);
+        self.is_done();
     }
 
     /// The server refused it. A part of a text may have been committed all the same.
-    pub(super) fn refused(self) {
-        self.acknowledged();
+    pub(super) fn refused(mut self) {
+        self.is_done();
+    }
+
+    fn is_done(&mut self) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let unconfirmed = self.sent.as_ref();
+        let unconfirmed = unconfirmed.is_some_and(|sent| sent.wire.take_unconfirmed());
+        if unconfirmed {
+            tracing::warn!(target: "diesel_replicated", "commit_unconfirmed");
+        }
+        let timeline = self.sent.as_ref().map_or(0, |sent| sent.timeline);
+        let ticket = if self.eager {
+            self.board.draw(timeline)
+        } else {
+            self.board.draw_quietly(timeline)
+        };
+        self.guarantee
+            .write_acknowledged(ticket, unconfirmed, &self.board);
     }
 }
 
@@ -72,9 +115,19 @@ impl Drop for Writing {
         if self.over {
             return;
         }
-        match &self.sent_over {
-            Some(wire) => self.guarantee.write_left(wire, self.answering),
-            None => self.guarantee.write_never_sent(),
+        let Some(Sent { wire, timeline }) = &self.sent else {
+            self.guarantee.write_never_sent();
+            return;
+        };
+        if self.answering && wire.is_answered() {
+            // Only the rest of its rows was not wanted.
+            self.is_done();
+            return;
+        }
+        let left = || Left::write(wire, *timeline, self.answering);
+        self.guarantee.write_left(left());
+        if self.shared {
+            self.board.leave(left());
         }
     }
 }

@@ -1,12 +1,14 @@
 //! What is known of the primary's positions, and the tickets of writes that wait to learn theirs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
-use super::Ticket;
+use super::Left;
 use crate::position::{Forks, History, Lsn, Position, Sample, Standing};
+use crate::wire::Wire;
 
 /// The primary's positions through time.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +23,29 @@ pub(crate) struct View {
     shown: Option<Position>,
 }
 
+/// What an acknowledged write holds until its position is known: its number, counted through the
+/// whole pool, and the timeline of the primary that acknowledged it.
+///
+/// Only that primary's word covers it. What the primary of another timeline says of itself tells
+/// nothing about what the one before had acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) number: u64,
+    /// 0 where it is not known, or does not matter.
+    pub(crate) timeline: u32,
+}
+
+/// What is known of the place of a write with a ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Covering {
+    /// The primary has not been asked since.
+    Unknown,
+    /// Not beyond this.
+    At(Position),
+    /// Its timeline has ended, and nobody had asked before: whether it was lost is not known.
+    Over,
+}
+
 /// The board on which watchers write and sessions read.
 ///
 /// A write costs one addition here. Whatever the primary says of its position *after* a write was
@@ -29,21 +54,78 @@ pub(crate) struct View {
 pub(crate) struct Board {
     drawn: AtomicU64,
     written: Notify,
+    /// Writes of all sessions that were left on their way, where every session must see them.
+    left: Mutex<Vec<Left>>,
+    /// How many these are, to be looked at without the lock.
+    under_way: AtomicUsize,
     view: watch::Sender<View>,
     news: Notify,
 }
 
 impl Board {
-    /// Draws a ticket for a write that was just acknowledged.
-    pub(crate) fn draw(&self) -> Ticket {
-        let ticket = self.drawn.fetch_add(1, Ordering::AcqRel) + 1;
+    /// Draws a ticket for a write that was just acknowledged. The primary is asked for its place.
+    pub(crate) fn draw(&self, timeline: u32) -> Ticket {
+        let ticket = self.draw_quietly(timeline);
         self.written.notify_one();
         ticket
     }
 
+    /// Draws a ticket. Its place is learnt with whatever is asked next.
+    pub(crate) fn draw_quietly(&self, timeline: u32) -> Ticket {
+        Ticket {
+            number: self.drawn.fetch_add(1, Ordering::AcqRel) + 1,
+            timeline,
+        }
+    }
+
     /// The last ticket that was drawn; 0 before the first.
-    pub(crate) fn drawn(&self) -> Ticket {
+    pub(crate) fn drawn(&self) -> u64 {
         self.drawn.load(Ordering::Acquire)
+    }
+
+    /// A write was left on its way that every session of the pool must see.
+    pub(crate) fn leave(&self, write: Left) {
+        let mut left = self.left();
+        self.settle(&mut left);
+        if !left.iter().any(|other| other.is_as(&write)) {
+            left.push(write);
+        }
+        self.under_way.store(left.len(), Ordering::Release);
+    }
+
+    /// Something that was sent later over this connection was answered.
+    pub(crate) fn answered_over(&self, wire: &Arc<Wire>) {
+        if self.under_way.load(Ordering::Acquire) > 0 {
+            let mut left = self.left();
+            left.iter_mut().for_each(|left| left.answered_over(wire));
+        }
+    }
+
+    /// The number of a ticket that covers whatever was written through the pool until now. What is on
+    /// its way may be done: then it is that of a new one.
+    pub(crate) fn of_all(&self) -> u64 {
+        if self.under_way.load(Ordering::Acquire) > 0 {
+            let mut left = self.left();
+            self.settle(&mut left);
+            if !left.is_empty() {
+                self.draw(0);
+            }
+            self.under_way.store(left.len(), Ordering::Release);
+        }
+        self.drawn()
+    }
+
+    /// Drops what is over, each with a ticket that covers it.
+    fn settle(&self, left: &mut Vec<Left>) {
+        let before = left.len();
+        left.retain_mut(|write| !write.is_past());
+        if left.len() < before {
+            self.draw(0);
+        }
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Left>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until a ticket is drawn. For the primary's watcher alone.
@@ -55,18 +137,23 @@ impl Board {
         read(&self.view.borrow())
     }
 
-    /// A position that covers the write with this ticket, if the primary was asked since.
-    pub(crate) fn covering(&self, ticket: Ticket, asynchronous: bool) -> Option<Position> {
+    /// What is known of the place of the write with this ticket.
+    pub(crate) fn covering(&self, ticket: Ticket) -> Covering {
         let view = self.view.borrow();
-        let sample = view.history.covering(ticket)?;
-        Some(sample.position(asynchronous))
+        match view.history.covering(ticket.number, ticket.timeline) {
+            Some(sample) => Covering::At(sample.position()),
+            None if ticket.timeline != 0 && view.forks.current() > ticket.timeline => {
+                Covering::Over
+            }
+            None => Covering::Unknown,
+        }
     }
 
     /// Where the primary was when it was asked after `moment`.
     pub(crate) fn asked_since(&self, moment: Instant) -> Option<Position> {
         let view = self.view.borrow();
         let sample = view.history.asked_since(moment)?;
-        Some(sample.position(true))
+        Some(sample.position())
     }
 
     /// Whether the primary is known to show everything up to `position`.
@@ -85,6 +172,32 @@ impl Board {
 
     pub(crate) fn standing(&self, position: Position) -> Standing {
         self.view.borrow().forks.standing(position)
+    }
+
+    /// Whether it is known at all where the log of this timeline ended.
+    pub(super) fn knows_end_of(&self, timeline: u32) -> bool {
+        self.view.borrow().forks.end_of(timeline).is_some()
+    }
+
+    /// The newest timeline whose beginning is known; 0 while none is.
+    pub(crate) fn timeline(&self) -> u32 {
+        self.view.borrow().forks.current()
+    }
+
+    /// Where the log of a timeline that is over ended, as far as that is known: nobody knows what was
+    /// acknowledged beyond.
+    pub(super) fn end_of(&self, timeline: u32) -> Position {
+        let view = self.view.borrow();
+        let last = view.history.last_on(timeline);
+        let last = last.map(|sample| sample.position().lsn);
+        let end = view.forks.end_of(timeline);
+        Position::new(timeline, last.max(end).unwrap_or_default())
+    }
+
+    /// Where the primary was last: what it shows of what was written before, it shows there.
+    pub(super) fn latest(&self) -> Option<Position> {
+        let view = self.view.borrow();
+        view.history.latest().map(Sample::position)
     }
 
     /// The primary has answered. `forks` is its history of timelines, where it was asked for.

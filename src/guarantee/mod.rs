@@ -4,6 +4,7 @@
 //! what belongs together shares a [`Guarantee`].
 
 mod board;
+mod left;
 mod need;
 mod progress;
 #[cfg(test)]
@@ -13,7 +14,10 @@ mod witness;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-pub(crate) use board::{Board, NewTimeline};
+use board::Covering;
+pub(crate) use board::{Board, NewTimeline, Ticket};
+use left::Fate;
+pub(crate) use left::Left;
 pub(crate) use need::Need;
 pub use progress::Stage;
 pub(crate) use progress::{Progress, Received, Sighting};
@@ -23,9 +27,6 @@ use crate::config::{Consistency, WriteScope};
 use crate::position::{Position, Standing};
 use crate::route::RouteReason;
 use crate::wire::Wire;
-
-/// The number of an acknowledged write, counted through the whole pool.
-pub(crate) type Ticket = u64;
 
 /// What one session has written and seen.
 #[derive(Debug, Default)]
@@ -41,17 +42,21 @@ struct State {
     in_flight: u32,
     /// Connections on which a write was left behind without waiting for its answer.
     left: Vec<Left>,
-    /// A connection broke under a write: whether and when it will be committed is not known.
-    in_doubt: bool,
+    /// A connection broke under a write, on this timeline: whether and when it will be committed is not
+    /// known.
+    in_doubt: Option<u32>,
     /// The last acknowledged write whose position has not been learnt yet.
     ticket: Option<Ticket>,
-    /// A write was acknowledged for which no ticket has been drawn yet: one that is drawn when
-    /// somebody needs it covers it, too.
-    draws: bool,
-    /// The session writes with `synchronous_commit = off`.
-    asynchronous: bool,
+    /// A write was acknowledged on this timeline for which no ticket has been drawn: one that is drawn
+    /// when somebody needs it covers it, too.
+    draws: Option<u32>,
     written: Option<Position>,
     seen: Option<Position>,
+    /// The same as the ticket, for what was seen on nodes that cannot be asked any more.
+    sought: Option<Ticket>,
+    seeks: bool,
+    /// The primary of this timeline did not tell in time how that came to be.
+    untold: u32,
     /// What was seen on these nodes is what they showed before they were asked this question.
     reads: Vec<Sighting>,
     /// What standbys have shown to the session; the primary may not show it yet.
@@ -73,21 +78,14 @@ pub(crate) enum Ahead {
     Anything,
 }
 
-/// A write that nobody waits for any more.
-#[derive(Debug)]
-struct Left {
-    wire: Arc<Wire>,
-    /// It had reached the server. Otherwise it may still be on its way to the socket, and that
-    /// nothing is owed on the connection says nothing.
-    answering: bool,
-}
-
 impl Guarantee {
     /// What a session begins with that goes on from elsewhere, on the cluster of this identifier.
     pub(crate) fn resumed(cluster: u64, written: Option<Position>, seen: Option<Position>) -> Self {
         let state = Mutex::new(State {
-            draws: written.is_some_and(Position::is_somewhere)
-                || seen.is_some_and(Position::is_somewhere),
+            draws: written
+                .filter(|written| written.is_somewhere())
+                .map(Position::home),
+            seeks: seen.is_some_and(Position::is_somewhere),
             written: written.filter(|written| !written.is_somewhere()),
             seen: seen.filter(|seen| !seen.is_somewhere()),
             ahead: seen.map(|seen| match seen.is_somewhere() {
@@ -109,26 +107,28 @@ impl Guarantee {
         self.state().in_flight += 1;
     }
 
-    /// A write was answered, after which `ticket` was drawn, if one was; `unconfirmed` if a
-    /// synchronous standby had not confirmed it.
-    pub(crate) fn write_acknowledged(&self, ticket: Option<Ticket>, unconfirmed: bool) {
+    /// A write was answered, after which `ticket` was drawn; `unconfirmed` if a synchronous standby had
+    /// not confirmed it.
+    pub(crate) fn write_acknowledged(&self, ticket: Ticket, unconfirmed: bool, board: &Board) {
         let mut state = self.state();
         state.unconfirmed = unconfirmed;
         state.in_flight = state.in_flight.saturating_sub(1);
-        match ticket {
-            Some(ticket) => state.ticket = state.ticket.max(Some(ticket)),
-            None => state.draws = true,
-        }
+        state.holds(ticket, board);
     }
 
-    /// A write's answer is not waited for any more; `answering` if it had begun to come.
-    pub(crate) fn write_left(&self, wire: &Arc<Wire>, answering: bool) {
+    /// A write's answer is not waited for any more.
+    pub(crate) fn write_left(&self, write: Left) {
         let mut state = self.state();
         state.in_flight = state.in_flight.saturating_sub(1);
-        state.left.push(Left {
-            wire: Arc::clone(wire),
-            answering,
-        });
+        state.left.push(write);
+    }
+
+    /// The application has the connection to the primary itself.
+    pub(crate) fn lends(&self, connection: Left) {
+        let left = &mut self.state().left;
+        if !left.iter().any(|other| other.is_as(&connection)) {
+            left.push(connection);
+        }
     }
 
     /// Something that was sent later over this connection was answered, so that everything before
@@ -137,20 +137,14 @@ impl Guarantee {
         if !self.is_touched() {
             return;
         }
-        for left in &mut self.state().left {
-            left.answering |= Arc::ptr_eq(&left.wire, wire);
-        }
+        let left = &mut self.state().left;
+        left.iter_mut().for_each(|left| left.answered_over(wire));
     }
 
     /// A write was never sent.
     pub(crate) fn write_never_sent(&self) {
         let mut state = self.state();
         state.in_flight = state.in_flight.saturating_sub(1);
-    }
-
-    /// The session has turned `synchronous_commit` off, or may have.
-    pub(crate) fn writes_asynchronously(&self) {
-        self.state().asynchronous = true;
     }
 
     /// What a read of this session needs that begins now.
@@ -169,17 +163,19 @@ impl Guarantee {
             return Need::primary(reason);
         }
         let mut need = Need::unless(RouteReason::OwnWrite);
-        let others = match scope {
-            WriteScope::Pool => Some(board.drawn()).filter(|drawn| *drawn > 0),
-            WriteScope::Session => None,
-        };
-        if let Some(ticket) = state.ticket.max(others) {
-            need.awaits(ticket, state.asynchronous);
+        if let Some(ticket) = state.ticket {
+            need.awaits(ticket);
+        }
+        if scope == WriteScope::Pool {
+            need.awaits_all(board.of_all());
         }
         if let Some(written) = state.written {
             need.covers(written);
         }
         if level == Consistency::Causal {
+            if let Some(sought) = state.sought {
+                need.awaits_all(sought.number);
+            }
             if let Some(seen) = state.seen {
                 need.covers(seen);
             }
@@ -192,18 +188,61 @@ impl Guarantee {
     /// What was written and seen as far as that is known now, and what is still to be learnt.
     pub(crate) fn positions(&self, board: &Board) -> Positions {
         let mut state = self.state();
-        let unknown = state.settle(board).is_some() && state.lost.is_none();
+        let _ = state.settle(board);
+        let unknown = if state.lost.is_some() {
+            state.ticket.map(|ticket| ticket.timeline)
+        } else {
+            state.unknown()
+        };
         Positions {
             cluster: board.with(|view| view.cluster),
             written: state.written,
             seen: state.seen,
-            unknown: unknown || state.ticket.is_some(),
+            unknown,
+            unseen: state.sought.is_some(),
             reads: state
                 .reads
                 .iter()
                 .map(|read| Arc::clone(read.progress()))
                 .collect(),
         }
+    }
+
+    /// Whether the session has written on a timeline before this one, of which it is not known yet where
+    /// it ended: what it wrote may be lost.
+    pub(crate) fn awaits_word_of(&self, timeline: u32, board: &Board) -> bool {
+        if !self.is_touched() {
+            return false;
+        }
+        let mut state = self.state();
+        if !state.wrote_before(timeline) || state.untold == timeline {
+            return false;
+        }
+        let _ = state.settle(board);
+        board.timeline() < timeline && state.wrote_before(timeline)
+    }
+
+    /// The primary of this timeline did not tell in time how that came to be; it is not waited for again.
+    pub(crate) fn gives_up_on(&self, timeline: u32) {
+        self.state().untold = timeline;
+    }
+
+    /// Why the primary serves what only the primary can tell of after a failover: something of the
+    /// session's is lost, or may be.
+    pub(crate) fn reason_on(&self, timeline: u32, board: &Board) -> Option<RouteReason> {
+        if !self.is_touched() {
+            return None;
+        }
+        let mut state = self.state();
+        if state.lost.is_none() && !state.wrote_before(timeline) {
+            return None;
+        }
+        let reason = state.settle(board);
+        let told = [RouteReason::LostWrite, RouteReason::UnclearWrite];
+        let untold = || (state.untold == timeline).then_some(RouteReason::UnclearWrite);
+        reason
+            .filter(|reason| told.contains(reason))
+            .or_else(untold)
     }
 
     /// A read has seen what a node shows, over this connection.
@@ -247,11 +286,17 @@ impl Guarantee {
     }
 
     /// What the session wrote and what did not survive a failover, if that has happened.
-    pub(crate) fn lost(&self) -> Option<Position> {
-        self.state().lost
+    pub(crate) fn lost(&self, board: &Board) -> Option<Position> {
+        if !self.is_touched() {
+            return None;
+        }
+        let mut state = self.state();
+        let _ = state.settle(board);
+        state.lost
     }
 
-    fn is_touched(&self) -> bool {
+    /// Whether anything was ever noted.
+    pub(crate) fn is_touched(&self) -> bool {
         self.touched.load(Ordering::Acquire)
     }
 
@@ -267,8 +312,11 @@ pub(crate) struct Positions {
     pub(crate) cluster: Option<u64>,
     pub(crate) written: Option<Position>,
     pub(crate) seen: Option<Position>,
-    /// There is a write whose position is not known, perhaps until the primary has been asked.
-    pub(crate) unknown: bool,
+    /// There is a write on this timeline whose position is not known, perhaps until the primary has been
+    /// asked.
+    pub(crate) unknown: Option<u32>,
+    /// The same of what was seen.
+    pub(crate) unseen: bool,
     /// What was seen last will be known when these have been asked.
     pub(crate) reads: Vec<Arc<Progress>>,
 }
@@ -290,31 +338,89 @@ impl State {
             }
         }
         self.forget_dead();
-        if std::mem::take(&mut self.draws) {
-            self.ticket = Some(board.draw());
+        if let Some(timeline) = self.draws.take() {
+            self.holds(board.draw(timeline), board);
+        }
+        if std::mem::take(&mut self.seeks) {
+            self.sought = Some(board.draw(0));
         }
         self.learn(board);
         self.fence(board);
         if self.lost.is_some() {
             return Some(RouteReason::LostWrite);
         }
-        let unknown = self.in_flight > 0 || !self.left.is_empty() || self.in_doubt;
+        if self.written.is_some_and(|it| is_unclear(it, board)) {
+            return Some(RouteReason::UnclearWrite);
+        }
+        let unknown = self.in_flight > 0 || !self.left.is_empty() || self.in_doubt.is_some();
         unknown.then_some(RouteReason::OwnWrite)
     }
 
     /// Sees what became of writes that were left.
     fn settle_left(&mut self, board: &Board) {
-        let left = self.left.len();
-        let mut in_doubt = self.in_doubt;
-        self.left.retain(|Left { wire, answering }| {
-            let (answered, closed) = (wire.is_answered(), wire.is_closed());
-            in_doubt |= closed && !answered;
-            !(closed || answered && *answering)
+        let (mut over, mut in_doubt, mut broken) = (None, self.in_doubt, None);
+        self.left.retain(|left| match left.fate() {
+            Fate::UnderWay => true,
+            Fate::Over => {
+                over = over.max(Some(left.timeline()));
+                false
+            }
+            // Who was given its rows takes it for done.
+            Fate::InDoubt if left.was_answering() => {
+                broken = broken.max(Some(left.timeline()));
+                in_doubt = in_doubt.max(Some(left.timeline()));
+                false
+            }
+            Fate::InDoubt => {
+                in_doubt = in_doubt.max(Some(left.timeline()));
+                false
+            }
         });
         self.in_doubt = in_doubt;
-        if self.left.len() < left {
-            self.ticket = Some(board.draw());
+        for timeline in [over, broken].into_iter().flatten() {
+            self.holds(board.draw(timeline), board);
         }
+    }
+
+    /// A write with this ticket was acknowledged.
+    fn holds(&mut self, ticket: Ticket, board: &Board) {
+        if self.ticket.is_some_and(|it| it.timeline != ticket.timeline) {
+            self.learn(board);
+        }
+        self.ticket = match self.ticket {
+            // Two primaries: nobody will tell of the former one any more.
+            Some(earlier) if earlier.timeline != 0 && earlier.timeline < ticket.timeline => {
+                self.may_be_lost(earlier.timeline, board);
+                Some(ticket)
+            }
+            Some(earlier) => Some(Ticket {
+                number: earlier.number.max(ticket.number),
+                timeline: earlier.timeline.max(ticket.timeline),
+            }),
+            None => Some(ticket),
+        };
+    }
+
+    /// The timeline of a write whose place is not known, if there is one.
+    fn unknown(&self) -> Option<u32> {
+        if self.cluster.is_some() {
+            // Whether its places are of this cluster is not known either.
+            let written = self.written.map(|written| written.timeline);
+            return written.max(self.draws).or(Some(0));
+        }
+        let left = self.left.iter().map(Left::timeline).max();
+        let flying = (self.in_flight > 0).then_some(0);
+        let ticket = self.ticket.map(|ticket| ticket.timeline);
+        ticket.max(left).max(self.in_doubt).max(flying)
+    }
+
+    /// Whether there is a write, acknowledged on a timeline before this one.
+    fn wrote_before(&self, timeline: u32) -> bool {
+        let before = |other: u32| other != 0 && other < timeline;
+        self.written.is_some_and(|it| before(it.timeline))
+            || self.ticket.is_some_and(|it| before(it.timeline))
+            || self.draws.is_some_and(before)
+            || self.left.iter().any(|left| before(left.timeline()))
     }
 
     /// What a node showed that cannot be asked any more is covered by where the primary is now: no
@@ -323,19 +429,29 @@ impl State {
         let reads = self.reads.len();
         self.reads.retain(|read| !read.is_lost());
         if self.reads.len() < reads {
-            self.draws = true;
+            self.seeks = true;
             self.ahead = Some(Ahead::Anything);
         }
     }
 
     /// Turns what is to be learnt into positions where nodes have been asked since.
     fn learn(&mut self, board: &Board) {
-        let position = self
-            .ticket
-            .and_then(|ticket| board.covering(ticket, self.asynchronous));
-        if let Some(position) = position {
-            self.ticket = None;
-            self.written = Some(self.written.map_or(position, |known| known.max(position)));
+        if let Some(ticket) = self.ticket {
+            match board.covering(ticket) {
+                Covering::Unknown => {}
+                Covering::At(position) => {
+                    self.ticket = None;
+                    self.written = later(self.written, position);
+                }
+                Covering::Over => {
+                    self.ticket = None;
+                    self.may_be_lost(ticket.timeline, board);
+                }
+            }
+        }
+        if let Some(Covering::At(position)) = self.sought.map(|ticket| board.covering(ticket)) {
+            self.sought = None;
+            self.seen = later(self.seen, position);
         }
         let (mut seen, mut ahead) = (self.seen, self.ahead);
         self.reads.retain(|read| {
@@ -343,7 +459,7 @@ impl State {
                 return true;
             };
             let place = shown.position;
-            seen = Some(seen.map_or(place, |seen| seen.max(place)));
+            seen = later(seen, place);
             ahead = match ahead {
                 _ if !shown.by_standby => ahead,
                 Some(Ahead::Anything) => Some(Ahead::Anything),
@@ -355,24 +471,68 @@ impl State {
         (self.seen, self.ahead) = (seen, ahead);
     }
 
+    /// A write that was acknowledged on this timeline, which has ended before its place was learnt: it may
+    /// be beyond the end, and nobody can tell any more. That is said, as a loss would be.
+    fn may_be_lost(&mut self, timeline: u32, board: &Board) {
+        let end = board.end_of(timeline);
+        tracing::warn!(target: "diesel_replicated", position = %end, certain = false, "write_lost");
+        self.lost = Some(end);
+        if let Some(latest) = board.latest() {
+            self.written = later(self.written, latest);
+        }
+    }
+
     /// A position beyond a fork cannot be reached by anyone, and must not be compared. What the
     /// session wrote and saw before the fork, it must still see.
     fn fence(&mut self, board: &Board) {
-        let is_lost = |position: &Position| board.standing(*position) == Standing::Lost;
-        let kept = |position: Position| match is_lost(&position) {
-            true => board.with(|view| view.forks.kept_of(position)),
-            false => position,
+        let kept = |position: Position| match fate_of(position, board) {
+            Fork::Beyond { .. } => board.with(|view| view.forks.kept_of(position)),
+            Fork::Before | Fork::Unknown => position,
         };
-        if let Some(lost) = self.written.filter(is_lost) {
-            tracing::warn!(target: "diesel_replicated", position = %lost, "write_lost");
-            self.lost = Some(lost);
+        if let Some(lost) = self.written {
+            if let Fork::Beyond { certain } = fate_of(lost, board) {
+                tracing::warn!(target: "diesel_replicated", position = %lost, certain, "write_lost");
+                self.lost = Some(lost);
+            }
         }
         self.written = self.written.map(kept);
         self.seen = self.seen.map(kept);
         // What is kept, the new primary shows.
         self.ahead = self.ahead.filter(|ahead| match ahead {
-            Ahead::UpTo(seen) => !is_lost(seen),
+            Ahead::UpTo(seen) => !matches!(fate_of(*seen, board), Fork::Beyond { .. }),
             Ahead::Anything => true,
         });
     }
+}
+
+/// Where a position lies in the history of the newest timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fork {
+    /// In it, as far as is known.
+    Before,
+    /// Beyond the end of its own timeline, or, if that is not `certain`, where that ended somewhere.
+    Beyond { certain: bool },
+    /// How its timeline ended is not known.
+    Unknown,
+}
+
+fn fate_of(position: Position, board: &Board) -> Fork {
+    match board.standing(position) {
+        Standing::Kept | Standing::Ahead => Fork::Before,
+        Standing::Lost => Fork::Beyond { certain: true },
+        // Nothing more will be heard of it, and what is not known to be kept may be lost.
+        Standing::Unclear if board.knows_end_of(position.timeline) => {
+            Fork::Beyond { certain: false }
+        }
+        Standing::Unclear => Fork::Unknown,
+    }
+}
+
+/// Whether it cannot be told if the position is part of the history.
+fn is_unclear(position: Position, board: &Board) -> bool {
+    fate_of(position, board) == Fork::Unknown
+}
+
+fn later(known: Option<Position>, position: Position) -> Option<Position> {
+    Some(known.map_or(position, |known| known.max(position)))
 }

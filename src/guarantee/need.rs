@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::board::Covering;
 use super::{Board, Progress, Sighting, Ticket};
 use crate::position::Position;
 use crate::route::RouteReason;
@@ -16,8 +17,10 @@ pub(crate) struct Need {
     otherwise: Option<RouteReason>,
     /// Everything up to these.
     positions: [Option<Position>; 2],
-    /// A write whose position is not known yet.
-    ticket: Option<(Ticket, bool)>,
+    /// A write of the session's whose position is not known yet.
+    ticket: Option<Ticket>,
+    /// The same of writes of any session, whatever became of them.
+    others: Option<u64>,
     /// What the primary has at this moment.
     since: Option<Instant>,
     /// Nothing older than this.
@@ -65,8 +68,13 @@ impl Need {
         }
     }
 
-    pub(super) fn awaits(&mut self, ticket: Ticket, asynchronous: bool) {
-        self.ticket = Some((ticket, asynchronous));
+    pub(super) fn awaits(&mut self, ticket: Ticket) {
+        self.ticket = Some(ticket);
+    }
+
+    /// All that was written up to the ticket with this number, if there is any.
+    pub(super) fn awaits_all(&mut self, number: u64) {
+        self.others = self.others.max(Some(number).filter(|number| *number > 0));
     }
 
     pub(super) fn follows(&mut self, reads: Vec<Sighting>) {
@@ -80,7 +88,8 @@ impl Need {
 
     /// Why the primary serves, if no replica meets this in time.
     pub(crate) fn otherwise(&self) -> RouteReason {
-        self.otherwise.unwrap_or(RouteReason::NoUsableReplica)
+        let reason = self.primary.or(self.otherwise);
+        reason.unwrap_or(RouteReason::NoUsableReplica)
     }
 
     /// Whether any replica can serve.
@@ -89,6 +98,7 @@ impl Need {
             || self.primary.is_none()
                 && self.positions == [None, None]
                 && self.ticket.is_none()
+                && self.others.is_none()
                 && self.since.is_none()
                 && self.age.is_none()
                 && self.reads.is_empty()
@@ -101,9 +111,23 @@ impl Need {
 
     /// Puts positions in the place of what has been learnt by now.
     pub(crate) fn refresh(&mut self, board: &Board) {
-        if let Some((ticket, asynchronous)) = self.ticket {
-            if let Some(position) = board.covering(ticket, asynchronous) {
-                self.ticket = None;
+        if let Some(ticket) = self.ticket {
+            match board.covering(ticket) {
+                Covering::Unknown => {}
+                Covering::At(position) => {
+                    self.ticket = None;
+                    self.covers(position);
+                }
+                Covering::Over => self.primary = Some(RouteReason::LostWrite),
+            }
+        }
+        if let Some(number) = self.others {
+            let ticket = Ticket {
+                number,
+                timeline: 0,
+            };
+            if let Covering::At(position) = board.covering(ticket) {
+                self.others = None;
                 self.covers(position);
             }
         }
@@ -126,7 +150,10 @@ impl Need {
         if self.is_nothing() {
             return true;
         }
-        let unknown = self.primary.is_some() || self.ticket.is_some() || self.since.is_some();
+        let unknown = self.primary.is_some()
+            || self.ticket.is_some()
+            || self.others.is_some()
+            || self.since.is_some();
         // What was seen on a node, the same node shows.
         let elsewhere = |read: &Sighting| !read.is_on(progress) || read.is_lost();
         if unknown || self.reads.iter().any(elsewhere) {

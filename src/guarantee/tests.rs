@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::{Board, Guarantee, NewTimeline, Progress};
+use super::{Board, Guarantee, Left, NewTimeline, Progress};
 use crate::config::{Consistency, WriteScope};
 use crate::position::{Lsn, Position, Sample};
 use crate::route::RouteReason;
@@ -21,7 +21,6 @@ fn sampled(board: &Board, timeline: u32, lsn: u64) {
         timeline,
         flushed: Lsn(lsn),
         inserted: Lsn(lsn),
-        asynchronous: false,
     };
     let history = NewTimeline::History((1..timeline).map(|old| (old, Lsn(100))).collect());
     board.publish((7, 0), sample, Some(history));
@@ -55,7 +54,7 @@ fn a_write_is_read_where_it_has_been_replayed() {
         !may_read(&guarantee, RYW, &board, &replica(1, 99)),
         "under way"
     );
-    guarantee.write_acknowledged(Some(board.draw()), false);
+    guarantee.write_acknowledged(board.draw(1), false, &board);
     assert!(
         !may_read(&guarantee, RYW, &board, &replica(1, 99)),
         "nobody was asked since"
@@ -80,7 +79,7 @@ fn a_write_left_behind_is_in_doubt_until_its_connection_has_answered() {
     let wire = Arc::new(Wire::default());
     let guarantee = Guarantee::default();
     guarantee.write_starts();
-    guarantee.write_left(&wire, false);
+    guarantee.write_left(Left::write(&wire, 1, false));
     sampled(&board, 1, 10);
     // It may not have reached the socket yet, though nothing is owed there.
     assert!(!may_read(&guarantee, RYW, &board, &replica(1, 99)));
@@ -128,7 +127,7 @@ fn what_a_failover_has_lost_is_said_and_not_compared() {
     let guarantee = Guarantee::resumed(7, lost, None);
     let need = guarantee.need(RYW, WriteScope::Session, &board);
     assert_eq!(need.only_primary(), Some(RouteReason::LostWrite));
-    assert_eq!(guarantee.lost(), lost);
+    assert_eq!(guarantee.lost(&board), lost);
     // What it had written and seen before, is to be seen wherever it goes on.
     assert_eq!(
         guarantee.positions(&board).written,
@@ -154,18 +153,168 @@ fn what_a_failover_has_lost_is_said_and_not_compared() {
     assert!(may_read(&guarantee, RYW, &board, &replica(1, 0)));
 }
 
+/// A session whose write was acknowledged by the primary of this timeline.
+fn wrote_on(timeline: u32, board: &Board) -> Guarantee {
+    let guarantee = Guarantee::default();
+    guarantee.write_starts();
+    guarantee.write_acknowledged(board.draw(timeline), false, board);
+    guarantee
+}
+
+#[test]
+fn the_next_primary_covers_nothing_that_the_one_before_acknowledged() {
+    let board = Board::default();
+    sampled(&board, 1, 90);
+    let (known, unknown) = (wrote_on(1, &board), Guarantee::default());
+    sampled(&board, 1, 95);
+    unknown.write_starts();
+    unknown.write_acknowledged(board.draw(1), false, &board);
+    assert!(!known.awaits_word_of(1, &board) && known.awaits_word_of(2, &board));
+    assert_eq!(known.reason_on(1, &board), None);
+    sampled(&board, 2, 150);
+    assert!(!known.awaits_word_of(2, &board) && !unknown.awaits_word_of(2, &board));
+    // It was told before the fork, and is kept.
+    assert!(may_read(&known, RYW, &board, &replica(2, 100)));
+    assert_eq!(
+        (known.lost(&board), known.reason_on(2, &board)),
+        (None, None)
+    );
+    // Of the other nobody can tell.
+    let need = unknown.need(RYW, WriteScope::Session, &board);
+    assert_eq!(need.only_primary(), Some(RouteReason::LostWrite));
+    assert_eq!(unknown.reason_on(2, &board), Some(RouteReason::LostWrite));
+    assert_eq!(unknown.lost(&board).map(|lost| lost.timeline), Some(1));
+    // What it goes on with has all that survived.
+    let written = unknown.positions(&board).written;
+    assert_eq!(written, Some(Position::new(2, Lsn(150))));
+    // A stranger has lost nothing, though he reads what the whole pool wrote.
+    let stranger = Guarantee::default();
+    let need = stranger.need(RYW, WriteScope::Pool, &board);
+    assert_eq!(need.only_primary(), None);
+    assert!(need.is_met_by(&replica(2, 150), &board));
+    assert_eq!(stranger.lost(&board), None);
+}
+
+#[test]
+fn a_loss_is_told_though_the_session_writes_on() {
+    let board = Board::default();
+    sampled(&board, 1, 90);
+    let guarantee = wrote_on(1, &board);
+    sampled(&board, 2, 150);
+    guarantee.write_starts();
+    guarantee.write_acknowledged(board.draw(2), false, &board);
+    assert!(guarantee.lost(&board).is_some());
+    // And with what was acknowledged by the former primary after the other had been met.
+    let late = wrote_on(1, &board);
+    assert!(late.lost(&board).is_some());
+    // What the new one acknowledges, its word covers.
+    let fine = wrote_on(2, &board);
+    sampled(&board, 2, 170);
+    assert_eq!(fine.lost(&board), None);
+    assert!(may_read(&fine, RYW, &board, &replica(2, 170)));
+}
+
+#[test]
+fn a_write_left_on_a_primary_that_is_over_may_be_lost() {
+    let board = Board::default();
+    sampled(&board, 1, 90);
+    let broken = Arc::new(Wire::broken());
+    for (answering, told) in [(true, true), (false, false)] {
+        let guarantee = Guarantee::default();
+        guarantee.write_starts();
+        guarantee.write_left(Left::write(&broken, 1, answering));
+        sampled(&board, 2, 150);
+        // Whoever was told that the outcome is unknown needs no other word.
+        assert_eq!(guarantee.lost(&board).is_some(), told);
+        assert!(!may_read(&guarantee, RYW, &board, &replica(2, 999)));
+    }
+}
+
+#[test]
+fn a_token_without_a_place_tells_of_its_loss_by_its_timeline() {
+    let board = Board::default();
+    let somewhere = |timeline| Some(Position::somewhere(timeline));
+    let early = Guarantee::resumed(7, somewhere(1), None);
+    assert!(!may_read(&early, RYW, &board, &replica(1, 999)));
+    assert_eq!(early.positions(&board).unknown, Some(1));
+    sampled(&board, 2, 150);
+    for lost in [early, Guarantee::resumed(7, somewhere(1), None)] {
+        assert!(lost.lost(&board).is_some());
+    }
+    // Of this timeline, or, as tokens once were, of an unknown one: what is asked next covers it.
+    for timeline in [2, 0] {
+        let fine = Guarantee::resumed(7, somewhere(timeline), None);
+        assert!(!may_read(&fine, RYW, &board, &replica(2, 150)));
+        sampled(&board, 2, 150);
+        assert!(may_read(&fine, RYW, &board, &replica(2, 150)));
+        assert_eq!(fine.lost(&board), None);
+    }
+}
+
+#[test]
+fn what_is_not_known_to_be_kept_is_told() {
+    let board = Board::default();
+    sampled(&board, 1, 90);
+    let bounds = NewTimeline::Bounds { replayed: Lsn(100) };
+    let sample = Sample {
+        upto: board.drawn(),
+        asked: Instant::now(),
+        timeline: 2,
+        flushed: Lsn(150),
+        inserted: Lsn(150),
+    };
+    board.publish((7, 0), sample, Some(bounds));
+    let at = |lsn| Some(Position::new(1, Lsn(lsn)));
+    let lost = |lsn| Guarantee::resumed(7, at(lsn), None).lost(&board);
+    assert_eq!([lost(100), lost(101), lost(151)], [None, at(101), at(151)]);
+    // How timelines ended before this process began, nobody has told it.
+    let board = Board::default();
+    let bounds = NewTimeline::Bounds { replayed: Lsn(0) };
+    board.publish((7, 0), sample, Some(bounds));
+    let guarantee = Guarantee::resumed(7, at(5), None);
+    let need = guarantee.need(RYW, WriteScope::Session, &board);
+    assert_eq!(need.only_primary(), Some(RouteReason::UnclearWrite));
+    assert_eq!(guarantee.lost(&board), None);
+}
+
+#[test]
+fn the_pool_sees_what_was_left_on_its_way() {
+    let board = Board::default();
+    sampled(&board, 1, 10);
+    let pool = |on: &Arc<Progress>| {
+        let stranger = Guarantee::default();
+        let mut need = stranger.need(RYW, WriteScope::Pool, &board);
+        sampled(&board, 1, 20);
+        need.refresh(&board);
+        need.is_met_by(on, &board)
+    };
+    assert!(pool(&replica(1, 0)), "nothing was written");
+    let wire = Arc::new(Wire::default());
+    board.leave(Left::write(&wire, 1, false));
+    board.leave(Left::write(&wire, 1, false));
+    for _ in 0..2 {
+        // It may be done at any moment.
+        assert!(!pool(&replica(1, 19)));
+        assert!(pool(&replica(1, 20)));
+    }
+    board.answered_over(&wire);
+    assert!(!pool(&replica(1, 19)));
+    let drawn = board.drawn();
+    assert_eq!(board.of_all(), drawn, "it is over");
+}
+
 /// What may happen to a session and around it.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Write,
-    WriteWithoutTicket,
+    WriteQuietly,
     Ask(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         Just(Step::Write),
-        Just(Step::WriteWithoutTicket),
+        Just(Step::WriteQuietly),
         (0..20u64).prop_map(Step::Ask),
     ];
     proptest::collection::vec(step, 1..60)
@@ -182,12 +331,15 @@ proptest! {
         sampled(&board, 1, primary);
         for step in steps {
             match step {
-                Step::Write | Step::WriteWithoutTicket => {
+                Step::Write | Step::WriteQuietly => {
                     guarantee.write_starts();
                     primary += 1;
                     written = primary;
-                    let ticket = matches!(step, Step::Write).then(|| board.draw());
-                    guarantee.write_acknowledged(ticket, false);
+                    let ticket = match step {
+                        Step::Write => board.draw(1),
+                        _ => board.draw_quietly(1),
+                    };
+                    guarantee.write_acknowledged(ticket, false, &board);
                 }
                 Step::Ask(others) => {
                     primary += others;

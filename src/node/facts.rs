@@ -49,7 +49,6 @@ const WHERE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
 
 /// What changes seldom.
 const IDENTITY: &str = "SELECT system_identifier AS cluster, timeline_id AS timeline, \
-    pg_catalog.current_setting('synchronous_commit') = 'off' AS asynchronous, \
     pg_catalog.current_setting('server_version_num')::int AS version \
     FROM pg_catalog.pg_control_system(), pg_catalog.pg_control_checkpoint()";
 
@@ -111,8 +110,6 @@ pub(super) struct Identity {
     cluster: i64,
     #[diesel(sql_type = Integer)]
     timeline: i32,
-    #[diesel(sql_type = Bool)]
-    asynchronous: bool,
     #[diesel(sql_type = Integer)]
     version: i32,
 }
@@ -133,8 +130,6 @@ pub(crate) enum Place {
     Primary {
         flushed: Lsn,
         inserted: Lsn,
-        /// `synchronous_commit` is off where a session does not say otherwise.
-        asynchronous: bool,
         /// So many standbys have to confirm a commit. They show it before the primary does.
         synchronous_standbys: usize,
     },
@@ -215,7 +210,6 @@ impl Row {
             Place::Primary {
                 flushed: lsn,
                 inserted: self.inserted?.normalised(),
-                asynchronous: identity.asynchronous,
                 synchronous_standbys: to_confirm(&self.standbys),
             }
         };

@@ -81,10 +81,10 @@ impl Session {
         token_of(&self.cluster, &self.guarantee).await
     }
 
-    /// What this session wrote and what did not survive a failover, if that has happened.
+    /// What this session wrote and what did not survive a failover, or may not have, if that has happened.
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {
-        self.guarantee.lost()
+        self.guarantee.lost(&self.cluster.board)
     }
 
     /// Runs `future` within this session: what it gets from the pool belongs to it.

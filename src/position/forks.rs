@@ -100,6 +100,14 @@ impl Forks {
         standing
     }
 
+    /// Up to where at the most the log of a timeline that is over is part of what came after it, if that
+    /// is known.
+    pub(crate) fn end_of(&self, timeline: u32) -> Option<Lsn> {
+        let mut forks = self.forks.iter();
+        let fork = forks.find(|fork| fork.timeline == timeline)?;
+        Some(fork.at_most)
+    }
+
     /// What has all that was kept of what lies before a lost position.
     pub(crate) fn kept_of(&self, lost: Position) -> Position {
         let beyond = |fork: &&Fork| fork.timeline >= lost.timeline && lost.lsn > fork.at_most;

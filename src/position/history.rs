@@ -17,24 +17,26 @@ pub(crate) struct Sample {
     /// When it was asked. All that had been acknowledged to anyone by then is covered.
     pub(crate) asked: Instant,
     pub(crate) timeline: u32,
-    /// Up to here the log was on the primary's disk, which covers what was acknowledged, except
-    /// with `synchronous_commit = off`.
+    /// Up to here the log was on the primary's disk. What standbys receive lies before.
     pub(crate) flushed: Lsn,
-    /// Up to here the log was written at all: covers those too.
+    /// Up to here the log was written at all.
     pub(crate) inserted: Lsn,
-    /// `synchronous_commit` is off where a session does not say otherwise.
-    pub(crate) asynchronous: bool,
 }
 
 impl Sample {
     /// A position that covers every write acknowledged before the sample.
-    pub(crate) fn position(&self, asynchronous: bool) -> Position {
-        let lsn = if asynchronous || self.asynchronous {
-            self.inserted
-        } else {
-            self.flushed
-        };
-        Position::new(self.timeline, lsn)
+    ///
+    /// What a commit waited for is known to nobody but the server: a function, a trigger, a setting of
+    /// the role or the server may have turned `synchronous_commit` off, and what is acknowledged then is
+    /// not on the disk. So this is what was written, not what was flushed. Where nothing else is under
+    /// way, a commit that waits has flushed all there is, and the two are the same.
+    pub(crate) fn position(&self) -> Position {
+        Position::new(self.timeline, self.inserted)
+    }
+
+    /// Up to where all was on the primary's disk.
+    pub(crate) fn durable(&self) -> Position {
+        Position::new(self.timeline, self.flushed)
     }
 }
 
@@ -67,13 +69,17 @@ impl History {
     }
 
     /// Drops every second one of the older half: a position found later is then greater, and a
-    /// replica counts as older than it is, which errs on the safe side.
+    /// replica counts as older than it is, which errs on the safe side. The last one of a timeline
+    /// stays: what it covers, nothing later does.
     fn thin_out(&mut self) {
         let half = self.samples.len() / 2;
+        let next = self.samples.iter().skip(1).map(|sample| sample.timeline);
+        let next: Vec<u32> = next.collect();
         let mut place = 0;
-        self.samples.retain(|_| {
+        self.samples.retain(|sample| {
             place += 1;
-            place > half || place % 2 == 0
+            let last = next.get(place - 1).is_some_and(|it| *it != sample.timeline);
+            last || place > half || place % 2 == 0
         });
     }
 
@@ -81,10 +87,21 @@ impl History {
         self.samples.back()
     }
 
-    /// The earliest sample that covers the write with this ticket.
-    pub(crate) fn covering(&self, ticket: u64) -> Option<&Sample> {
+    /// The earliest sample that covers the write with this ticket, of the timeline of that write: what
+    /// the primary of another one says of itself covers nothing. `0` stands for any.
+    pub(crate) fn covering(&self, ticket: u64, timeline: u32) -> Option<&Sample> {
         let place = self.samples.partition_point(|sample| sample.upto < ticket);
-        self.samples.get(place)
+        let later = self.samples.iter().skip(place);
+        let mut known = later.skip_while(|sample| sample.timeline < timeline);
+        known
+            .next()
+            .filter(|sample| timeline == 0 || sample.timeline == timeline)
+    }
+
+    /// The last sample on this timeline.
+    pub(crate) fn last_on(&self, timeline: u32) -> Option<&Sample> {
+        let mut samples = self.samples.iter().rev();
+        samples.find(|sample| sample.timeline == timeline)
     }
 
     /// The latest sample that was asked for at or after `moment`.
@@ -99,7 +116,7 @@ impl History {
     /// is when the primary was at this position last.
     pub(crate) fn age(&self, replayed: Position, now: Instant) -> Option<Duration> {
         let passed = |sample: &&Sample| {
-            sample.timeline == replayed.timeline && sample.flushed <= replayed.lsn
+            sample.timeline == replayed.timeline && sample.inserted <= replayed.lsn
         };
         let newest = self.samples.iter().rev().find(passed)?;
         Some(now.saturating_duration_since(newest.asked))
@@ -117,9 +134,8 @@ mod tests {
             upto,
             asked,
             timeline: 1,
-            flushed: Lsn(lsn),
-            inserted: Lsn(lsn + 8),
-            asynchronous: false,
+            flushed: Lsn(lsn.saturating_sub(8)),
+            inserted: Lsn(lsn),
         }
     }
 
@@ -200,6 +216,43 @@ mod tests {
         assert_eq!(history.latest().unwrap().timeline, 2);
     }
 
+    #[test]
+    fn what_waits_for_no_disk_makes_a_standby_old_that_lacks_it() {
+        let start = Instant::now();
+        let mut history = History::default();
+        history.push(sample(0, start, 500));
+        // Acknowledged, seen on the primary, and not flushed: no standby can have it.
+        for second in 1..=3 {
+            history.push(Sample {
+                flushed: Lsn(500),
+                ..sample(1, start + SECOND * second, 600)
+            });
+        }
+        let now = start + SECOND * 3;
+        assert_eq!(history.age(at(500), now), Some(SECOND * 3));
+        assert_eq!(history.covering(1, 1).unwrap().position(), at(600));
+    }
+
+    #[test]
+    fn the_last_of_a_timeline_is_never_thinned_out() {
+        let start = Instant::now();
+        let mut history = History::default();
+        for number in 0..11 {
+            history.push(sample(number, start, number * 10));
+        }
+        for number in 11..20_000 {
+            let later = sample(number, start, number * 10);
+            history.push(Sample {
+                timeline: 2,
+                ..later
+            });
+        }
+        assert_eq!(history.covering(10, 1).unwrap().position(), at(100));
+        assert_eq!(history.last_on(1).unwrap().upto, 10);
+        assert_eq!(history.covering(11, 0).unwrap().timeline, 2);
+        assert!(history.covering(11, 1).is_none());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 
@@ -220,14 +273,14 @@ mod tests {
                 history.push(sample(upto, asked, lsn));
             }
             prop_assert!(history.samples.len() <= KEPT);
-            prop_assert!(history.covering(upto + 1).is_none());
+            prop_assert!(history.covering(upto + 1, 0).is_none());
             let now = start + Duration::from_secs(9);
             for place in asked {
                 let ticket = place.index(usize::try_from(upto).unwrap() + 1) as u64;
                 let exact = all.iter().find(|sample| sample.upto >= ticket).unwrap();
-                prop_assert!(history.covering(ticket).unwrap().flushed >= exact.flushed);
+                prop_assert!(history.covering(ticket, 1).unwrap().inserted >= exact.inserted);
                 let replayed = place.index(usize::try_from(lsn).unwrap()) as u64;
-                let exact = all.iter().rev().find(|sample| sample.flushed.0 <= replayed);
+                let exact = all.iter().rev().find(|sample| sample.inserted.0 <= replayed);
                 if let Some(age) = history.age(at(replayed), now) {
                     prop_assert!(age >= now - exact.unwrap().asked);
                 }

@@ -29,12 +29,26 @@ impl Position {
         Self { timeline, lsn }
     }
 
-    /// Stands for the place of a write of which only the time is known: it is later than all that
-    /// is known, and whoever meets it has to ask.
-    pub(crate) const SOMEWHERE: Self = Self::new(u32::MAX, Lsn(0));
+    /// Stands for a place that was not learnt on this timeline; 0 where not even that is known. It is
+    /// later than all that is known, and whoever meets it has to ask.
+    ///
+    /// Tokens carry it. One who knows no timelines in it takes it for what it was before there were
+    /// any.
+    pub(crate) fn somewhere(timeline: u32) -> Self {
+        Self::new(u32::MAX, Lsn(u64::from(timeline)))
+    }
 
     pub(crate) fn is_somewhere(self) -> bool {
         self.timeline == u32::MAX
+    }
+
+    /// The timeline on which it lies; 0 where that is not known.
+    pub(crate) fn home(self) -> u32 {
+        if self.is_somewhere() {
+            u32::try_from(self.lsn.0).unwrap_or_default()
+        } else {
+            self.timeline
+        }
     }
 
     /// The later of two. That of the newer timeline is the later one: whoever knows of it has

@@ -30,8 +30,11 @@ pub enum RouteReason {
     Learned,
     /// The session's own last write has not reached a usable replica yet.
     OwnWrite,
-    /// What the session wrote did not survive a failover; only the primary tells what is there.
+    /// What the session wrote did not survive a failover, or its place was not known when that came;
+    /// only the primary tells what is there.
     LostWrite,
+    /// What the session wrote may not have survived a failover: how that went is not known.
+    UnclearWrite,
     /// No usable replica is known to have data as young as asked for.
     TooOld,
     /// The read must see everything that anyone has written.
@@ -65,6 +68,7 @@ impl RouteReason {
             Self::Learned => "learned",
             Self::OwnWrite => "own_write",
             Self::LostWrite => "lost_write",
+            Self::UnclearWrite => "unclear_write",
             Self::TooOld => "too_old",
             Self::Strong => "strong",
             Self::NoUsableReplica => "no_usable_replica",

@@ -168,7 +168,7 @@ async fn merged(pool: &ReplicatedPool, tokens: &[SessionToken]) -> Option<Sessio
         let here = pool.session().token().await.cluster();
         if here == UNKNOWN {
             // Which of them count cannot be told. A write whose place is to be found covers all.
-            let somewhere = Some(Position::SOMEWHERE);
+            let somewhere = Some(Position::somewhere(0));
             return Some(SessionToken::new(here, somewhere, None));
         }
         // Those of other clusters must not hide the one of this cluster.

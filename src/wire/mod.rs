@@ -22,6 +22,21 @@ pub(crate) use generation::Generation;
 pub(crate) use remark::{Remark, Says};
 pub(crate) use state::{ServerRole, Wire};
 
+#[cfg(test)]
+impl Wire {
+    /// One that broke before the last request was answered.
+    pub(crate) fn broken() -> Self {
+        let wire = Self::default();
+        wire.sent_request();
+        wire.close(state::Death {
+            sqlstate: None,
+            message: "broken".to_owned(),
+            ours: false,
+        });
+        wire
+    }
+}
+
 /// A stream that reads and writes exactly as the inner one does, and looks at what passes.
 #[derive(Debug)]
 pub(crate) struct Tap<S> {

@@ -22,3 +22,5 @@ mod state;
 #[path = "../it/support.rs"]
 mod support;
 mod writes;
+mod writes_asynchronous;
+mod writes_lost;

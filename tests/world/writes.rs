@@ -1,1 +1,176 @@
-//! An acknowledged write is seen by whoever must see it, or its loss is told.
+//! An acknowledged write is seen by whoever must see it, however its statement ended.
+
+use std::sync::Arc;
+
+use diesel::prelude::*;
+use diesel_async::{AsyncConnectionCore, RunQueryDsl, SimpleAsyncConnection};
+use diesel_replicated::testing::LocalCluster;
+use diesel_replicated::{
+    Consistency, ConsistencyConfig, ReplicatedConnection, ReplicatedPool, WriteScope,
+};
+use futures_util::StreamExt;
+
+use crate::support::{all_up, builder_for, count, eventually, insert, on, own_cluster, run, users};
+
+const ROUNDS: i64 = 10;
+
+pub async fn of_the_pool(local: &Arc<LocalCluster>, level: Consistency) -> ReplicatedPool {
+    let scope = ConsistencyConfig::from(level).write_scope(WriteScope::Pool);
+    let pool = builder_for(local, "app").consistency(scope);
+    let pool = pool.build().await.unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    pool
+}
+
+async fn pause(local: &Arc<LocalCluster>) {
+    on(local, |local| {
+        for node in local.replicas() {
+            node.pause_replay().unwrap();
+        }
+    })
+    .await;
+}
+
+/// Whether the primary says so, asked by itself.
+async fn is(local: &Arc<LocalCluster>, sql: &'static str, number: i64) -> bool {
+    let told = on(local, |local| {
+        local.primary().sql("app", sql).unwrap()[0][0].clone()
+    });
+    told.await == Some(number.to_string())
+}
+
+/// As most Diesel applications insert: one row comes back, and nobody waits for the end.
+pub async fn insert_for_id(conn: &mut ReplicatedConnection, name: &str) -> i32 {
+    let row = diesel::insert_into(users::table).values(users::name.eq(name));
+    row.returning(users::id).get_result(conn).await.unwrap()
+}
+
+// sgrif/diesel `get_result`; crates.io's tests; bxcodec/dbresolver #28 ("writes using RETURNING").
+#[tokio::test]
+async fn an_insert_for_one_row_is_read_by_the_next_connection() {
+    let local = own_cluster().await;
+    for (start, level) in [
+        (3, Consistency::ReadYourWrites),
+        (3 + ROUNDS, Consistency::Causal),
+    ] {
+        let pool = of_the_pool(&local, level).await;
+        pause(&local).await;
+        for round in 1..=ROUNDS {
+            let mut writer = pool.get().await.unwrap();
+            insert_for_id(&mut writer, &format!("{level} {round}")).await;
+            // Whether the writer's connection is still out or not.
+            if round % 2 == 0 {
+                drop(writer);
+            }
+            let mut reader = pool.get().await.unwrap();
+            assert_eq!(count(&mut reader).await, start + round, "{level}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_insert_whose_rows_are_still_being_read_is_seen_by_the_pool() {
+    let local = own_cluster().await;
+    let pool = of_the_pool(&local, Consistency::ReadYourWrites).await;
+    pause(&local).await;
+    for round in 1..=ROUNDS {
+        let mut writer = pool.get().await.unwrap();
+        let row = diesel::insert_into(users::table).values(users::name.eq(format!("n{round}")));
+        let row = row.returning(users::id);
+        let mut rows = AsyncConnectionCore::load(&mut writer, row).await.unwrap();
+        assert!(rows.next().await.is_some());
+        let mut reader = pool.get().await.unwrap();
+        assert_eq!(count(&mut reader).await, 3 + round);
+        drop(rows);
+        assert_eq!(count(&mut reader).await, 3 + round);
+    }
+}
+
+// A request that times out while its insert waits for a lock: it is committed later, and is the pool's.
+#[tokio::test]
+async fn an_insert_whose_future_was_dropped_is_seen_by_the_pool_once_it_is_there() {
+    let local = own_cluster().await;
+    let pool = of_the_pool(&local, Consistency::ReadYourWrites).await;
+    pause(&local).await;
+    for (before, kept) in [(3, true), (4, false)] {
+        let mut locker = pool.get().await.unwrap();
+        run(&mut locker, "BEGIN; LOCK TABLE users IN SHARE MODE")
+            .await
+            .unwrap();
+        let mut writer = pool.get().await.unwrap();
+        let late = format!("INSERT INTO users (name) VALUES ('late {before}')");
+        {
+            let mut inserting = Box::pin(run(&mut writer, &late));
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+            let sent = eventually("it waits for the lock", || async {
+                is(&local, waits, 1).await
+            });
+            tokio::select! {
+                _ = &mut inserting => unreachable!("the table is locked"),
+                () = sent => {}
+            }
+        }
+        let writer = kept.then_some(writer);
+        // While nothing is decided, others read what is there.
+        assert_eq!(count(&mut pool.get().await.unwrap()).await, before);
+        run(&mut locker, "COMMIT").await.unwrap();
+        eventually("it is committed", || async {
+            is(&local, "SELECT count(*) FROM users", before + 1).await
+        })
+        .await;
+        for _ in 0..3 {
+            assert_eq!(count(&mut pool.get().await.unwrap()).await, before + 1);
+        }
+        drop(writer);
+        assert_eq!(count(&mut pool.get().await.unwrap()).await, before + 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_on_the_bare_connection_is_seen_by_its_session_and_the_pool() {
+    let local = own_cluster().await;
+    let pool = of_the_pool(&local, Consistency::ReadYourWrites).await;
+    let alone = builder_for(&local, "app").build().await.unwrap();
+    pause(&local).await;
+    let mut writer = pool.get().await.unwrap();
+    let session = alone.session();
+    let mut own = session.get().await.unwrap();
+    for round in 1..=ROUNDS {
+        let sql = format!("INSERT INTO users (name) VALUES ('pool {round}')");
+        let bare = writer.primary_connection().await.unwrap();
+        bare.batch_execute(&sql).await.unwrap();
+        let mut reader = pool.get().await.unwrap();
+        assert_eq!(count(&mut reader).await, 2 + 2 * round);
+        let bare = own.primary_connection().await.unwrap();
+        let sql = sql.replace("pool", "session");
+        bare.batch_execute(&sql).await.unwrap();
+        let mut reader = session.get().await.unwrap();
+        assert_eq!(count(&mut reader).await, 3 + 2 * round);
+        let token = session.token().await;
+        let mut reader = alone.get_with(&token).await.unwrap();
+        assert_eq!(count(&mut reader).await, 3 + 2 * round);
+    }
+    let bare = writer.primary_connection().await.unwrap();
+    let sql = "INSERT INTO users (name) VALUES ('last')";
+    bare.batch_execute(sql).await.unwrap();
+    drop(writer);
+    let mut reader = pool.get().await.unwrap();
+    assert_eq!(count(&mut reader).await, 4 + 2 * ROUNDS);
+}
+
+#[tokio::test]
+async fn a_reader_that_asks_for_more_than_its_pool_sees_the_pools_writes() {
+    let local = own_cluster().await;
+    let pool = of_the_pool(&local, Consistency::Eventual).await;
+    pause(&local).await;
+    let mut writer = pool.get().await.unwrap();
+    for round in 1..=ROUNDS {
+        insert(&format!("n{round}"))
+            .execute(&mut writer)
+            .await
+            .unwrap();
+        let mut reader = pool.get().await.unwrap();
+        reader.set_consistency(Consistency::ReadYourWrites);
+        assert_eq!(count(&mut reader).await, 3 + round);
+    }
+}

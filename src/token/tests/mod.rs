@@ -230,6 +230,25 @@ fn each_fault_has_its_name() {
 }
 
 #[test]
+fn a_place_that_was_not_learnt_has_its_timeline() {
+    let token = SessionToken::new(7, Some(Position::somewhere(3)), None);
+    let text = token.to_string();
+    let read: SessionToken = text.parse().unwrap();
+    let written = read.written().unwrap();
+    assert!(written.is_somewhere() && written.home() == 3);
+    assert!(text.len() <= 34, "{text}");
+    // As they were before they had one.
+    let old = SessionToken::new(7, Some(at(u32::MAX, 0)), None);
+    let old: SessionToken = old.to_string().parse().unwrap();
+    assert!(old.written().unwrap().is_somewhere());
+    assert_eq!(old.written().unwrap().home(), 0);
+    // It is later than all that is known; that of the newer timeline is the later one.
+    let known = SessionToken::new(7, Some(at(9, 9)), None);
+    assert_eq!(known.merge(&read), read);
+    assert_eq!(old.merge(&read), read);
+}
+
+#[test]
 fn a_newer_timeline_is_later_whatever_its_numbers() {
     let (old, new) = (both(1, 900), both(2, 5));
     assert_eq!(old.merge(&new), new);
