@@ -1,8 +1,10 @@
 //! What calling a function by a given name may do.
 
-use super::catalog::Catalog;
+use super::catalog::{Catalog, Function};
 use super::lexer;
-use super::lists::{EXCUSED, HARMFUL, SESSION_LOCKS, SESSION_SETTINGS, SOFT_KEYWORDS, WELL_KNOWN};
+use super::lists::{
+    EXCUSED, HARMFUL, LOCKS, RUNS_SQL, SESSION_LOCKS, SESSION_SETTINGS, SOFT_KEYWORDS, WELL_KNOWN,
+};
 use super::tokens::Tokens;
 use crate::config::FunctionConfig;
 
@@ -13,10 +15,19 @@ pub(super) enum Effect {
     Harmless,
     /// It may write, or fails on a standby.
     Volatile,
+    /// It takes an advisory lock until the transaction ends.
+    Lock,
     /// It changes settings of the session, and writes nothing.
     Setting,
     /// It takes or releases what the session holds.
     SessionLock,
+    /// It runs code of the user's, which may write.
+    Code {
+        /// It may leave anything in the session.
+        leaves: bool,
+        /// It takes an advisory lock until the transaction ends.
+        locks: bool,
+    },
     /// Nothing is known of it.
     Unknown,
 }
@@ -90,6 +101,13 @@ impl Functions {
             Some(Effect::Setting)
         } else if listed(SESSION_LOCKS, name) {
             Some(Effect::SessionLock)
+        } else if listed(LOCKS, name) {
+            Some(Effect::Lock)
+        } else if listed(RUNS_SQL, name) {
+            Some(Effect::Code {
+                leaves: true,
+                locks: false,
+            })
         } else if listed(HARMFUL, name) {
             Some(Effect::Volatile)
         } else {
@@ -104,7 +122,19 @@ impl Functions {
         schema: Option<&str>,
         name: &str,
     ) -> Effect {
-        if let Some(effect) = self.overridden(schema, name).or_else(|| Self::listed(name)) {
+        match self.overridden(schema, name) {
+            // What was denied may leave something behind as well.
+            Some(Effect::Volatile) => {
+                let known = Self::listed(name).or_else(|| {
+                    let function = catalog?.function(name);
+                    function.user_volatile.then(|| function.effect())
+                });
+                return known.unwrap_or(Effect::Volatile);
+            }
+            Some(effect) => return effect,
+            None => {}
+        }
+        if let Some(effect) = Self::listed(name) {
             return effect;
         }
         let built_in = matches!(schema, None | Some("pg_catalog"));
@@ -122,13 +152,16 @@ impl Functions {
             Some("pg_catalog") => function.built_in,
             Some(_) => function.user,
         };
-        let volatile = (schema != Some("pg_catalog") && function.user_volatile)
-            || (built_in && function.built_in_volatile && !listed(EXCUSED, name));
-        match (candidates, volatile) {
-            (false, _) => Effect::Unknown,
-            (true, true) => Effect::Volatile,
-            (true, false) => Effect::Harmless,
+        if !candidates {
+            return Effect::Unknown;
         }
+        if schema != Some("pg_catalog") && function.user_volatile {
+            return function.effect();
+        }
+        if built_in && function.built_in_volatile && !listed(EXCUSED, name) {
+            return Effect::Volatile;
+        }
+        Effect::Harmless
     }
 
     /// What `name(` may do where the name is one of [`SOFT_KEYWORDS`]: nothing, unless a
@@ -136,11 +169,9 @@ impl Functions {
     pub(super) fn soft_keyword(&self, catalog: Option<&Catalog>, name: &str) -> Option<Effect> {
         listed(SOFT_KEYWORDS, name).then(|| {
             self.overridden(None, name).unwrap_or_else(|| {
-                if catalog.is_some_and(|catalog| catalog.function(name).user_volatile) {
-                    Effect::Volatile
-                } else {
-                    Effect::Harmless
-                }
+                let function = catalog.map(|catalog| catalog.function(name));
+                let volatile = function.filter(|function| function.user_volatile);
+                volatile.map_or(Effect::Harmless, Function::effect)
             })
         })
     }
@@ -152,7 +183,7 @@ impl Functions {
         }
         let by_catalog = || {
             let function = catalog?.function(name);
-            function.user_attribute.then_some(Effect::Volatile)
+            function.user_attribute.then(|| function.effect())
         };
         Self::listed(name)
             .or_else(by_catalog)

@@ -3,13 +3,16 @@
 //! A statement that is not known to be safe goes to the primary: mistaking a read for a write
 //! costs some speed, the opposite mistake is a defect.
 
+mod body;
 mod cache;
 mod catalog;
 mod functions;
+mod leaves;
 mod lexer;
 mod lists;
 mod parse;
 mod scan;
+mod settings;
 mod statement;
 mod tokens;
 mod transaction;
@@ -26,9 +29,13 @@ use crate::route::RouteReason;
 
 use cache::QueryKey;
 use cache::Verdicts;
-pub(crate) use catalog::{Catalog, FUNCTIONS_SQL, OPERATORS_SQL, RELATIONS_SQL, RelationRow};
+pub(crate) use catalog::{
+    CODE_SQL, Catalog, FUNCTIONS_SQL, OPERATORS_SQL, RELATIONS_SQL, RelationRow,
+};
 use functions::Functions;
+pub(crate) use leaves::Leaves;
 use scan::Known;
+pub(crate) use settings::{Argument, Change, can_travel, changes};
 pub(crate) use transaction::TransactionControl;
 
 /// What a statement is.
@@ -43,8 +50,10 @@ pub(crate) struct Verdict {
     pub(crate) reason: RouteReason,
     /// Counts as a write of its session for reading one's own writes.
     pub(crate) writes: bool,
-    /// The rest of the session depends on this statement, so must run on the same connection.
-    pub(crate) session_state: bool,
+    /// What it leaves on its connection beyond its transaction.
+    pub(crate) leaves: Leaves,
+    /// It takes an advisory lock until its transaction ends. A standby's locks exclude nobody.
+    pub(crate) locks: bool,
     /// What it does to the transaction.
     pub(crate) control: Option<TransactionControl>,
     /// Types or functions may have changed, so that what is known of the catalog is stale.

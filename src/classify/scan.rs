@@ -7,6 +7,7 @@
 
 use super::catalog::{self, Catalog};
 use super::functions::{Effect, Functions};
+use super::leaves::Leaves;
 use super::lists::{KEYWORDS, SOFT_KEYWORDS};
 use super::tokens::{Kind, Tokens};
 
@@ -35,6 +36,12 @@ pub(super) struct Findings {
     pub(super) locking: bool,
     /// Something is called that may have effects.
     pub(super) volatile: bool,
+    /// An advisory lock is taken until the transaction ends.
+    pub(super) locks: bool,
+    /// Code is run that may leave anything in the session.
+    pub(super) anything: bool,
+    /// Relations are named that run such code if they are written.
+    pub(super) leaves_if_written: bool,
     /// A setting is changed.
     pub(super) setting: bool,
     /// The rest of the session depends on this.
@@ -46,13 +53,52 @@ pub(super) struct Findings {
 impl Findings {
     /// Whether a query with these findings is known to be safe on a replica.
     pub(super) fn is_plain(self) -> bool {
-        self == Self::default()
+        let leaves_if_written = self.leaves_if_written;
+        self == Self {
+            leaves_if_written,
+            ..Self::default()
+        }
+    }
+
+    /// Of code that cannot be read.
+    pub(super) fn anything() -> Self {
+        Self {
+            volatile: true,
+            anything: true,
+            ..Self::default()
+        }
+    }
+
+    /// What it leaves in the session. A function that is unknown is not known to leave nothing.
+    pub(super) fn leaves(self) -> Leaves {
+        if self.session || self.temporary && self.into {
+            Leaves::State
+        } else if self.anything || self.unknown || self.write && self.leaves_if_written {
+            Leaves::Unknown
+        } else {
+            Leaves::Nothing
+        }
+    }
+
+    /// Whether a function with such a body is volatile, whatever it was declared. The server itself lets
+    /// no other than a volatile one write.
+    pub(super) fn is_volatile(self) -> bool {
+        self.volatile || self.anything || self.setting || self.temporary
     }
 
     fn effect(&mut self, effect: Effect, local: bool) {
         match effect {
             Effect::Harmless => {}
             Effect::Volatile => self.volatile = true,
+            Effect::Lock => {
+                self.volatile = true;
+                self.locks = true;
+            }
+            Effect::Code { leaves, locks } => {
+                self.volatile = true;
+                self.anything |= leaves;
+                self.locks |= locks;
+            }
             Effect::Setting => {
                 self.setting = true;
                 self.session |= !local;
@@ -173,12 +219,10 @@ impl Scan<'_> {
         {
             found.temporary = true;
         }
-        if self
-            .known
-            .catalog
-            .is_some_and(|catalog| catalog.is_tainted(&name))
-        {
-            found.volatile = true;
+        if let Some(catalog) = self.known.catalog {
+            found.volatile |= catalog.is_tainted(&name);
+            found.anything |= catalog.is_leaving(&name);
+            found.leaves_if_written |= catalog.is_leaving_if_written(&name);
         }
         if is_keyword(tokens, at) && !self.is_before(at, ".") {
             return;
@@ -231,9 +275,9 @@ impl Scan<'_> {
     fn is_no_call(&self, start: usize, at: usize) -> bool {
         let tokens = self.tokens;
         let Some(before) = self.before(start) else {
-            return false;
+            return tokens.is_any(at, &["copy", "vacuum", "analyze", "analyse", "explain"]);
         };
-        if tokens.is(before, "::") || tokens.is_any(before, NAMING) {
+        if tokens.is(before, "::") || tokens.is_any(before, NAMING) || self.is_target(before, at) {
             return true;
         }
         match tokens.kind(before) {
@@ -247,6 +291,15 @@ impl Scan<'_> {
             Some(Kind::Punctuation) if tokens.is(before, ",") => self.is_common_table(at),
             _ => false,
         }
+    }
+
+    /// `INSERT INTO t (a)`, `COPY t (a)`, `ON CONFLICT (a)`, `SET (a, b) = …`, `THEN INSERT (a)`
+    fn is_target(&self, before: usize, at: usize) -> bool {
+        let tokens = self.tokens;
+        tokens.is_any(before, &["into", "copy"])
+            || tokens.is_word(at, "conflict") && tokens.is_word(before, "on")
+            || tokens.is_word(at, "insert") && tokens.is_word(before, "then")
+            || tokens.is_word(at, "set") && self.is_name(before)
     }
 
     /// Whether the word stands where a relation (or a column's name before its type) does.
@@ -299,7 +352,12 @@ impl Scan<'_> {
     }
 
     fn operator(&self, at: usize, found: &mut Findings) {
-        match catalog::operator_is_volatile(self.known.catalog, self.tokens.raw(at)) {
+        let name = self.tokens.raw(at);
+        found.anything |= self
+            .known
+            .catalog
+            .is_some_and(|catalog| catalog.is_leaving_operator(name));
+        match catalog::operator_is_volatile(self.known.catalog, name) {
             Some(false) => {}
             Some(true) => found.volatile = true,
             None => found.unknown = true,

@@ -3,10 +3,14 @@
 use crate::route::RouteReason;
 
 use super::Verdict;
+use super::body;
+use super::catalog::Catalog;
+use super::leaves::Leaves;
 use super::lexer;
 use super::parse;
 use super::scan::{self, Findings, Known};
-use super::tokens::Tokens;
+use super::settings;
+use super::tokens::{Kind, Tokens};
 use super::transaction::{self, TransactionControl};
 
 /// A verdict, and whether more knowledge of the catalog might change it.
@@ -19,17 +23,30 @@ pub(super) struct Judgement {
 const READ: Verdict = Verdict {
     reason: RouteReason::PlainSelect,
     writes: false,
-    session_state: false,
+    leaves: Leaves::Nothing,
+    locks: false,
     control: None,
     ddl: false,
     idempotent: true,
 };
 
+/// What a change of the catalog must be about, and the words it must have, to call a function.
+const FILLED: &[&str] = &["table", "materialized", "index", "domain"];
+const CALLING: &[&str] = &["select", "values", "with", "default", "using"];
+
+/// Whether a change of the catalog may call a function. What stands before a parenthesis in most of
+/// them is only being named.
+fn calls_functions(tokens: Tokens<'_>) -> bool {
+    let has = |words, upto: usize| (0..upto).any(|at| tokens.is_any(at, words));
+    has(FILLED, tokens.len().min(5)) && has(CALLING, tokens.len())
+}
+
 /// Anything might happen.
 const UNKNOWN: Verdict = Verdict {
     reason: RouteReason::UnknownStatement,
     writes: true,
-    session_state: true,
+    leaves: Leaves::State,
+    locks: true,
     control: None,
     ddl: true,
     idempotent: false,
@@ -57,21 +74,28 @@ pub(super) fn judge(text: &str, known: Known<'_>) -> Judgement {
     };
     let tokens = Tokens::new(text, &tokens);
     let mut verdict: Option<Verdict> = None;
-    let mut start = 0;
-    while let Some(end) = end_of_statement(tokens, start) {
-        let statement = tokens.slice(start, end);
-        start = end + 1;
-        if !statement.is_empty() {
-            let next = judge_one(statement, known);
-            judgement.wants_catalog |= next.reason == RouteReason::UnknownStatement && !next.ddl;
-            verdict = Some(verdict.map_or(next, |before| combine(before, next)));
-        }
+    for statement in statements(tokens) {
+        let next = judge_one(statement, known);
+        judgement.wants_catalog |= next.reason == RouteReason::UnknownStatement && !next.ddl;
+        verdict = Some(verdict.map_or(next, |before| combine(before, next)));
     }
     judgement.verdict = verdict.unwrap_or(NOTHING);
     if judgement.verdict == READ && !parse::is_plain_query(text, tokens.len()) {
         judgement.verdict = primary(RouteReason::UnknownStatement, true);
     }
     judgement
+}
+
+/// The statements of a text, without empty ones.
+pub(super) fn statements(tokens: Tokens<'_>) -> impl Iterator<Item = Tokens<'_>> {
+    let mut start = 0;
+    let next = move || {
+        let end = end_of_statement(tokens, start)?;
+        let statement = tokens.slice(start, end);
+        start = end + 1;
+        Some(statement)
+    };
+    std::iter::from_fn(next).filter(|statement| !statement.is_empty())
 }
 
 /// Where the statement from `start` on ends: at a semicolon or with the text. Only rules and
@@ -111,7 +135,15 @@ fn combine(before: Verdict, next: Verdict) -> Verdict {
         },
         // What ends a transaction together with others may leave something behind.
         writes: before.writes || next.writes || ends(before) || ends(next),
-        session_state: before.session_state || next.session_state,
+        // Settings beside anything else may depend on it.
+        leaves: match (before.leaves, next.leaves) {
+            (Leaves::Settings, Leaves::Settings) => Leaves::Settings,
+            (Leaves::Settings, Leaves::Nothing) | (Leaves::Nothing, Leaves::Settings) => {
+                Leaves::State
+            }
+            (one, other) => one.max(other),
+        },
+        locks: before.locks || next.locks,
         control: match (before.control, next.control) {
             (
                 Some(control),
@@ -144,7 +176,7 @@ fn judge_one(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     if tokens.is_word(0, "explain") {
         return explain(tokens, known);
     }
-    let found = scan::scan(tokens, known);
+    let mut found = scan::scan(tokens, known);
     let verdict = if let Some(control) = transaction::control(tokens) {
         Verdict {
             control: Some(control),
@@ -156,10 +188,20 @@ fn judge_one(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     } else if is_query(tokens) {
         query(found)
     } else {
-        command(tokens)
+        command(tokens, known)
+    };
+    found.write |= verdict.writes;
+    found.unknown &= !verdict.ddl || calls_functions(tokens);
+    let simple = || verdict.control.is_none() && settings::is_simple(tokens);
+    let leaves = match verdict.leaves.max(found.leaves()) {
+        Leaves::State if verdict.reason == RouteReason::SessionState && simple() => {
+            Leaves::Settings
+        }
+        leaves => leaves,
     };
     Verdict {
-        session_state: verdict.session_state || found.session,
+        leaves,
+        locks: verdict.locks || found.locks,
         ..verdict
     }
 }
@@ -179,22 +221,22 @@ fn query(found: Findings) -> Verdict {
         temporary,
         locking,
         volatile,
+        anything,
         setting,
-        session,
         unknown,
+        ..
     } = found;
-    let verdict = if write {
+    if write {
         // The `INTO` of an `INSERT` makes no table.
         primary(RouteReason::Write, true)
     } else if into {
         Verdict {
             ddl: true,
-            session_state: temporary,
             ..primary(RouteReason::Write, true)
         }
     } else if locking {
         primary(RouteReason::LockingClause, true)
-    } else if volatile {
+    } else if volatile || anything {
         primary(RouteReason::VolatileFunction, true)
     } else if unknown {
         primary(RouteReason::UnknownStatement, true)
@@ -202,10 +244,6 @@ fn query(found: Findings) -> Verdict {
         primary(RouteReason::SessionState, false)
     } else {
         READ
-    };
-    Verdict {
-        session_state: verdict.session_state || session,
-        ..verdict
     }
 }
 
@@ -230,26 +268,26 @@ fn explain(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     let verdict = if is_query(inner) {
         query(found)
     } else {
-        Verdict {
-            session_state: found.session,
-            ..command(inner)
-        }
+        command(inner, known)
     };
+    let leaves = verdict.leaves.max(found.leaves());
     Verdict {
         writes: verdict.writes && analyze,
-        session_state: verdict.session_state && analyze,
+        leaves: if analyze { leaves } else { Leaves::Nothing },
+        locks: found.locks && analyze,
         ddl: verdict.ddl && analyze,
         ..verdict
     }
 }
 
 /// Anything that is neither a query nor the control of a transaction.
-fn command(tokens: Tokens<'_>) -> Verdict {
+fn command(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     let first = tokens.name(0).unwrap_or_default();
     let quoted = !tokens.is_word(0, &first);
+    let here = primary(RouteReason::SessionState, false);
     let session = Verdict {
-        session_state: true,
-        ..primary(RouteReason::SessionState, false)
+        leaves: Leaves::State,
+        ..here
     };
     let write = primary(RouteReason::Write, true);
     match &*first {
@@ -259,21 +297,73 @@ fn command(tokens: Tokens<'_>) -> Verdict {
         | "revoke" | "security" | "reassign" | "vacuum" | "analyze" | "analyse" | "reindex"
         | "cluster" | "refresh" | "checkpoint" | "notify" | "call" | "commit" | "rollback" => write,
         "lock" => primary(RouteReason::LockingClause, true),
-        "alter" | "drop" | "import" => Verdict { ddl: true, ..write },
-        "create" => create(tokens),
-        "do" => Verdict {
-            ddl: true,
-            session_state: changes_session(tokens),
-            ..write
+        "alter" | "drop" | "import" => ddl(write, known),
+        "create" => ddl(create(tokens), known),
+        "do" => block(tokens, known),
+        "set" | "reset" | "load" | "listen" | "unlisten" | "prepare" | "deallocate" | "discard" => {
+            session
+        }
+        // A cursor ends with its transaction, unless it is to be held.
+        "declare" if holds(tokens) => Verdict {
+            writes: true,
+            ..session
         },
-        "set" | "reset" | "load" | "listen" | "unlisten" | "prepare" | "deallocate" | "discard"
-        | "close" => session,
-        // What these run was said earlier, perhaps by somebody else's text.
-        "declare" | "fetch" | "move" | "execute" => Verdict {
+        "close" => here,
+        "declare" | "fetch" | "move" => Verdict {
+            writes: true,
+            ..here
+        },
+        // What it runs was said earlier, perhaps by somebody else's text.
+        "execute" => Verdict {
             writes: true,
             ..session
         },
         _ => UNKNOWN,
+    }
+}
+
+/// `DECLARE … CURSOR WITH HOLD FOR …`
+fn holds(tokens: Tokens<'_>) -> bool {
+    (1..tokens.len()).any(|at| tokens.is_word(at, "with") && tokens.is_word(at + 1, "hold"))
+}
+
+/// A change of the catalog, upon which event triggers run.
+fn ddl(verdict: Verdict, known: Known<'_>) -> Verdict {
+    let events = known.catalog.is_some_and(Catalog::has_leaving_events);
+    let leaves = if events {
+        Leaves::Unknown
+    } else {
+        Leaves::Nothing
+    };
+    Verdict {
+        ddl: true,
+        leaves: verdict.leaves.max(leaves),
+        ..verdict
+    }
+}
+
+/// `DO`: a body that is run at once.
+fn block(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
+    let (mut leaves, mut locks) = (Leaves::Nothing, false);
+    for at in 1..tokens.len() {
+        let found = match tokens.kind(at) {
+            Some(Kind::Text) => tokens
+                .string(at)
+                .map_or(Findings::anything(), |text| body::findings(&text, known)),
+            // Of other languages nothing is known.
+            _ if tokens.is_word(at, "language") && !tokens.is_word(at + 1, "plpgsql") => {
+                Findings::anything()
+            }
+            _ => continue,
+        };
+        leaves = leaves.max(found.leaves());
+        locks |= found.locks;
+    }
+    Verdict {
+        ddl: true,
+        leaves,
+        locks,
+        ..primary(RouteReason::Write, true)
     }
 }
 
@@ -290,20 +380,11 @@ fn create(tokens: Tokens<'_>) -> Verdict {
         } else {
             RouteReason::Write
         },
-        ddl: true,
-        session_state: temporary,
+        leaves: if temporary {
+            Leaves::State
+        } else {
+            Leaves::Nothing
+        },
         ..primary(RouteReason::Write, true)
     }
-}
-
-/// Whether the body of a `DO` might leave something behind in the session. Its language is not
-/// known, so this looks for words rather than for statements.
-fn changes_session(tokens: Tokens<'_>) -> bool {
-    const WORDS: &[&str] = &[
-        "set", "advisory", "temp", "listen", "load", "prepare", "discard", "declare", "execute",
-    ];
-    (0..tokens.len()).any(|at| {
-        let body = tokens.raw(at).to_ascii_lowercase();
-        WORDS.iter().any(|word| body.contains(word))
-    })
 }

@@ -68,6 +68,32 @@ impl<'a> Tokens<'a> {
             .unwrap_or_default()
     }
 
+    /// The value of a string constant, where it does not depend on a setting.
+    pub(super) fn string(self, at: usize) -> Option<Cow<'a, str>> {
+        let raw = self.raw(at);
+        if raw.starts_with('$') {
+            let tag = raw.get(1..)?.find('$')? + 2;
+            let inner = raw.get(tag..raw.len().checked_sub(tag)?)?;
+            return Some(Cow::Borrowed(inner));
+        }
+        let inner = raw.strip_prefix('\'')?.strip_suffix('\'')?;
+        // What a backslash means is a setting; strings that go on in the next line have quotes inside.
+        if inner.contains('\\') || inner.replace("''", "").contains('\'') {
+            return None;
+        }
+        Some(if inner.contains('\'') {
+            Cow::Owned(inner.replace("''", "'"))
+        } else {
+            Cow::Borrowed(inner)
+        })
+    }
+
+    /// The text from the first token to the last.
+    pub(super) fn text(self) -> Option<&'a str> {
+        let (first, last) = (self.tokens.first()?, self.tokens.last()?);
+        self.text.get(first.start as usize..last.end as usize)
+    }
+
     /// Whether the token is this key word (given in lower case), unquoted.
     pub(super) fn is_word(self, at: usize, word: &str) -> bool {
         self.kind(at) == Some(Kind::Word) && self.raw(at).eq_ignore_ascii_case(word)

@@ -6,10 +6,12 @@ use diesel::QueryableByName;
 use diesel::sql_types::Text;
 use diesel_async::RunQueryDsl;
 
-use crate::classify::{Catalog, FUNCTIONS_SQL, OPERATORS_SQL, RELATIONS_SQL, RelationRow};
+use crate::classify::{
+    CODE_SQL, Catalog, FUNCTIONS_SQL, OPERATORS_SQL, RELATIONS_SQL, RelationRow,
+};
 use crate::node::Node;
 
-/// One row of any of the three queries; those with two columns get an empty third.
+/// One row of any of the four queries; those with two columns get an empty third.
 #[derive(QueryableByName)]
 struct Row {
     #[diesel(sql_type = Text)]
@@ -30,13 +32,21 @@ pub(super) async fn load(node: &Arc<Node>) -> Result<Catalog, diesel::result::Er
     let functions = rows(&with_empty(FUNCTIONS_SQL)).await?;
     let relations = rows(RELATIONS_SQL).await?;
     let operators = rows(&with_empty(OPERATORS_SQL)).await?;
+    let code = rows(CODE_SQL).await?;
     let pairs = |rows: Vec<Row>| rows.into_iter().map(|row| (row.name, row.sort));
-    let relations = relations.into_iter().map(|row| RelationRow {
-        name: row.name,
-        kind: row.sort,
-        definition: row.definition,
-    });
-    Ok(Catalog::new(pairs(functions), relations, pairs(operators)))
+    let texts = |rows: Vec<Row>| {
+        rows.into_iter().map(|row| RelationRow {
+            name: row.name,
+            kind: row.sort,
+            definition: row.definition,
+        })
+    };
+    Ok(Catalog::new(
+        pairs(functions),
+        texts(relations),
+        pairs(operators),
+        texts(code),
+    ))
 }
 
 fn with_empty(query: &str) -> String {

@@ -253,6 +253,8 @@ impl ReplicatedConnection {
             let lease = session.replica.clone()?;
             let usable = lease.is_usable()
                 && !lease.is_abandoned()
+                // What a function may have left there ends with its statement or transaction.
+                && !lease.has_state()
                 && topology
                     .member(lease.node())
                     .is_some_and(|member| self.may_stay(member, reading));

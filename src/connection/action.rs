@@ -12,7 +12,7 @@ use super::writing::Writing;
 use crate::cluster::Cluster;
 use crate::error::Outcome;
 use crate::node::Lease;
-use crate::statement::Statement;
+use crate::statement::{Bound, Statement};
 
 /// A statement and the way to send it; it can be sent again.
 pub(super) trait Action: Send {
@@ -22,6 +22,11 @@ pub(super) trait Action: Send {
 
     fn id(&self) -> Option<TypeId> {
         None
+    }
+
+    /// The bind of this number, from 0, as far as a setting can be made from it.
+    fn bound(&self, _number: usize) -> Bound {
+        Bound::Other
     }
 
     /// The statement whose custom types may be open.
@@ -70,6 +75,10 @@ impl Action for Load {
         self.0.id()
     }
 
+    fn bound(&self, number: usize) -> Bound {
+        self.0.bound(number)
+    }
+
     fn statement(&mut self) -> Option<&mut Statement> {
         Some(&mut self.0)
     }
@@ -109,6 +118,10 @@ impl Action for Execute {
 
     fn id(&self) -> Option<TypeId> {
         self.0.id()
+    }
+
+    fn bound(&self, number: usize) -> Bound {
+        self.0.bound(number)
     }
 
     fn statement(&mut self) -> Option<&mut Statement> {

@@ -159,7 +159,7 @@ impl ReplicatedConnection {
         if lease.wire.in_transaction() {
             return Ok(());
         }
-        lease.note_session_state();
+        lease.note_settings(std::iter::once("synchronous_commit"));
         let using = lease.enter();
         let told = lease.pg().batch_execute(&level.sql("SET")).await;
         using.finish();

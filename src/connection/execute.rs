@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use diesel::QueryResult;
 use diesel::connection::InstrumentationEvent;
+use futures_util::future::join;
 
 use super::ReplicatedConnection;
 use super::action::{Action, Report};
@@ -12,8 +13,9 @@ use super::commit::Doubt;
 use super::reading::{Reading, Served};
 use super::recovery::{Next, outcome_if_lost};
 use super::session::{Session, Transaction};
+use super::settings::{Setting, keeps_names};
 use super::writing::Writing;
-use crate::classify::{TransactionControl, Verdict};
+use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::config::{CommitResolution, Consistency};
 use crate::error::Error;
@@ -49,6 +51,10 @@ pub(super) struct Journey {
     pub(super) started: Instant,
     /// How to find out what becomes of it, if it is a COMMIT.
     pub(super) doubt: Option<Doubt>,
+    /// What it sets for the session, if that can be set on any connection.
+    pub(super) settings: Vec<Setting>,
+    /// The connection did not take the session's settings.
+    pub(super) settings_refused: bool,
 }
 
 impl Journey {
@@ -76,13 +82,19 @@ impl Journey {
 impl ReplicatedConnection {
     /// What is known of a statement before it is sent.
     fn journey<A: Action>(&self, action: &A) -> Journey {
-        let verdict = self.cluster.classifier.classify(action.id(), action.sql());
+        let mut verdict = self.cluster.classifier.classify(action.id(), action.sql());
+        let settings = Self::settings_of(action, verdict.leaves);
+        if settings.is_none() {
+            verdict.leaves = Leaves::State;
+        }
+        let settings = settings.unwrap_or_default();
         if self.cluster.classifier.take_wants_catalog() {
             self.cluster.catalog_wanted();
         }
         let need = self.need(verdict);
         let only_rolls_back = only_rolls_back(verdict, action.sql());
-        let (decision, writing) = self.decide(verdict, &need, only_rolls_back);
+        let keeps_names = keeps_names(verdict, &settings);
+        let (decision, writing) = self.decide(verdict, &need, only_rolls_back, keeps_names);
         Journey {
             verdict,
             decision,
@@ -99,6 +111,8 @@ impl ReplicatedConnection {
             refused: false,
             started: Instant::now(),
             doubt: None,
+            settings,
+            settings_refused: false,
         }
     }
 
@@ -127,12 +141,14 @@ impl ReplicatedConnection {
             if !on_replica && self.cluster.commit_resolution != CommitResolution::Off {
                 Box::pin(self.mark(&mut journey, action.sql(), &lease)).await?;
             }
-            let result = self.send(action, &mut journey, &lease).await;
+            self.note_ending(&journey, &lease);
+            let result = self.send(action, &lease, &mut journey).await;
             for sql in lease.newly_prepared() {
                 self.record(InstrumentationEvent::cache_query(&sql));
             }
             match result {
                 Ok(output) => {
+                    self.note_settings(&mut journey, action.sql(), &lease);
                     self.succeeded(&journey, &lease, action);
                     let report = Report {
                         cluster: Arc::downgrade(&self.cluster),
@@ -183,12 +199,14 @@ impl ReplicatedConnection {
         verdict: Verdict,
         need: &Need,
         only_rolls_back: bool,
+        keeps_names: bool,
     ) -> (Decision, Option<Writing>) {
         let mut session = self.session();
         let decision = session.decide(
             verdict,
             need.only_primary(),
             self.cluster.read_only_transactions_on_replicas,
+            keeps_names,
         );
         let writes =
             matches!(decision, Decision::Primary(_)) && session.commits(verdict, only_rolls_back);
@@ -203,16 +221,48 @@ impl ReplicatedConnection {
         Writing::starts(&session.guarantee, board, session.consistency, config)
     }
 
+    /// Sends the statement to a connection that has the settings of the session.
     async fn send<A: Action>(
         &self,
         action: &mut A,
-        journey: &mut Journey,
         lease: &Arc<Lease>,
+        journey: &mut Journey,
     ) -> QueryResult<A::Output> {
-        (journey.unsent, journey.refused) = (true, false);
+        (journey.unsent, journey.refused, journey.settings_refused) = (true, false, false);
+        let told = match self.untold_settings(lease) {
+            None => Ok(()),
+            // In one round trip; what was read with other settings is thrown away.
+            Some(untold) if journey.verdict.idempotent && !lease.wire.in_transaction() => {
+                let (told, result) = Box::pin(join(
+                    self.tell_settings(lease, untold),
+                    self.send_alone(action, lease, journey),
+                ))
+                .await;
+                if told.is_ok() {
+                    return result;
+                }
+                told
+            }
+            Some(untold) => self.tell_settings(lease, untold).await,
+        };
+        if let Err(error) = told {
+            (journey.unsent, journey.settings_refused) = (true, true);
+            return Err(error);
+        }
+        self.send_alone(action, lease, journey).await
+    }
+
+    async fn send_alone<A: Action>(
+        &self,
+        action: &mut A,
+        lease: &Arc<Lease>,
+        journey: &mut Journey,
+    ) -> QueryResult<A::Output> {
         if let Some(statement) = action.statement() {
             let stale = lease.is_stale(self.cluster.oids.generation());
-            statement.prepare_anew(stale || journey.healing.is_some());
+            // What is prepared for others is so for the types that they mean.
+            let own = self.session().own_types.is_some() && !statement.custom_types().is_empty();
+            statement.prepare_anew(stale || own || journey.healing.is_some());
             journey.custom_types = !statement.custom_types().is_empty();
             self.resolve_types(statement, lease).await?;
         }
@@ -270,13 +320,7 @@ impl ReplicatedConnection {
         self.note_route(&served);
         let Served { lease, kind, .. } = served;
         let on_replica = kind == NodeKind::Replica;
-        if journey.verdict.session_state {
-            if on_replica {
-                let node = lease.node().name.clone();
-                return Err(Error::SessionStateOnReplica { node });
-            }
-            lease.note_session_state();
-        }
+        leave(journey, &lease, on_replica)?;
         Ok((lease, on_replica))
     }
 
@@ -356,6 +400,21 @@ impl ReplicatedConnection {
             self.cluster.catalog_changed();
         }
     }
+}
+
+/// Notes what the statement will leave on the connection, or refuses it where that would be lost.
+fn leave(journey: &Journey, lease: &Lease, on_replica: bool) -> Result<(), Error> {
+    let node = || lease.node().name.clone();
+    match journey.verdict.leaves {
+        Leaves::State if on_replica => return Err(Error::SessionStateOnReplica { node: node() }),
+        Leaves::State | Leaves::Unknown => lease.note_state(),
+        Leaves::Settings => lease.note_settings(journey.settings.iter().map(|made| &*made.name)),
+        Leaves::Nothing => {}
+    }
+    if journey.verdict.locks && on_replica {
+        return Err(Error::LockOnReplica { node: node() });
+    }
+    Ok(())
 }
 
 /// Whether the text is a ROLLBACK and nothing else.

@@ -18,6 +18,7 @@ mod retry;
 mod route;
 mod scope;
 mod session;
+mod settings;
 mod shown;
 mod stream;
 mod traits;
@@ -47,6 +48,7 @@ use reading::Served;
 use route::Way;
 pub use scope::Scope;
 use session::Session;
+use settings::Settings;
 pub use stream::RowStream;
 pub use transaction_builder::TransactionBuilder;
 
@@ -84,8 +86,21 @@ pub struct ReplicatedConnection {
     must_roll_back: AtomicBool,
     instrumentation: Mutex<DynInstrumentation>,
     cache_size: CacheSize,
+    /// What a pool over this one made of the connection before it lent it out for the first time.
+    origin: Origin,
     /// Last, so that server connections are back in their pools before this one counts as back.
     _permit: Permit,
+}
+
+/// What a connection was when it was first lent out by a pool over this one.
+#[derive(Debug)]
+enum Origin {
+    /// It has not been, or it is not known yet.
+    Open,
+    /// It had these settings, and nothing else that a user could notice.
+    Known(Settings),
+    /// It had something that cannot be made again.
+    Unknown,
 }
 
 impl ReplicatedConnection {
@@ -104,6 +119,7 @@ impl ReplicatedConnection {
             must_roll_back: AtomicBool::new(false),
             instrumentation: Mutex::new(DynInstrumentation::default_instrumentation()),
             cache_size: CacheSize::Unbounded,
+            origin: Origin::Open,
             _permit: permit,
         })
     }
@@ -177,6 +193,19 @@ impl ReplicatedConnection {
             .ok_or_else(|| Error::StillInUse.into())
     }
 
+    /// Makes the settings of this connection part of it: a pool over this one, as of deadpool or mobc,
+    /// hands it out with them from now on, whatever its users set.
+    ///
+    /// It is for the hook of such a pool that makes connections. Those pools lend a new connection out
+    /// without a check, so that what its hook has set cannot be told from what its first user sets, and
+    /// without this call they make a new connection for each use. bb8 and r2d2 need no such call.
+    ///
+    /// Only settings that can be made on any node are kept: `SET name = value`, `set_config`, `SET ROLE`.
+    pub fn keep_settings(&mut self) {
+        self.origin = Origin::Open;
+        self.settle_origin();
+    }
+
     /// Forgets what was done on this connection, and gives the server connections back. An open
     /// transaction stays: tests keep one open between checkouts on purpose. (Any other makes the
     /// connection broken.)
@@ -187,11 +216,53 @@ impl ReplicatedConnection {
             .unwrap_or_else(PoisonError::into_inner);
         session.notice_transaction_end();
         if session.transaction.is_none() {
-            *session = Session::default();
+            let settings = match &self.origin {
+                Origin::Known(settings) => settings.clone(),
+                Origin::Open | Origin::Unknown => Settings::default(),
+            };
+            *session = Session {
+                settings,
+                ..Session::default()
+            };
             self.transaction = AnsiTransactionManager::default();
             self.must_roll_back = AtomicBool::new(false);
             self.cache_size = CacheSize::Unbounded;
         }
+    }
+
+    /// Takes what was set until now as what every user of the connection is to have: a pool over this
+    /// one checks a connection before it lends it out, and its hooks have run before that.
+    fn settle_origin(&mut self) {
+        let session = self
+            .session
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if matches!(self.origin, Origin::Open) {
+            self.origin = if session.pinned || session.transaction.is_some() {
+                Origin::Unknown
+            } else {
+                Origin::Known(session.settings.clone())
+            };
+        }
+    }
+
+    /// Whether a pool over this one would have to make the connection anew to have it as it was when it
+    /// was first lent out. Comes after its first use.
+    fn has_lost_its_origin(&mut self) -> bool {
+        let session = self
+            .session
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if matches!(self.origin, Origin::Open) {
+            // Lent out unchecked: its hooks cannot be told from its user.
+            let touched = session.pinned || !session.settings.is_empty();
+            self.origin = if touched {
+                Origin::Unknown
+            } else {
+                Origin::Known(Settings::default())
+            };
+        }
+        matches!(self.origin, Origin::Unknown)
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {

@@ -11,13 +11,15 @@ use super::ReplicatedConnection;
 use super::acquire::cause_of_death;
 use crate::error::{Error, Outcome};
 use crate::node::Lease;
+use crate::wire::Received;
 
 impl ReplicatedConnection {
     /// The notifications that the primary's connection receives, those that came before this call
     /// included.
     ///
     /// [`LISTEN`](https://www.postgresql.org/docs/current/sql-listen.html) first, on this
-    /// connection; until then nothing ever comes. When the server connection is lost the stream
+    /// connection; until then nothing ever comes. What nobody reads is kept up to some megabytes; beyond
+    /// that the oldest go, and the stream yields [`Error::NotificationsLost`] and goes on. When the server connection is lost the stream
     /// yields one error and ends.
     ///
     /// ```no_run
@@ -63,19 +65,22 @@ async fn next(source: Source<'_>) -> Option<(QueryResult<PgNotification>, Source
         Source::Over => None,
         Source::Fails(error) => Some((Err(error.into()), Source::Over)),
         Source::Lease(lease) => {
-            let received = match lease.connection_mut() {
-                Some(connection) => connection.notifications.recv().await,
-                None => None,
+            let cause = match lease.notifications.receive().await {
+                Received::Notification(notification) => {
+                    return Some((Ok(notification), Source::Lease(lease)));
+                }
+                Received::Lost(count) => {
+                    let error = Error::NotificationsLost { count };
+                    return Some((Err(error.into()), Source::Lease(lease)));
+                }
+                Received::End => cause_of_death(lease),
             };
-            let Some(notification) = received else {
-                let error = Error::ConnectionLost {
-                    node: lease.node().name.clone(),
-                    cause: cause_of_death(lease),
-                    outcome: Outcome::NotRun,
-                };
-                return Some((Err(error.into()), Source::Over));
+            let error = Error::ConnectionLost {
+                node: lease.node().name.clone(),
+                cause,
+                outcome: Outcome::NotRun,
             };
-            Some((Ok(notification), Source::Lease(lease)))
+            Some((Err(error.into()), Source::Over))
         }
     }
 }

@@ -145,7 +145,10 @@ impl ReplicatedConnection {
         let remark = failure.remark;
         let missing_type = matches!(error, DieselError::SerializationError(_));
         let mut recovery = recover(symptoms);
-        if missing_type {
+        // The primary has the last word on a setting, and on roles that have not arrived here.
+        let of_settings = journey.settings_refused || !journey.settings.is_empty();
+        let final_here = matches!(recovery, Recovery::Return | Recovery::Primary { .. });
+        if missing_type || of_settings && final_here {
             recovery = Recovery::Primary { learn: false };
         }
         tracing::debug!(

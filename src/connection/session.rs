@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::durability::Wanted;
 use super::route::Way;
+use super::settings::{Ending, Settings};
 use crate::classify::{TransactionControl, Verdict};
 use crate::config::Consistency;
 use crate::guarantee::Guarantee;
@@ -26,6 +27,11 @@ pub(super) struct Session {
     /// The next statement begins a read-only transaction that may be on a replica.
     pub(super) begins_on_replicas: bool,
     pub(super) pinned: bool,
+    /// What it has set that can be set on any connection.
+    pub(super) settings: Settings,
+    /// Before the open transaction, if that has changed them.
+    pub(super) settings_before: Option<Settings>,
+    pub(super) ending: Ending,
     /// What the session has written and seen; other connections may share it.
     pub(super) guarantee: Arc<Guarantee>,
     /// What reads must see, if not what the pool says.
@@ -60,6 +66,7 @@ impl Session {
         verdict: Verdict,
         only_primary: Option<RouteReason>,
         read_only_transactions_on_replicas: bool,
+        keeps_names: bool,
     ) -> Decision {
         self.notice_transaction_end();
         let begins_on_replicas = std::mem::take(&mut self.begins_on_replicas);
@@ -69,17 +76,18 @@ impl Session {
                 transaction: self.transaction_view(),
                 forced: self.forced,
                 pinned: self.pinned,
+                holds_primary: self.primary.is_some(),
                 only_primary,
                 read_only_transactions_on_replicas: read_only_transactions_on_replicas
                     || begins_on_replicas,
             },
         );
         if let Decision::Primary(_) = decision {
-            self.pinned |= verdict.session_state;
+            self.pinned |= verdict.leaves.pins();
         }
-        if verdict.session_state || verdict.sets_for_the_transaction() {
+        if !keeps_names {
             // A changed `search_path` changes what a type's name means.
-            self.own_types.get_or_insert_default();
+            self.own_types = Some(Arc::default());
         }
         decision
     }
@@ -148,7 +156,8 @@ impl Session {
 
     pub(super) fn transaction_ended(&mut self) {
         self.transaction = None;
-        if !self.pinned {
+        self.settings_after_transaction();
+        if !self.pinned && self.settings.keep_names() {
             self.own_types = None;
         }
     }

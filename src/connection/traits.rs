@@ -212,6 +212,7 @@ impl PoolableConnection for ReplicatedConnection {
     /// Makes the connection as good as new, and asks no server for that: the next user starts
     /// without the history of the last one.
     async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()> {
+        self.settle_origin();
         self.renew();
         match config {
             RecyclingMethod::Fast | RecyclingMethod::Verified => Ok(()),
@@ -223,8 +224,8 @@ impl PoolableConnection for ReplicatedConnection {
         }
     }
 
-    /// A connection that has taken the primary's, or has state of its own, ends with its user: the
-    /// next one gets a new handle, and reads on replicas again.
+    /// A pool over this one asks when a user has gone: what that left is undone, and the server
+    /// connections go back to their own pools.
     fn is_broken(&mut self) -> bool {
         let broken = AnsiTransactionManager::is_broken_transaction_manager(self);
         // Of open transactions only those of tests leave the manager unbroken.
@@ -240,7 +241,9 @@ impl PoolableConnection for ReplicatedConnection {
         if test_transaction && session.transaction.is_some() {
             return broken;
         }
-        broken || session.primary.is_some() || session.pinned
+        let lost = self.has_lost_its_origin();
+        self.renew();
+        broken || lost
     }
 }
 

@@ -117,6 +117,23 @@ pub enum Error {
         node: String,
     },
 
+    /// An advisory lock on a replica excludes nobody but who asks the same replica.
+    #[error(
+        "the statement takes an advisory lock, which would exclude nobody on replica `{node}`; take it \
+         outside of the replica's scope or transaction"
+    )]
+    LockOnReplica {
+        /// The replica.
+        node: String,
+    },
+
+    /// Notifications came faster than they were read, and the oldest were dropped.
+    #[error("{count} notifications were dropped, as nobody read them")]
+    NotificationsLost {
+        /// How many.
+        count: u64,
+    },
+
     /// Replicas are missing, and the reads that fell back on the primary have used up their share.
     #[error(
         "no replica can serve this read, and {limit} connections of the primary already serve such \

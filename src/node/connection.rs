@@ -5,12 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent};
-use diesel::pg::PgNotification;
 use diesel_async::{AsyncConnection, AsyncPgConnection};
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::AbortHandle;
 
-use crate::wire::Wire;
+use crate::wire::{Notifications, Wire};
 
 /// Ends the driver of a connection, and with it the socket, when dropped.
 pub(super) struct Driver(pub(super) AbortHandle);
@@ -25,7 +23,7 @@ impl Drop for Driver {
 pub(crate) struct NodeConnection {
     pub(crate) pg: AsyncPgConnection,
     pub(crate) wire: Arc<Wire>,
-    pub(crate) notifications: UnboundedReceiver<PgNotification>,
+    pub(crate) notifications: Arc<Notifications>,
     pub(super) cancel: tokio_postgres::CancelToken,
     /// Since when it is open, at the latest.
     pub(crate) opened: Instant,
@@ -41,7 +39,7 @@ impl NodeConnection {
         mut pg: AsyncPgConnection,
         wire: Arc<Wire>,
         driver: Driver,
-        notifications: UnboundedReceiver<PgNotification>,
+        notifications: Arc<Notifications>,
         cancel: tokio_postgres::CancelToken,
     ) -> Self {
         let prepared = Arc::<Prepared>::default();

@@ -1,9 +1,10 @@
 //! One connection lent out: who uses it, how its statements fail, and how it goes back.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
@@ -24,8 +25,12 @@ pub(crate) struct Lease {
     users: Arc<AtomicUsize>,
     /// A statement was abandoned before its end.
     abandoned: AtomicBool,
-    /// The session left state behind (settings, locks, temporary tables).
-    session_state: AtomicBool,
+    /// The session left something behind that may be anything: locks, temporary tables.
+    state: AtomicBool,
+    /// The names of settings that it made. They are all that is to be undone, if there is no more.
+    settings: Mutex<BTreeSet<Box<str>>>,
+    /// The settings of the session that the connection has; see [`Self::settings_told`].
+    settings_version: AtomicU64,
     /// The bare connection was lent to the application.
     lent: AtomicBool,
     _fallback: Option<OwnedSemaphorePermit>,
@@ -52,7 +57,9 @@ impl Lease {
             node,
             users: Arc::default(),
             abandoned: AtomicBool::new(false),
-            session_state: AtomicBool::new(false),
+            state: AtomicBool::new(false),
+            settings: Mutex::default(),
+            settings_version: AtomicU64::new(0),
             lent: AtomicBool::new(false),
             _fallback: fallback,
         }
@@ -98,9 +105,30 @@ impl Lease {
         self.wire.condemn();
     }
 
-    /// Notes that the session has changed what the next one would find.
-    pub(crate) fn note_session_state(&self) {
-        self.session_state.store(true, Ordering::Release);
+    /// Notes that the session may leave anything for the next one to find.
+    pub(crate) fn note_state(&self) {
+        self.state.store(true, Ordering::Release);
+    }
+
+    /// Whether the session may have left anything here.
+    pub(crate) fn has_state(&self) -> bool {
+        self.state.load(Ordering::Acquire)
+    }
+
+    /// Notes that the session makes these settings. Comes before it does.
+    pub(crate) fn note_settings<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        settings.extend(names.map(Box::from));
+    }
+
+    /// The connection has the settings of the session that have this version.
+    pub(crate) fn settings_told(&self, version: u64) {
+        self.settings_version.store(version, Ordering::Release);
+    }
+
+    /// Which settings of the session it has; 0 for none.
+    pub(crate) fn settings_version(&self) -> u64 {
+        self.settings_version.load(Ordering::Acquire)
     }
 
     /// Notes that the application had the bare connection, and what it did to it is not known.
@@ -181,7 +209,12 @@ impl Drop for Lease {
                 untrusted: *self.abandoned.get_mut()
                     || *self.lent.get_mut()
                     || pooled.wire.forgot_statements(),
-                session_state: *self.session_state.get_mut(),
+                state: *self.state.get_mut(),
+                settings: std::mem::take(
+                    self.settings
+                        .get_mut()
+                        .unwrap_or_else(PoisonError::into_inner),
+                ),
             };
             recycle::give_back(pooled, condition, &self.node);
         }

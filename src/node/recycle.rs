@@ -1,5 +1,7 @@
 //! What happens to a connection between two sessions.
 
+use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ const RESET: Duration = Duration::from_secs(5);
 /// `DISCARD ALL` without its last two steps: they would pull the prepared statements away from
 /// under the cache that knows them, and it cannot run beside others in one message.
 /// See <https://www.postgresql.org/docs/current/sql-discard.html>.
-const UNDO: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
+const UNDO: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ROLE; RESET ALL; UNLISTEN *; \
                     SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; \
                     DO $$ DECLARE q text; BEGIN FOR q IN SELECT name FROM \
                     pg_catalog.pg_prepared_statements WHERE from_sql LOOP \
@@ -27,11 +29,34 @@ const UNDO: &str = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNL
                     SET TIME ZONE 'UTC'; SET CLIENT_ENCODING TO 'UTF8'";
 
 /// In which state a session left its connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Condition {
     /// A statement on it was dropped, or the bare connection was lent out.
     pub(super) untrusted: bool,
-    pub(super) session_state: bool,
+    /// It may have left anything.
+    pub(super) state: bool,
+    /// The settings that it made.
+    pub(super) settings: BTreeSet<Box<str>>,
+}
+
+impl Condition {
+    fn is_clean(&self) -> bool {
+        !self.state && self.settings.is_empty()
+    }
+
+    /// What undoes all that was left.
+    fn undo(&self) -> String {
+        if self.state {
+            return UNDO.to_owned();
+        }
+        // A role may lack the right to undo what was set before it.
+        let mut sql = String::from("RESET ROLE");
+        for name in &self.settings {
+            let quoted = name.replace('.', "\".\"");
+            let _ = write!(sql, "; RESET \"{quoted}\"");
+        }
+        sql
+    }
 }
 
 /// Gives a connection back to its pool, or closes it if the next session could not trust it.
@@ -43,14 +68,14 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
         return;
     }
     pooled.set_cache_size(diesel::connection::CacheSize::Unbounded);
-    if !condition.session_state && pooled.wire.is_idle() {
+    if condition.is_clean() && pooled.wire.is_idle() {
         drop(pooled);
         return;
     }
-    if condition.session_state || !pooled.wire.is_answered() {
+    if !condition.is_clean() || !pooled.wire.is_answered() {
         let node = Arc::clone(node);
         node.runtime.clone().spawn(async move {
-            if !restore(&mut pooled, condition, &node).await {
+            if !restore(&mut pooled, &condition, &node).await {
                 pooled.wire.condemn();
             }
         });
@@ -64,7 +89,7 @@ fn close(pooled: Pooled) {
     pooled.wire.condemn();
 }
 
-async fn restore(pooled: &mut Pooled, condition: Condition, node: &Node) -> bool {
+async fn restore(pooled: &mut Pooled, condition: &Condition, node: &Node) -> bool {
     if tokio::time::timeout(DRAIN, pooled.wire.answered())
         .await
         .is_err()
@@ -72,15 +97,18 @@ async fn restore(pooled: &mut Pooled, condition: Condition, node: &Node) -> bool
     {
         return false;
     }
-    if !condition.session_state {
+    if condition.is_clean() {
         return true;
     }
     let undo = async {
-        pooled.pg.batch_execute(UNDO).await?;
+        pooled.pg.batch_execute(&condition.undo()).await?;
         if pooled.wire.is_fitted() {
             pooled.pg.batch_execute(FIT).await?;
         }
         node.pool.connector().set_up(&mut pooled.pg).await
     };
-    matches!(tokio::time::timeout(RESET, undo).await, Ok(Ok(())))
+    let undone = matches!(tokio::time::timeout(RESET, undo).await, Ok(Ok(())));
+    // What came before the answer was for who had listened.
+    pooled.notifications.clear();
+    undone
 }

@@ -1,6 +1,6 @@
 //! From what a statement is and what its session has done to the kind of node that it needs.
 
-use crate::classify::{TransactionControl, Verdict};
+use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::route::{NodeKind, RouteReason};
 
 /// An open transaction of the session.
@@ -18,6 +18,8 @@ pub(crate) struct SessionView {
     pub(crate) forced: Option<NodeKind>,
     /// The session has left state on its primary connection.
     pub(crate) pinned: bool,
+    /// The session holds a connection of the primary's.
+    pub(crate) holds_primary: bool,
     /// Why no replica can have what the session must see, if so.
     pub(crate) only_primary: Option<RouteReason>,
     pub(crate) read_only_transactions_on_replicas: bool,
@@ -65,6 +67,17 @@ pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
             },
         };
     }
+    if verdict.leaves == Leaves::Settings && verdict.control.is_none() {
+        // Every node accepts a setting, and whichever serves next is given it.
+        return if session.holds_primary {
+            Decision::Primary(verdict.reason)
+        } else {
+            Decision::Replica {
+                reason: verdict.reason,
+                may_move: true,
+            }
+        };
+    }
     let read_only_transaction = matches!(
         verdict.control,
         Some(TransactionControl::Begin {
@@ -76,7 +89,7 @@ pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
     // Together with other statements it is not what it seems.
     let alone = verdict.reason == RouteReason::TransactionControl
         && !verdict.writes
-        && !verdict.session_state;
+        && verdict.leaves == Leaves::Nothing;
     if alone
         && read_only_transaction
         && session.read_only_transactions_on_replicas
@@ -99,7 +112,8 @@ mod tests {
     const READ: Verdict = Verdict {
         reason: RouteReason::PlainSelect,
         writes: false,
-        session_state: false,
+        leaves: Leaves::Nothing,
+        locks: false,
         control: None,
         ddl: false,
         idempotent: true,
@@ -128,13 +142,14 @@ mod tests {
             1 => Just(Some(NodeKind::Primary)),
             1 => Just(Some(NodeKind::Replica)),
         ];
-        (transaction, forced, any::<[bool; 3]>()).prop_map(|(transaction, forced, flags)| {
+        (transaction, forced, any::<[bool; 4]>()).prop_map(|(transaction, forced, flags)| {
             SessionView {
                 transaction,
                 forced,
                 pinned: flags[0],
                 only_primary: flags[1].then_some(RouteReason::OwnWrite),
                 read_only_transactions_on_replicas: flags[2],
+                holds_primary: flags[3],
             }
         })
     }
@@ -183,6 +198,30 @@ mod tests {
             decide(READ, pinned),
             Decision::Primary(RouteReason::SessionState)
         );
+    }
+
+    #[test]
+    fn settings_go_where_the_session_is() {
+        let setting = Verdict {
+            reason: RouteReason::SessionState,
+            leaves: Leaves::Settings,
+            idempotent: false,
+            ..READ
+        };
+        let view = |holds_primary, pinned| SessionView {
+            holds_primary,
+            pinned,
+            ..SessionView::default()
+        };
+        let reason = RouteReason::SessionState;
+        let anywhere = Decision::Replica {
+            reason,
+            may_move: true,
+        };
+        assert_eq!(decide(setting, view(false, false)), anywhere);
+        for there in [view(true, false), view(true, true), view(false, true)] {
+            assert_eq!(decide(setting, there), Decision::Primary(reason));
+        }
     }
 
     #[test]

@@ -22,6 +22,23 @@ pub(super) struct Binds {
     types: Vec<PgTypeMetadata>,
 }
 
+/// A bind value, as far as a setting can be made from it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Bound {
+    Text(String),
+    Bool(bool),
+    Null,
+    /// A value of another type.
+    Other,
+}
+
+/// Bind values must never be printed.
+impl std::fmt::Debug for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bound")
+    }
+}
+
 /// Where in a bind value the OID with this stand-in number is written.
 struct Place {
     bind: usize,
@@ -54,6 +71,24 @@ impl Binds {
             custom,
             places,
         })
+    }
+
+    /// The bind of this number, from 0.
+    pub(super) fn bound(&self, number: usize) -> Bound {
+        let (Some(value), Some(metadata)) = (
+            self.collected.binds.get(number),
+            self.collected.metadata.get(number),
+        ) else {
+            return Bound::Other;
+        };
+        let (Some(bytes), Ok(oid)) = (value, metadata.oid()) else {
+            return if value.is_none() {
+                Bound::Null
+            } else {
+                Bound::Other
+            };
+        };
+        decode(oid, bytes).unwrap_or(Bound::Other)
     }
 
     pub(super) fn custom_types(&self) -> &[CustomType] {
@@ -90,6 +125,20 @@ fn holds_stand_ins(collected: &RawBytesBindCollector<Pg>, types: usize) -> bool 
         })
     };
     collected.binds.iter().flatten().any(|bytes| holds(bytes))
+}
+
+/// Text, truth values and integers; these are what settings are made from.
+fn decode(oid: u32, bytes: &[u8]) -> Option<Bound> {
+    let text = match oid {
+        16 => return Some(Bound::Bool(*bytes.first()? != 0)),
+        // text, varchar, name, bpchar, unknown
+        25 | 1043 | 19 | 1042 | 705 => std::str::from_utf8(bytes).ok()?.to_owned(),
+        20 => i64::from_be_bytes(bytes.try_into().ok()?).to_string(),
+        21 => i16::from_be_bytes(bytes.try_into().ok()?).to_string(),
+        23 => i32::from_be_bytes(bytes.try_into().ok()?).to_string(),
+        _ => return None,
+    };
+    Some(Bound::Text(text))
 }
 
 /// Stand-ins come in pairs: the type's, then its array's.

@@ -56,6 +56,11 @@ impl Statement {
         self.id
     }
 
+    /// The bind of this number, from 0.
+    pub(crate) fn bound(&self, number: usize) -> super::Bound {
+        self.binds.bound(number)
+    }
+
     /// Custom types whose OIDs must be filled in before the statement can be sent.
     pub(crate) fn custom_types(&self) -> &[CustomType] {
         self.binds.custom_types()

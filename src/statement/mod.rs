@@ -5,6 +5,7 @@ mod capture;
 mod oids;
 mod replay;
 
+pub(crate) use binds::Bound;
 pub(crate) use capture::Statement;
 pub(crate) use oids::{CustomType, OidMap, Oids};
 pub(crate) use replay::Rows;

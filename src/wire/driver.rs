@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use diesel::pg::PgNotification;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio_postgres::{AsyncMessage, Connection};
 
-use super::Generation;
 use super::state::{Death, Wire};
+use super::{Generation, Notifications};
 use crate::error::SqlState;
 
 pub(super) const CLOSED: &str = "the connection was closed by this pool";
 
-/// Drives `connection` in a task until it ends; notifications go to the returned receiver.
+/// Drives `connection` in a task until it ends; what it is notified of is kept for who
+/// reads it.
 ///
 /// The task also ends with its generation. `on_end` runs once, when the task ends for whatever
 /// reason, also when it is aborted.
@@ -24,14 +24,15 @@ pub(crate) fn drive<S, T>(
     wire: Arc<Wire>,
     generation: Arc<Generation>,
     on_end: impl FnOnce() + Send + 'static,
-) -> (AbortHandle, mpsc::UnboundedReceiver<PgNotification>)
+) -> (AbortHandle, Arc<Notifications>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (notifications, receiver) = mpsc::unbounded_channel();
+    let notifications = Arc::<Notifications>::default();
     let end = OnEnd {
         wire,
+        notifications: Arc::clone(&notifications),
         run: Some(on_end),
     };
     let task = tokio::spawn(async move {
@@ -42,8 +43,7 @@ where
             };
             match message {
                 Some(Ok(AsyncMessage::Notification(sent))) => {
-                    // Nobody may be listening any more, which is nobody's loss.
-                    let _ = notifications.send(PgNotification {
+                    end.notifications.push(PgNotification {
                         process_id: sent.process_id(),
                         channel: sent.channel().to_owned(),
                         payload: sent.payload().to_owned(),
@@ -56,18 +56,20 @@ where
         };
         end.wire.close(death);
     });
-    (task.abort_handle(), receiver)
+    (task.abort_handle(), notifications)
 }
 
 /// Runs its action when dropped, so that an aborted task is noticed as well.
 struct OnEnd<F: FnOnce()> {
     wire: Arc<Wire>,
+    notifications: Arc<Notifications>,
     run: Option<F>,
 }
 
 impl<F: FnOnce()> Drop for OnEnd<F> {
     fn drop(&mut self) {
         self.wire.close(Death::ours(CLOSED.to_owned()));
+        self.notifications.end();
         if let Some(run) = self.run.take() {
             run();
         }

@@ -6,6 +6,7 @@
 mod driver;
 mod frame;
 mod generation;
+mod notifications;
 mod remark;
 mod state;
 
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub(crate) use driver::drive;
 use frame::{BackendScanner, FrontendScanner};
 pub(crate) use generation::Generation;
+pub(crate) use notifications::{Notifications, Received};
 pub(crate) use remark::{Remark, Says};
 pub(crate) use state::{ServerRole, Wire};
 

@@ -106,7 +106,7 @@ async fn session_state_is_refused_where_it_would_be_lost() {
         .await
         .unwrap();
     let mut conn = pool.get().await.unwrap();
-    let set = sql_query("SET application_name = 'lost'");
+    let set = sql_query("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY");
     let error = set.clone().execute(&mut conn.replica()).await.unwrap_err();
     assert!(error.to_string().contains("SET LOCAL"), "{error}");
     conn.build_transaction()

@@ -81,9 +81,7 @@ async fn nothing_is_sent_to_a_primary_that_was_overtaken() {
     let mut held = pool.get().await.unwrap();
     insert("before").execute(&mut held).await.unwrap();
     let mut pinned = pool.get().await.unwrap();
-    run(&mut pinned, "SET statement_timeout = '20s'")
-        .await
-        .unwrap();
+    run(&mut pinned, "LISTEN news").await.unwrap();
     let running = pool.get().await.unwrap();
     let running = tokio::spawn(async move {
         let mut running = running;

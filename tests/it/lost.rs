@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel_async::pooled_connection::PoolableConnection;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_replicated::{ErrorExt, NodeHealth, Outcome, ReplicatedPool};
 use futures_util::FutureExt;
@@ -81,7 +80,6 @@ async fn a_commit_that_is_lost_is_in_doubt_and_ends_the_transaction() {
     conn.transaction(async |conn| insert("next").execute(conn).await)
         .await
         .unwrap();
-    assert!(conn.is_broken(), "no pool keeps it");
     assert_eq!(names(&pool).await, ["next"]);
 }
 
@@ -116,7 +114,7 @@ async fn texts_of_several_statements_are_in_doubt_if_any_may_have_been_committed
     assert_eq!(names(&pool).await, ["chained"], "it was committed indeed");
     let read = "SELECT pg_sleep(30)";
     assert_eq!(
-        outcome_of(&database, &pool, "SET statement_timeout = 0", read).await,
+        outcome_of(&database, &pool, "LISTEN news", read).await,
         Outcome::NotRun
     );
 }

@@ -136,11 +136,11 @@ pub struct Server {
 async fn session_state_pins_the_rest_to_the_primary() {
     let pool = pool().await;
     for sql in [
-        "SET search_path TO public",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
         "CREATE TEMPORARY TABLE mine (id integer)",
         "LISTEN news",
         "PREPARE q AS SELECT 1",
-        "SELECT set_config('app.tenant', '7', false)",
+        "SELECT set_config('app.tenant', name, false) FROM users",
         "SELECT pg_advisory_lock(4711)",
     ] {
         let mut conn = pool.get().await.unwrap();

@@ -81,3 +81,31 @@ CREATE POLICY noted ON secrets USING (log_visit(owner) > 0);
 CREATE TABLE diaries (owner integer);
 ALTER TABLE diaries ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON diaries USING (owner = current_setting('app.user', true)::integer);
+
+-- What sessions are left with.
+CREATE FUNCTION set_tenant(t text) RETURNS void LANGUAGE plpgsql
+  AS 'BEGIN PERFORM set_config(''app.tenant'', t, false); END';
+CREATE FUNCTION sets_indirectly(t text) RETURNS text STABLE LANGUAGE sql AS 'SELECT set_tenant(t)::text';
+CREATE FUNCTION sets_by_text(t text) RETURNS void STABLE LANGUAGE plpgsql
+  AS 'BEGIN EXECUTE ''SELECT set_con'' || ''fig(a.b, $1, false)'' USING t; END';
+CREATE FUNCTION tenant_step(text, text) RETURNS text LANGUAGE sql AS 'SELECT set_tenant($2)::text';
+CREATE AGGREGATE last_tenant(text) (sfunc = tenant_step, stype = text);
+CREATE FUNCTION op_tenant(integer, integer) RETURNS boolean STABLE LANGUAGE sql
+  AS 'SELECT sets_indirectly(''a'') IS NULL';
+CREATE OPERATOR <=!=> (leftarg = integer, rightarg = integer, function = op_tenant);
+CREATE VIEW tenants_view AS SELECT sets_indirectly('a') AS tenant;
+CREATE TABLE guarded (id integer);
+ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
+CREATE POLICY tenants ON guarded USING (sets_indirectly('a') IS NULL);
+CREATE PROCEDURE set_all() LANGUAGE plpgsql AS 'BEGIN SET app.each = 1; END';
+CREATE TABLE audited_parent (id integer PRIMARY KEY);
+CREATE TABLE audited (id integer REFERENCES audited_parent ON DELETE CASCADE);
+CREATE VIEW audited_view AS SELECT id FROM audited;
+CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql
+  AS 'BEGIN IF TG_OP = ''INSERT'' THEN SET app.audit = 1; END IF; RETURN NULL; END';
+CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON audited FOR EACH ROW EXECUTE FUNCTION audit();
+CREATE TABLE touched (id integer, at timestamptz);
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql
+  AS 'BEGIN IF (NEW IS DISTINCT FROM OLD) THEN NEW.at := now(); SET LOCAL app.touched = 1; END IF; RETURN NEW; END';
+CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON touched FOR EACH ROW EXECUTE FUNCTION touch();
+CREATE PROCEDURE touch_all() LANGUAGE plpgsql AS 'BEGIN UPDATE touched SET at = now(); COMMIT; END';

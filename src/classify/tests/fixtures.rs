@@ -57,7 +57,11 @@ fn row((name, sort): &(&str, &str)) -> (String, String) {
 pub(super) fn catalog() -> Catalog {
     let built_in = lists::WELL_KNOWN.iter().map(|name| (*name, "b"));
     let excused = lists::EXCUSED.iter().map(|name| (*name, "B"));
-    let harmful = lists::HARMFUL.iter().map(|name| (*name, "B"));
+    let harmful = lists::HARMFUL
+        .iter()
+        .chain(lists::LOCKS)
+        .chain(lists::RUNS_SQL)
+        .map(|name| (*name, "B"));
     let functions: Vec<(&str, &str)> = built_in
         .chain(excused)
         .chain(harmful)
@@ -77,6 +81,16 @@ pub(super) fn catalog() -> Catalog {
             ("op_log", "U"),
             ("op_plain", "u"),
             ("Camel", "U"),
+            ("set_tenant", "A"),
+            ("sets_indirectly", "u"),
+            ("sets_by_text", "u"),
+            ("tenant_step", "U"),
+            ("last_tenant", "A"),
+            ("op_tenant", "u"),
+            ("set_all", "U"),
+            ("audit", "U"),
+            ("touch", "U"),
+            ("touch_all", "U"),
         ])
         .collect();
     let relation = |(name, kind, definition): &(&str, &str, &str)| RelationRow {
@@ -106,12 +120,94 @@ pub(super) fn catalog() -> Catalog {
         ),
         ("counted", "expression", "CHECK ((log_visit(VALUE) > 0))"),
         ("unreadable", "query", ""),
+        (
+            "tenants_view",
+            "query",
+            " SELECT sets_indirectly('a'::text) AS tenant;",
+        ),
+        (
+            "guarded",
+            "expression",
+            "(sets_indirectly('a'::text) IS NULL)",
+        ),
+        (
+            "audited_view",
+            "query",
+            " SELECT audited.id\n   FROM audited;",
+        ),
     ];
-    let operators = [("%%%", "U"), ("<~~>", "u"), ("|+|", "U")];
+    let operators = [("%%%", "U"), ("<~~>", "u"), ("|+|", "U"), ("<=!=>", "u")];
+    let code = [
+        (
+            "set_tenant",
+            "function",
+            "BEGIN PERFORM set_config('app.tenant', t, false); END\n; \n; ",
+        ),
+        (
+            "sets_indirectly",
+            "function",
+            "SELECT set_tenant(t)::text\n; \n; ",
+        ),
+        (
+            "sets_by_text",
+            "function",
+            "BEGIN EXECUTE 'SELECT set_con' || 'fig(''a.b'', $1, false)' USING t; END\n; \n; ",
+        ),
+        (
+            "tenant_step",
+            "function",
+            "SELECT set_tenant($2)::text\n; \n; ",
+        ),
+        ("last_tenant", "function", "tenant_step()"),
+        (
+            "op_tenant",
+            "function",
+            "SELECT sets_indirectly('a') IS NULL\n; \n; ",
+        ),
+        ("<=!=>", "operator", "op_tenant()"),
+        ("set_all", "function", "BEGIN SET app.each = 1; END\n; \n; "),
+        (
+            "audit",
+            "function",
+            "BEGIN IF TG_OP = 'INSERT' THEN SET app.audit = 1; END IF; RETURN NULL; END\n; \n; ",
+        ),
+        (
+            "touch",
+            "function",
+            "BEGIN IF (NEW IS DISTINCT FROM OLD) THEN NEW.at := now(); SET LOCAL app.touched = 1; END IF; RETURN NEW; END\n; \n; ",
+        ),
+        (
+            "touch_all",
+            "function",
+            "BEGIN UPDATE touched SET at = now(); COMMIT; END\n; \n; ",
+        ),
+        (
+            "dice",
+            "function",
+            "SELECT 1 + floor(random() * $1)::integer\n; \n; ",
+        ),
+        (
+            "log_visit",
+            "function",
+            "INSERT INTO visits VALUES ($1) RETURNING id\n; \n; ",
+        ),
+        (
+            "audited",
+            "write",
+            "CREATE TRIGGER audit AFTER INSERT OR DELETE OR UPDATE ON public.audited FOR EACH ROW EXECUTE FUNCTION audit()",
+        ),
+        (
+            "touched",
+            "write",
+            "CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON public.touched FOR EACH ROW EXECUTE FUNCTION touch()",
+        ),
+        ("audited_parent", "write", "audited"),
+    ];
     Catalog::new(
         functions.iter().map(row),
         relations.iter().map(relation),
         operators.iter().map(row),
+        code.iter().map(relation),
     )
 }
 

@@ -87,7 +87,7 @@ fn a_text_beyond_the_bound_is_not_read() {
     let sql = format!("SELECT '{}'", "x".repeat(lexer::MAX_TEXT));
     let verdict = classifier.classify(None, &sql);
     assert_eq!(verdict.reason, RouteReason::UnknownStatement);
-    assert!(verdict.writes && verdict.session_state);
+    assert!(verdict.writes && verdict.leaves == Leaves::State);
 }
 
 #[test]

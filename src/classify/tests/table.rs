@@ -11,7 +11,11 @@ fn words(verdict: Verdict) -> String {
         vec!["primary", verdict.reason.as_str()]
     };
     words.extend(verdict.writes.then_some("writes"));
-    words.extend(verdict.session_state.then_some("pins"));
+    words.extend(match verdict.leaves {
+        Leaves::Nothing => None,
+        Leaves::Settings => Some("settings"),
+        Leaves::Unknown | Leaves::State => Some("pins"),
+    });
     words.extend(verdict.ddl.then_some("ddl"));
     words.extend(verdict.control.map(|control| match control {
         TransactionControl::Begin {
@@ -168,6 +172,8 @@ fn the_lists_are_sorted_and_do_not_contradict_each_other() {
         WELL_KNOWN,
         EXCUSED,
         HARMFUL,
+        LOCKS,
+        RUNS_SQL,
         SESSION_SETTINGS,
         SESSION_LOCKS,
         KEYWORDS,
@@ -179,7 +185,7 @@ fn the_lists_are_sorted_and_do_not_contradict_each_other() {
         assert!(list.windows(2).all(|pair| pair[0] != pair[1]), "{list:?}");
     }
     for harmless in WELL_KNOWN.iter().chain(EXCUSED).chain(SOFT_KEYWORDS) {
-        for harmful in [HARMFUL, SESSION_SETTINGS, SESSION_LOCKS] {
+        for harmful in [HARMFUL, LOCKS, RUNS_SQL, SESSION_SETTINGS, SESSION_LOCKS] {
             assert!(harmful.binary_search(harmless).is_err(), "{harmless}");
         }
     }
@@ -188,7 +194,7 @@ fn the_lists_are_sorted_and_do_not_contradict_each_other() {
 #[test]
 fn the_catalog_is_loaded_by_plain_reads() {
     let classifier = classifier();
-    for sql in [FUNCTIONS_SQL, RELATIONS_SQL, OPERATORS_SQL] {
+    for sql in [FUNCTIONS_SQL, RELATIONS_SQL, OPERATORS_SQL, CODE_SQL] {
         assert_eq!(
             classifier.classify(None, sql).reason,
             RouteReason::PlainSelect,

@@ -1,0 +1,344 @@
+//! The settings of a session: known by what made them, and made anew on whichever connection serves it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::ReplicatedConnection;
+use super::action::Action;
+use super::execute::Journey;
+use super::session::Session;
+use crate::classify::{Argument, Change, Leaves, TransactionControl, Verdict, can_travel, changes};
+use crate::node::Lease;
+use crate::statement::Bound;
+
+/// A setting by its name, and the statement that makes it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Setting {
+    pub(super) name: Box<str>,
+    sql: Box<str>,
+}
+
+/// Without the statement: its value may be a secret.
+impl fmt::Debug for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// The settings that a session has made, and a number that no other state of them has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    made: Arc<Vec<Setting>>,
+    version: u64,
+}
+
+/// How a transaction in which settings were made comes to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Nobody knows.
+    #[default]
+    Unknown,
+    Committed,
+    RolledBack,
+}
+
+impl Settings {
+    pub(super) fn is_empty(&self) -> bool {
+        self.made.is_empty()
+    }
+
+    /// Whether names of types and tables mean what they mean to others.
+    pub(super) fn keep_names(&self) -> bool {
+        !self.made.iter().any(changes_names)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.made.iter().map(|setting| &*setting.name)
+    }
+
+    /// The text that makes them all.
+    fn sql(&self) -> String {
+        let statements = self.made.iter().map(|setting| &*setting.sql);
+        statements.collect::<Vec<_>>().join(";")
+    }
+
+    /// These were made after the others.
+    fn make(&mut self, new: Vec<Setting>) {
+        let made = Arc::make_mut(&mut self.made);
+        for setting in new {
+            // The last one counts, and what it means may depend on those before it.
+            made.retain(|known| known.name != setting.name);
+            made.push(setting);
+        }
+        self.version += 1;
+    }
+
+    /// They are again what they were, which is not known of any connection.
+    fn go_back_to(&mut self, before: &Self) {
+        self.made = Arc::clone(&before.made);
+        self.version += 1;
+    }
+}
+
+/// Whether names of types mean after the statement what they meant before.
+pub(super) fn keeps_names(verdict: Verdict, made: &[Setting]) -> bool {
+    match verdict.leaves {
+        Leaves::Settings => !made.iter().any(changes_names),
+        leaves => !leaves.pins() && !verdict.sets_for_the_transaction(),
+    }
+}
+
+/// A role and a search path decide what a type's name means.
+fn changes_names(setting: &Setting) -> bool {
+    matches!(&*setting.name, "search_path" | "role")
+}
+
+impl Session {
+    /// A statement has made these settings on the connection whose settings had this version.
+    fn settings_made(&mut self, new: Vec<Setting>, lease: &Lease) {
+        if self.transaction.is_some() && self.settings_before.is_none() {
+            self.settings_before = Some(self.settings.clone());
+        }
+        let known = lease.settings_version() == self.settings.version;
+        self.settings.make(new);
+        if known {
+            lease.settings_told(self.settings.version);
+        }
+    }
+
+    /// The open transaction is about to end in this way, if the server agrees.
+    pub(super) fn settings_ending(&mut self, ending: Ending) {
+        self.ending = ending;
+    }
+
+    /// The transaction has ended, and with it what was set in it, unless it was committed.
+    pub(super) fn settings_after_transaction(&mut self) {
+        let ending = std::mem::take(&mut self.ending);
+        let Some(before) = self.settings_before.take() else {
+            return;
+        };
+        match ending {
+            Ending::Committed => {}
+            Ending::RolledBack => self.settings.go_back_to(&before),
+            // Only the connection itself knows now.
+            Ending::Unknown => self.pinned = true,
+        }
+    }
+}
+
+impl ReplicatedConnection {
+    /// The settings that the statement makes, if it is one that makes settings and nothing else.
+    /// `None` if what it makes cannot be said on another connection.
+    pub(super) fn settings_of<A: Action>(action: &A, leaves: Leaves) -> Option<Vec<Setting>> {
+        if leaves != Leaves::Settings {
+            return Some(Vec::new());
+        }
+        let changes = changes(action.sql())?;
+        let mut made = Vec::new();
+        for change in changes {
+            made.extend(setting(change, |number| action.bound(number))?);
+        }
+        Some(made)
+    }
+
+    /// What a connection has to be told before it serves the session, and what it then knows.
+    pub(super) fn untold_settings(&self, lease: &Lease) -> Option<(String, u64)> {
+        let session = self.session();
+        let settings = &session.settings;
+        if settings.is_empty() && settings.version == 0
+            || lease.settings_version() == settings.version
+        {
+            return None;
+        }
+        lease.note_settings(settings.names());
+        Some((settings.sql(), settings.version))
+    }
+
+    /// Tells a connection the settings of the session.
+    pub(super) async fn tell_settings(
+        &self,
+        lease: &Arc<Lease>,
+        (sql, version): (String, u64),
+    ) -> diesel::QueryResult<()> {
+        use diesel_async::SimpleAsyncConnection;
+
+        if !sql.is_empty() {
+            let using = lease.enter();
+            let told = lease.pg().batch_execute(&sql).await;
+            using.finish();
+            told?;
+        }
+        // Told in a transaction, they may be taken back with it.
+        if !lease.wire.in_transaction() {
+            lease.settings_told(version);
+        }
+        Ok(())
+    }
+
+    /// How the statement ends the transaction that is open on the connection, if it does.
+    pub(super) fn note_ending(&self, journey: &Journey, lease: &Lease) {
+        if journey.verdict.control != Some(TransactionControl::End) {
+            return;
+        }
+        let alone = !journey.verdict.writes;
+        let ending = match lease.wire.transaction_status() {
+            // The server turns COMMIT into ROLLBACK.
+            b'E' if alone => Ending::RolledBack,
+            _ if journey.only_rolls_back => Ending::RolledBack,
+            b'T' if alone => Ending::Committed,
+            _ => Ending::Unknown,
+        };
+        self.session().settings_ending(ending);
+    }
+
+    /// What follows for the settings from a statement that has succeeded.
+    pub(super) fn note_settings(&self, journey: &mut Journey, sql: &str, lease: &Lease) {
+        let made = std::mem::take(&mut journey.settings);
+        let mut session = self.session();
+        if !made.is_empty() {
+            session.settings_made(made, lease);
+        }
+        let back = journey.verdict.control == Some(TransactionControl::Within)
+            && session.settings_before.is_some()
+            && starts_with(sql, "rollback");
+        if back {
+            // To a savepoint: some of them are as they were.
+            session.pinned = true;
+            lease.note_state();
+        }
+    }
+}
+
+fn starts_with(sql: &str, word: &str) -> bool {
+    let start = sql.trim_start().get(..word.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(word))
+}
+
+/// The setting that a change makes; nothing if it makes none beyond its transaction. `None` if that
+/// cannot be said on another connection.
+fn setting(change: Change, bound: impl Fn(usize) -> Bound) -> Option<Option<Setting>> {
+    let (name, value, is_local) = match change {
+        Change::Said { name, sql } => {
+            let (name, sql) = (name.into(), sql.into());
+            return Some(Some(Setting { name, sql }));
+        }
+        Change::Called {
+            name,
+            value,
+            is_local,
+        } => (name, value, is_local),
+    };
+    let known = |argument: Argument| match argument {
+        Argument::Text(text) => Bound::Text(text),
+        Argument::Null => Bound::Null,
+        Argument::True => Bound::Bool(true),
+        Argument::False => Bound::Bool(false),
+        Argument::Bind(number) => bound(number),
+    };
+    match known(is_local) {
+        Bound::Bool(true) => return Some(None),
+        Bound::Bool(false) => {}
+        _ => return None,
+    }
+    let Bound::Text(name) = known(name) else {
+        return None;
+    };
+    let name = name.to_ascii_lowercase();
+    if !can_travel(&name) {
+        return None;
+    }
+    let value = match known(value) {
+        Bound::Text(value) => literal(&value),
+        Bound::Null => "NULL".to_owned(),
+        Bound::Bool(_) | Bound::Other => return None,
+    };
+    let sql = format!("SELECT pg_catalog.set_config('{name}', {value}, false)");
+    Some(Some(Setting {
+        name: name.into(),
+        sql: sql.into(),
+    }))
+}
+
+/// As a constant that means the same whatever `standard_conforming_strings` says.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(text: &str, binds: &[Bound]) -> Option<Vec<(String, String)>> {
+        let bound = |number: usize| binds.get(number).cloned().unwrap_or(Bound::Other);
+        let mut made = Vec::new();
+        for change in changes(text)? {
+            made.extend(setting(change, bound)?);
+        }
+        let pair = |setting: Setting| (setting.name.into_string(), setting.sql.into_string());
+        Some(made.into_iter().map(pair).collect())
+    }
+
+    #[test]
+    fn a_setting_is_said_again_as_it_was_said() {
+        let one = |name: &str, sql: &str| Some(vec![(name.to_owned(), sql.to_owned())]);
+        assert_eq!(
+            made("SET App.Tenant = 'a' ;", &[]),
+            one("app.tenant", "SET App.Tenant = 'a'")
+        );
+        let text = |text: &str| Bound::Text(text.to_owned());
+        assert_eq!(
+            made(
+                "SELECT set_config('app.tenant', $1, false)",
+                &[text("it's \\ a")]
+            ),
+            one(
+                "app.tenant",
+                r"SELECT pg_catalog.set_config('app.tenant', E'it\'s \\ a', false)"
+            )
+        );
+        let all = [text("role"), text("x"), Bound::Bool(false)];
+        assert_eq!(
+            made("SELECT set_config($1, $2, $3)", &all),
+            one("role", "SELECT pg_catalog.set_config('role', E'x', false)")
+        );
+    }
+
+    #[test]
+    fn a_setting_of_the_transaction_is_none_of_the_session() {
+        let text = |text: &str| Bound::Text(text.to_owned());
+        let local = [text("a.b"), text("x"), Bound::Bool(true)];
+        assert_eq!(made("SELECT set_config($1, $2, $3)", &local), Some(vec![]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_said_again() {
+        let text = |text: &str| Bound::Text(text.to_owned());
+        let sql = "SELECT set_config($1, $2, $3)";
+        for binds in [
+            [text("a.b"), Bound::Other, Bound::Bool(false)],
+            [text("a.b"), text("x"), Bound::Other],
+            [text("a'b"), text("x"), Bound::Bool(false)],
+            [text("seed"), text("0.5"), Bound::Bool(false)],
+            [Bound::Null, text("x"), Bound::Bool(false)],
+        ] {
+            assert_eq!(made(sql, &binds), None);
+        }
+    }
+
+    #[test]
+    fn the_last_value_counts_and_no_two_states_have_one_version() {
+        let setting = |name: &str, sql: &str| Setting {
+            name: name.into(),
+            sql: sql.into(),
+        };
+        let mut settings = Settings::default();
+        settings.make(vec![setting("a", "1"), setting("b", "2")]);
+        let before = settings.clone();
+        settings.make(vec![setting("a", "3")]);
+        assert_eq!(settings.sql(), "2;3");
+        let later = settings.version;
+        settings.go_back_to(&before);
+        assert_eq!(settings.sql(), "1;2");
+        assert!(settings.version > later && later > before.version);
+    }
+}
