@@ -179,7 +179,7 @@ async fn a_temporary_table_made_by_a_function_takes_nobody_elses_rows() {
     assert_eq!(rows.as_deref(), Some("{2}"));
 }
 
-/// npgsql 5592, pgdog 1407, with_advisory_lock 45: a lock outlives its session, and its heirs hold it.
+/// npgsql 5592, pgdog 1407, `with_advisory_lock` 45: a lock outlives its session, and its heirs hold it.
 #[tokio::test]
 async fn a_lock_that_a_function_took_is_free_when_its_session_has_gone() {
     let schema =
@@ -321,7 +321,7 @@ async fn a_tenants_setting_goes_along_to_whichever_node_serves() {
         match sql {
             Some(sql) => run(&mut conn, sql).await.unwrap(),
             None => {
-                let set: String = typed.clone().get_result(&mut conn).await.unwrap();
+                let set: String = typed.get_result(&mut conn).await.unwrap();
                 assert_eq!(set, "a");
             }
         }
