@@ -215,6 +215,12 @@ impl Cluster {
         let _ = self.commands.try_send(Command::Suspect { node, cause });
     }
 
+    /// A primary was found to take no writes yet. Who asks it next may find that it does.
+    pub(crate) async fn fenced(&self, node: &Arc<Node>) -> Result<(), Error> {
+        let node = Arc::clone(node);
+        self.ask(|done| Command::Fenced { node, done }).await
+    }
+
     /// Has every node that is up asked once, and waits for the answers, up to `limit`.
     pub(crate) async fn refreshed(&self, limit: Duration) {
         let started = Instant::now();

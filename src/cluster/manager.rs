@@ -47,6 +47,11 @@ pub(crate) enum Command {
         facts: Facts,
         stray: bool,
     },
+    /// A primary takes no writes yet.
+    Fenced {
+        node: Arc<Node>,
+        done: oneshot::Sender<Result<(), Error>>,
+    },
     /// The database's functions, views or types may have changed.
     CatalogChanged,
     /// A function or operator was met of which nothing is known.
@@ -208,6 +213,10 @@ impl Manager {
                 self.change(&node, |member| {
                     member.note(&facts, stray);
                 });
+            }
+            Command::Fenced { node, done } => {
+                self.change(&node, |member| member.fenced = true);
+                let _ = done.send(Ok(()));
             }
             Command::CatalogChanged => self.want_catalog(refresh::AFTER_CHANGE),
             Command::CatalogWanted => self.want_catalog(refresh::FOR_A_NAME),

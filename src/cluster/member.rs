@@ -31,6 +31,8 @@ pub(crate) struct Member {
     pub(crate) timeline: u32,
     /// A standby that has what the primary lost, and follows nobody: it is stuck there.
     pub(crate) stray: bool,
+    /// It takes no writes yet: the server has transactions be read only, whoever begins them.
+    pub(crate) fenced: bool,
     /// What it is among the others, by the last election.
     pub(crate) standing: Standing,
     /// Whom it receives from, as `host:port`, if it is a standby that does.
@@ -54,6 +56,7 @@ impl Member {
             cluster: None,
             timeline: 0,
             stray: false,
+            fenced: false,
             standing: Standing::Unknown,
             sender: None,
             paused: false,
@@ -129,7 +132,11 @@ impl Member {
         };
         let told = (Some(role), Some(facts.cluster), timeline, stray);
         let known = (self.role, self.cluster, self.timeline, self.stray);
-        let news = told != known || sender != self.sender || paused != self.paused;
+        let news = told != known
+            || sender != self.sender
+            || paused != self.paused
+            || facts.fenced != self.fenced;
+        self.fenced = facts.fenced;
         (self.role, self.cluster, self.timeline, self.stray) = told;
         (self.sender, self.paused) = (sender, paused);
         news
@@ -187,6 +194,10 @@ impl Member {
                 "replica that is ahead of the primary and cannot follow it".to_owned()
             }
             (Standing::Replica, _) => NodeKind::Replica.to_string(),
+            (Standing::Primary, _) if self.fenced => {
+                "primary that takes no writes yet: `default_transaction_read_only` is on there"
+                    .to_owned()
+            }
             (Standing::Primary, DeclaredRole::Replica) => {
                 "primary, though declared a replica".to_owned()
             }

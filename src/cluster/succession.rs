@@ -68,6 +68,14 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
             standing: member.what(),
         });
     }
+    if earlier.fenced != member.fenced && member.role == Some(ServerRole::Primary) {
+        tracing::warn!(target: "diesel_replicated", node, fenced = member.fenced, "primary_fenced");
+        bell.ring(Event::StandingChanged {
+            at,
+            node: node.clone(),
+            standing: member.what(),
+        });
+    }
     let feed = |member: &Member| (member.sender.clone(), member.paused, member.stray);
     // A primary receives from nobody, which is no news.
     if feed(earlier) != feed(member) && member.role == Some(ServerRole::Standby) {

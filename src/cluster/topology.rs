@@ -27,6 +27,8 @@ pub(crate) enum Gate {
 pub(crate) enum Purpose {
     /// To be read from.
     Read,
+    /// A change of the session, or whatever else writes nothing that stays.
+    State,
     /// Whatever else there is.
     Write,
 }
@@ -103,7 +105,9 @@ impl Topology {
             // What is read where no majority answers may be old, and nothing is lost there.
             Gate::Unasked | Gate::NoQuorum { .. } => purpose == Purpose::Read,
         };
-        self.primary().filter(|_| passes)
+        // One that takes no writes yet can be read from: it is the primary.
+        let primary = self.primary().filter(|_| passes);
+        primary.filter(|member| !member.fenced || purpose != Purpose::Write)
     }
 
     /// Whether there was a primary, and none can be written to now. One that takes no writes yet is there.

@@ -9,7 +9,7 @@ use super::ReplicatedConnection;
 use super::reading::Reading;
 use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::error::Error;
-use crate::node::{Lease, Node, Pooled};
+use crate::node::{Lease, Node, Pooled, Whose};
 use crate::route::{NodeKind, RouteReason};
 use crate::wire::ServerRole;
 
@@ -95,6 +95,12 @@ impl ReplicatedConnection {
         if !self.takes_writes(&mut pooled).await {
             self.cluster.suspect(&node, "it is a standby");
             return Err(no_primary(topology));
+        }
+        if purpose == Purpose::Write && pooled.wire.may_be_fenced() {
+            let whose = self.whose_read_only(&pooled).await;
+            if whose == Some(Whose::Servers) {
+                self.cluster.fenced(&node).await?;
+            }
         }
         // It may have been replaced while the connection was opened.
         let now = self.cluster.topology();
@@ -366,7 +372,7 @@ fn may_pass(error: &Error) -> bool {
     }
 }
 
-fn no_primary(topology: &Topology) -> Error {
+pub(super) fn no_primary(topology: &Topology) -> Error {
     if topology.members.is_empty() {
         return Error::Closed;
     }

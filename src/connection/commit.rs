@@ -179,7 +179,7 @@ impl ReplicatedConnection {
         let deadline = Instant::now() + LIMIT;
         while Instant::now() < deadline {
             // A primary that goes away, too, is followed by another.
-            if let Ok(lease) = self.primary_lease(false, Purpose::Write).await {
+            if let Ok(lease) = self.primary_lease(false, Purpose::State).await {
                 match ask(doubt, &lease).await {
                     Ok(Some(answer)) => return answer,
                     Ok(None) => {}

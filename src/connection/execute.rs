@@ -34,6 +34,8 @@ pub(super) struct Journey {
     /// How often a connection's outdated memory was the cause of a failure, and what of it last.
     pub(super) heals: u32,
     pub(super) healing: Option<Stale>,
+    /// How often a connection's transactions were read only.
+    pub(super) outdated: u32,
     /// Custom types are among its values.
     pub(super) custom_types: bool,
     /// A replica refused it, and it is remembered as the primary's if the primary accepts it.
@@ -66,15 +68,17 @@ impl Journey {
             writes,
             ..
         } = self.verdict;
-        let reads = match control {
-            None => reason == RouteReason::PlainSelect,
-            Some(TransactionControl::Begin { read_only, .. }) => read_only,
-            Some(_) => false,
-        };
-        if reads && !writes && !self.learn {
-            Purpose::Read
-        } else {
-            Purpose::Write
+        match control {
+            _ if writes || self.learn => Purpose::Write,
+            None if reason == RouteReason::PlainSelect => Purpose::Read,
+            Some(TransactionControl::Begin { read_only, .. }) => {
+                if read_only {
+                    Purpose::Read
+                } else {
+                    Purpose::Write
+                }
+            }
+            _ => Purpose::State,
         }
     }
 }
@@ -101,6 +105,7 @@ impl ReplicatedConnection {
             avoid: Vec::new(),
             heals: 0,
             healing: None,
+            outdated: 0,
             custom_types: false,
             learn: false,
             fallback: false,
@@ -147,6 +152,10 @@ impl ReplicatedConnection {
                 self.record(InstrumentationEvent::cache_query(&sql));
             }
             match result {
+                Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => {
+                    self.undo_begin(&lease).await;
+                    Box::pin(self.until_it_takes_writes(&mut journey, lease, None)).await?;
+                }
                 Ok(output) => {
                     self.note_settings(&mut journey, action.sql(), &lease);
                     self.succeeded(&journey, &lease, action);
@@ -160,6 +169,10 @@ impl ReplicatedConnection {
                 Err(error) => match self.failed(&mut journey, &lease, on_replica, error) {
                     Ok(Next::Retry) => {}
                     Ok(Next::Done) => return Ok(A::Output::default()),
+                    Ok(Next::Refused(error)) => {
+                        let waits = self.until_it_takes_writes(&mut journey, lease, Some(error));
+                        Box::pin(waits).await?;
+                    }
                     Err(error) => {
                         drop(lease);
                         let over = Box::pin(self.resolved(&mut journey, error)).await;

@@ -9,6 +9,7 @@ mod consistency;
 mod durability;
 mod execute;
 mod failure;
+mod fence;
 mod func;
 mod notifications;
 mod quorum;
@@ -171,7 +172,7 @@ impl ReplicatedConnection {
         if transaction.is_some_and(|open| open.replica.is_some()) {
             return Err(Error::StillInUse.into());
         }
-        let lease = self.primary_lease(false, Purpose::Write).await?;
+        let lease = self.primary_lease(false, Purpose::State).await?;
         self.lends(&lease);
         drop(lease);
         let lease = {

@@ -26,6 +26,9 @@ pub(super) enum Next {
     Retry,
     /// Nothing: what was asked for is so already.
     Done,
+    /// Another attempt when the primary takes writes, if it is that: it has refused the statement because
+    /// its session's transactions are read only.
+    Refused(DieselError),
 }
 
 impl ReplicatedConnection {
@@ -54,6 +57,9 @@ impl ReplicatedConnection {
         if on_replica && matches!(journey.decision, Decision::Replica { may_move: true, .. }) {
             self.failed_on_replica(journey, lease, (symptoms, &failure), error)?;
             return Ok(Next::Retry);
+        }
+        if !on_replica && self.is_refused_as_read_only(journey, lease, &failure) {
+            return Ok(Next::Refused(error));
         }
         self.note_serialization_failure(journey.verdict, &error);
         if failure.lost.is_some() && self.may_send_again(journey) {

@@ -61,11 +61,23 @@ pub enum Error {
         connect: Option<Box<ConnectError>>,
     },
 
-    /// No node is known to be the primary.
-    #[error("no node is known to be the primary; {}", list(.nodes))]
+    /// No node is known to be the primary, or the one that is takes no writes yet.
+    #[error("no node is known to be the primary and to take writes; {}", list(.nodes))]
     NoPrimary {
         /// What is known of each node, in words.
         nodes: Vec<String>,
+    },
+
+    /// Transactions of this login are read only where they do not say otherwise, on whichever node.
+    #[error(
+        "node `{node}` takes no writes from this pool: `default_transaction_read_only` is on by the {whose} \
+         that it connects with; reset it there, or begin transactions with `read_write()`"
+    )]
+    ReadOnlyLogin {
+        /// The node.
+        node: String,
+        /// Whose setting it is: that of the role, of the database, or of the options of the connection.
+        whose: &'static str,
     },
 
     /// More than one node says that it takes writes.

@@ -122,6 +122,8 @@ pub(crate) struct Facts {
     pub(crate) timeline: u32,
     /// As PostgreSQL numbers them: 150018 is 15.18.
     pub(crate) version: u32,
+    /// The server has transactions be read only where they do not say otherwise, whoever begins them.
+    pub(crate) fenced: bool,
     pub(crate) place: Place,
 }
 
@@ -179,7 +181,11 @@ pub(super) async fn ask(
     identity: Identity,
 ) -> QueryResult<Option<Facts>> {
     let row: Row = Where.get_result(&mut connection.pg).await?;
-    Ok(row.into_facts(identity))
+    let mut facts = row.into_facts(identity);
+    if let Some(facts) = &mut facts {
+        facts.fenced = connection.is_fenced().await?;
+    }
+    Ok(facts)
 }
 
 impl Row {
@@ -218,6 +224,7 @@ impl Row {
             cluster: u64::from_ne_bytes(identity.cluster.to_ne_bytes()),
             timeline: timeline.map_or(known, |timeline: u32| timeline.max(known)),
             version: u32::try_from(identity.version).unwrap_or_default(),
+            fenced: false,
             place,
         })
     }

@@ -1,6 +1,6 @@
 //! Putting together what a pool says of itself.
 
-use crate::cluster::{Cluster, Member, Topology, lag};
+use crate::cluster::{Cluster, Member, Purpose, Topology, lag};
 use crate::guarantee::Stage;
 use crate::node::{Place, Told};
 use crate::position::Position;
@@ -20,7 +20,10 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         cluster: topology.cluster(),
         timeline: topology.timeline(),
         takes_writes,
-        takes_reads: takes_writes || topology.usable_replicas().next().is_some(),
+        takes_reads: topology
+            .primary_for(Purpose::Read)
+            .is_some_and(Member::is_up)
+            || topology.usable_replicas().next().is_some(),
         connections_out: cluster.tracker.out(),
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),

@@ -22,7 +22,7 @@ use frame::{BackendScanner, FrontendScanner};
 pub(crate) use generation::Generation;
 pub(crate) use notifications::{Notifications, Received};
 pub(crate) use remark::{Remark, Says};
-pub(crate) use state::{ServerRole, Wire};
+pub(crate) use state::{ReadOnly, ServerRole, Wire};
 
 #[cfg(test)]
 impl Wire {

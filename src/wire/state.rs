@@ -24,6 +24,19 @@ pub(crate) enum ServerRole {
     Primary,
 }
 
+/// Whether the transactions of a session are read only where they do not say otherwise (its parameter
+/// `default_transaction_read_only`), and by whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadOnly {
+    Off,
+    /// By whom was not asked yet.
+    On,
+    /// By the server, whoever connects: somebody keeps it from being written to.
+    Server,
+    /// By its role, its database, its URL or itself: no server ever takes its writes unless it insists.
+    Own,
+}
+
 /// Why a connection died.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Death {
@@ -50,6 +63,7 @@ pub(crate) struct Wire {
     /// Its session was given an isolation level that a standby can run at.
     fitted: AtomicBool,
     role: AtomicU8,
+    read_only: AtomicU8,
     closed: AtomicBool,
     condemned: AtomicBool,
     /// What it was opened for, if that can end before the connection does.
@@ -79,6 +93,7 @@ impl Default for Wire {
             forgot_statements: AtomicBool::new(false),
             fitted: AtomicBool::new(false),
             role: AtomicU8::new(0),
+            read_only: AtomicU8::new(0),
             closed: AtomicBool::new(false),
             condemned: AtomicBool::new(false),
             generation: None,
@@ -150,6 +165,40 @@ impl Wire {
 
     pub(crate) fn set_fitted(&self, fitted: bool) {
         self.fitted.store(fitted, Ordering::Release);
+    }
+
+    /// As the server last reported it.
+    pub(crate) fn read_only(&self) -> ReadOnly {
+        match self.read_only.load(Ordering::Acquire) {
+            0 => ReadOnly::Off,
+            1 => ReadOnly::On,
+            2 => ReadOnly::Server,
+            _ => ReadOnly::Own,
+        }
+    }
+
+    /// Whether its transactions may be read only because the server is not to be written to.
+    pub(crate) fn may_be_fenced(&self) -> bool {
+        matches!(self.read_only(), ReadOnly::On | ReadOnly::Server)
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only() != ReadOnly::Off
+    }
+
+    /// By whom it is on is to be asked again.
+    pub(crate) fn doubt_read_only(&self) {
+        let doubt = |now| (now != 0).then_some(1);
+        let (set, get) = (Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.read_only.fetch_update(set, get, doubt);
+    }
+
+    /// It was asked by whom it is on. Whatever was reported meanwhile stands above that.
+    pub(crate) fn learn_read_only(&self, own: bool) {
+        let learnt = if own { 3 } else { 2 };
+        let learn = |now| (now != 0).then_some(learnt);
+        let (set, get) = (Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.read_only.fetch_update(set, get, learn);
     }
 
     /// Whether the server or the network has ended the connection.
@@ -264,6 +313,10 @@ impl Wire {
             } else {
                 ServerRole::Primary
             });
+        }
+        if name == b"default_transaction_read_only" {
+            let on = u8::from(value == b"on");
+            self.read_only.store(on, Ordering::Release);
         }
     }
 

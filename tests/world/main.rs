@@ -15,6 +15,7 @@
 mod errors;
 mod history;
 mod outages;
+mod outages_fence;
 mod outages_promotion;
 mod outages_quorum;
 mod poisoned;

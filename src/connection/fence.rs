@@ -1,0 +1,148 @@
+//! A primary that takes no writes yet: statements wait for it as for any, and nothing breaks the fence.
+//!
+//! Orchestrators set `default_transaction_read_only` on a new primary until the old one is gone. The server
+//! reports the setting of each session, and refuses (SQLSTATE 25006) before anything has been written.
+
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use diesel_async::SimpleAsyncConnection;
+
+use super::ReplicatedConnection;
+use super::acquire::no_primary;
+use super::execute::Journey;
+use crate::classify::{TransactionControl, Verdict};
+use crate::error::{Error, SqlState};
+use crate::node::{Failure, Lease, NodeConnection, Whose};
+use crate::wire::Says;
+
+/// How often one statement may meet a connection whose setting is outdated.
+const OUTDATED: u32 = 32;
+
+impl ReplicatedConnection {
+    /// Whether what has just begun is a transaction that must not write, or would break the fence.
+    pub(super) fn began_fenced(&self, verdict: Verdict, lease: &Lease) -> bool {
+        let begins = matches!(
+            verdict.control,
+            Some(TransactionControl::Begin {
+                read_only: false,
+                ..
+            })
+        );
+        begins && lease.wire.may_be_fenced() && lease.wire.in_transaction()
+    }
+
+    /// Undoes what has just begun.
+    pub(super) async fn undo_begin(&self, lease: &Arc<Lease>) {
+        self.session().transaction = None;
+        let using = lease.enter();
+        let mut pg = lease.pg();
+        if pg.batch_execute("ROLLBACK").await.is_err() {
+            lease.condemn();
+        }
+        using.finish();
+    }
+
+    /// Whether the primary has refused the statement only because its session's transactions are read
+    /// only, and nothing else came to an end with that.
+    pub(super) fn is_refused_as_read_only(
+        &self,
+        journey: &Journey,
+        lease: &Lease,
+        failure: &Failure,
+    ) -> bool {
+        let refused = failure.lost.is_none()
+            && failure.remark.is_some_and(|remark| {
+                remark.sqlstate == SqlState::READ_ONLY_SQL_TRANSACTION
+                    && remark.says == Says::InRecovery
+            });
+        if !refused {
+            return false;
+        }
+        if self.session().transaction.is_some() || lease.wire.in_transaction() {
+            // Whose the setting is may have changed since it was asked.
+            lease.wire.doubt_read_only();
+            return false;
+        }
+        journey.verdict.control.is_none() && lease.wire.is_read_only()
+    }
+
+    /// Whose the setting is by which this session's transactions are read only.
+    pub(super) async fn whose_read_only(&self, connection: &NodeConnection) -> Option<Whose> {
+        let limit = self.cluster.health.timeout;
+        let asking = async { tokio::time::timeout(limit, connection.whose_read_only()).await };
+        let whose = self.cluster.within(asking).await;
+        if let Ok(Ok(whose)) = whose {
+            return Some(whose);
+        }
+        connection.wire.condemn();
+        None
+    }
+
+    /// Waits until the statement can be sent once more to who takes writes. `refused` is what the caller
+    /// gets if waiting is in vain, because no fence is the cause.
+    pub(super) async fn until_it_takes_writes(
+        &self,
+        journey: &mut Journey,
+        lease: Arc<Lease>,
+        refused: Option<DieselError>,
+    ) -> QueryResult<()> {
+        let whose = self.whose_read_only(&lease).await;
+        let node = Arc::clone(lease.node());
+        journey.outdated += 1;
+        let deadline = journey.started + self.cluster.failover_wait;
+        match (whose, refused) {
+            (Some(Whose::Servers), _) => {
+                self.cluster.fenced(&node).await?;
+                self.give_up_primary(lease);
+                let look =
+                    |topology: &crate::cluster::Topology| topology.takes_writes().then_some(());
+                if self.cluster.with_changes(deadline, look).await.is_none() {
+                    never_sent(journey);
+                    return Err(no_primary(&self.cluster.topology()).into());
+                }
+                Ok(())
+            }
+            (Some(Whose::Logins(whose)), Some(_)) => {
+                never_sent(journey);
+                let node = node.name.clone();
+                Err(Error::ReadOnlyLogin { node, whose }.into())
+            }
+            (Some(Whose::Sessions), Some(error)) => {
+                if let Some(writing) = journey.writing.take() {
+                    writing.refused();
+                }
+                Err(error)
+            }
+            (_, refused) if journey.outdated > OUTDATED => {
+                never_sent(journey);
+                Err(refused.unwrap_or_else(|| no_primary(&self.cluster.topology()).into()))
+            }
+            (Some(Whose::Outdated) | None, _) => {
+                if !self.session().pinned {
+                    lease.condemn();
+                    self.give_up_primary(lease);
+                }
+                Ok(())
+            }
+            (Some(_), _) => Ok(()),
+        }
+    }
+
+    /// Gives the primary's connection back, unless the session has left something there.
+    fn give_up_primary(&self, lease: Arc<Lease>) {
+        let mut session = self.session();
+        if !session.pinned {
+            session.primary.take_if(|held| Arc::ptr_eq(held, &lease));
+        }
+        drop(session);
+        drop(lease);
+    }
+}
+
+fn never_sent(journey: &mut Journey) {
+    if let Some(writing) = journey.writing.take() {
+        writing.never_sent();
+    }
+}
