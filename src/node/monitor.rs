@@ -25,8 +25,11 @@ pub(crate) struct Monitor {
 impl Monitor {
     pub(crate) async fn open(node: &Node) -> Result<Self, ConnectError> {
         let mut connection = node.pool.connector().connect_monitor().await?;
+        // It has answered, though it was not asked yet: over a slow network that takes a while.
+        node.heard.beat();
         let identity = identify(&mut connection).await;
         let identity = identity.map_err(|error| node.pool.connector().monitor_failed(&error))?;
+        node.heard.beat();
         Ok(Self {
             connection,
             identity,

@@ -60,7 +60,9 @@ async fn a_pool_is_built_while_the_replicas_answer_slowly() {
     }
     for round in 0..8 {
         // The monitors are asked often, and nobody waits: what fails, fails.
-        let often = HealthConfig::default().interval(Duration::from_millis(20));
+        let often = HealthConfig::default()
+            .interval(Duration::from_millis(20))
+            .timeout(Duration::from_secs(5));
         let pool = builder(&local)
             .health(often)
             .failover_wait(Duration::ZERO)
