@@ -38,6 +38,16 @@ pub(super) fn findings(text: &str, known: Known<'_>) -> Findings {
     found
 }
 
+/// Whether the code may change the catalog by a statement of its own.
+pub(super) fn may_change_catalog(text: &str) -> bool {
+    const WORDS: &[&str] = &["create", "alter", "drop", "import"];
+    let Ok(tokens) = lexer::tokens(text) else {
+        return true;
+    };
+    let tokens = Tokens::new(text, &tokens);
+    (0..tokens.len()).any(|at| tokens.is_any(at, WORDS))
+}
+
 fn changes_session(tokens: Tokens<'_>, at: usize) -> bool {
     let first = at == 0
         || tokens.is(at - 1, ";")

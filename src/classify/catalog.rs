@@ -95,7 +95,7 @@ WHERE k.contype = 'c' AND t.typnamespace NOT IN (
 /// The kinds: `function`, the body of a function, its default arguments, or the functions of an aggregate;
 /// `opaque`, a function that cannot be read; `operator`; `write`, what runs when a relation is
 /// written: triggers, rules, defaults, constraints, policies, and the relations that are written along;
-/// `event`, the event triggers. Of expressions only those are loaded that call what is not built in, or
+/// `type`, a type that functions convert to or from; `event`, the event triggers. Of expressions only those are loaded that call what is not built in, or
 /// what is known to leave something behind.
 pub(crate) const CODE_SQL: &str = r"
 WITH calls AS (
@@ -130,6 +130,12 @@ UNION ALL
 SELECT o.oprname::text, 'operator', pg_catalog.quote_ident(p.proname) || '()'
 FROM pg_catalog.pg_operator o JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
 WHERE o.oid >= 16384
+UNION ALL
+SELECT t.typname::text, 'type', pg_catalog.quote_ident(p.proname) || '()'
+FROM pg_catalog.pg_cast k
+JOIN pg_catalog.pg_proc p ON p.oid = k.castfunc
+JOIN pg_catalog.pg_type t ON t.oid IN (k.castsource, k.casttarget)
+WHERE k.oid >= 16384
 UNION ALL
 SELECT c.relname::text, 'write', pg_catalog.pg_get_triggerdef(t.oid)
 FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
@@ -205,6 +211,8 @@ pub(super) struct Function {
     locks: bool,
     /// What it does to its session is not known, or known to be something.
     leaves: bool,
+    /// No command undoes that.
+    indelible: bool,
 }
 
 impl Function {
@@ -233,6 +241,7 @@ impl Function {
     pub(super) fn effect(self) -> Effect {
         Effect::Code {
             leaves: self.leaves,
+            indelible: self.indelible,
             locks: self.locks,
         }
     }
@@ -243,6 +252,7 @@ impl Function {
         self.user_volatile |= found.is_volatile();
         self.locks |= found.locks;
         self.leaves |= found.leaves() > Leaves::Nothing;
+        self.indelible |= found.indelible;
     }
 }
 
@@ -343,6 +353,10 @@ impl Catalog {
             "write" if found.leaves_if_written => self.leaving_if_written.insert(name),
             _ if found.leaves() == Leaves::Nothing => false,
             "operator" => self.leaving_operators.insert(name),
+            "type" => {
+                let tainted = self.tainted.insert(name.clone());
+                self.leaving.insert(name) || tainted
+            }
             "event" => !std::mem::replace(&mut self.leaving_events, true),
             _ => self.leaving_if_written.insert(name),
         }

@@ -3,7 +3,8 @@
 use super::catalog::{Catalog, Function};
 use super::lexer;
 use super::lists::{
-    EXCUSED, HARMFUL, LOCKS, RUNS_SQL, SESSION_LOCKS, SESSION_SETTINGS, SOFT_KEYWORDS, WELL_KNOWN,
+    EXCUSED, HARMFUL, INDELIBLE, LOCKS, RUNS_SQL, SESSION_LOCKS, SESSION_SETTINGS, SOFT_KEYWORDS,
+    WELL_KNOWN,
 };
 use super::tokens::Tokens;
 use crate::config::FunctionConfig;
@@ -21,10 +22,14 @@ pub(super) enum Effect {
     Setting,
     /// It takes or releases what the session holds.
     SessionLock,
+    /// It takes what only the end of the session gives back.
+    Indelible,
     /// It runs code of the user's, which may write.
     Code {
         /// It may leave anything in the session.
         leaves: bool,
+        /// Also what no command undoes.
+        indelible: bool,
         /// It takes an advisory lock until the transaction ends.
         locks: bool,
     },
@@ -101,11 +106,14 @@ impl Functions {
             Some(Effect::Setting)
         } else if listed(SESSION_LOCKS, name) {
             Some(Effect::SessionLock)
+        } else if listed(INDELIBLE, name) {
+            Some(Effect::Indelible)
         } else if listed(LOCKS, name) {
             Some(Effect::Lock)
         } else if listed(RUNS_SQL, name) {
             Some(Effect::Code {
                 leaves: true,
+                indelible: false,
                 locks: false,
             })
         } else if listed(HARMFUL, name) {

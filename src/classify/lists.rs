@@ -170,10 +170,16 @@ pub(super) const SESSION_SETTINGS: &[&str] = &[
 /// Functions that take or release what the session holds.
 #[rustfmt::skip]
 pub(super) const SESSION_LOCKS: &[&str] = &[
-    "dblink_connect", "dblink_connect_u", "pg_advisory_lock", "pg_advisory_lock_shared",
+    "pg_advisory_lock", "pg_advisory_lock_shared",
     "pg_advisory_unlock", "pg_advisory_unlock_all", "pg_advisory_unlock_shared",
-    "pg_replication_origin_session_reset", "pg_replication_origin_session_setup",
     "pg_try_advisory_lock", "pg_try_advisory_lock_shared",
+];
+
+/// Functions that take what only the end of the session gives back.
+#[rustfmt::skip]
+pub(super) const INDELIBLE: &[&str] = &[
+    "dblink_connect", "dblink_connect_u", "pg_replication_origin_session_reset",
+    "pg_replication_origin_session_setup",
 ];
 
 /// Key words that a parenthesis may follow and that cannot name a function.

@@ -21,7 +21,7 @@ mod transaction;
 mod tests;
 
 use std::any::TypeId;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use crate::config::FunctionConfig;
@@ -52,6 +52,8 @@ pub(crate) struct Verdict {
     pub(crate) writes: bool,
     /// What it leaves on its connection beyond its transaction.
     pub(crate) leaves: Leaves,
+    /// Only the end of the connection undoes what it leaves.
+    pub(crate) indelible: bool,
     /// It takes an advisory lock until its transaction ends. A standby's locks exclude nobody.
     pub(crate) locks: bool,
     /// What it does to the transaction.
@@ -63,6 +65,25 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
+    /// Whether it may run code of the database's.
+    fn may_run_code(&self) -> bool {
+        self.control.is_none()
+            && !matches!(
+                self.reason,
+                RouteReason::PlainSelect | RouteReason::SessionState
+            )
+    }
+
+    /// The same while the catalog that it rests on is outdated: code may have changed.
+    pub(crate) fn on_outdated_catalog(self) -> Self {
+        let leaves = if self.may_run_code() {
+            self.leaves.max(Leaves::Unknown)
+        } else {
+            self.leaves
+        };
+        Self { leaves, ..self }
+    }
+
     /// Whether it may change settings until the transaction ends, `search_path` among them.
     pub(crate) fn sets_for_the_transaction(&self) -> bool {
         self.control == Some(TransactionControl::Setting)
@@ -85,6 +106,9 @@ pub(crate) struct Classifier {
     /// The verdicts on what a replica refused.
     learned: Verdicts,
     wants_catalog: AtomicBool,
+    /// How many changes of the catalog are known, and how many of them the loaded one has seen.
+    changes: AtomicU64,
+    seen: AtomicU64,
 }
 
 impl Classifier {
@@ -97,11 +121,22 @@ impl Classifier {
             }),
             learned: Verdicts::new(),
             wants_catalog: AtomicBool::new(false),
+            changes: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
         }
     }
 
     /// The verdict on a text, or on the query whose type `id` determines its text.
     pub(crate) fn classify(&self, id: Option<TypeId>, sql: &str) -> Verdict {
+        let verdict = self.judged(id, sql);
+        if self.is_outdated() {
+            verdict.on_outdated_catalog()
+        } else {
+            verdict
+        }
+    }
+
+    fn judged(&self, id: Option<TypeId>, sql: &str) -> Verdict {
         let key = QueryKey::new(id, sql);
         let ground = self.ground.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(verdict) = ground.verdicts.get(key) {
@@ -122,7 +157,7 @@ impl Classifier {
 
     /// A replica refused the statement, so it goes to the primary from now on.
     pub(crate) fn learn(&self, id: Option<TypeId>, sql: &str) {
-        let verdict = self.classify(id, sql);
+        let verdict = self.judged(id, sql);
         if verdict.reason != RouteReason::PlainSelect {
             return;
         }
@@ -139,8 +174,8 @@ impl Classifier {
     }
 
     /// Replaces what is known of the catalog, and forgets the verdicts that rested on it. What was
-    /// learned from replicas stays.
-    pub(crate) fn set_catalog(&self, mut catalog: Catalog) {
+    /// learned from replicas stays. It was loaded after so many changes were known.
+    pub(crate) fn set_catalog(&self, mut catalog: Catalog, changes: u64) {
         catalog.judge_definitions(&self.functions);
         let ground = Ground {
             catalog: Some(catalog),
@@ -153,6 +188,21 @@ impl Classifier {
         drop(place);
         // Outside the lock, as it may be large.
         drop(old);
+        self.seen.fetch_max(changes, Ordering::AcqRel);
+    }
+
+    /// The catalog has changed: until it has been loaded again, code may do what is not known of it.
+    pub(crate) fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many changes of the catalog are known.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.changes() != self.seen.load(Ordering::Acquire)
     }
 
     /// Whether a function or operator was met of which nothing is known, since the last call. It

@@ -40,6 +40,8 @@ pub(super) struct Findings {
     pub(super) locks: bool,
     /// Code is run that may leave anything in the session.
     pub(super) anything: bool,
+    /// That may be what no command undoes.
+    pub(super) indelible: bool,
     /// Relations are named that run such code if they are written.
     pub(super) leaves_if_written: bool,
     /// A setting is changed.
@@ -65,6 +67,7 @@ impl Findings {
         Self {
             volatile: true,
             anything: true,
+            indelible: true,
             ..Self::default()
         }
     }
@@ -94,9 +97,19 @@ impl Findings {
                 self.volatile = true;
                 self.locks = true;
             }
-            Effect::Code { leaves, locks } => {
+            Effect::Indelible => {
+                self.volatile = true;
+                self.session = true;
+                self.indelible = true;
+            }
+            Effect::Code {
+                leaves,
+                indelible,
+                locks,
+            } => {
                 self.volatile = true;
                 self.anything |= leaves;
+                self.indelible |= indelible;
                 self.locks |= locks;
             }
             Effect::Setting => {

@@ -24,6 +24,7 @@ const READ: Verdict = Verdict {
     reason: RouteReason::PlainSelect,
     writes: false,
     leaves: Leaves::Nothing,
+    indelible: false,
     locks: false,
     control: None,
     ddl: false,
@@ -46,6 +47,7 @@ const UNKNOWN: Verdict = Verdict {
     reason: RouteReason::UnknownStatement,
     writes: true,
     leaves: Leaves::State,
+    indelible: true,
     locks: true,
     control: None,
     ddl: true,
@@ -143,6 +145,7 @@ fn combine(before: Verdict, next: Verdict) -> Verdict {
             }
             (one, other) => one.max(other),
         },
+        indelible: before.indelible || next.indelible,
         locks: before.locks || next.locks,
         control: match (before.control, next.control) {
             (
@@ -201,6 +204,7 @@ fn judge_one(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     };
     Verdict {
         leaves,
+        indelible: verdict.indelible || found.indelible,
         locks: verdict.locks || found.locks,
         ..verdict
     }
@@ -274,6 +278,7 @@ fn explain(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     Verdict {
         writes: verdict.writes && analyze,
         leaves: if analyze { leaves } else { Leaves::Nothing },
+        indelible: found.indelible && analyze,
         locks: found.locks && analyze,
         ddl: verdict.ddl && analyze,
         ..verdict
@@ -300,9 +305,12 @@ fn command(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
         "alter" | "drop" | "import" => ddl(write, known),
         "create" => ddl(create(tokens), known),
         "do" => block(tokens, known),
-        "set" | "reset" | "load" | "listen" | "unlisten" | "prepare" | "deallocate" | "discard" => {
-            session
-        }
+        // A library stays loaded.
+        "load" => Verdict {
+            indelible: true,
+            ..session
+        },
+        "set" | "reset" | "listen" | "unlisten" | "prepare" | "deallocate" | "discard" => session,
         // A cursor ends with its transaction, unless it is to be held.
         "declare" if holds(tokens) => Verdict {
             writes: true,
@@ -344,12 +352,14 @@ fn ddl(verdict: Verdict, known: Known<'_>) -> Verdict {
 
 /// `DO`: a body that is run at once.
 fn block(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
-    let (mut leaves, mut locks) = (Leaves::Nothing, false);
+    let (mut leaves, mut indelible, mut locks) = (Leaves::Nothing, false, false);
+    let mut ddl = false;
     for at in 1..tokens.len() {
         let found = match tokens.kind(at) {
-            Some(Kind::Text) => tokens
-                .string(at)
-                .map_or(Findings::anything(), |text| body::findings(&text, known)),
+            Some(Kind::Text) => tokens.string(at).map_or(Findings::anything(), |text| {
+                ddl |= body::may_change_catalog(&text);
+                body::findings(&text, known)
+            }),
             // Of other languages nothing is known.
             _ if tokens.is_word(at, "language") && !tokens.is_word(at + 1, "plpgsql") => {
                 Findings::anything()
@@ -357,11 +367,13 @@ fn block(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
             _ => continue,
         };
         leaves = leaves.max(found.leaves());
+        indelible |= found.indelible;
         locks |= found.locks;
     }
     Verdict {
-        ddl: true,
+        ddl: ddl || leaves > Leaves::Nothing,
         leaves,
+        indelible,
         locks,
         ..primary(RouteReason::Write, true)
     }

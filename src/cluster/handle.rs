@@ -241,6 +241,7 @@ impl Cluster {
     /// The database's types, functions or views may have changed. Never waits.
     pub(crate) fn catalog_changed(&self) {
         self.oids.forget();
+        self.classifier.note_change();
         let _ = self.commands.try_send(Command::CatalogChanged);
     }
 

@@ -86,7 +86,8 @@ pub(crate) enum Command {
 pub(super) enum Finding {
     /// What a look at a node found that began at that time.
     Probe(Arc<Node>, std::time::Instant, Result<Probe, ConnectError>),
-    Catalog(Option<Catalog>),
+    /// What was loaded, and how many changes of the catalog were known before.
+    Catalog(Option<Catalog>, u64),
 }
 
 /// What the manager does next.
@@ -242,7 +243,7 @@ impl Manager {
     fn learn(&mut self, finding: Finding) {
         match finding {
             Finding::Probe(node, began, answer) => self.probed(&node, began, answer),
-            Finding::Catalog(catalog) => self.catalog_loaded(catalog),
+            Finding::Catalog(catalog, changes) => self.catalog_loaded(catalog, changes),
         }
     }
 
@@ -267,6 +268,7 @@ impl Manager {
             return;
         };
         self.catalog.started();
+        let changes = self.classifier.changes();
         let node = Arc::clone(&member.node);
         self.tasks.spawn(async move {
             let load = AssertUnwindSafe(catalog::load(&node)).catch_unwind();
@@ -278,14 +280,14 @@ impl Manager {
             if let Err(cause) = &loaded {
                 tracing::warn!(target: "diesel_replicated", node = node.name, cause, "catalog_not_loaded");
             }
-            Finding::Catalog(loaded.ok())
+            Finding::Catalog(loaded.ok(), changes)
         });
     }
 
-    fn catalog_loaded(&mut self, catalog: Option<Catalog>) {
+    fn catalog_loaded(&mut self, catalog: Option<Catalog>, changes: u64) {
         let loaded = catalog.is_some();
         if let Some(catalog) = catalog {
-            self.classifier.set_catalog(catalog);
+            self.classifier.set_catalog(catalog, changes);
         }
         self.publish(|topology| topology.with_catalog_asked());
         self.catalog.ended(loaded, Instant::now());

@@ -91,6 +91,10 @@ impl ReplicatedConnection {
         if settings.is_none() {
             verdict.leaves = Leaves::State;
         }
+        if self.session().changed_catalog {
+            // What the open transaction has changed, no catalog that was loaded tells.
+            verdict = verdict.on_outdated_catalog();
+        }
         let settings = settings.unwrap_or_default();
         if self.cluster.classifier.take_wants_catalog() {
             self.cluster.catalog_wanted();
@@ -423,6 +427,9 @@ fn leave(journey: &Journey, lease: &Lease, on_replica: bool) -> Result<(), Error
         Leaves::State | Leaves::Unknown => lease.note_state(),
         Leaves::Settings => lease.note_settings(journey.settings.iter().map(|made| &*made.name)),
         Leaves::Nothing => {}
+    }
+    if journey.verdict.indelible {
+        lease.note_lent();
     }
     if journey.verdict.locks && on_replica {
         return Err(Error::LockOnReplica { node: node() });

@@ -173,6 +173,9 @@ impl ReplicatedConnection {
             return Err(Error::StillInUse.into());
         }
         let lease = self.primary_lease(false, Purpose::State).await?;
+        if let Some(untold) = self.untold_settings(&lease) {
+            self.tell_settings(&lease, untold).await?;
+        }
         self.lends(&lease);
         drop(lease);
         let lease = {

@@ -53,7 +53,11 @@ impl Condition {
         let mut sql = String::from("RESET ROLE");
         for name in &self.settings {
             let quoted = name.replace('.', "\".\"");
-            let _ = write!(sql, "; RESET \"{quoted}\"");
+            let _ = match &**name {
+                // What diesel-async sets on each new connection.
+                "timezone" => write!(sql, "; SET TIME ZONE 'UTC'"),
+                _ => write!(sql, "; RESET \"{quoted}\""),
+            };
         }
         sql
     }

@@ -113,6 +113,7 @@ mod tests {
         reason: RouteReason::PlainSelect,
         writes: false,
         leaves: Leaves::Nothing,
+        indelible: false,
         locks: false,
         control: None,
         ddl: false,

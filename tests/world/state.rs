@@ -641,3 +641,77 @@ async fn state_of_one_connection_is_refused_on_a_replica() {
         assert_eq!(typed, expected, "{sql}");
     }
 }
+
+/// A migration changes what a function or a table does; until the pool has looked at it, nothing is trusted.
+#[tokio::test]
+async fn code_that_was_just_replaced_by_a_migration_is_not_trusted() {
+    let pool = with(TENANTS).await.build().await.unwrap();
+    let change = "CREATE OR REPLACE FUNCTION quiet(n integer) RETURNS integer LANGUAGE plpgsql
+          AS $$ BEGIN PERFORM set_config('app.tenant', 'a', false); RETURN n; END $$;
+        CREATE TRIGGER late BEFORE INSERT ON touched FOR EACH ROW EXECUTE FUNCTION touch_late()";
+    let mut migration = pool.get().await.unwrap();
+    let make = "CREATE FUNCTION touch_late() RETURNS trigger LANGUAGE plpgsql
+          AS $$ BEGIN PERFORM set_config('app.tenant', 'a', false); RETURN NEW; END $$";
+    run(&mut migration, make).await.unwrap();
+    run(&mut migration, change).await.unwrap();
+    drop(migration);
+    for sql in ["SELECT quiet(1)", "INSERT INTO touched (id) VALUES (1)"] {
+        let mut conn = pool.get().await.unwrap();
+        run(&mut conn, sql).await.unwrap();
+        assert_eq!(tenant(&mut conn).await, "a", "{sql}");
+        drop(conn);
+        let mut next = pool.get().await.unwrap();
+        assert_eq!(tenant(&mut next.primary()).await, "", "{sql}");
+    }
+    // In the transaction that changes it.
+    let mut conn = pool.get().await.unwrap();
+    conn.transaction(async |conn| {
+        run(conn, "CREATE OR REPLACE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET app.tenant = 'b'; RETURN NEW; END $$").await?;
+        run(conn, "UPDATE touched SET visits = 3").await
+    })
+    .await
+    .unwrap();
+    drop(conn);
+    let mut next = pool.get().await.unwrap();
+    assert_eq!(tenant(&mut next.primary()).await, "");
+}
+
+/// npgsql 5997: a connection goes back as it was opened, its time zone and its role included.
+#[tokio::test]
+async fn a_connection_goes_back_as_it_was_opened() {
+    let pool = with("").await.build().await.unwrap();
+    let zone = "current_setting('TimeZone')";
+    for sql in [
+        "SET TIME ZONE 'Asia/Tokyo'",
+        "SET timezone = 'Asia/Tokyo'; LISTEN x",
+    ] {
+        let mut conn = pool.get().await.unwrap();
+        let before = value(&mut conn.primary(), zone).await.unwrap();
+        run(&mut conn, sql).await.unwrap();
+        assert_eq!(
+            value(&mut conn.primary(), zone).await.unwrap().unwrap(),
+            "Asia/Tokyo"
+        );
+        drop(conn);
+        let mut next = pool.get().await.unwrap();
+        assert_eq!(
+            value(&mut next.primary(), zone).await.unwrap(),
+            before,
+            "{sql}"
+        );
+    }
+}
+
+/// What the bare connection is lent with is what the session has set.
+#[tokio::test]
+async fn the_bare_connection_has_the_settings_of_the_session() {
+    let pool = with("").await.build().await.unwrap();
+    let mut conn = pool.get().await.unwrap();
+    run(&mut conn, "SET app.tenant = 'a'").await.unwrap();
+    let bare = conn.primary_connection().await.unwrap();
+    let found: Value = sql_query("SELECT current_setting('app.tenant', true) AS value")
+        .get_result(bare)
+        .await
+        .unwrap();
+    assert_eq!(found.value.as_deref(), Some("a"));
+}

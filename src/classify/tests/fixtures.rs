@@ -215,6 +215,6 @@ pub(super) fn catalog() -> Catalog {
 /// A classifier that knows that catalog.
 pub(super) fn classifier() -> Classifier {
     let classifier = Classifier::new(&FunctionConfig::default());
-    classifier.set_catalog(catalog());
+    classifier.set_catalog(catalog(), 0);
     classifier
 }

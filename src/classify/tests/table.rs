@@ -91,7 +91,7 @@ fn nothing_of_the_users_is_trusted_before_a_catalog_is_loaded() {
     let verdict = classifier.classify(None, "select shout('a')");
     assert_eq!(verdict.reason, RouteReason::UnknownStatement);
     assert!(classifier.take_wants_catalog());
-    classifier.set_catalog(catalog());
+    classifier.set_catalog(catalog(), 0);
     assert!(!classifier.take_wants_catalog());
     let verdict = classifier.classify(None, "select shout('a')");
     assert_eq!(verdict.reason, RouteReason::PlainSelect);
@@ -111,7 +111,7 @@ fn overrides_of_functions() {
         deny: ["lower", "app.shout", "either"].map(str::to_owned).into(),
     };
     let classifier = Classifier::new(&overrides);
-    classifier.set_catalog(catalog());
+    classifier.set_catalog(catalog(), 0);
     for (sql, plain) in [
         ("select dice(6)", true),
         ("select nextval('s')", true),
@@ -151,7 +151,7 @@ fn what_a_replica_refused_is_learned() {
         classifier.learn(id, sql);
         assert_eq!(classifier.classify(id, sql).reason, RouteReason::Learned);
         assert!(classifier.classify(id, sql).writes);
-        classifier.set_catalog(catalog());
+        classifier.set_catalog(catalog(), 0);
         assert_eq!(classifier.classify(id, sql).reason, RouteReason::Learned);
     }
     assert_eq!(
@@ -176,6 +176,7 @@ fn the_lists_are_sorted_and_do_not_contradict_each_other() {
         RUNS_SQL,
         SESSION_SETTINGS,
         SESSION_LOCKS,
+        INDELIBLE,
         KEYWORDS,
         SOFT_KEYWORDS,
         OPERATORS,
@@ -185,7 +186,14 @@ fn the_lists_are_sorted_and_do_not_contradict_each_other() {
         assert!(list.windows(2).all(|pair| pair[0] != pair[1]), "{list:?}");
     }
     for harmless in WELL_KNOWN.iter().chain(EXCUSED).chain(SOFT_KEYWORDS) {
-        for harmful in [HARMFUL, LOCKS, RUNS_SQL, SESSION_SETTINGS, SESSION_LOCKS] {
+        for harmful in [
+            HARMFUL,
+            LOCKS,
+            RUNS_SQL,
+            SESSION_SETTINGS,
+            SESSION_LOCKS,
+            INDELIBLE,
+        ] {
             assert!(harmful.binary_search(harmless).is_err(), "{harmless}");
         }
     }
