@@ -166,12 +166,20 @@ impl Manager {
         self.record(node).silent = false;
         node.heard.beat();
         let health = Arc::clone(&self.health);
+        if let Some(facts) = probe.facts.as_ref().filter(|_| !self.is_up(node)) {
+            // What its watcher said was of before.
+            node.tells(facts, probe.took);
+        }
         self.change(node, |member| {
-            member.role = probe.role;
-            if let Some(facts) = &probe.facts {
-                let stray = member.stray;
-                member.note(facts, stray);
+            match &probe.facts {
+                Some(facts) => {
+                    member.note(facts);
+                }
+                // What it told as something else says nothing of what it is now.
+                None if member.role != probe.role => member.timeline = 0,
+                None => {}
             }
+            member.role = probe.role;
             member.hear(Signal::Reached, &health);
         });
         self.load_wanted_catalog();
@@ -187,9 +195,30 @@ impl Manager {
                 self.watch_anew(member);
             }
         }
+        self.look_at_histories();
         if self.promoter.config.write_quorum {
             // Time alone may have closed the gate.
             self.publish(Topology::clone);
+        }
+    }
+
+    /// Judges standbys anew of which time alone tells, and speaks of those that stay in doubt.
+    fn look_at_histories(&mut self) {
+        let topology = Arc::clone(&self.publish.borrow());
+        let (known, newest) = (self.known(), topology.timeline());
+        let changes = |member: &Member| {
+            let told = member.node.told();
+            told.is_some_and(|told| known.would_change(member, &told.facts, newest))
+        };
+        if topology.replicas().any(changes) {
+            self.publish(Topology::clone);
+        }
+        for member in topology.replicas() {
+            if member.followed.is_untold() {
+                let (node, cause) = (&member.node.name, member.health.cause());
+                tracing::warn!(target: "diesel_replicated", node, cause, "replica_in_doubt");
+                self.change(&member.node, |member| member.followed.told = true);
+            }
         }
     }
 

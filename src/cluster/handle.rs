@@ -229,10 +229,14 @@ impl Cluster {
             return;
         };
         let up = topology.members.iter().filter(|member| member.is_up());
-        let up: Vec<_> = up.map(|member| &member.progress).collect();
-        let _asked: Vec<_> = up.iter().map(|progress| progress.want()).collect();
+        let up: Vec<_> = up.collect();
+        let _asked: Vec<_> = up.iter().map(|member| member.progress.want()).collect();
         let look = || {
-            let asked = up.iter().all(|progress| progress.asked_since(started));
+            // One that may not tell where it is answers all the same.
+            let heard = |node: &Node| node.heard.age() < started.elapsed();
+            let mut up = up.iter();
+            let asked =
+                up.all(|member| member.progress.asked_since(started) || heard(&member.node));
             asked.then_some(())
         };
         self.with_news(started + limit, look).await;

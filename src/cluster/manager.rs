@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::catalog;
 use super::checkup::Record;
+use super::lineage::Known;
+use super::marks::Marks;
 use super::member::Member;
 use super::promotion::Promoter;
 use super::refresh::{self, Refresh};
@@ -20,9 +22,9 @@ use super::topology::{Gate, Topology};
 use crate::classify::{Catalog, Classifier};
 use crate::config::HealthConfig;
 use crate::error::{ConnectError, Error};
-use crate::guarantee::Board;
+use crate::guarantee::{Board, NewTimeline};
 use crate::health::Signal;
-use crate::node::{Facts, Node, Probe};
+use crate::node::{Facts, Node, Place, Probe};
 use crate::status::Bell;
 
 /// How long loading the catalog may take.
@@ -41,17 +43,20 @@ pub(crate) enum Command {
     Suspect { node: Arc<Node>, cause: String },
     /// A node does not answer, though its connections are open.
     Silent { node: Arc<Node>, cause: String },
-    /// A node said of itself what was not known; whether it is a standby that cannot follow.
+    /// A node said of itself what was not known; and, of a primary, how its log came to be on its
+    /// timeline, if that is new.
     Heard {
         node: Arc<Node>,
         facts: Facts,
-        stray: bool,
+        fork: Option<NewTimeline>,
     },
     /// A primary takes no writes yet.
     Fenced {
         node: Arc<Node>,
         done: oneshot::Sender<Result<(), Error>>,
     },
+    /// More is known by which standbys are told from others.
+    Judge,
     /// The database's functions, views or types may have changed.
     CatalogChanged,
     /// A function or operator was met of which nothing is known.
@@ -131,6 +136,7 @@ pub(crate) struct Manager {
     pub(super) watching: Vec<(Arc<Node>, AbortHandle)>,
     pub(super) tasks: JoinSet<Finding>,
     pub(super) records: Vec<Record>,
+    pub(super) marks: Arc<Marks>,
     catalog: Refresh,
     catalog_due: Option<Instant>,
 }
@@ -153,6 +159,7 @@ impl Manager {
             watching: Vec::new(),
             tasks: JoinSet::new(),
             records: Vec::new(),
+            marks: Arc::default(),
             catalog: Refresh::new(),
             catalog_due: None,
         }
@@ -210,15 +217,12 @@ impl Manager {
             Command::Unreachable { node, error, since } => self.unreachable(&node, &error, since),
             Command::Suspect { node, cause } => self.suspected(&node, &cause),
             Command::Silent { node, cause } => self.silent(&node, &cause),
-            Command::Heard { node, facts, stray } => {
-                self.change(&node, |member| {
-                    member.note(&facts, stray);
-                });
-            }
             Command::Fenced { node, done } => {
                 self.change(&node, |member| member.fenced = true);
                 let _ = done.send(Ok(()));
             }
+            Command::Heard { node, facts, fork } => self.heard(&node, &facts, fork.as_ref()),
+            Command::Judge => self.publish(Topology::clone),
             Command::CatalogChanged => self.want_catalog(refresh::AFTER_CHANGE),
             Command::CatalogWanted => self.want_catalog(refresh::FOR_A_NAME),
             Command::Add { node, done } => {
@@ -238,6 +242,31 @@ impl Manager {
                 let _ = done.send(self.set_weight(&name, weight));
             }
         }
+    }
+
+    /// Takes note of what a node says of itself. Where its log parted from that of the standbys is known
+    /// before these are compared with it.
+    fn heard(&self, node: &Arc<Node>, facts: &Facts, fork: Option<&NewTimeline>) {
+        let note = |member: &mut Member| {
+            member.note(facts);
+        };
+        if let (
+            Some(fork),
+            Place::Primary {
+                flushed: Some(begun),
+                ..
+            },
+        ) = (fork, &facts.place)
+        {
+            let next = self.publish.borrow().with(node, note);
+            let rules = next
+                .primary()
+                .is_some_and(|member| Arc::ptr_eq(&member.node, node));
+            if rules && facts.timeline == next.timeline() {
+                self.board.learn(fork, facts.timeline, *begun);
+            }
+        }
+        self.change(node, note);
     }
 
     fn learn(&mut self, finding: Finding) {
@@ -314,12 +343,21 @@ impl Manager {
     pub(super) fn publish(&self, next: impl FnOnce(&Topology) -> Topology) {
         let before = Arc::clone(&self.publish.borrow());
         let mut after = next(&before);
+        self.known().judge(&mut after);
         // The gate belongs to what is published: nobody sees nodes that are up behind a gate of before.
         self.count_answers(&mut after);
         let after = Arc::new(after);
         self.publish.send_replace(Arc::clone(&after));
         self.follow_the_gate(&before, &after);
         succession::follow(&before, &after, &self.bell);
+    }
+
+    /// What standbys are compared by.
+    pub(super) fn known(&self) -> Known<'_> {
+        Known {
+            board: &self.board,
+            marks: &self.marks,
+        }
     }
 
     /// Ends the connections of every node, and with the sender tells that all is over.

@@ -6,6 +6,7 @@ use super::member::Member;
 use super::topology::Topology;
 use crate::guarantee::Board;
 use crate::health::Measure;
+use crate::position::Standing;
 use crate::route::NodeKind;
 
 /// How far a replica is behind the primary, in bytes and in time.
@@ -18,7 +19,10 @@ pub(crate) fn lag(member: &Member, board: &Board) -> (Option<u64>, Option<Durati
         let bytes = latest
             .filter(|latest| latest.timeline == replayed.timeline)
             .map(|latest| latest.flushed.0.saturating_sub(replayed.lsn.0));
-        (bytes, view.history.age(replayed, Instant::now()))
+        // How old is what the primary has lost?
+        let kept = view.forks.standing(replayed) == Standing::Kept;
+        let age = view.history.age(replayed, Instant::now());
+        (bytes, age.filter(|_| kept))
     })
 }
 
@@ -38,6 +42,7 @@ pub(super) fn measure(member: &Member, topology: &Topology, board: &Board) -> Me
         peers: median(others.filter_map(round_trip).collect()),
         lag,
         lag_bytes,
+        compared: topology.takes_writes(),
     }
 }
 

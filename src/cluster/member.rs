@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::lineage::Followed;
 use crate::config::{DeclaredRole, HealthConfig};
 use crate::election::{Sight, Standing};
 use crate::guarantee::Progress;
-use crate::health::{Health, Signal};
+use crate::health::{Apart, Health, Signal};
 use crate::node::{Facts, Node, Place, Receiver};
 use crate::route::NodeKind;
 use crate::status::{NodeHealth, Transition};
@@ -29,10 +30,12 @@ pub(crate) struct Member {
     pub(crate) cluster: Option<u64>,
     /// The timeline that it told; 0 while that is not known.
     pub(crate) timeline: u32,
-    /// A standby that has what the primary lost, and follows nobody: it is stuck there.
+    /// A standby that has what the primary lost: it is stuck there.
     pub(crate) stray: bool,
     /// It takes no writes yet: the server has transactions be read only, whoever begins them.
     pub(crate) fenced: bool,
+    /// Whether and since when it does not follow the primary.
+    pub(super) followed: Followed,
     /// What it is among the others, by the last election.
     pub(crate) standing: Standing,
     /// Whom it receives from, as `host:port`, if it is a standby that does.
@@ -57,6 +60,7 @@ impl Member {
             timeline: 0,
             stray: false,
             fenced: false,
+            followed: Followed::default(),
             standing: Standing::Unknown,
             sender: None,
             paused: false,
@@ -107,12 +111,18 @@ impl Member {
         self.is_up() && self.kind().is_some()
     }
 
+    /// Whether it may serve reads that ask for nothing ([`Eventual`](crate::Consistency::Eventual)).
     pub(crate) fn is_usable_replica(&self) -> bool {
-        self.kind() == Some(NodeKind::Replica) && self.health.serves() && !self.stray
+        self.kind() == Some(NodeKind::Replica) && self.health.serves()
+    }
+
+    /// Whether its log is the primary's: all other reads need that.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.health.is_trusted()
     }
 
     /// Takes note of what its server says; whether that is news.
-    pub(crate) fn note(&mut self, facts: &Facts, stray: bool) -> bool {
+    pub(crate) fn note(&mut self, facts: &Facts) -> bool {
         let role = match facts.place {
             Place::Primary { .. } => ServerRole::Primary,
             Place::Standby { .. } => ServerRole::Standby,
@@ -125,19 +135,20 @@ impl Member {
         };
         // A standby that receives nothing tells the timeline of its last restartpoint; it has been on
         // a newer one if it said so.
-        let same = (self.role, self.cluster) == (Some(role), Some(facts.cluster));
+        let cluster = facts.cluster.or(self.cluster);
+        let same = (self.role, self.cluster) == (Some(role), cluster);
         let timeline = match role {
             ServerRole::Standby if same => facts.timeline.max(self.timeline),
             _ => facts.timeline,
         };
-        let told = (Some(role), Some(facts.cluster), timeline, stray);
-        let known = (self.role, self.cluster, self.timeline, self.stray);
+        let told = (Some(role), cluster, timeline);
+        let known = (self.role, self.cluster, self.timeline);
         let news = told != known
             || sender != self.sender
             || paused != self.paused
             || facts.fenced != self.fenced;
         self.fenced = facts.fenced;
-        (self.role, self.cluster, self.timeline, self.stray) = told;
+        (self.role, self.cluster, self.timeline) = told;
         (self.sender, self.paused) = (sender, paused);
         news
     }
@@ -146,6 +157,18 @@ impl Member {
     pub(crate) fn hear(&mut self, signal: Signal, config: &HealthConfig) {
         let from = self.health.kind();
         self.health.hear(signal, config, Instant::now());
+        self.became(from);
+    }
+
+    /// Its log was compared with the primary's.
+    pub(super) fn become_apart(&mut self, apart: Option<(Apart, Arc<str>)>) {
+        let from = self.health.kind();
+        self.health.set_apart(apart);
+        self.became(from);
+    }
+
+    /// It was this, and may be something else now.
+    fn became(&mut self, from: NodeHealth) {
         let to = self.health.kind();
         if from != to {
             let kept = self.transitions.len().saturating_sub(REMEMBERED - 1);

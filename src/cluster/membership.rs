@@ -20,6 +20,7 @@ impl Manager {
             Arc::clone(&member.progress),
             Surroundings {
                 board: Arc::clone(&self.board),
+                marks: Arc::clone(&self.marks),
                 topology: self.publish.subscribe(),
                 commands: self.commands.clone(),
                 remote_apply: self.remote_apply,

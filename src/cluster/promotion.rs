@@ -17,7 +17,7 @@ use crate::election::promotion::{
 use crate::error::{Error, PromotionRefusal};
 use crate::guarantee::Board;
 use crate::node::{self, Ballot, Clock, Facts, Place};
-use crate::position::Sample;
+use crate::position::{Lsn, Sample};
 use crate::status::{Door, Event, Promoted};
 
 /// How often a server that was promoted is asked whether it has come to that.
@@ -183,7 +183,7 @@ impl Promoter {
             let _ = commands.try_send(Command::Heard {
                 node: Arc::clone(&member.node),
                 facts,
-                stray: false,
+                fork: None,
             });
         }
     }
@@ -298,6 +298,8 @@ fn rules(facts: &Facts, newest: u32) -> bool {
 }
 
 fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
+    // One that may not tell is taken for one of this cluster, as everywhere.
+    let cluster = facts.cluster.or(topology.cluster()).unwrap_or_default();
     let Place::Standby {
         replayed,
         received,
@@ -307,14 +309,15 @@ fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
     } = &facts.place
     else {
         return Answer {
-            cluster: facts.cluster,
+            cluster,
             timeline: facts.timeline,
             role: Role::TakesWrites,
         };
     };
     let mut known = member.clone();
-    known.note(facts, member.stray);
-    let flushed = received.map_or(*replayed, |(flushed, _)| flushed);
+    known.note(facts);
+    let replayed = replayed.unwrap_or(Lsn(0));
+    let flushed = received.map_or(replayed, |(flushed, _)| flushed);
     let hears = match receiver {
         Some(receiver) => receiver.followed().map(|sender| {
             let is_it = |other: &Member| other.node.pool.connector().settings.host.is_at(&sender);
@@ -324,16 +327,16 @@ fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
             }
         }),
         // Who may not see what it receives cannot say that it hears nothing.
-        None => receives.then_some(Heard {
+        None => receives.unwrap_or(true).then_some(Heard {
             from: None,
             ago: None,
         }),
     };
     Answer {
-        cluster: facts.cluster,
+        cluster,
         timeline: known.timeline,
         role: Role::Follows {
-            has: flushed.max(*replayed),
+            has: flushed.max(replayed),
             hears,
             stray: member.stray,
         },

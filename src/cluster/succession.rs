@@ -7,7 +7,7 @@ use super::member::Member;
 use super::topology::Topology;
 use crate::election::Standing;
 use crate::node::Node;
-use crate::status::{Bell, Event};
+use crate::status::{Bell, Event, NodeHealth};
 use crate::wire::ServerRole;
 
 /// Comes after `after` was published: whoever takes a connection from now on, looks there.
@@ -49,6 +49,9 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
     let (from, to) = (earlier.health.kind(), member.health.kind());
     if from != to {
         let cause = member.health.cause();
+        if to == NodeHealth::Orphaned {
+            tracing::warn!(target: "diesel_replicated", node, cause, "replica_orphaned");
+        }
         let node = node.clone();
         bell.ring(Event::NodeChanged {
             at,

@@ -126,7 +126,7 @@ impl Promoter {
         }
         let facts = ballot.ask().await?;
         Ok(facts.and_then(|facts| match facts.place {
-            Place::Primary { inserted, .. } => Some(inserted),
+            Place::Primary { inserted, .. } => inserted,
             Place::Standby { .. } => None,
         }))
     }
@@ -181,7 +181,7 @@ async fn replayed(
     loop {
         if let Some(Place::Standby { replayed, .. }) = ballot.ask().await?.map(|facts| facts.place)
         {
-            if replayed >= written {
+            if replayed.is_some_and(|replayed| replayed >= written) {
                 return Ok(true);
             }
         }

@@ -65,6 +65,11 @@ impl Topology {
             .filter(|member| member.is_usable_replica())
     }
 
+    /// Those whose log is the primary's.
+    pub(crate) fn trusted_replicas(&self) -> impl Iterator<Item = &Member> {
+        self.usable_replicas().filter(|member| member.is_trusted())
+    }
+
     /// The replicas, also those that are down.
     pub(crate) fn replicas(&self) -> impl Iterator<Item = &Member> {
         let replica = |member: &&Member| member.kind() == Some(NodeKind::Replica);
@@ -90,6 +95,11 @@ impl Topology {
     /// How many of the nodes are a majority.
     pub(crate) fn majority(&self) -> usize {
         needed(self.members.len())
+    }
+
+    /// Whether a primary was known once.
+    pub(crate) fn began(&self) -> bool {
+        self.past.began
     }
 
     /// Whether a write can be sent somewhere now.

@@ -1,5 +1,6 @@
 //! The task that watches one node's place in the log: seldom, unless somebody waits to know.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,16 +10,24 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use super::lineage::Known;
 use super::manager::Command;
+use super::marks::Marks;
 use super::member::Member;
 use super::topology::Topology;
 use crate::config::HealthConfig;
 use crate::guarantee::{Board, NewTimeline, Progress, Received};
 use crate::node::{Facts, Monitor, Node, Place};
-use crate::position::{Lsn, Position, Sample, Standing};
+use crate::position::{Lsn, Position, Sample};
 
 /// How often every node is asked while none takes writes: one may just be promoted.
 const URGENT: Duration = Duration::from_millis(20);
+
+/// How many different causes are told of one node, whatever the errors say.
+const CAUSES: usize = 64;
+
+/// So often in a row a standby in doubt is asked at that pace.
+const DOUBTS: u32 = 250;
 
 /// How often the primary is asked, at the most, while writes go on and nobody waits.
 const SPACING: Duration = Duration::from_millis(4);
@@ -42,6 +51,7 @@ const IDENTITY: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub(super) struct Surroundings {
     pub(super) board: Arc<Board>,
+    pub(super) marks: Arc<Marks>,
     pub(super) topology: watch::Receiver<Arc<Topology>>,
     pub(super) commands: mpsc::WeakSender<Command>,
     /// The pool's commits wait until synchronous standbys have applied them.
@@ -60,6 +70,7 @@ pub(super) struct Watcher {
     node: Arc<Node>,
     progress: Arc<Progress>,
     board: Arc<Board>,
+    marks: Arc<Marks>,
     topology: watch::Receiver<Arc<Topology>>,
     commands: mpsc::WeakSender<Command>,
     remote_apply: bool,
@@ -69,6 +80,14 @@ pub(super) struct Watcher {
     health: Arc<HealthConfig>,
     /// Where the node was when it was last seen as a standby.
     replayed: Lsn,
+    /// The newest timeline that the node was seen on over this connection.
+    timeline: u32,
+    /// The timeline of a primary whose doings it lacks.
+    lacks: u32,
+    /// How often it was asked since only what the primary was given to do can tell of it.
+    in_doubt: u32,
+    /// What was told of what this role may not ask, and of why the node could not be asked.
+    told: BTreeSet<String>,
     /// Since when somebody waits, counted in questions.
     eager: u32,
     identified: Instant,
@@ -85,6 +104,7 @@ impl Watcher {
             node,
             progress,
             board: around.board,
+            marks: around.marks,
             topology: around.topology,
             commands: around.commands,
             remote_apply: around.remote_apply,
@@ -93,6 +113,10 @@ impl Watcher {
             swept: Instant::now(),
             health: around.health,
             replayed: Lsn(0),
+            timeline: 0,
+            lacks: 0,
+            in_doubt: 0,
+            told: BTreeSet::new(),
             eager: 0,
             identified: Instant::now(),
             beaten: (Instant::now(), Lsn(0)),
@@ -129,13 +153,51 @@ impl Watcher {
         let failed = match Monitor::open(&self.node).await {
             Ok(mut monitor) => {
                 self.identified = Instant::now();
+                // The server may have been restarted, or rebuilt.
+                (self.timeline, self.lacks, self.in_doubt) = (0, 0, 0);
+                self.tell_limits(&monitor);
                 self.follow(&mut monitor).await
             }
             Err(error) => error.to_string(),
         };
         // Who put them is told so by that.
         drop(self.progress.take_questions());
-        tracing::debug!(target: "diesel_replicated", node = self.node.name, cause = failed, "monitor_lost");
+        self.tell_loss(failed);
+    }
+
+    /// Tells of each right that is missing, once.
+    fn tell_limits(&mut self, monitor: &Monitor) {
+        let limits = monitor.limits();
+        self.node.asking().limits = Arc::clone(limits);
+        let node = &self.node.name;
+        for limit in &**limits {
+            if self.told.insert(limit.right.clone()) {
+                let (needed, cause, grant) = (&limit.right, limit.costs, &limit.grant);
+                tracing::warn!(target: "diesel_replicated", node, needed, cause, grant, "right_missing");
+            }
+        }
+    }
+
+    /// Tells why the node cannot be asked: once for each cause at warn, while it counts as up.
+    fn tell_loss(&mut self, cause: String) {
+        let node = &self.node.name;
+        let up = self
+            .topology
+            .borrow()
+            .member(&self.node)
+            .is_some_and(Member::is_up);
+        let few = self.told.len() < CAUSES;
+        if up && self.asking_failed(&cause) && few && self.told.insert(cause.clone()) {
+            tracing::warn!(target: "diesel_replicated", node, cause, "monitor_failed");
+        } else {
+            tracing::debug!(target: "diesel_replicated", node, cause, "monitor_lost");
+        }
+    }
+
+    /// Whether it could not be asked twice in a row, so that this is no passing loss.
+    fn asking_failed(&self, cause: &str) -> bool {
+        let error = &mut self.node.asking().error;
+        error.replace(cause.to_owned()).is_some()
     }
 
     /// Asks again and again. Returns why it ended.
@@ -146,14 +208,18 @@ impl Watcher {
             let upto = self.board.drawn();
             let question = self.progress.asks();
             match timeout(self.health.timeout, monitor.ask()).await {
-                Ok(Ok(Some(facts))) => {
-                    self.node.tells(&facts, asked.elapsed());
-                    self.note(&facts);
-                    let timeline = self.new_timeline(monitor, &facts).await;
+                Ok(Ok(Some(mut facts))) => {
+                    let took = asked.elapsed();
+                    if let Err(cause) = self.place(monitor, &mut facts).await {
+                        return cause;
+                    }
+                    self.node.tells(&facts, took);
+                    let fork = self.fork(monitor, &facts).await;
+                    self.note(&facts, fork.clone());
                     let asked = (upto, asked, question);
-                    self.publish(monitor, facts, asked, timeline);
+                    self.publish(monitor, facts, asked, fork);
                 }
-                Ok(Ok(None)) => {}
+                Ok(Ok(None)) => self.node.heard.beat(),
                 Ok(Err(error)) => return error.to_string(),
                 Err(_) => return self.silent(),
             }
@@ -180,11 +246,88 @@ impl Watcher {
             if !self.progress.is_wanted() && self.identified.elapsed() > IDENTITY {
                 self.identified = Instant::now();
                 match timeout(self.health.timeout, monitor.identify()).await {
-                    Ok(Ok(())) => {}
+                    Ok(Ok(())) => self.tell_limits(monitor),
                     Ok(Err(error)) => return error.to_string(),
                     Err(_) => return self.silent(),
                 }
             }
+        }
+    }
+
+    /// Adds to what the node says what is known beside it: on which timeline a standby is, and whether it
+    /// shows what the primary was given to do; and gives a primary something to do, where that is wanted.
+    async fn place(&mut self, monitor: &mut Monitor, facts: &mut Facts) -> Result<(), String> {
+        self.node.asking().error = None;
+        if matches!(facts.place, Place::Primary { .. }) {
+            return self.mark(monitor, facts.timeline).await;
+        }
+        // It never goes back while it runs.
+        self.timeline = self.timeline.max(facts.timeline);
+        facts.timeline = self.timeline;
+        let newest = self.topology.borrow().timeline();
+        if !self.known().needs_proof(facts, newest) {
+            self.in_doubt = 0;
+        } else if let Some(mark) = self.marks.of(newest) {
+            self.in_doubt += 1;
+            let limit = self.health.timeout;
+            match timeout(limit, monitor.shows(&mark)).await {
+                Ok(Ok(true)) => self.timeline = newest,
+                Ok(Ok(false)) => {
+                    let replayed = match facts.place {
+                        Place::Standby { replayed, .. } => replayed,
+                        Place::Primary { .. } => None,
+                    };
+                    // Whoever had this log up to there would show it.
+                    if replayed.is_some_and(|replayed| replayed >= mark.end) {
+                        self.lacks = newest;
+                    }
+                }
+                // It may not be asked: it stays in doubt.
+                Ok(Err(_)) if monitor.wire().is_usable() => {}
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err(self.silent()),
+            }
+        } else {
+            self.in_doubt += 1;
+            if let Some(primary) = self.topology.borrow().primary() {
+                primary.progress.nudge();
+            }
+        }
+        facts.timeline = self.timeline;
+        if let Place::Standby { lacks, .. } = &mut facts.place {
+            *lacks = self.lacks;
+        }
+        Ok(())
+    }
+
+    /// Gives the primary something to do that only its standbys show, if one of them is in doubt.
+    async fn mark(&mut self, monitor: &mut Monitor, timeline: u32) -> Result<(), String> {
+        if timeline == 0 || !self.is_primary() || !self.marks.is_wanted(timeline) {
+            return Ok(());
+        }
+        let limit = self.health.timeout;
+        let mark = match timeout(limit, monitor.mark()).await {
+            Ok(Ok(mark)) => mark.filter(|mark| mark.timeline == timeline),
+            Ok(Err(error)) if monitor.wire().is_usable() => {
+                let node = &self.node.name;
+                tracing::warn!(target: "diesel_replicated", node, %error, "mark_failed");
+                None
+            }
+            Ok(Err(error)) => return Err(error.to_string()),
+            Err(_) => return Err(self.silent()),
+        };
+        self.marks.made(timeline, mark);
+        let topology = self.topology.borrow();
+        for replica in topology.replicas() {
+            replica.progress.nudge();
+        }
+        Ok(())
+    }
+
+    fn known(&self) -> Known<'_> {
+        Known {
+            board: &self.board,
+            marks: &self.marks,
         }
     }
 
@@ -234,8 +377,8 @@ impl Watcher {
         let wire = monitor.wire();
         match facts.place {
             Place::Primary {
-                flushed,
-                inserted,
+                flushed: Some(flushed),
+                inserted: Some(inserted),
                 synchronous_standbys,
             } => {
                 if !self.is_primary() {
@@ -256,17 +399,22 @@ impl Watcher {
                 self.upto = upto;
                 self.note_synchronous(synchronous_standbys);
                 let cluster = (facts.cluster, synchronous_standbys);
+                let learns = timeline.is_some();
                 self.board.publish(cluster, sample, timeline);
+                if learns {
+                    self.tell(Command::Judge);
+                }
             }
             Place::Standby {
-                replayed,
+                replayed: Some(replayed),
                 received,
                 snapshot,
                 ..
             } => {
                 self.replayed = replayed;
                 let cluster = self.board.with(|view| view.cluster);
-                if cluster.is_none_or(|cluster| cluster == facts.cluster) {
+                let ours = |cluster| facts.cluster.is_none_or(|its| its == cluster);
+                if cluster.is_none_or(ours) && facts.timeline != 0 {
                     let shown = Position::new(facts.timeline, replayed);
                     let received = received.map(|(flushed, written)| Received { written, flushed });
                     self.progress
@@ -274,6 +422,8 @@ impl Watcher {
                     self.board.tell();
                 }
             }
+            // It may not tell where it is.
+            Place::Primary { .. } | Place::Standby { .. } => self.board.tell(),
         }
     }
 
@@ -325,8 +475,13 @@ impl Watcher {
                 replica.progress.nudge();
             }
         }
+        if (1..DOUBTS).contains(&self.in_doubt) {
+            return sleep(URGENT).await;
+        }
         let mut topology = self.topology.clone();
-        let urgent = topology.wait_for(|topology| !topology.takes_writes());
+        let newest = topology.borrow().timeline();
+        let urgent =
+            topology.wait_for(|topology| !topology.takes_writes() || topology.timeline() != newest);
         let _ = timeout(self.health.interval, urgent).await;
         if !self.topology.borrow().takes_writes() {
             sleep(URGENT).await;
@@ -340,33 +495,22 @@ impl Watcher {
     }
 
     /// What was not known of the node changes what it is among the others.
-    fn note(&self, facts: &Facts) {
-        let stray = self.is_stray(facts);
-        let topology = self.topology.borrow();
-        let known = topology.member(&self.node);
-        if known.is_some_and(|member| member.clone().note(facts, stray)) {
+    fn note(&self, facts: &Facts, fork: Option<NewTimeline>) {
+        let news = {
+            let topology = self.topology.borrow();
+            topology.member(&self.node).is_some_and(|member| {
+                member.clone().note(facts)
+                    || self
+                        .known()
+                        .would_change(member, facts, topology.timeline())
+            })
+        };
+        if news {
             self.tell(Command::Heard {
                 node: Arc::clone(&self.node),
                 facts: facts.clone(),
-                stray,
+                fork,
             });
-        }
-    }
-
-    /// Whether it is a standby that went beyond the fork before the primary was promoted: it shows
-    /// what does not exist any more, and can follow nobody.
-    fn is_stray(&self, facts: &Facts) -> bool {
-        match &facts.place {
-            // Of one that does not tell its timeline, nothing can be said.
-            Place::Standby {
-                replayed,
-                receiver: Some(receiver),
-                ..
-            } => {
-                let place = Position::new(receiver.timeline, *replayed);
-                self.board.standing(place) == Standing::Lost
-            }
-            _ => false,
         }
     }
 
@@ -376,11 +520,10 @@ impl Watcher {
         }
     }
 
-    /// How the log came to be on the timeline that the primary is on, if that is a new one.
-    async fn new_timeline(&self, monitor: &mut Monitor, facts: &Facts) -> Option<NewTimeline> {
+    /// How the log came to be on the timeline of a node that takes writes, if that is a new one.
+    async fn fork(&self, monitor: &mut Monitor, facts: &Facts) -> Option<NewTimeline> {
         let known = self.board.with(|view| view.forks.current());
-        let is_primary = matches!(facts.place, Place::Primary { .. }) && self.is_primary();
-        if !is_primary || facts.timeline <= known {
+        if !matches!(facts.place, Place::Primary { .. }) || facts.timeline <= known {
             return None;
         }
         if facts.timeline == 1 {

@@ -201,13 +201,13 @@ impl ReplicatedConnection {
     pub(super) async fn replica_lease(&self, reading: &mut Reading<'_>) -> Result<Chosen, Error> {
         loop {
             let topology = self
-                .topology_with(|topology| topology.usable_replicas().next().is_some())
+                .topology_with(|topology| topology.trusted_replicas().next().is_some())
                 .await;
             if let Some(lease) = self.sticky_replica(&topology, reading) {
                 return Ok(Chosen::Replica(lease));
             }
             let Some(first) = self.pick(&topology, reading) else {
-                let unmet = |member: &Member| reading.may_try(member);
+                let unmet = |member: &Member| reading.may_use(member);
                 if topology.usable_replicas().any(unmet) {
                     return Ok(Chosen::Unmet);
                 }
@@ -276,7 +276,11 @@ impl ReplicatedConnection {
         let another = self
             .pick(topology, reading)
             .map(|member| Arc::clone(&member.node))
-            .filter(|node| topology.member(node).is_some_and(Member::is_usable_replica))
+            .filter(|node| {
+                topology
+                    .member(node)
+                    .is_some_and(|member| reading.may_use(member))
+            })
             .and_then(|first| self.free_replica(topology, &first, reading));
         Some(another.unwrap_or(lease))
     }

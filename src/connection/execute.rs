@@ -198,11 +198,14 @@ impl ReplicatedConnection {
                 })
             );
         let session = self.session();
+        let level = self.level_of(&session);
         if !may_move || session.forced == Some(NodeKind::Replica) || session.transaction.is_some() {
-            return Need::default();
+            return match level {
+                Consistency::Eventual => Need::anything(),
+                _ => Need::default(),
+            };
         }
         let config = &self.cluster.consistency;
-        let level = self.level_of(&session);
         if level == Consistency::Strong && !config.strong_reads_on_replicas {
             return Need::primary(RouteReason::Strong);
         }

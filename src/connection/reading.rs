@@ -56,6 +56,14 @@ impl Reading<'_> {
         let failed = |node: &Arc<Node>| Arc::ptr_eq(node, &member.node);
         !self.avoid.iter().any(failed)
     }
+
+    /// Whether the replica is one that may serve it, now or when it has caught up: all but `Eventual`
+    /// reads need one whose log is the primary's.
+    pub(super) fn may_use(&self, member: &Member) -> bool {
+        member.is_usable_replica()
+            && (member.is_trusted() || self.need.is_anything())
+            && self.may_try(member)
+    }
 }
 
 impl ReplicatedConnection {
@@ -118,8 +126,7 @@ impl ReplicatedConnection {
 
     /// Whether a replica can serve the read now.
     pub(super) fn qualifies(&self, member: &Member, reading: &Reading<'_>) -> bool {
-        member.is_usable_replica()
-            && reading.may_try(member)
+        reading.may_use(member)
             && reading
                 .need
                 .is_met_by(&member.progress, &self.cluster.board)
@@ -188,7 +195,7 @@ impl ReplicatedConnection {
         let asked = |member: &&Member| {
             let seen = |progress: &Arc<_>| Arc::ptr_eq(progress, &member.progress);
             member.kind() == Some(NodeKind::Primary)
-                || member.is_usable_replica() && reading.may_try(member)
+                || reading.may_use(member)
                 || reading.need.wants_answers().any(seen)
         };
         let members: Vec<&Member> = topology.members.iter().filter(asked).collect();

@@ -76,6 +76,8 @@ pub(crate) struct Elected {
 /// - A node that takes writes on an older timeline than any is on was overtaken, for good.
 /// - Of several on the newest timeline the one that is declared the primary is taken, else none:
 ///   writing to the wrong one is worse than not writing.
+/// - A declaration says nothing for a node whose timeline is not known: beside one whose is known it does
+///   not rule, and of several such none does.
 /// - The first primary is not known before every node was asked: whoever answers first may be one
 ///   that was overtaken.
 pub(crate) fn elect(sights: &[Sight], past: Past) -> Elected {
@@ -84,22 +86,26 @@ pub(crate) fn elect(sights: &[Sight], past: Past) -> Elected {
         (Some(its), Some(ours)) => its == ours,
         _ => true,
     };
-    // As long as it cannot be told which cluster is meant, a timeline tells nothing.
+    // As long as it cannot be told which of several clusters is meant, a timeline tells nothing. Where no
+    // node may tell its cluster, they are taken to be of one, as they were declared to be.
     let timelines = sights.iter().filter(|sight| of_cluster(sight));
+    let none_tells = sights.iter().all(|sight| sight.cluster.is_none());
     let newest = match cluster {
-        Some(_) => timelines
+        None if !none_tells => past.newest,
+        _ => timelines
             .map(|sight| sight.timeline)
             .max()
             .unwrap_or(0)
             .max(past.newest),
-        None => past.newest,
     };
     let takes_writes = |sight: &Sight| sight.role == Some(ServerRole::Primary);
     let may_rule = |place: usize| {
         sights.get(place).is_some_and(|sight| {
             let expected = sight.role.is_none() && sight.declared == DeclaredRole::Primary;
-            let current = past.primary == Some(place) || expected;
-            let up_to_date = sight.timeline == newest || sight.timeline == 0 && current;
+            // It does not tell its timeline, and nobody was ever promoted.
+            let only_ever = past.primary == Some(place) && newest <= 1;
+            let unknown = sight.timeline == 0 && (expected || only_ever);
+            let up_to_date = sight.timeline == newest || unknown;
             of_cluster(sight) && (takes_writes(sight) || expected) && up_to_date
         })
     };
@@ -140,19 +146,21 @@ pub(crate) fn elect(sights: &[Sight], past: Past) -> Elected {
 fn choose(sights: &[Sight], past: Past, may_rule: &impl Fn(usize) -> bool) -> Option<usize> {
     let places = || (0..sights.len()).filter(|place| may_rule(*place));
     let takes_writes = |place: &usize| sights[*place].role == Some(ServerRole::Primary);
-    let mut up = places().filter(|place| sights[*place].reachable && takes_writes(place));
-    match (up.next(), up.next()) {
-        (Some(only), None) => {
+    let up = places().filter(|place| sights[*place].reachable && takes_writes(place));
+    let (known, unknown): (Vec<usize>, Vec<usize>) =
+        up.partition(|place| sights[*place].timeline != 0);
+    match (&known[..], &unknown[..]) {
+        ([only], _) | ([], [only]) => {
             let all_asked = sights.iter().all(|sight| sight.asked);
-            (past.began || all_asked).then_some(only)
+            (past.began || all_asked).then_some(*only)
         }
-        (Some(_), Some(_)) => {
+        ([_, _, ..], _) => {
             let declared = |place: &usize| sights[*place].declared == DeclaredRole::Primary;
-            places()
-                .find(|place| declared(place) && sights[*place].reachable && takes_writes(place))
+            known.iter().copied().find(declared)
         }
+        ([], [_, _, ..]) => None,
         // It is down. Whoever waits for it is told so.
-        (None, _) => {
+        ([], []) => {
             let current = past.primary.filter(|place| may_rule(*place));
             current.or_else(|| places().next())
         }

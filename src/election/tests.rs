@@ -100,6 +100,38 @@ fn the_newer_timeline_rules_and_the_older_one_never_again() {
 }
 
 #[test]
+fn a_node_without_a_known_timeline_never_wins_by_being_declared() {
+    let declared = |timeline| Sight {
+        declared: DeclaredRole::Primary,
+        ..primary(timeline)
+    };
+    let untold = |sight: Sight| Sight {
+        cluster: None,
+        ..sight
+    };
+    let before = first(&[declared(0), standby(1)]).past;
+    for nodes in [
+        [declared(0), primary(2)],
+        [untold(declared(0)), untold(primary(2))],
+        [untold(declared(1)), untold(primary(2))],
+    ] {
+        for past in [Past::default(), before] {
+            assert_eq!(elect(&nodes, past).past.primary, Some(1));
+        }
+    }
+    // Of two that do not tell, none is taken.
+    let silent = [untold(declared(0)), untold(primary(0))];
+    assert_eq!(elect(&silent, Past::default()).past.primary, None);
+    assert_eq!(elect(&silent, before).past.primary, None);
+    // The cluster has gone on, perhaps without it.
+    let gone_on = [declared(0), standby(3)];
+    assert_eq!(first(&gone_on).past.primary, None);
+    // Alone, and nobody was ever promoted.
+    let alone = [untold(declared(0)), untold(standby(0))];
+    assert_eq!(first(&alone).past.primary, Some(0));
+}
+
+#[test]
 fn a_standby_tells_that_the_cluster_went_on_elsewhere() {
     let before = first(&[primary(1), standby(1)]).past;
     let after = elect(&[primary(1), standby(2)], before);

@@ -203,25 +203,25 @@ impl Board {
     /// The primary has answered. `forks` is its history of timelines, where it was asked for.
     pub(crate) fn publish(
         &self,
-        (cluster, synchronous_standbys): (u64, usize),
+        (cluster, synchronous_standbys): (impl Into<Option<u64>>, usize),
         sample: Sample,
         forks: Option<NewTimeline>,
     ) {
         self.view.send_modify(|view| {
-            view.cluster = Some(cluster);
+            view.cluster = cluster.into().or(view.cluster);
             view.synchronous_standbys = synchronous_standbys;
-            match forks {
-                Some(NewTimeline::History(ended)) => {
-                    view.forks.learn_history(sample.timeline, &ended);
-                }
-                Some(NewTimeline::Bounds { replayed }) => {
-                    view.forks
-                        .learn_bounds(sample.timeline, replayed, sample.flushed);
-                }
-                None => {}
+            if let Some(new) = &forks {
+                view.learn(new, sample.timeline, sample.flushed);
             }
             view.history.push(sample);
         });
+        self.tell();
+    }
+
+    /// The primary is on this timeline, and was at `begun` when it was first seen there.
+    pub(crate) fn learn(&self, new: &NewTimeline, timeline: u32, begun: Lsn) {
+        self.view
+            .send_modify(|view| view.learn(new, timeline, begun));
         self.tell();
     }
 
@@ -233,6 +233,17 @@ impl Board {
     /// What ends with the next news. It counts from now on, not from its first poll.
     pub(crate) fn news(&self) -> tokio::sync::futures::Notified<'_> {
         self.news.notified()
+    }
+}
+
+impl View {
+    fn learn(&mut self, new: &NewTimeline, timeline: u32, begun: Lsn) {
+        match new {
+            NewTimeline::History(ended) => self.forks.learn_history(timeline, ended),
+            NewTimeline::Bounds { replayed } => {
+                self.forks.learn_bounds(timeline, *replayed, begun);
+            }
+        }
     }
 }
 

@@ -150,7 +150,7 @@ impl Guarantee {
     /// What a read of this session needs that begins now.
     pub(crate) fn need(&self, level: Consistency, scope: WriteScope, board: &Board) -> Need {
         match level {
-            Consistency::Eventual => return Need::default(),
+            Consistency::Eventual => return Need::anything(),
             Consistency::BoundedStaleness(bound) => return Need::no_older_than(bound),
             Consistency::Strong => return Need::of_now(),
             Consistency::ReadYourWrites | Consistency::Causal => {}

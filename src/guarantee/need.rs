@@ -8,9 +8,11 @@ use super::{Board, Progress, Sighting, Ticket};
 use crate::position::Position;
 use crate::route::RouteReason;
 
-/// What one read needs of the node that serves it. The default is nothing.
+/// What one read needs of the node that serves it. The default is that its log is the primary's.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Need {
+    /// Whatever any replica has will do.
+    anything: bool,
     /// Only the primary can serve, for this reason.
     primary: Option<RouteReason>,
     /// Why the primary serves if no replica can.
@@ -35,6 +37,19 @@ impl Need {
             primary: Some(reason),
             ..Self::default()
         }
+    }
+
+    /// Not even that.
+    pub(crate) fn anything() -> Self {
+        Self {
+            anything: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a replica will do whose log may not be the primary's.
+    pub(crate) fn is_anything(&self) -> bool {
+        self.anything
     }
 
     pub(super) fn unless(reason: RouteReason) -> Self {

@@ -41,6 +41,17 @@ pub(crate) enum Signal {
     Drain(bool),
 }
 
+/// What a replica is whose log is not the primary's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Apart {
+    /// It has what the primary lost.
+    Diverged,
+    /// Whether it has is not known.
+    Doubtful,
+    /// It gets nothing of what the primary has written since a failover.
+    Orphaned,
+}
+
 /// How a node is doing, as far as that is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Measure {
@@ -52,6 +63,8 @@ pub(crate) struct Measure {
     pub(crate) lag: Option<Duration>,
     /// How much log it has yet to replay.
     pub(crate) lag_bytes: Option<u64>,
+    /// Whether it could be told how far it is behind, if it were known where it is.
+    pub(crate) compared: bool,
 }
 
 /// Whether it can be reached.
@@ -74,6 +87,10 @@ pub(crate) struct Health {
     draining: bool,
     /// Why it is too far behind.
     lagging: Option<Arc<str>>,
+    /// Since when it has not been known how far it is behind.
+    unknown: Option<Instant>,
+    /// Why its log is not the primary's.
+    apart: Option<(Apart, Arc<str>)>,
     slowness: Slowness,
     /// When it came back; its share grows since.
     back: Option<Instant>,
@@ -84,7 +101,12 @@ impl Health {
     pub(crate) fn hear(&mut self, signal: Signal, config: &HealthConfig, now: Instant) {
         let (asked, served) = (self.is_asked(), self.serves());
         match signal {
-            Signal::Reached => (self.reach, self.hindrance) = (Reach::Up, None),
+            Signal::Reached => {
+                if self.is_down() {
+                    self.unknown = None;
+                }
+                (self.reach, self.hindrance) = (Reach::Up, None);
+            }
             Signal::Hindered(cause) => self.hindered(&cause),
             Signal::Doubted(cause) => self.doubted(&cause, 0, config),
             Signal::Silent(cause) => self.doubted(&cause, 1, config),
@@ -128,7 +150,7 @@ impl Health {
         if self.reach != Reach::Up {
             return;
         }
-        self.lagging = self.lag(measure, config);
+        self.lagging = self.lag(measure, config, now);
         let was_slow = self.slowness.is_slow();
         let Measure {
             round_trip, peers, ..
@@ -143,8 +165,8 @@ impl Health {
         }
     }
 
-    /// Whether it is too far behind; what is not known changes nothing.
-    fn lag(&self, measure: &Measure, config: &HealthConfig) -> Option<Arc<str>> {
+    /// Whether it is too far behind. What is not known is, after a moment: nobody vouches for it.
+    fn lag(&mut self, measure: &Measure, config: &HealthConfig, now: Instant) -> Option<Arc<str>> {
         let slack = if self.lagging.is_some() {
             CAUGHT_UP
         } else {
@@ -162,6 +184,20 @@ impl Health {
         }
         let silent = (config.max_lag.is_some() && measure.lag.is_none())
             || (config.max_lag_bytes.is_some() && measure.lag_bytes.is_none());
+        self.unknown = match (silent, measure.compared) {
+            (true, true) => self.unknown.or(Some(now)),
+            (true, false) => self.unknown,
+            (false, _) => None,
+        };
+        let long = |since: Instant| now.saturating_duration_since(since) >= config.interval * 2;
+        if measure.compared && self.unknown.is_some_and(long) {
+            let limit = match config.max_lag {
+                Some(_) if measure.lag.is_none() => "max_lag",
+                _ => "max_lag_bytes",
+            };
+            let cause = format!("how far it is behind is not known, and `{limit}` is set");
+            return Some(cause.into());
+        }
         self.lagging.clone().filter(|_| silent)
     }
 
@@ -171,6 +207,11 @@ impl Health {
             Reach::Unknown => NodeHealth::Unknown,
             Reach::Doubted(..) => NodeHealth::Suspect,
             Reach::Up if self.draining => NodeHealth::Draining,
+            Reach::Up if self.apart.is_some() => match self.apart {
+                Some((Apart::Diverged, _)) => NodeHealth::Diverged,
+                Some((Apart::Doubtful, _)) => NodeHealth::Doubtful,
+                _ => NodeHealth::Orphaned,
+            },
             Reach::Up if self.lagging.is_some() => NodeHealth::Lagging,
             Reach::Up if self.slowness.is_slow() => NodeHealth::Slow,
             Reach::Up => NodeHealth::Up,
@@ -182,6 +223,9 @@ impl Health {
         match (&self.reach, self.kind()) {
             (Reach::Down(cause) | Reach::Doubted(_, cause), _) => Some(cause.to_string()),
             (_, NodeHealth::Draining) => Some("it is being drained".to_owned()),
+            (_, NodeHealth::Diverged | NodeHealth::Doubtful | NodeHealth::Orphaned) => {
+                self.apart.as_ref().map(|(_, cause)| cause.to_string())
+            }
             (_, NodeHealth::Lagging) => self.lagging.as_deref().map(str::to_owned),
             (_, NodeHealth::Slow) => self.slowness.cause().map(str::to_owned),
             _ => self.hindrance.as_deref().map(str::to_owned),
@@ -214,7 +258,25 @@ impl Health {
 
     /// Whether it may serve reads that others could.
     pub(crate) fn serves(&self) -> bool {
-        self.is_up() && !self.draining && self.lagging.is_none()
+        self.is_up() && !self.draining && self.lagging.is_none() && !self.is_diverged()
+    }
+
+    /// Whether its log is the primary's, as far as anybody has told.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.apart.is_none()
+    }
+
+    /// Its log is not the primary's, or is again; why.
+    pub(crate) fn set_apart(&mut self, apart: Option<(Apart, Arc<str>)>) {
+        self.apart = apart;
+    }
+
+    pub(crate) fn apart(&self) -> Option<&(Apart, Arc<str>)> {
+        self.apart.as_ref()
+    }
+
+    fn is_diverged(&self) -> bool {
+        matches!(self.apart, Some((Apart::Diverged, _)))
     }
 
     /// How much of its weight counts, from 0, where it serves only for want of others, to 1.

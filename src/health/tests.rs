@@ -45,6 +45,7 @@ impl Watched {
             peers: Some(QUICK),
             lag: Some(Duration::ZERO),
             lag_bytes: Some(bytes),
+            compared: true,
         }))
     }
 
@@ -150,6 +151,53 @@ fn a_lagging_node_serves_again_when_it_has_caught_up_well_enough() {
 }
 
 #[test]
+fn one_of_which_it_is_not_known_how_far_it_is_behind_is_too_far_after_a_moment() {
+    let mut node = Watched::up();
+    let unknown = |compared| {
+        Signal::Measured(Measure {
+            compared,
+            ..Measure::default()
+        })
+    };
+    for _ in 0..10 {
+        // There is nothing to compare it with.
+        node.now += SECOND;
+        assert_eq!(node.hear(unknown(false)), NodeHealth::Up);
+    }
+    assert_eq!(node.hear(unknown(true)), NodeHealth::Up);
+    node.now += SECOND * 2;
+    assert_eq!(node.hear(unknown(true)), NodeHealth::Lagging);
+    let cause = node.health.cause().unwrap();
+    assert!(cause.contains("is not known"), "{cause}");
+    assert_eq!(node.measure(QUICK, 0), NodeHealth::Up);
+    // One that comes back is looked at anew.
+    node.hear(unknown(true));
+    node.hear(failure());
+    node.now += SECOND * 60;
+    node.hear(Signal::Reached);
+    assert_eq!(node.hear(unknown(true)), NodeHealth::Up);
+}
+
+#[test]
+fn one_whose_log_is_not_the_primarys_is_not_trusted_and_a_diverged_one_serves_nothing() {
+    let mut node = Watched::up();
+    for (apart, kind) in [
+        (Apart::Doubtful, NodeHealth::Doubtful),
+        (Apart::Orphaned, NodeHealth::Orphaned),
+        (Apart::Diverged, NodeHealth::Diverged),
+    ] {
+        node.health.set_apart(Some((apart, "why".into())));
+        assert_eq!(node.health.kind(), kind);
+        assert_eq!(node.health.cause().unwrap(), "why");
+        assert!(!node.health.is_trusted());
+        assert_eq!(node.health.serves(), apart != Apart::Diverged);
+    }
+    node.health.set_apart(None);
+    assert!(node.health.is_trusted() && node.health.serves());
+    assert_eq!(node.health.kind(), NodeHealth::Up);
+}
+
+#[test]
 fn a_drained_node_serves_nothing_until_it_is_taken_back() {
     let mut node = Watched::up();
     assert_eq!(node.hear(Signal::Drain(true)), NodeHealth::Draining);
@@ -166,12 +214,13 @@ fn signals() -> impl Strategy<Value = (u64, Signal)> {
         1 => Just(Signal::Doubted("a connection ended".to_owned())),
         1 => Just(failure()),
         1 => any::<bool>().prop_map(Signal::Drain),
-        6 => (0..400u64, 0..20u64, 0..3000u64, any::<[bool; 3]>()).prop_map(|(took, lag, bytes, known)| {
+        6 => (0..400u64, 0..20u64, 0..3000u64, any::<[bool; 4]>()).prop_map(|(took, lag, bytes, known)| {
             Signal::Measured(Measure {
                 round_trip: Some(Duration::from_millis(took)),
                 peers: known[0].then_some(QUICK),
                 lag: known[1].then_some(SECOND * u32::try_from(lag).unwrap()),
                 lag_bytes: known[2].then_some(bytes),
+                compared: known[3],
             })
         }),
     ];

@@ -103,7 +103,7 @@ impl Ballot {
             .batch_execute(SETTINGS)
             .await
             .map_err(failed)?;
-        let identity = identify(&mut connection).await.map_err(failed)?;
+        let identity = identify(&mut connection, || ()).await.map_err(failed)?;
         Ok(Self {
             connection,
             identity,
@@ -118,7 +118,7 @@ impl Ballot {
 
     /// Asks the node where it is.
     pub(crate) async fn ask(&mut self) -> QueryResult<Option<Facts>> {
-        ask(&mut self.connection, self.identity).await
+        ask(&mut self.connection, &self.identity).await
     }
 
     /// The server's clock.

@@ -11,6 +11,7 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 
 use super::NodeConnection;
+use super::rights::{Limit, Rights};
 use crate::position::Lsn;
 
 /// PostgreSQL's type `pg_lsn`.
@@ -25,39 +26,16 @@ impl FromSql<PgLsn, Pg> for Lsn {
 }
 
 /// Asks where the node is. It is prepared once for a connection, and as cheap as `SELECT 1`.
-///
-/// On a primary the timeline is in the name of the log's current file, at once after a promotion;
-/// the control file says it only after the next checkpoint. A standby tells what it receives to who
-/// may see it (`pg_monitor`), and else only the control file.
-const WHERE: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
-    CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-    ELSE pg_catalog.pg_current_wal_flush_lsn() END, \
-    CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
-    THEN pg_catalog.pg_current_wal_insert_lsn() END, \
-    CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
-    THEN pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_flush_lsn()), 1, 8) END, \
-    pg_catalog.pg_last_wal_receive_lsn(), receiver.written_lsn, \
-    CASE WHEN pg_catalog.pg_is_in_recovery() \
-    THEN pg_catalog.pg_current_snapshot()::text END, \
-    pg_catalog.current_setting('synchronous_standby_names'), \
-    CASE WHEN pg_catalog.pg_is_in_recovery() \
-    THEN pg_catalog.pg_get_wal_replay_pause_state() <> 'not paused' ELSE false END, \
-    receiver.received_tli, receiver.status, receiver.sender_host, receiver.sender_port, \
-    EXTRACT(epoch FROM pg_catalog.clock_timestamp() - receiver.last_msg_receipt_time)::float8, \
-    receiver.pid IS NOT NULL \
-    FROM (VALUES (1)) AS one LEFT JOIN pg_catalog.pg_stat_wal_receiver AS receiver ON true";
+struct Where(Arc<str>);
 
-/// What changes seldom.
-const IDENTITY: &str = "SELECT system_identifier AS cluster, timeline_id AS timeline, \
-    pg_catalog.current_setting('server_version_num')::int AS version \
-    FROM pg_catalog.pg_control_system(), pg_catalog.pg_control_checkpoint()";
-
-#[derive(QueryId)]
-struct Where;
+impl QueryId for Where {
+    type QueryId = ();
+    const HAS_STATIC_QUERY_ID: bool = false;
+}
 
 impl QueryFragment<Pg> for Where {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
-        out.push_sql(WHERE);
+        out.push_sql(&self.0);
         Ok(())
     }
 }
@@ -78,7 +56,7 @@ impl Query for Where {
         Nullable<Text>,
         Nullable<Integer>,
         Nullable<Double>,
-        Bool,
+        Nullable<Bool>,
     );
 }
 
@@ -101,15 +79,24 @@ struct Row {
     sender_host: Option<String>,
     sender_port: Option<i32>,
     silent_for: Option<f64>,
-    receives: bool,
+    receives: Option<bool>,
+}
+
+/// What changes seldom, and how the rest is asked.
+#[derive(Clone, Debug)]
+pub(super) struct Identity {
+    seldom: Seldom,
+    /// What this role may not ask.
+    pub(super) limits: Arc<[Limit]>,
+    sql: Arc<str>,
 }
 
 #[derive(Clone, Copy, Debug, QueryableByName)]
-pub(super) struct Identity {
-    #[diesel(sql_type = BigInt)]
-    cluster: i64,
-    #[diesel(sql_type = Integer)]
-    timeline: i32,
+struct Seldom {
+    #[diesel(sql_type = Nullable<BigInt>)]
+    cluster: Option<i64>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    timeline: Option<i32>,
     #[diesel(sql_type = Integer)]
     version: i32,
 }
@@ -117,8 +104,10 @@ pub(super) struct Identity {
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Facts {
-    /// The system identifier that all nodes of one cluster share.
-    pub(crate) cluster: u64,
+    /// The system identifier that all nodes of one cluster share, if it may be asked.
+    pub(crate) cluster: Option<u64>,
+    /// A primary's timeline. A standby's log is on this timeline or on a newer one. 0 if that is not
+    /// known.
     pub(crate) timeline: u32,
     /// As PostgreSQL numbers them: 150018 is 15.18.
     pub(crate) version: u32,
@@ -130,13 +119,15 @@ pub(crate) struct Facts {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Place {
     Primary {
-        flushed: Lsn,
-        inserted: Lsn,
+        /// `None` where this role may not ask.
+        flushed: Option<Lsn>,
+        inserted: Option<Lsn>,
         /// So many standbys have to confirm a commit. They show it before the primary does.
         synchronous_standbys: usize,
     },
     Standby {
-        replayed: Lsn,
+        /// `None` where nothing has been replayed yet, or this role may not ask.
+        replayed: Option<Lsn>,
         /// How much has been received on disk, and how much at all.
         received: Option<(Lsn, Lsn)>,
         /// The transactions that it shows, as `pg_snapshot`.
@@ -145,8 +136,12 @@ pub(crate) enum Place {
         paused: bool,
         /// `None` while nothing is received, and for who may not see it.
         receiver: Option<Receiver>,
-        /// It has a receiver, whether one may see more of it or not.
-        receives: bool,
+        /// It has a receiver, whether one may see more of it or not. `None` where not even that may
+        /// be seen.
+        receives: Option<bool>,
+        /// It does not show what the primary of this timeline was given to do, and has replayed log beyond
+        /// that; see [`Mark`](super::Mark). 0 if nothing speaks against it.
+        lacks: u32,
     },
 }
 
@@ -170,18 +165,29 @@ impl Receiver {
     }
 }
 
-pub(super) async fn identify(connection: &mut NodeConnection) -> QueryResult<Identity> {
-    sql_query(IDENTITY).get_result(&mut connection.pg).await
+/// Asks for what changes seldom, and what this role may ask at all; tells of each answer.
+pub(super) async fn identify(
+    connection: &mut NodeConnection,
+    answered: impl Fn(),
+) -> QueryResult<Identity> {
+    let rights = Rights::ask(&mut connection.pg).await?;
+    answered();
+    let seldom = sql_query(rights.seldom());
+    Ok(Identity {
+        seldom: seldom.get_result(&mut connection.pg).await?,
+        limits: rights.limits().into(),
+        sql: rights.place().into(),
+    })
 }
 
-/// Asks where the node is. `None` if it does not know itself: it is being promoted, or has
-/// replayed nothing yet.
+/// Asks where the node is. `None` if it does not know itself: it is being promoted.
 pub(super) async fn ask(
     connection: &mut NodeConnection,
-    identity: Identity,
+    identity: &Identity,
 ) -> QueryResult<Option<Facts>> {
-    let row: Row = Where.get_result(&mut connection.pg).await?;
-    let mut facts = row.into_facts(identity);
+    let query = Where(Arc::clone(&identity.sql));
+    let row: Row = query.get_result(&mut connection.pg).await?;
+    let mut facts = row.into_facts(identity.seldom);
     if let Some(facts) = &mut facts {
         facts.fenced = connection.is_fenced().await?;
     }
@@ -189,8 +195,9 @@ pub(super) async fn ask(
 }
 
 impl Row {
-    fn into_facts(self, identity: Identity) -> Option<Facts> {
-        let known = u32::try_from(identity.timeline).unwrap_or_default();
+    fn into_facts(self, identity: Seldom) -> Option<Facts> {
+        let known = identity.timeline.and_then(|id| u32::try_from(id).ok());
+        let known = known.unwrap_or_default();
         let receiver = self.receiver();
         let timeline = if self.in_recovery {
             // One that receives nothing says nothing.
@@ -199,11 +206,10 @@ impl Row {
             let text = self.timeline.as_deref();
             text.and_then(|text| u32::from_str_radix(text, 16).ok())
         };
-        let lsn = self.lsn?;
         let place = if self.in_recovery {
             let written = self.written;
             Place::Standby {
-                replayed: lsn,
+                replayed: self.lsn,
                 received: self
                     .flushed
                     .map(|flushed| (flushed, written.unwrap_or(flushed))),
@@ -211,18 +217,25 @@ impl Row {
                 paused: self.paused,
                 receiver,
                 receives: self.receives,
+                lacks: 0,
             }
         } else {
             Place::Primary {
-                flushed: lsn,
-                inserted: self.inserted?.normalised(),
+                flushed: self.lsn,
+                inserted: self.inserted.map(Lsn::normalised),
                 synchronous_standbys: to_confirm(&self.standbys),
             }
         };
         Some(Facts {
             // PostgreSQL's integers have signs; the identifier has none.
-            cluster: u64::from_ne_bytes(identity.cluster.to_ne_bytes()),
-            timeline: timeline.map_or(known, |timeline: u32| timeline.max(known)),
+            cluster: identity
+                .cluster
+                .map(|cluster| u64::from_ne_bytes(cluster.to_ne_bytes())),
+            timeline: match &place {
+                // Its control file may say it late.
+                Place::Primary { .. } => timeline.unwrap_or_default(),
+                Place::Standby { .. } => timeline.unwrap_or_default().max(known),
+            },
             version: u32::try_from(identity.version).unwrap_or_default(),
             fenced: false,
             place,

@@ -8,10 +8,12 @@ mod facts;
 mod fence;
 mod lease;
 mod manager;
+mod mark;
 mod monitor;
 mod pool;
 mod pulse;
 mod recycle;
+mod rights;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,9 +31,11 @@ pub(crate) use connection::NodeConnection;
 pub(crate) use facts::{Facts, Place, Receiver};
 pub(crate) use fence::Whose;
 pub(crate) use lease::{Failure, Lease, Use};
+pub(crate) use mark::Mark;
 pub(crate) use monitor::Monitor;
 pub(crate) use pool::{NodePool, Pooled, Probe};
 pub(crate) use pulse::Pulse;
+pub(crate) use rights::Limit;
 
 use crate::config::NodeSettings;
 use crate::error::ConnectError;
@@ -56,6 +60,15 @@ pub(crate) struct Told {
     pub(crate) round_trip: Duration,
 }
 
+/// How asking a server fares.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asking {
+    /// What this role may not ask.
+    pub(crate) limits: Arc<[Limit]>,
+    /// Why it cannot be asked at all.
+    pub(crate) error: Option<String>,
+}
+
 /// One server: its settings, its pool and its load.
 pub(crate) struct Node {
     pub(crate) name: String,
@@ -65,6 +78,7 @@ pub(crate) struct Node {
     in_flight: AtomicUsize,
     quiet: Notify,
     told: Mutex<Option<Arc<Told>>>,
+    asking: Mutex<Asking>,
     /// Of its watcher.
     pub(crate) pulse: Pulse,
     /// When it last answered.
@@ -101,6 +115,7 @@ impl Node {
                 in_flight: AtomicUsize::new(0),
                 quiet: Notify::new(),
                 told: Mutex::default(),
+                asking: Mutex::default(),
                 pulse: Pulse::default(),
                 heard: Pulse::default(),
                 runtime: runtime.clone(),
@@ -131,6 +146,11 @@ impl Node {
 
     fn told_mut(&self) -> MutexGuard<'_, Option<Arc<Told>>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What may be asked of it, and why it cannot be asked, if so.
+    pub(crate) fn asking(&self) -> MutexGuard<'_, Asking> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the node from counting as quiet, for a statement or a transaction.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use diesel::sql_types::{Array, BigInt, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::facts::{Facts, Identity, ask, identify};
+use super::rights::Limit;
 use super::{Node, NodeConnection};
 use crate::error::ConnectError;
 use crate::position::Lsn;
@@ -18,16 +19,16 @@ const OVER: &str = "SELECT ARRAY(SELECT xid FROM pg_catalog.unnest($1) AS xid \
 
 /// A connection over which a node is asked again and again.
 pub(crate) struct Monitor {
-    connection: NodeConnection,
+    pub(super) connection: NodeConnection,
     identity: Identity,
 }
 
 impl Monitor {
     pub(crate) async fn open(node: &Node) -> Result<Self, ConnectError> {
         let mut connection = node.pool.connector().connect_monitor().await?;
-        // It has answered, though it was not asked yet: over a slow network that takes a while.
+        // A server that is far away has answered long before it has told where it is.
         node.heard.beat();
-        let identity = identify(&mut connection).await;
+        let identity = identify(&mut connection, || node.heard.beat()).await;
         let identity = identity.map_err(|error| node.pool.connector().monitor_failed(&error))?;
         node.heard.beat();
         Ok(Self {
@@ -41,16 +42,20 @@ impl Monitor {
         &self.connection.wire
     }
 
+    /// What this role may not ask.
+    pub(crate) fn limits(&self) -> &Arc<[Limit]> {
+        &self.identity.limits
+    }
+
     /// Asks anew for what changes seldom.
     pub(crate) async fn identify(&mut self) -> QueryResult<()> {
-        self.identity = identify(&mut self.connection).await?;
+        self.identity = identify(&mut self.connection, || ()).await?;
         Ok(())
     }
 
-    /// Asks where the node is. `None` if it does not know itself: it is being promoted, or has
-    /// replayed nothing yet.
+    /// Asks where the node is. `None` if it does not know itself: it is being promoted.
     pub(crate) async fn ask(&mut self) -> QueryResult<Option<Facts>> {
-        ask(&mut self.connection, self.identity).await
+        ask(&mut self.connection, &self.identity).await
     }
 
     /// Has an idle primary write a few bytes of log, so that its standbys hear of it.
@@ -84,16 +89,26 @@ impl Monitor {
     /// See <https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES>.
     pub(crate) async fn timelines(&mut self, current: u32) -> QueryResult<Option<Vec<(u32, Lsn)>>> {
         #[derive(QueryableByName)]
-        struct Row {
-            #[diesel(sql_type = Nullable<Text>)]
-            history: Option<String>,
+        struct May {
+            #[diesel(sql_type = Bool)]
+            may: bool,
         }
-        let sql = format!(
-            "SELECT CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text)', \
-             'EXECUTE') THEN pg_catalog.pg_read_file('pg_wal/{current:08X}.history') END AS history"
-        );
-        let row: Row = sql_query(sql).get_result(&mut self.connection.pg).await?;
-        Ok(row.history.map(|text| parse_history(&text)))
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Text)]
+            history: String,
+        }
+        let pg = &mut self.connection.pg;
+        let may = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text)', \
+            'EXECUTE') AS may";
+        let may: May = sql_query(may).get_result(pg).await?;
+        if !may.may {
+            return Ok(None);
+        }
+        let sql =
+            format!("SELECT pg_catalog.pg_read_file('pg_wal/{current:08X}.history') AS history");
+        let row: Row = sql_query(sql).get_result(pg).await?;
+        Ok(Some(parse_history(&row.history)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pool of one node: checkouts that fail fast and say why.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bb8::{Pool, PooledConnection};
 use futures_util::FutureExt;
@@ -21,6 +22,8 @@ pub(crate) type Pooled = PooledConnection<'static, Manager>;
 pub(crate) struct Probe {
     pub(crate) role: Option<ServerRole>,
     pub(crate) facts: Option<Facts>,
+    /// How long the answer took.
+    pub(crate) took: Duration,
 }
 
 /// The connections of one node.
@@ -89,13 +92,15 @@ impl NodePool {
         let mut connection = self.connector.connect().await?;
         let limit = self.connector.settings.pool.connect_timeout;
         let asked = async {
-            let identity = identify(&mut connection).await?;
-            ask(&mut connection, identity).await
+            let identity = identify(&mut connection, || ()).await?;
+            let started = Instant::now();
+            let facts = ask(&mut connection, &identity).await?;
+            Ok::<_, diesel::result::Error>((facts, started.elapsed()))
         };
-        let facts = match tokio::time::timeout(limit, asked).await {
+        let (facts, took) = match tokio::time::timeout(limit, asked).await {
             Ok(Ok(facts)) => facts,
             // It may not tell. What it is stands in the role alone.
-            Ok(Err(_)) if connection.is_usable() => None,
+            Ok(Err(_)) if connection.is_usable() => (None, Duration::ZERO),
             Ok(Err(error)) => return Err(self.connector.monitor_failed(&error)),
             Err(_) => return Err(self.connector.too_slow(limit)),
         };
@@ -104,7 +109,7 @@ impl NodePool {
         let role = connection.wire.role();
         // A full pool needs no more; the connection was opened to ask, and is closed.
         let _ = self.pool.add(connection);
-        Ok(Probe { role, facts })
+        Ok(Probe { role, facts, took })
     }
 
     /// A connection that is free right now. If there is none, one more is opened for later.

@@ -2,10 +2,10 @@
 
 use crate::cluster::{Cluster, Member, Purpose, Topology, lag};
 use crate::guarantee::Stage;
-use crate::node::{Place, Told};
+use crate::node::{self, Place, Told};
 use crate::position::Position;
 use crate::route::NodeKind;
-use crate::status::{NodeStatus, PoolStatus};
+use crate::status::{Limit, NodeStatus, PoolStatus};
 
 pub(super) fn of(cluster: &Cluster) -> PoolStatus {
     let topology = cluster.topology();
@@ -23,7 +23,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         takes_reads: topology
             .primary_for(Purpose::Read)
             .is_some_and(Member::is_up)
-            || topology.usable_replicas().next().is_some(),
+            || topology.trusted_replicas().next().is_some(),
         connections_out: cluster.tracker.out(),
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
@@ -35,6 +35,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
 fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
     let pool = member.node.pool.state();
     let told = member.node.told();
+    let asking = member.node.asking().clone();
     let (lag_bytes, lag) = match member.kind() {
         Some(NodeKind::Replica) => lag(member, &cluster.board),
         _ => (None, None),
@@ -48,7 +49,9 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
         cause: member.health.cause(),
         transitions: member.transitions.to_vec(),
         timeline: Some(member.timeline).filter(|timeline| *timeline != 0),
-        position: told.as_deref().map(position),
+        position: told
+            .as_deref()
+            .and_then(|told| position(told, member.timeline)),
         received: member
             .progress
             .at(Stage::Received)
@@ -59,7 +62,12 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
         receiving: told.as_deref().and_then(receiving),
         replay_paused: member.paused,
         stray: member.stray,
-        version: told.as_ref().map(|told| version(told.facts.version)),
+        limited: asking.limits.iter().map(limit).collect(),
+        monitor_error: asking.error,
+        version: told
+            .as_ref()
+            .filter(|told| told.facts.version != 0)
+            .map(|told| version(told.facts.version)),
         round_trip: told.as_ref().map(|told| told.round_trip),
         weight: member.weight(),
         tags: member.node.tags.clone(),
@@ -70,18 +78,32 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
     }
 }
 
-fn position(told: &Told) -> Position {
+/// `None` where it may not be asked.
+fn position(told: &Told, timeline: u32) -> Option<Position> {
     let lsn = match told.facts.place {
-        Place::Primary { flushed, .. } => flushed,
-        Place::Standby { replayed, .. } => replayed,
+        Place::Primary { flushed, .. } => flushed?,
+        Place::Standby { replayed, .. } => replayed?,
     };
-    Position::new(told.facts.timeline, lsn)
+    let timeline = match told.facts.timeline {
+        0 => timeline,
+        told => told,
+    };
+    (timeline != 0).then_some(Position::new(timeline, lsn))
+}
+
+fn limit(limit: &node::Limit) -> Limit {
+    let node::Limit {
+        right,
+        costs,
+        grant,
+    } = limit.clone();
+    Limit::new(right, costs.to_owned(), grant)
 }
 
 fn receiving(told: &Told) -> Option<bool> {
     match told.facts.place {
         Place::Primary { .. } => None,
-        Place::Standby { receives, .. } => Some(receives),
+        Place::Standby { receives, .. } => receives,
     }
 }
 

@@ -36,7 +36,8 @@ pub struct PoolStatus {
     pub timeline: u32,
     /// Whether a write can be sent somewhere now.
     pub takes_writes: bool,
-    /// Whether a read can be sent somewhere now.
+    /// Whether a read can be sent somewhere now. A replica that serves nothing but
+    /// [`Eventual`](crate::Consistency::Eventual) does not count.
     pub takes_reads: bool,
     /// Connections that the application holds.
     pub connections_out: usize,
@@ -92,6 +93,10 @@ pub struct NodeStatus {
     pub replay_paused: bool,
     /// It has what the primary lost in a failover, can follow nobody, and serves no reads.
     pub stray: bool,
+    /// What this role may not ask of the server, what that costs, and the statement that mends it.
+    pub limited: Vec<Limit>,
+    /// Why the server cannot be asked for its place, if so: what is said of it here is of before.
+    pub monitor_error: Option<String>,
     /// The server's version, such as `15.18`.
     pub version: Option<String>,
     /// How long the server takes to answer a small question, averaged over the last ones.
@@ -111,6 +116,19 @@ pub struct NodeStatus {
     pub in_flight: usize,
 }
 
+/// Something that the pool's role may not ask of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Limit {
+    /// What is missing, such as `EXECUTE ON FUNCTION pg_catalog.pg_control_system()`.
+    pub right: String,
+    /// What that costs.
+    pub costs: String,
+    /// The statement that mends it, for a superuser to run on the primary.
+    pub grant: String,
+}
+
 /// How a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -127,6 +145,15 @@ pub enum NodeHealth {
     Lagging,
     /// It answers far more slowly than the others do.
     Slow,
+    /// The primary has been replaced, and this replica gets nothing of what was written since. It serves
+    /// nothing but [`Eventual`](crate::Consistency::Eventual), until it is made to follow the new one.
+    Orphaned,
+    /// The primary has been replaced, and whether this replica has its log or what the old one lost is not
+    /// known. It serves nothing but [`Eventual`](crate::Consistency::Eventual).
+    Doubtful,
+    /// It has what the primary lost in a failover, and can follow nobody. It serves nothing, until it is
+    /// rebuilt.
+    Diverged,
     /// It is being emptied: it gets no more statements.
     Draining,
     /// It failed, and is tried again after a growing delay.
@@ -160,6 +187,16 @@ pub struct Promoted {
     pub timeline: u32,
 }
 
+impl Limit {
+    pub(crate) fn new(right: String, costs: String, grant: String) -> Self {
+        Self {
+            right,
+            costs,
+            grant,
+        }
+    }
+}
+
 impl PoolStatus {
     /// The node of this name.
     #[must_use]
@@ -176,6 +213,9 @@ impl std::fmt::Display for NodeHealth {
             Self::Suspect => "suspect",
             Self::Lagging => "lagging",
             Self::Slow => "slow",
+            Self::Orphaned => "orphaned",
+            Self::Doubtful => "doubtful",
+            Self::Diverged => "diverged",
             Self::Draining => "draining",
             Self::Down => "down",
         })

@@ -1,0 +1,376 @@
+//! Whether a standby's log is the primary's: what it is trusted with.
+//!
+//! Of a standby it is known that its log is on a certain timeline or a newer one. While that is the
+//! primary's own, all is well. Once the primary is on a newer one, it depends: what was replayed before the
+//! old one ended is common to both; what lies beyond is the old one's, and lost, unless the standby has
+//! gone over to the new one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::marks::Marks;
+use super::member::Member;
+use super::topology::Topology;
+use crate::election;
+use crate::guarantee::Board;
+use crate::health::Apart;
+use crate::node::{Facts, Place, Receiver};
+use crate::position::{Forks, Lsn, Position, Standing};
+use crate::wire::ServerRole;
+
+/// How long a standby may take to go over to a new primary. A receiver that finds nobody tries again
+/// after `wal_retrieve_retry_interval`, by default 5 seconds.
+pub(super) const MOMENT: Duration = Duration::from_secs(6);
+
+/// What a standby gets to replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feed {
+    Nothing,
+    /// It has a receiver, and one may not see more.
+    Hidden,
+    Of(u32),
+}
+
+/// What is known of a standby's log.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    /// It is on this timeline or on a newer one.
+    timeline: u32,
+    /// It is on no newer one.
+    exact: bool,
+    replayed: Option<Lsn>,
+    received: Option<Lsn>,
+    feed: Feed,
+    /// It has replayed log beyond what the primary of this timeline was given to do, and does not show it.
+    lacks: u32,
+}
+
+impl Line {
+    /// `known` is the newest timeline that the standby has told.
+    fn of(facts: &Facts, known: u32) -> Option<Self> {
+        let Place::Standby {
+            replayed,
+            received,
+            receiver,
+            receives,
+            lacks,
+            ..
+        } = &facts.place
+        else {
+            return None;
+        };
+        // There is none before the first.
+        let timeline = facts.timeline.max(known).max(1);
+        let seen = receiver.as_ref().map(|receiver| receiver.timeline);
+        Some(Self {
+            timeline,
+            exact: seen.is_some_and(|seen| seen <= timeline),
+            replayed: *replayed,
+            received: received.map(|(flushed, _)| flushed),
+            feed: match (receiver.as_ref().filter(|it| is_fed(it)), receives) {
+                (Some(receiver), _) => Feed::Of(receiver.timeline),
+                (None, _) if receiver.is_some() => Feed::Nothing,
+                (None, Some(false)) => Feed::Nothing,
+                (None, _) => Feed::Hidden,
+            },
+            lacks: *lacks,
+        })
+    }
+}
+
+/// A receiver that waits has been told that its timeline is over.
+fn is_fed(receiver: &Receiver) -> bool {
+    receiver.status != "waiting"
+}
+
+/// What keeps a standby from being trusted, for now or since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Trusted,
+    Diverged(Position),
+    Doubtful,
+    /// Its log is the primary's up to where it is, and it gets no more of it.
+    Unfed,
+}
+
+fn verdict(line: &Line, newest: u32, forks: &Forks, marked: Option<Lsn>) -> Verdict {
+    let place = |lsn| Position::new(line.timeline, lsn);
+    if line.lacks != 0 && line.lacks >= newest {
+        return Verdict::Diverged(place(line.replayed.unwrap_or(Lsn(0))));
+    }
+    if line.timeline >= newest {
+        return Verdict::Trusted;
+    }
+    let Some(replayed) = line.replayed.filter(|_| forks.current() >= newest) else {
+        return Verdict::Doubtful;
+    };
+    match forks.standing(place(replayed)) {
+        Standing::Lost if line.exact => Verdict::Diverged(place(replayed)),
+        Standing::Lost | Standing::Unclear => Verdict::Doubtful,
+        Standing::Kept | Standing::Ahead => {
+            let behind = |marked| line.received.is_some_and(|received| received < marked);
+            match line.feed {
+                Feed::Hidden if marked.is_some_and(behind) => Verdict::Unfed,
+                Feed::Hidden => Verdict::Trusted,
+                Feed::Nothing | Feed::Of(_) => Verdict::Unfed,
+            }
+        }
+    }
+}
+
+/// What the pool remembers of a standby beside what it says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Followed {
+    /// It was seen on the primary's timeline while there was a primary.
+    current: bool,
+    /// Since when it has not been, nor on its way.
+    unfed: Option<Instant>,
+    /// Since when it has been doubtful.
+    doubtful: Option<Instant>,
+    /// That was told.
+    pub(super) told: bool,
+}
+
+/// What is known beside the nodes themselves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known<'k> {
+    pub(super) board: &'k Board,
+    pub(super) marks: &'k Marks,
+}
+
+impl Known<'_> {
+    /// Judges every standby.
+    pub(super) fn judge(&self, topology: &mut Topology) {
+        let (newest, began, now) = (topology.timeline(), topology.began(), Instant::now());
+        for member in &mut topology.members {
+            let standby = member.standing == election::Standing::Replica
+                && member.role == Some(ServerRole::Standby);
+            let facts = member.node.told().filter(|_| standby);
+            let line = facts.and_then(|told| Line::of(&told.facts, member.timeline));
+            let Some(line) = line else {
+                member.followed = Followed::default();
+                member.judged(None);
+                continue;
+            };
+            let verdict = self.verdict(&line, newest);
+            member.followed.note(verdict, began, now);
+            let apart = apart(verdict, &line, newest, member.followed, now);
+            member.judged(apart);
+        }
+    }
+
+    fn verdict(&self, line: &Line, newest: u32) -> Verdict {
+        let marked = self.marks.known(newest).map(|mark| mark.end);
+        self.board
+            .with(|view| verdict(line, newest, &view.forks, marked))
+    }
+
+    /// Whether judging the node anew by these facts would change something.
+    pub(super) fn would_change(&self, member: &Member, facts: &Facts, newest: u32) -> bool {
+        let Some(line) = Line::of(facts, member.timeline) else {
+            return false;
+        };
+        let now = Instant::now();
+        let verdict = self.verdict(&line, newest);
+        let mut followed = member.followed;
+        followed.note(verdict, true, now);
+        let apart = apart(verdict, &line, newest, followed, now);
+        let kind = |apart: Option<&(Apart, Arc<str>)>| apart.map(|(kind, _)| *kind);
+        kind(apart.as_ref()) != kind(member.health.apart())
+            || followed.unfed.is_some() != member.followed.unfed.is_some()
+    }
+
+    /// Whether only what the primary was given to do can tell of this standby.
+    pub(super) fn needs_proof(&self, facts: &Facts, newest: u32) -> bool {
+        let Some(line) = Line::of(facts, 0).filter(|line| newest != 0 && line.lacks < newest)
+        else {
+            return false;
+        };
+        let older = line.timeline < newest
+            && (line.feed == Feed::Hidden || self.verdict(&line, newest) == Verdict::Doubtful);
+        // It may not say on which timeline it is, nor perhaps of which cluster.
+        older || facts.timeline == 0
+    }
+}
+
+impl Followed {
+    fn note(&mut self, verdict: Verdict, began: bool, now: Instant) {
+        let since = |is: bool, known: Option<Instant>| is.then(|| known.unwrap_or(now));
+        self.unfed = since(verdict == Verdict::Unfed, self.unfed);
+        self.doubtful = since(verdict == Verdict::Doubtful, self.doubtful);
+        self.told &= self.doubtful.is_some();
+        self.current |= began && verdict == Verdict::Trusted;
+    }
+
+    /// Whether it has been in doubt for long enough to tell, and was not told.
+    pub(super) fn is_untold(&self) -> bool {
+        let long = |since: Instant| since.elapsed() >= MOMENT;
+        !self.told && self.doubtful.is_some_and(long)
+    }
+}
+
+/// What it becomes by that, and what to do about it.
+fn apart(
+    verdict: Verdict,
+    line: &Line,
+    newest: u32,
+    followed: Followed,
+    now: Instant,
+) -> Option<(Apart, Arc<str>)> {
+    let timeline = line.timeline;
+    let (kind, cause) = match verdict {
+        Verdict::Trusted => return None,
+        Verdict::Diverged(place) => (
+            Apart::Diverged,
+            format!(
+                "it has replayed log up to {place} that is not in the history of timeline {newest}: what \
+                 the primary lost; it can follow nobody, and has to be rebuilt (`pg_rewind`, or a new base \
+                 backup)"
+            ),
+        ),
+        Verdict::Doubtful => (
+            Apart::Doubtful,
+            format!(
+                "the primary is on timeline {newest}, and whether this replica's log is of that or of what \
+                 timeline {timeline} had beyond its end is not known{}",
+                match line.feed {
+                    Feed::Hidden =>
+                        "; it is known at once to a role that is a member of `pg_monitor`",
+                    _ =>
+                        "; have it follow the primary (`primary_conninfo`), or rebuild it (`pg_rewind`, or a \
+                         new base backup)",
+                }
+            ),
+        ),
+        Verdict::Unfed => {
+            // A pool that did not see it leave cannot know how long ago that was.
+            let since = followed.unfed.filter(|_| followed.current);
+            let long = |since| now.saturating_duration_since(since) >= MOMENT;
+            if !since.is_none_or(long) {
+                return None;
+            }
+            let fed = match line.feed {
+                Feed::Of(timeline) => {
+                    format!("follows a node that is still on timeline {timeline}")
+                }
+                Feed::Hidden => "receives nothing of that".to_owned(),
+                Feed::Nothing => "receives nothing".to_owned(),
+            };
+            (
+                Apart::Orphaned,
+                format!(
+                    "the primary is on timeline {newest}, and this replica {fed}: it shows what was true \
+                     before the failover; have it follow the primary (`primary_conninfo`), or rebuild it \
+                     (`pg_rewind`, or a new base backup)"
+                ),
+            )
+        }
+    };
+    Some((kind, cause.into()))
+}
+
+impl Member {
+    fn judged(&mut self, apart: Option<(Apart, Arc<str>)>) {
+        let kind = |apart: Option<&(Apart, Arc<str>)>| apart.map(|(kind, _)| *kind);
+        self.stray = kind(apart.as_ref()) == Some(Apart::Diverged);
+        // The words change with each position; what it is does not.
+        if kind(apart.as_ref()) != kind(self.health.apart()) {
+            self.become_apart(apart);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forks() -> Forks {
+        let mut forks = Forks::default();
+        forks.learn_history(2, &[(1, Lsn(100))]);
+        forks
+    }
+
+    fn line(replayed: u64, feed: Feed) -> Line {
+        Line {
+            timeline: 1,
+            exact: matches!(feed, Feed::Of(_)),
+            replayed: Some(Lsn(replayed)),
+            received: Some(Lsn(replayed)),
+            feed,
+            lacks: 0,
+        }
+    }
+
+    fn of(line: Line) -> Verdict {
+        verdict(&line, 2, &forks(), Some(Lsn(150)))
+    }
+
+    #[test]
+    fn whoever_is_beyond_the_fork_is_diverged_or_in_doubt() {
+        let lost = Position::new(1, Lsn(101));
+        assert_eq!(of(line(101, Feed::Of(1))), Verdict::Diverged(lost));
+        // More than a segment beyond it has no receiver.
+        assert_eq!(of(line(101, Feed::Nothing)), Verdict::Doubtful);
+        assert_eq!(of(line(101, Feed::Hidden)), Verdict::Doubtful);
+        // It says otherwise of what the primary did.
+        let lacks = Line {
+            lacks: 2,
+            ..line(101, Feed::Nothing)
+        };
+        assert_eq!(of(lacks), Verdict::Diverged(lost));
+        // How far it is may not be asked.
+        let silent = Line {
+            replayed: None,
+            ..line(0, Feed::Hidden)
+        };
+        assert_eq!(of(silent), Verdict::Doubtful);
+    }
+
+    #[test]
+    fn whoever_is_before_the_fork_has_to_go_on() {
+        for feed in [Feed::Nothing, Feed::Of(1)] {
+            assert_eq!(of(line(100, feed)), Verdict::Unfed);
+        }
+        // It has received less than the primary was given to do.
+        assert_eq!(of(line(100, Feed::Hidden)), Verdict::Unfed);
+        let receives = Line {
+            received: Some(Lsn(150)),
+            ..line(100, Feed::Hidden)
+        };
+        assert_eq!(of(receives), Verdict::Trusted);
+        let unmarked = verdict(&line(100, Feed::Hidden), 2, &forks(), None);
+        assert_eq!(unmarked, Verdict::Trusted);
+    }
+
+    #[test]
+    fn on_the_primarys_timeline_all_is_well() {
+        let current = Line {
+            timeline: 2,
+            ..line(900, Feed::Nothing)
+        };
+        assert_eq!(of(current), Verdict::Trusted);
+        // Nobody knows of a newer one.
+        let first = verdict(&line(900, Feed::Nothing), 1, &Forks::default(), None);
+        assert_eq!(first, Verdict::Trusted);
+        // The fork is not known yet.
+        let early = verdict(&line(1, Feed::Nothing), 2, &Forks::default(), None);
+        assert_eq!(early, Verdict::Doubtful);
+    }
+
+    #[test]
+    fn a_moment_is_given_to_who_was_seen_to_follow() {
+        let start = Instant::now();
+        let kind = |followed: Followed, now| {
+            let line = line(50, Feed::Nothing);
+            apart(Verdict::Unfed, &line, 2, followed, now).map(|(kind, _)| kind)
+        };
+        let mut seen = Followed::default();
+        seen.note(Verdict::Trusted, true, start);
+        seen.note(Verdict::Unfed, true, start);
+        assert_eq!(kind(seen, start), None);
+        assert_eq!(kind(seen, start + MOMENT), Some(Apart::Orphaned));
+        let mut fresh = Followed::default();
+        fresh.note(Verdict::Unfed, true, start);
+        assert_eq!(kind(fresh, start), Some(Apart::Orphaned));
+    }
+}

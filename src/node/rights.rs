@@ -1,0 +1,299 @@
+//! What a role may ask of a server, and how it is asked without what it may not.
+//!
+//! PostgreSQL checks a function's privilege when a query begins, in whichever branch of it the function
+//! stands. So that one missing right does not silence the rest, a query is put together from what is
+//! allowed.
+
+use diesel::sql_types::{Array, Bool, Text};
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+/// A function that is asked, and what is not known without it.
+struct Function {
+    signature: &'static str,
+    costs: &'static str,
+    /// Of whom it is asked: standbys, primaries, or both.
+    of: Of,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Primary,
+    Standby,
+    Both,
+}
+
+const fn function(signature: &'static str, of: Of, costs: &'static str) -> Function {
+    Function {
+        signature,
+        costs,
+        of,
+    }
+}
+
+const SYSTEM: usize = 0;
+const CHECKPOINT: usize = 1;
+const RECOVERY: usize = 2;
+const REPLAYED: usize = 3;
+const RECEIVED: usize = 4;
+const PAUSED: usize = 5;
+const SNAPSHOT: usize = 6;
+const RECEIVER: usize = 7;
+const FLUSHED: usize = 8;
+const INSERTED: usize = 9;
+const FILE: usize = 10;
+
+const FUNCTIONS: [Function; 11] = [
+    function(
+        "pg_control_system()",
+        Of::Both,
+        "a server of another cluster is not told from one of this",
+    ),
+    function(
+        "pg_control_checkpoint()",
+        Of::Standby,
+        "a standby's timeline is known only when it shows what the new primary was given to do",
+    ),
+    function(
+        "pg_control_recovery()",
+        Of::Standby,
+        "a standby's timeline is known later than it could be",
+    ),
+    function(
+        "pg_last_wal_replay_lsn()",
+        Of::Standby,
+        "how far a replica is behind is not known; it serves no reads that need to know, nor any where a \
+         limit is set",
+    ),
+    function(
+        "pg_last_wal_receive_lsn()",
+        Of::Standby,
+        "what a replica has received is not known, only what it has replayed",
+    ),
+    function(
+        "pg_get_wal_replay_pause_state()",
+        Of::Standby,
+        "whether somebody has paused the replay is not known",
+    ),
+    function(
+        "pg_current_snapshot()",
+        Of::Standby,
+        "a session that has seen a replica reads on the primary only when that has been looked at",
+    ),
+    function(
+        "pg_stat_get_wal_receiver()",
+        Of::Standby,
+        "whether a replica receives anything is not known",
+    ),
+    function(
+        "pg_current_wal_flush_lsn()",
+        Of::Primary,
+        "positions of writes are known less exactly",
+    ),
+    function(
+        "pg_current_wal_insert_lsn()",
+        Of::Primary,
+        "positions of writes are not known; reads that need one go to the primary",
+    ),
+    function(
+        "pg_walfile_name(pg_lsn)",
+        Of::Primary,
+        "the primary's timeline is not known; it takes no writes beside another that takes them",
+    ),
+];
+
+/// Something that this role may not ask, and what it takes to mend that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Limit {
+    /// What is missing.
+    pub(crate) right: String,
+    /// What that costs.
+    pub(crate) costs: &'static str,
+    /// The statement that mends it.
+    pub(crate) grant: String,
+}
+
+/// What a role may ask of a server.
+#[derive(Debug, QueryableByName)]
+pub(super) struct Rights {
+    /// In the order of [`FUNCTIONS`].
+    #[diesel(sql_type = Array<Bool>)]
+    held: Vec<bool>,
+    /// It sees all columns of `pg_stat_wal_receiver`.
+    #[diesel(sql_type = Bool)]
+    sees_all: bool,
+    #[diesel(sql_type = Bool)]
+    in_recovery: bool,
+    /// The role, as SQL has it.
+    #[diesel(sql_type = Text)]
+    role: String,
+}
+
+/// A function that this server does not have cannot be asked either.
+const ASK: &str = "SELECT ARRAY(SELECT COALESCE(pg_catalog.has_function_privilege( \
+        pg_catalog.to_regprocedure('pg_catalog.' || name), 'EXECUTE'), false) \
+        AND (name NOT LIKE 'pg_stat_get_wal_receiver%' \
+        OR pg_catalog.has_table_privilege('pg_catalog.pg_stat_wal_receiver', 'SELECT')) \
+        FROM pg_catalog.unnest($1) WITH ORDINALITY AS it(name, place) ORDER BY place) AS held, \
+    pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all, \
+    pg_catalog.pg_is_in_recovery() AS in_recovery, \
+    pg_catalog.quote_ident(current_user) AS role";
+
+impl Rights {
+    pub(super) async fn ask(pg: &mut AsyncPgConnection) -> QueryResult<Self> {
+        let names: Vec<&str> = FUNCTIONS.iter().map(|it| it.signature).collect();
+        let query = sql_query(ASK).bind::<Array<Text>, _>(names);
+        query.get_result(pg).await
+    }
+
+    fn may(&self, function: usize) -> bool {
+        self.held.get(function).copied().unwrap_or(false)
+    }
+
+    /// `expression`, or nothing of this type where `function` may not be called.
+    fn if_allowed(&self, function: usize, expression: &str, kind: &str) -> String {
+        if self.may(function) {
+            expression.to_owned()
+        } else {
+            format!("NULL::{kind}")
+        }
+    }
+
+    /// The query for what changes seldom.
+    ///
+    /// A standby's log is at least on the timeline of its last restartpoint, and on that which its pages
+    /// on disk need to be replayed up to.
+    pub(super) fn seldom(&self) -> String {
+        let cluster = "(SELECT system_identifier FROM pg_catalog.pg_control_system())";
+        let checkpoint = "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())";
+        let recovery = "(SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())";
+        format!(
+            "SELECT {} AS cluster, GREATEST({}, {}) AS timeline, \
+             pg_catalog.current_setting('server_version_num')::int AS version",
+            self.if_allowed(SYSTEM, cluster, "bigint"),
+            self.if_allowed(CHECKPOINT, checkpoint, "int"),
+            self.if_allowed(RECOVERY, recovery, "int"),
+        )
+    }
+
+    /// The query for where the node is.
+    ///
+    /// On a primary the timeline is in the name of the log's current file, at once after a promotion;
+    /// the control file says it only after the next checkpoint. A standby tells what it receives to who
+    /// may see it (`pg_monitor`), and else only the control file.
+    pub(super) fn place(&self) -> String {
+        let inserted =
+            self.if_allowed(INSERTED, "pg_catalog.pg_current_wal_insert_lsn()", "pg_lsn");
+        // What was inserted covers what was flushed.
+        let flushed = match self.may(FLUSHED) {
+            true => "pg_catalog.pg_current_wal_flush_lsn()",
+            false => &inserted,
+        };
+        let file = format!("pg_catalog.substr(pg_catalog.pg_walfile_name({flushed}), 1, 8)");
+        let (receiver, receives) = match self.may(RECEIVER) {
+            true => (
+                "pg_catalog.pg_stat_wal_receiver AS receiver",
+                "receiver.pid IS NOT NULL",
+            ),
+            false => (
+                "(SELECT NULL::pg_lsn AS written_lsn, NULL::int AS received_tli, NULL::text AS status, \
+                 NULL::text AS sender_host, NULL::int AS sender_port, \
+                 NULL::timestamptz AS last_msg_receipt_time) AS receiver",
+                "NULL::bool",
+            ),
+        };
+        let (replayed, received, paused, snapshot) = (
+            self.if_allowed(REPLAYED, "pg_catalog.pg_last_wal_replay_lsn()", "pg_lsn"),
+            self.if_allowed(RECEIVED, "pg_catalog.pg_last_wal_receive_lsn()", "pg_lsn"),
+            self.if_allowed(
+                PAUSED,
+                "pg_catalog.pg_get_wal_replay_pause_state() <> 'not paused'",
+                "bool",
+            ),
+            self.if_allowed(SNAPSHOT, "pg_catalog.pg_current_snapshot()::text", "text"),
+        );
+        let file = self.if_allowed(FILE, &file, "text");
+        format!(
+            "SELECT standby, CASE WHEN standby THEN {replayed} ELSE {flushed} END, \
+             CASE WHEN NOT standby THEN {inserted} END, CASE WHEN NOT standby THEN {file} END, \
+             {received}, receiver.written_lsn, CASE WHEN standby THEN {snapshot} END, \
+             pg_catalog.current_setting('synchronous_standby_names'), \
+             COALESCE(CASE WHEN standby THEN {paused} END, false), \
+             receiver.received_tli, receiver.status, receiver.sender_host, receiver.sender_port, \
+             EXTRACT(epoch FROM pg_catalog.clock_timestamp() - receiver.last_msg_receipt_time)::float8, \
+             {receives} \
+             FROM (SELECT pg_catalog.pg_is_in_recovery() OFFSET 0) AS one(standby) \
+             LEFT JOIN {receiver} ON true"
+        )
+    }
+
+    /// What this role may not ask.
+    pub(super) fn limits(&self) -> Vec<Limit> {
+        let role = &self.role;
+        let here = |of: Of| match of {
+            Of::Both => true,
+            Of::Primary => !self.in_recovery,
+            Of::Standby => self.in_recovery,
+        };
+        let missing = |(place, it): (usize, &Function)| {
+            let missing = here(it.of) && !self.may(place);
+            missing.then(|| Limit {
+                right: format!("EXECUTE ON FUNCTION pg_catalog.{}", it.signature),
+                costs: it.costs,
+                grant: format!(
+                    "GRANT EXECUTE ON FUNCTION pg_catalog.{} TO {role}",
+                    it.signature
+                ),
+            })
+        };
+        let functions = FUNCTIONS.iter().enumerate().filter_map(missing);
+        let monitor = (self.in_recovery && !self.sees_all).then(|| Limit {
+            right: "membership in pg_monitor".to_owned(),
+            costs: "whom a replica receives from, and on which timeline, is not seen; after a failover \
+                    it is found out by what the replica shows",
+            grant: format!("GRANT pg_monitor TO {role}"),
+        });
+        functions.chain(monitor).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rights(held: bool) -> Rights {
+        Rights {
+            held: vec![held; FUNCTIONS.len()],
+            sees_all: held,
+            in_recovery: true,
+            role: "\"my app\"".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_may_not_be_asked_stands_in_no_query() {
+        let (all, none) = (rights(true), rights(false));
+        for (place, it) in FUNCTIONS.iter().enumerate() {
+            let name = it.signature.split('(').next().unwrap();
+            let queries = |rights: &Rights| format!("{} {}", rights.seldom(), rights.place());
+            let name = match place {
+                RECEIVER => "pg_stat_wal_receiver",
+                _ => name,
+            };
+            assert!(queries(&all).contains(name), "{name}");
+            assert!(!queries(&none).contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_missing_right_is_told_with_its_grant() {
+        assert!(rights(true).limits().is_empty());
+        let limits = rights(false).limits();
+        let grants: Vec<&str> = limits.iter().map(|limit| limit.grant.as_str()).collect();
+        let first = "GRANT EXECUTE ON FUNCTION pg_catalog.pg_control_system() TO \"my app\"";
+        assert!(grants.contains(&first), "{grants:?}");
+        assert_eq!(grants.last(), Some(&"GRANT pg_monitor TO \"my app\""));
+        // What only a primary is asked is of no use on a standby.
+        assert!(!grants.iter().any(|grant| grant.contains("insert_lsn")));
+    }
+}
