@@ -6,6 +6,7 @@
 mod cache;
 mod catalog;
 mod functions;
+mod learned;
 mod lexer;
 mod lists;
 mod parse;
@@ -20,6 +21,7 @@ mod tests;
 use std::any::TypeId;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
 
 use crate::config::FunctionConfig;
 use crate::route::RouteReason;
@@ -28,6 +30,8 @@ use cache::QueryKey;
 use cache::Verdicts;
 pub(crate) use catalog::{Catalog, FUNCTIONS_SQL, OPERATORS_SQL, RELATIONS_SQL, RelationRow};
 use functions::Functions;
+use learned::Learned;
+pub(crate) use learned::Lesson;
 use scan::Known;
 pub(crate) use transaction::TransactionControl;
 
@@ -74,7 +78,7 @@ pub(crate) struct Classifier {
     functions: Functions,
     ground: RwLock<Ground>,
     /// The verdicts on what a replica refused.
-    learned: Verdicts,
+    learned: Learned,
     wants_catalog: AtomicBool,
 }
 
@@ -86,7 +90,7 @@ impl Classifier {
                 catalog: None,
                 verdicts: Verdicts::new(),
             }),
-            learned: Verdicts::new(),
+            learned: Learned::new(),
             wants_catalog: AtomicBool::new(false),
         }
     }
@@ -111,8 +115,9 @@ impl Classifier {
         verdict
     }
 
-    /// A replica refused the statement, so it goes to the primary from now on.
-    pub(crate) fn learn(&self, id: Option<TypeId>, sql: &str) {
+    /// A replica refused the statement for being one, and the primary accepted it, so it goes to the primary
+    /// from now on. That is tried anew after a while.
+    pub(crate) fn learn(&self, id: Option<TypeId>, sql: &str, now: Instant) {
         let verdict = self.classify(id, sql);
         if verdict.reason != RouteReason::PlainSelect {
             return;
@@ -124,9 +129,23 @@ impl Classifier {
             idempotent: false,
             ..verdict
         };
-        self.learned.insert(key, verdict);
+        self.learned.insert(key, verdict, sql, now);
         let ground = self.ground.read().unwrap_or_else(PoisonError::into_inner);
         ground.verdicts.insert(key, verdict);
+    }
+
+    /// What was learned and still holds.
+    pub(crate) fn learned(&self) -> Vec<Lesson> {
+        self.learned.all()
+    }
+
+    /// Forgets what was learned too long ago.
+    pub(crate) fn forget_learned(&self, now: Instant) {
+        if self.learned.is_over(now) {
+            // Nobody reads meanwhile, who could take an old verdict over.
+            let ground = self.ground.write().unwrap_or_else(PoisonError::into_inner);
+            self.learned.forget(now, &ground.verdicts);
+        }
     }
 
     /// Replaces what is known of the catalog, and forgets the verdicts that rested on it. What was

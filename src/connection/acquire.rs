@@ -88,9 +88,15 @@ impl ReplicatedConnection {
             None
         };
 
-        let mut pooled = match self.checkout_now(&node) {
-            Some(pooled) => pooled,
-            None => self.checkout_waiting(&node).await?,
+        let mut pooled = loop {
+            let pooled = match self.checkout_now(&node) {
+                Some(pooled) => pooled,
+                None => self.checkout_waiting(&node).await?,
+            };
+            if !node.pool.connector().has_outlived_a_fence(&pooled.wire) {
+                break pooled;
+            }
+            pooled.wire.condemn();
         };
         if !self.takes_writes(&mut pooled).await {
             self.cluster.suspect(&node, "it is a standby");
@@ -148,6 +154,10 @@ impl ReplicatedConnection {
         };
         // What has begun may end; what is to come waits before the gate.
         let bound = session.transaction.is_some() || session.pinned;
+        if lease.wire.is_spent() && !bound {
+            session.primary = None;
+            return Ok(None);
+        }
         let passes = || self.cluster.topology().primary_for(purpose).is_some();
         if lease.is_usable() && (bound || passes()) {
             return Ok(Some(Arc::clone(lease)));

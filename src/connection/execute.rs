@@ -220,6 +220,9 @@ impl ReplicatedConnection {
         let result = action.send(lease).await;
         journey.unsent = result.is_err() && lease.wire.commands() == commands;
         journey.refused = result.is_err() && lease.wire.ran() == ran;
+        if let (Err(error), true) = (&result, lease.wire.reads_only()) {
+            Box::pin(self.look_for_a_fence(lease, error)).await;
+        }
         result
     }
 
@@ -317,7 +320,8 @@ impl ReplicatedConnection {
                 sql = shortened(action.sql()),
                 "statement_learned"
             );
-            self.cluster.classifier.learn(action.id(), action.sql());
+            let classifier = &self.cluster.classifier;
+            classifier.learn(action.id(), action.sql(), Instant::now());
         }
     }
 

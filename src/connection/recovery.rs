@@ -15,6 +15,7 @@ use crate::error::{Error, Outcome};
 use crate::node::{Failure, Lease};
 use crate::route::RouteReason;
 use crate::routing::{Decision, Recovery, Stale, Symptoms, recover, stale};
+use crate::wire::ServerRole;
 
 /// How often one statement may find a connection's memory outdated. (Once heals it; a second change of the
 /// catalog may come in between.)
@@ -50,6 +51,10 @@ impl ReplicatedConnection {
                 journey.healing = Some(stale);
                 return Ok(Next::Retry);
             }
+        }
+        if self.met_an_old_fence(journey, lease, &failure) {
+            journey.heals += 1;
+            return Ok(Next::Retry);
         }
         if on_replica && matches!(journey.decision, Decision::Replica { may_move: true, .. }) {
             self.failed_on_replica(journey, lease, (symptoms, &failure), error)?;
@@ -112,6 +117,39 @@ impl ReplicatedConnection {
             }
             Stale::Catalog => self.cluster.oids.outdated(lease.remembers()),
             Stale::Types => self.cluster.oids.forget(),
+        }
+    }
+
+    /// Whether a write was refused only because its connection was opened while the database was read only
+    /// by default, and can go over another one. What is read only has written nothing.
+    fn met_an_old_fence(&self, journey: &Journey, lease: &Lease, failure: &Failure) -> bool {
+        let connector = lease.node().pool.connector();
+        let refused = failure.remark.is_some_and(|it| it.is_read_only()) && !failure.is_lost();
+        if !refused || !connector.has_outlived_a_fence(&lease.wire) {
+            return false;
+        }
+        lease.wire.spend();
+        let session = self.session();
+        if session.transaction.is_some() {
+            lease.wire.note_conflict();
+        }
+        journey.heals < HEALS
+            && journey.verdict.control.is_none()
+            && !lease.wire.in_transaction()
+            && session.transaction.is_none()
+            && !session.pinned
+    }
+
+    /// Has a connection opened where one that may have outlived a fence has refused a write: it tells
+    /// whether the fence is still there.
+    pub(super) async fn look_for_a_fence(&self, lease: &Lease, error: &DieselError) {
+        let failure = lease.diagnose(error);
+        let refused = failure.remark.is_some_and(|it| it.is_read_only()) && !failure.is_lost();
+        let connector = lease.node().pool.connector();
+        let primary = lease.wire.role() == Some(ServerRole::Primary);
+        if refused && primary && !connector.has_outlived_a_fence(&lease.wire) {
+            let looking = lease.node().pool.look_for_a_fence();
+            self.cluster.within(looking).await;
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,11 @@ pub(crate) struct Connector {
     pub(crate) shutdown: CancellationToken,
     /// Of the connections that are opened now.
     generation: Mutex<Arc<Generation>>,
+    /// Whether the transactions of a connection that is opened now are read only by default, as the last
+    /// one was told.
+    reads_only: AtomicBool,
+    /// When a connection was last opened only to be told that.
+    pub(super) looked: tokio::sync::Mutex<Option<Instant>>,
     /// Connections of ours that are open, in whoever's hands.
     open: Arc<AtomicUsize>,
 }
@@ -61,6 +66,8 @@ impl Connector {
             setup,
             generation: Mutex::new(Generation::within(&shutdown)),
             shutdown,
+            reads_only: AtomicBool::new(false),
+            looked: tokio::sync::Mutex::default(),
             open: Arc::default(),
         }
     }
@@ -71,6 +78,11 @@ impl Connector {
 
     pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// Whether the connection was opened while the database was read only by default, and it is not any more.
+    pub(crate) fn has_outlived_a_fence(&self, wire: &Wire) -> bool {
+        wire.reads_only() && !self.reads_only.load(Ordering::Acquire)
     }
 
     /// Ends every connection that is open now, whatever runs on it; new ones can be opened.
@@ -204,6 +216,7 @@ impl Connector {
         let mut pg = AsyncPgConnection::try_from(client)
             .await
             .map_err(|error| self.set_up_failed(&wire, &error))?;
+        self.reads_only.store(wire.reads_only(), Ordering::Release);
         if wire.role() == Some(ServerRole::Standby) {
             fit_for_a_standby(&mut pg, &wire).await.map_err(|error| {
                 self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))

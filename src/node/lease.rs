@@ -41,6 +41,12 @@ pub(crate) struct Failure {
     pub(crate) ours: bool,
 }
 
+impl Failure {
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+}
+
 impl Lease {
     pub(crate) fn new(
         pooled: Pooled,
@@ -180,7 +186,7 @@ impl Drop for Lease {
             let condition = recycle::Condition {
                 untrusted: *self.abandoned.get_mut()
                     || *self.lent.get_mut()
-                    || pooled.wire.forgot_statements(),
+                    || pooled.wire.is_spent(),
                 session_state: *self.session_state.get_mut(),
             };
             recycle::give_back(pooled, condition, &self.node);

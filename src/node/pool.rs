@@ -1,6 +1,7 @@
 //! The pool of one node: checkouts that fail fast and say why.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bb8::{Pool, PooledConnection};
 use futures_util::FutureExt;
@@ -105,6 +106,18 @@ impl NodePool {
         // A full pool needs no more; the connection was opened to ask, and is closed.
         let _ = self.pool.add(connection);
         Ok(Probe { role, facts })
+    }
+
+    /// Opens a connection, unless one was opened for that just now, to be told whether transactions are
+    /// read only by default. Who comes meanwhile waits for the answer.
+    pub(crate) async fn look_for_a_fence(&self) {
+        const RECENT: Duration = Duration::from_millis(250);
+        let mut looked = self.connector.looked.lock().await;
+        if looked.is_none_or(|last| last.elapsed() > RECENT) {
+            // Whatever the attempt meets is met by whoever needs a connection.
+            let _ = self.probe().await;
+            *looked = Some(std::time::Instant::now());
+        }
     }
 
     /// A connection that is free right now. If there is none, one more is opened for later.

@@ -53,6 +53,11 @@ impl Remark {
             says: says(fields.routine, sqlstate),
         }
     }
+
+    /// Whether the server refused to write, because the transaction is read only or it is a standby.
+    pub(crate) fn is_read_only(self) -> bool {
+        self.sqlstate == SqlState::READ_ONLY_SQL_TRANSACTION && self.says == Says::InRecovery
+    }
 }
 
 fn says(routine: &[u8], sqlstate: SqlState) -> Says {

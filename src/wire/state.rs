@@ -47,6 +47,10 @@ pub(crate) struct Wire {
     ran: AtomicU64,
     /// The server has dropped the session's prepared statements.
     forgot_statements: AtomicBool,
+    /// Transactions over it are read only unless they say otherwise.
+    reads_only: AtomicBool,
+    /// It is for no other transaction or session than that which has it.
+    spent: AtomicBool,
     /// Its session was given an isolation level that a standby can run at.
     fitted: AtomicBool,
     role: AtomicU8,
@@ -77,6 +81,8 @@ impl Default for Wire {
             commands: AtomicU64::new(0),
             ran: AtomicU64::new(0),
             forgot_statements: AtomicBool::new(false),
+            reads_only: AtomicBool::new(false),
+            spent: AtomicBool::new(false),
             fitted: AtomicBool::new(false),
             role: AtomicU8::new(0),
             closed: AtomicBool::new(false),
@@ -140,6 +146,21 @@ impl Wire {
             ServerRole::Primary => 2,
         };
         self.role.store(code, Ordering::Release);
+    }
+
+    /// Whether its transactions are read only by default (`default_transaction_read_only`). What a role or
+    /// a database says of that holds for connections that are opened later.
+    pub(crate) fn reads_only(&self) -> bool {
+        self.reads_only.load(Ordering::Acquire)
+    }
+
+    /// It is to be replaced as soon as nothing depends on it any more.
+    pub(crate) fn spend(&self) {
+        self.spent.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_spent(&self) -> bool {
+        self.spent.load(Ordering::Acquire) || self.forgot_statements()
     }
 
     /// Whether its session has another default of isolation than its role and database give it, because
@@ -258,12 +279,16 @@ impl Wire {
     }
 
     pub(super) fn saw_parameter(&self, name: &[u8], value: &[u8]) {
-        if name == b"in_hot_standby" {
-            self.set_role(if value == b"on" {
+        match name {
+            b"in_hot_standby" => self.set_role(if value == b"on" {
                 ServerRole::Standby
             } else {
                 ServerRole::Primary
-            });
+            }),
+            b"default_transaction_read_only" => {
+                self.reads_only.store(value == b"on", Ordering::Release);
+            }
+            _ => {}
         }
     }
 
