@@ -42,7 +42,10 @@ pub use pool::{Builder, ReplicatedPool, Session};
 pub use position::{InvalidLsn, Lsn, Position};
 pub use route::{NodeKind, Route, RouteReason};
 pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
-pub use status::{Event, Events, Limit, NodeHealth, NodeStatus, PoolStatus, Promoted, Transition};
+pub use status::{
+    Event, Events, LearnedStatement, Limit, NodeHealth, NodeStatus, PoolStatus, Promoted,
+    Transition,
+};
 pub use token::{InvalidToken, SessionToken};
 #[cfg(feature = "signed")]
 pub use token::{TokenKeys, WeakKey};

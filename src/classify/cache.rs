@@ -19,7 +19,7 @@ const LONGEST: usize = 16 << 10;
 
 /// What stands for a statement: the type of the query, where that determines the text, or the
 /// text itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueryKey<'a> {
     /// A query whose type determines its text.
     Static(TypeId),
@@ -32,7 +32,8 @@ impl<'a> QueryKey<'a> {
         id.map_or(Self::Text(sql), Self::Static)
     }
 
-    fn is_short(self) -> bool {
+    /// Whether it is remembered at all.
+    pub(super) fn is_short(self) -> bool {
         match self {
             Self::Static(_) => true,
             Self::Text(text) => text.len() <= LONGEST,
@@ -50,13 +51,13 @@ impl Hash for QueryKey<'_> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum OwnedKey {
+pub(super) enum OwnedKey {
     Static(TypeId),
     Text(Box<str>),
 }
 
 impl OwnedKey {
-    fn borrow(&self) -> QueryKey<'_> {
+    pub(super) fn borrow(&self) -> QueryKey<'_> {
         match self {
             Self::Static(id) => QueryKey::Static(*id),
             Self::Text(text) => QueryKey::Text(text),
@@ -119,6 +120,10 @@ impl Verdicts {
         if key.is_short() {
             self.0.insert(key.into(), verdict);
         }
+    }
+
+    pub(super) fn remove(&self, key: QueryKey<'_>) {
+        self.0.remove(&key);
     }
 }
 

@@ -7,6 +7,7 @@ mod body;
 mod cache;
 mod catalog;
 mod functions;
+mod learned;
 mod leaves;
 mod lexer;
 mod lists;
@@ -23,6 +24,7 @@ mod tests;
 use std::any::TypeId;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
 
 use crate::config::FunctionConfig;
 use crate::route::RouteReason;
@@ -33,6 +35,8 @@ pub(crate) use catalog::{
     CODE_SQL, Catalog, FUNCTIONS_SQL, OPERATORS_SQL, RELATIONS_SQL, RelationRow,
 };
 use functions::Functions;
+use learned::Learned;
+pub(crate) use learned::Lesson;
 pub(crate) use leaves::Leaves;
 use scan::Known;
 pub(crate) use settings::{Argument, Change, can_travel, changes};
@@ -104,7 +108,7 @@ pub(crate) struct Classifier {
     functions: Functions,
     ground: RwLock<Ground>,
     /// The verdicts on what a replica refused.
-    learned: Verdicts,
+    learned: Learned,
     wants_catalog: AtomicBool,
     /// How many changes of the catalog are known, and how many of them the loaded one has seen.
     changes: AtomicU64,
@@ -119,7 +123,7 @@ impl Classifier {
                 catalog: None,
                 verdicts: Verdicts::new(),
             }),
-            learned: Verdicts::new(),
+            learned: Learned::new(),
             wants_catalog: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             seen: AtomicU64::new(0),
@@ -155,8 +159,9 @@ impl Classifier {
         verdict
     }
 
-    /// A replica refused the statement, so it goes to the primary from now on.
-    pub(crate) fn learn(&self, id: Option<TypeId>, sql: &str) {
+    /// A replica refused the statement for being one, and the primary accepted it, so it goes to the primary
+    /// from now on. That is tried anew after a while.
+    pub(crate) fn learn(&self, id: Option<TypeId>, sql: &str, now: Instant) {
         let verdict = self.judged(id, sql);
         if verdict.reason != RouteReason::PlainSelect {
             return;
@@ -168,9 +173,23 @@ impl Classifier {
             idempotent: false,
             ..verdict
         };
-        self.learned.insert(key, verdict);
+        self.learned.insert(key, verdict, sql, now);
         let ground = self.ground.read().unwrap_or_else(PoisonError::into_inner);
         ground.verdicts.insert(key, verdict);
+    }
+
+    /// What was learned and still holds.
+    pub(crate) fn learned(&self) -> Vec<Lesson> {
+        self.learned.all()
+    }
+
+    /// Forgets what was learned too long ago.
+    pub(crate) fn forget_learned(&self, now: Instant) {
+        if self.learned.is_over(now) {
+            // Nobody reads meanwhile, who could take an old verdict over.
+            let ground = self.ground.write().unwrap_or_else(PoisonError::into_inner);
+            self.learned.forget(now, &ground.verdicts);
+        }
     }
 
     /// Replaces what is known of the catalog, and forgets the verdicts that rested on it. What was

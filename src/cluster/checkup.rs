@@ -187,6 +187,7 @@ impl Manager {
 
     /// Judges every node by how it is doing.
     pub(super) fn make_rounds(&mut self) {
+        self.classifier.forget_learned(std::time::Instant::now());
         let topology = Arc::clone(&self.publish.borrow());
         for member in topology.members.iter().filter(|member| member.is_up()) {
             let measure = measure(member, &topology, &self.board);

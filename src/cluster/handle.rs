@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,7 +16,7 @@ use super::oids::OidCache;
 use super::promotion::{Order, Promoter};
 use super::topology::Topology;
 use super::tracker::Tracker;
-use crate::classify::Classifier;
+use crate::classify::{Classifier, Lesson};
 use crate::config::{
     CommitResolution, ConsistencyConfig, Durability, HealthConfig, NodeSettings, PoolConfig,
     Settings,
@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::guarantee::Board;
 use crate::node::{Node, SetupHook};
 use crate::routing::LoadBalancingPolicy;
-use crate::status::{Bell, Door, Promoted};
+use crate::status::{Bell, Door, LearnedStatement, Promoted};
 
 /// How many messages to the manager may wait. Failures beyond are dropped: the next statement
 /// that meets them tells again.
@@ -240,6 +240,16 @@ impl Cluster {
             asked.then_some(())
         };
         self.with_news(started + limit, look).await;
+    }
+
+    /// What replicas have taught of statements.
+    pub(crate) fn learned(&self) -> Vec<LearnedStatement> {
+        let lessons = self.classifier.learned().into_iter();
+        let told = |lesson: Lesson| LearnedStatement {
+            sql: lesson.sql,
+            at: SystemTime::now() - lesson.at.elapsed(),
+        };
+        lessons.map(told).collect()
     }
 
     /// The database's types, functions or views may have changed. Never waits.

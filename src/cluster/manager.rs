@@ -123,7 +123,7 @@ pub(crate) struct Manager {
     messages: mpsc::Receiver<Command>,
     pub(super) commands: mpsc::WeakSender<Command>,
     stop: CancellationToken,
-    classifier: Arc<Classifier>,
+    pub(super) classifier: Arc<Classifier>,
     pub(super) board: Arc<Board>,
     pub(super) remote_apply: bool,
     /// Old markers of commits are to be removed.

@@ -154,6 +154,10 @@ impl ReplicatedConnection {
         };
         // What has begun may end; what is to come waits before the gate.
         let bound = session.transaction.is_some() || session.pinned;
+        if lease.wire.forgot_statements() && !bound {
+            session.primary = None;
+            return Ok(None);
+        }
         let passes = || self.cluster.topology().primary_for(purpose).is_some();
         if lease.is_usable() && (bound || passes()) {
             return Ok(Some(Arc::clone(lease)));

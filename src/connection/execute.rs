@@ -381,7 +381,8 @@ impl ReplicatedConnection {
                 sql = shortened(action.sql()),
                 "statement_learned"
             );
-            self.cluster.classifier.learn(action.id(), action.sql());
+            let classifier = &self.cluster.classifier;
+            classifier.learn(action.id(), action.sql(), Instant::now());
         }
     }
 

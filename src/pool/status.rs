@@ -27,6 +27,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         connections_out: cluster.tracker.out(),
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
+        learned: cluster.learned(),
         closed: cluster.tracker.is_closed(),
         epoch: topology.epoch,
     }

@@ -46,6 +46,9 @@ pub struct PoolStatus {
     /// Whether that is as many as there are replicas, so that what was committed with
     /// [`Durability::RemoteApply`](crate::Durability::RemoteApply) is shown by each of them.
     pub remote_apply_covers_replicas: bool,
+    /// Statements that look like reads and are not: a replica has refused them for being one, and the
+    /// primary has accepted them. They go to the primary, for an hour each. The newest 256.
+    pub learned: Vec<LearnedStatement>,
     /// Whether the pool was closed.
     pub closed: bool,
     /// Grows with each change of the topology.
@@ -127,6 +130,18 @@ pub struct Limit {
     pub costs: String,
     /// The statement that mends it, for a superuser to run on the primary.
     pub grant: String,
+}
+
+/// A statement that a replica has refused, so that it goes to the primary.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LearnedStatement {
+    /// Its text, which holds no bind values.
+    pub sql: String,
+    /// When it was refused.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "unix"))]
+    pub at: SystemTime,
 }
 
 /// How a node is.

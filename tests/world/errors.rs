@@ -481,6 +481,7 @@ async fn what_has_not_arrived_on_a_replica_is_asked_of_the_primary() {
         );
     }
     assert_never_down(&pool);
+    assert_eq!(pool.status().learned, []);
 }
 
 /// ubicloud #5433, algorand/indexer #391, datanucleus #336: a standby refuses every statement under
@@ -538,4 +539,101 @@ async fn replicas_serve_under_a_serializable_default() {
         let there: Level = level().get_result(&mut conn.primary()).await.unwrap();
         assert_eq!(there.level, "serializable");
     }
+}
+
+/// The setting comes while the pool runs, to sessions that are open.
+#[tokio::test]
+async fn replicas_serve_on_when_serializable_becomes_the_default() {
+    let local = own_cluster().await;
+    let pool = builder_for(&local, "app").build().await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let mut conn = pool.get().await.unwrap();
+        assert_eq!(count(&mut conn).await, 3);
+        held.push(conn);
+    }
+    on(&local, |local| {
+        for node in local.nodes() {
+            let strict = "ALTER SYSTEM SET default_transaction_isolation = 'serializable'";
+            node.sql("postgres", strict).unwrap();
+            node.sql(
+                "postgres",
+                "SET default_transaction_isolation = 'read committed'; SELECT pg_reload_conf()",
+            )
+            .unwrap();
+        }
+    })
+    .await;
+    eventually("the setting has arrived", || async {
+        on(&local, |local| {
+            let level = local.replicas()[1].sql("app", "SHOW default_transaction_isolation");
+            level.is_ok_and(|level| level[0][0].as_deref() == Some("serializable"))
+        })
+        .await
+    })
+    .await;
+    for conn in &mut held {
+        assert_eq!(count(conn).await, 3);
+    }
+    ten_reads_on_replicas(&pool).await;
+    assert_eq!(pool.status().learned, []);
+}
+
+/// A role that may log in nowhere but on the primary, and connections to the replicas that are open.
+#[tokio::test]
+async fn a_replica_that_lets_no_more_in_serves_on_and_the_others_serve_the_rest() {
+    let local = with_role("").await;
+    let pool = as_role(&local, "app").max_size(2).build().await.unwrap();
+    let mut held = Vec::new();
+    let mut by = std::collections::HashSet::new();
+    while by.len() < 2 {
+        let mut conn = pool.get().await.unwrap();
+        let _: Vec<i32> = crate::support::users::table
+            .select(crate::support::users::id)
+            .load(&mut conn)
+            .await
+            .unwrap();
+        by.insert(conn.last_route().unwrap().node);
+        held.push(conn);
+    }
+    drop(held);
+    on(&local, |local| {
+        drop(
+            local
+                .primary()
+                .sql("app", "ALTER ROLE app NOLOGIN")
+                .unwrap(),
+        )
+    })
+    .await;
+    on(&local, |local| local.wait_caught_up().unwrap()).await;
+    let reading = (0..8).map(|_| async {
+        let mut conn = pool.get().await.unwrap();
+        count(&mut conn).await
+    });
+    for seen in futures_util::future::join_all(reading).await {
+        assert_eq!(seen, 3);
+    }
+    assert_never_down(&pool);
+}
+
+/// What was learned is told, with the text that it is about and without values.
+#[tokio::test]
+async fn what_was_learned_is_shown() {
+    let database = database().await;
+    // It makes a large object, has no body that could be read, and says that it is stable.
+    let hidden = "CREATE FUNCTION hidden(integer) RETURNS oid LANGUAGE internal STABLE AS 'be_lo_creat';
+        CREATE FUNCTION innocent() RETURNS integer LANGUAGE sql STABLE AS 'SELECT (hidden(-1) > 0::oid)::int'";
+    sql(&database, hidden).await;
+    let pool = builder(&database).build().await.unwrap();
+
+    assert_eq!(pool.status().learned, []);
+    let mut conn = pool.get().await.unwrap();
+    let _: Number = sql_query("SELECT innocent() AS number")
+        .get_result(&mut conn)
+        .await
+        .unwrap();
+    let learned = pool.status().learned;
+    assert_eq!(learned.len(), 1);
+    assert_eq!(learned[0].sql, "SELECT innocent() AS number");
 }

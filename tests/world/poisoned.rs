@@ -1,6 +1,7 @@
 //! Connections whose own memory is stale heal.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use diesel::deserialize::{self, FromSql, FromSqlRow};
 use diesel::expression::AsExpression;
@@ -10,11 +11,15 @@ use diesel::serialize::{self, IsNull, Output, ToSql};
 use diesel::sql_query;
 use diesel::sql_types::SqlType;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{
     ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool, RetryPolicy, RouteReason,
 };
 
-use crate::support::{Number, blocking, builder, cluster, count, database, insert, run, users};
+use crate::support::{
+    Number, blocking, builder, builder_for, cluster, count, database, eventually, insert, run,
+    users,
+};
 
 /// So many connections of the primary are warm in each test.
 const WARM: usize = 8;
@@ -318,4 +323,102 @@ async fn a_transaction_after_discard_all_does_not_fail() {
     conn.transaction(async |conn| insert("Three").execute(conn).await)
         .await
         .unwrap();
+}
+
+/// What is asked of a replica expressly goes to no other node, and heals all the same.
+#[tokio::test]
+async fn a_changed_result_type_fails_no_read_of_a_forced_replica() {
+    let database = database().await;
+    let pool = pool_of(&database).await;
+    let names = async |conn: &mut ReplicatedConnection| -> QueryResult<Vec<String>> {
+        users::table
+            .select(users::name)
+            .load(&mut *conn.replica())
+            .await
+    };
+    let mut held = Vec::new();
+    for _ in 0..WARM {
+        let mut conn = pool.get().await.unwrap();
+        names(&mut conn).await.unwrap();
+        names(&mut conn).await.unwrap();
+        held.push(conn);
+    }
+    elsewhere(&database, "ALTER TABLE users ALTER name TYPE varchar(100)").await;
+    for mut conn in held {
+        assert_eq!(names(&mut conn).await.unwrap().len(), 3);
+        assert_eq!(
+            conn.last_route().unwrap().kind,
+            diesel_replicated::NodeKind::Replica
+        );
+    }
+}
+
+/// Statements that share a connection and a round trip find out at the same time.
+#[tokio::test]
+async fn pipelined_writes_heal_and_each_is_written_once() {
+    let database = database().await;
+    let pool = pool_of(&database).await;
+    let conn = pool.get().await.unwrap();
+    let write = async |name: String| -> QueryResult<String> {
+        let insert = diesel::insert_into(users::table).values(users::name.eq(name));
+        insert.returning(users::name).get_result(&mut &conn).await
+    };
+    for round in 0..3 {
+        if round == 2 {
+            elsewhere(&database, "ALTER TABLE users ALTER name TYPE varchar(100)").await;
+        }
+        let writes = (0..8).map(|n| write(format!("{round} {n}")));
+        let written = futures_util::future::join_all(writes).await;
+        for (n, name) in written.into_iter().enumerate() {
+            assert_eq!(name.unwrap(), format!("{round} {n}"));
+        }
+    }
+    let mut conn = pool.get().await.unwrap();
+    let all: i64 = users::table
+        .count()
+        .get_result(&mut conn.primary())
+        .await
+        .unwrap();
+    assert_eq!(all, 3 + 3 * 8);
+}
+
+/// `HikariCP` #1802, go-libs #601, mysql2 #4075: a pool keeps connections that were opened while the
+/// database was read only.
+#[tokio::test]
+async fn a_connection_that_was_opened_while_the_database_was_read_only_is_replaced() {
+    let local = blocking(|| {
+        let local = LocalCluster::builder().replicas(1).start().unwrap();
+        crate::support::fill(&local, "app");
+        let fence = "ALTER DATABASE app SET default_transaction_read_only = on";
+        local.primary().sql("postgres", fence).unwrap();
+        Arc::new(local)
+    })
+    .await;
+    let pool = builder_for(&local, "app")
+        .max_size(4)
+        .min_idle(4)
+        .build()
+        .await
+        .unwrap();
+    eventually("connections were opened", || async {
+        pool.status().node("primary").unwrap().connections == 4
+    })
+    .await;
+    crate::support::on(&local, |local| {
+        let free = "ALTER DATABASE app RESET default_transaction_read_only";
+        drop(local.primary().sql("postgres", free).unwrap());
+    })
+    .await;
+    let mut held = Vec::new();
+    for n in 0..4 {
+        let mut conn = pool.get().await.unwrap();
+        insert(&format!("free {n}"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        conn.transaction(async |conn| insert(&format!("tx {n}")).execute(conn).await)
+            .await
+            .unwrap();
+        held.push(conn);
+    }
 }

@@ -48,7 +48,6 @@ async fn stale(pool: &ReplicatedPool, texts: &[&str]) -> usize {
     stale
 }
 
-// postgrespro/postgres "WAIT FOR LSN" discussions; Aiven-Open/pglookout #116 turns it off for one statement.
 #[tokio::test]
 async fn a_transaction_in_one_text_that_turns_it_off() {
     let local = lazy().await;

@@ -140,6 +140,7 @@ fn overrides_of_functions() {
 
 #[test]
 fn what_a_replica_refused_is_learned() {
+    let now = Instant::now();
     struct Query;
     let classifier = classifier();
     let id = Some(TypeId::of::<Query>());
@@ -148,7 +149,7 @@ fn what_a_replica_refused_is_learned() {
             classifier.classify(id, sql).reason,
             RouteReason::PlainSelect
         );
-        classifier.learn(id, sql);
+        classifier.learn(id, sql, now);
         assert_eq!(classifier.classify(id, sql).reason, RouteReason::Learned);
         assert!(classifier.classify(id, sql).writes);
         classifier.set_catalog(catalog(), 0);
@@ -158,7 +159,7 @@ fn what_a_replica_refused_is_learned() {
         classifier.classify(None, "select 2").reason,
         RouteReason::PlainSelect
     );
-    classifier.learn(None, "insert into t values (1)");
+    classifier.learn(None, "insert into t values (1)", now);
     assert_eq!(
         classifier.classify(None, "insert into t values (1)").reason,
         RouteReason::Write
@@ -209,4 +210,28 @@ fn the_catalog_is_loaded_by_plain_reads() {
             "{sql}"
         );
     }
+}
+
+#[test]
+fn what_was_learned_does_not_last_for_ever() {
+    let (now, hour) = (Instant::now(), learned::LASTS);
+    let classifier = classifier();
+    let reason = |sql| classifier.classify(None, sql).reason;
+    for (sql, at) in [("SELECT 1", now), ("SELECT 2", now + hour / 2)] {
+        assert_eq!(reason(sql), RouteReason::PlainSelect);
+        classifier.learn(None, sql, at);
+        assert_eq!(reason(sql), RouteReason::Learned);
+    }
+    classifier.forget_learned(now + hour / 2);
+    assert_eq!(classifier.learned().len(), 2);
+    classifier.forget_learned(now + hour);
+    assert_eq!(reason("SELECT 1"), RouteReason::PlainSelect);
+    assert_eq!(reason("SELECT 2"), RouteReason::Learned);
+    let told: Vec<_> = classifier.learned().into_iter().map(|it| it.sql).collect();
+    assert_eq!(told, ["SELECT 2"]);
+    // Taught again, it lasts anew.
+    classifier.learn(None, "SELECT 1", now + hour);
+    classifier.forget_learned(now + hour + hour / 2);
+    assert_eq!(reason("SELECT 1"), RouteReason::Learned);
+    assert_eq!(reason("SELECT 2"), RouteReason::PlainSelect);
 }

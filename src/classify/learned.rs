@@ -1,0 +1,89 @@
+//! Statements of which a replica has shown that they are not the reads that they look like.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Verdict;
+use super::cache::{OwnedKey, QueryKey, Verdicts};
+
+/// How long a lesson lasts. Functions are mended, and a replica's next refusal teaches it again.
+pub(crate) const LASTS: Duration = Duration::from_secs(60 * 60);
+
+/// How many lessons are kept. The oldest makes room.
+const KEPT: usize = 256;
+
+/// That a statement needs the primary, learnt at a time.
+#[derive(Clone, Debug)]
+pub(crate) struct Lesson {
+    pub(crate) sql: String,
+    pub(crate) at: Instant,
+    key: OwnedKey,
+}
+
+/// What was learnt, the oldest first.
+#[derive(Debug)]
+pub(super) struct Learned {
+    verdicts: Verdicts,
+    lessons: Mutex<VecDeque<Lesson>>,
+}
+
+impl Learned {
+    pub(super) fn new() -> Self {
+        Self {
+            verdicts: Verdicts::new(),
+            lessons: Mutex::default(),
+        }
+    }
+
+    pub(super) fn get(&self, key: QueryKey<'_>) -> Option<Verdict> {
+        self.verdicts.get(key)
+    }
+
+    pub(super) fn insert(&self, key: QueryKey<'_>, verdict: Verdict, sql: &str, now: Instant) {
+        if !key.is_short() {
+            return;
+        }
+        self.verdicts.insert(key, verdict);
+        let mut lessons = self.lessons();
+        lessons.retain(|lesson| lesson.key.borrow() != key);
+        if lessons.len() == KEPT {
+            // Its verdict lasts for as long as the memory of verdicts has room for it.
+            lessons.pop_front();
+        }
+        lessons.push_back(Lesson {
+            sql: sql.to_owned(),
+            at: now,
+            key: key.into(),
+        });
+    }
+
+    pub(super) fn all(&self) -> Vec<Lesson> {
+        self.lessons().iter().cloned().collect()
+    }
+
+    /// Whether some are older than they last.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        let lessons = self.lessons();
+        lessons.front().is_some_and(|oldest| is_over(oldest, now))
+    }
+
+    /// Forgets those that are older than they last; `also` is told of each.
+    pub(super) fn forget(&self, now: Instant, also: &Verdicts) {
+        let mut lessons = self.lessons();
+        let over = lessons.iter().take_while(|lesson| is_over(lesson, now));
+        let over = over.count();
+        for old in lessons.drain(..over) {
+            self.verdicts.remove(old.key.borrow());
+            also.remove(old.key.borrow());
+        }
+    }
+
+    fn lessons(&self) -> MutexGuard<'_, VecDeque<Lesson>> {
+        self.lessons.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_over(lesson: &Lesson, now: Instant) -> bool {
+    now.saturating_duration_since(lesson.at) >= LASTS
+}
