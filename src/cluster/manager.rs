@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Judge,
     /// The database's functions, views or types may have changed.
     CatalogChanged,
+    /// The code in the database has changed so often, by whomever.
+    CodeChanged { changes: i64 },
     /// A function or operator was met of which nothing is known.
     CatalogWanted,
     Add {
@@ -92,7 +94,7 @@ pub(super) enum Finding {
     /// What a look at a node found that began at that time.
     Probe(Arc<Node>, std::time::Instant, Result<Probe, ConnectError>),
     /// What was loaded, and how many changes of the catalog were known before.
-    Catalog(Option<Catalog>, u64),
+    Catalog(Option<(Catalog, Option<i64>)>, u64),
 }
 
 /// What the manager does next.
@@ -139,6 +141,8 @@ pub(crate) struct Manager {
     pub(super) marks: Arc<Marks>,
     catalog: Refresh,
     catalog_due: Option<Instant>,
+    /// How often the code in the database had changed when its catalog was loaded.
+    code: Option<i64>,
 }
 
 impl Manager {
@@ -162,6 +166,7 @@ impl Manager {
             marks: Arc::default(),
             catalog: Refresh::new(),
             catalog_due: None,
+            code: None,
         }
     }
 
@@ -224,6 +229,11 @@ impl Manager {
             Command::Heard { node, facts, fork } => self.heard(&node, &facts, fork.as_ref()),
             Command::Judge => self.publish(Topology::clone),
             Command::CatalogChanged => self.want_catalog(refresh::AFTER_CHANGE),
+            Command::CodeChanged { changes } if self.code != Some(changes) => {
+                self.classifier.note_change();
+                self.want_catalog(refresh::AFTER_CHANGE);
+            }
+            Command::CodeChanged { .. } => {}
             Command::CatalogWanted => self.want_catalog(refresh::FOR_A_NAME),
             Command::Add { node, done } => {
                 let _ = done.send(self.add(node));
@@ -313,9 +323,10 @@ impl Manager {
         });
     }
 
-    fn catalog_loaded(&mut self, catalog: Option<Catalog>, changes: u64) {
+    fn catalog_loaded(&mut self, catalog: Option<(Catalog, Option<i64>)>, changes: u64) {
         let loaded = catalog.is_some();
-        if let Some(catalog) = catalog {
+        if let Some((catalog, code)) = catalog {
+            self.code = code;
             self.classifier.set_catalog(catalog, changes);
         }
         self.publish(|topology| topology.with_catalog_asked());

@@ -44,6 +44,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// How long to leave a node alone that could not be asked.
 const RETRY: Duration = Duration::from_millis(250);
 
+/// How often the primary is asked whether its code has changed.
+const CODE: Duration = Duration::from_millis(500);
+
 /// How often what changes seldom is asked for.
 const IDENTITY: Duration = Duration::from_secs(5);
 
@@ -91,6 +94,9 @@ pub(super) struct Watcher {
     /// Since when somebody waits, counted in questions.
     eager: u32,
     identified: Instant,
+    /// When the primary was last asked how often its code has changed, and how often that was. Nothing
+    /// is asked where it may not be.
+    code: Option<(Instant, Option<i64>)>,
     /// When the primary was last looked at for a heartbeat, and where it was.
     beaten: (Instant, Lsn),
     /// Writes are covered by the last answer that were not by the one before.
@@ -119,6 +125,7 @@ impl Watcher {
             told: BTreeSet::new(),
             eager: 0,
             identified: Instant::now(),
+            code: Some((Instant::now(), None)),
             beaten: (Instant::now(), Lsn(0)),
             fresh: AtomicBool::new(false),
             upto: 0,
@@ -243,6 +250,9 @@ impl Watcher {
                     return self.silent();
                 }
             }
+            if let Err(error) = self.look_at_code(monitor).await {
+                return error;
+            }
             if !self.progress.is_wanted() && self.identified.elapsed() > IDENTITY {
                 self.identified = Instant::now();
                 match timeout(self.health.timeout, monitor.identify()).await {
@@ -328,6 +338,31 @@ impl Watcher {
         Known {
             board: &self.board,
             marks: &self.marks,
+        }
+    }
+
+    /// Tells of changes of the code in the database: a migration of another process makes them as well.
+    async fn look_at_code(&mut self, monitor: &mut Monitor) -> Result<(), String> {
+        let Some((last, known)) = self.code else {
+            return Ok(());
+        };
+        if last.elapsed() < CODE || !self.is_primary() {
+            return Ok(());
+        }
+        match timeout(self.health.timeout, monitor.code_changes()).await {
+            Ok(Ok(changes)) => {
+                self.code = Some((Instant::now(), Some(changes)));
+                if known != Some(changes) {
+                    self.tell(Command::CodeChanged { changes });
+                }
+                Ok(())
+            }
+            Ok(Err(_)) if monitor.wire().is_usable() => {
+                self.code = None;
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(self.silent()),
         }
     }
 

@@ -32,7 +32,7 @@ pub(crate) use facts::{Facts, Place, Receiver};
 pub(crate) use fence::Whose;
 pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use mark::Mark;
-pub(crate) use monitor::Monitor;
+pub(crate) use monitor::{Monitor, code_changes};
 pub(crate) use pool::{NodePool, Pooled, Probe};
 pub(crate) use pulse::Pulse;
 pub(crate) use rights::Limit;

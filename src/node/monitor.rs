@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use diesel::sql_types::{Array, BigInt, Bool, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::facts::{Facts, Identity, ask, identify};
 use super::rights::Limit;
@@ -16,6 +16,14 @@ use crate::wire::Wire;
 /// Which of some transactions are over where it is asked.
 const OVER: &str = "SELECT ARRAY(SELECT xid FROM pg_catalog.unnest($1) AS xid \
     WHERE pg_catalog.pg_xact_status(xid::text::xid8) IS DISTINCT FROM 'in progress') AS over";
+
+/// What is another number after each change of the code in the database, as the server counts changes of
+/// its catalogs' rows; it asks no table. The count may come up to a second late.
+const CODE_CHANGES: &str = "SELECT sum(pg_catalog.pg_stat_get_tuples_inserted(oid) \
+    + pg_catalog.pg_stat_get_tuples_updated(oid) + pg_catalog.pg_stat_get_tuples_deleted(oid))::bigint \
+    AS changes FROM pg_catalog.unnest('{pg_catalog.pg_proc, pg_catalog.pg_trigger, pg_catalog.pg_rewrite, \
+    pg_catalog.pg_policy, pg_catalog.pg_operator, pg_catalog.pg_cast, pg_catalog.pg_aggregate, \
+    pg_catalog.pg_event_trigger}'::pg_catalog.regclass[]) AS oid";
 
 /// A connection over which a node is asked again and again.
 pub(crate) struct Monitor {
@@ -64,6 +72,11 @@ impl Monitor {
         self.connection.pg.batch_execute(beat).await
     }
 
+    /// See [`code_changes`].
+    pub(crate) async fn code_changes(&mut self) -> QueryResult<i64> {
+        code_changes(&mut self.connection.pg).await
+    }
+
     /// Removes markers of commits that are of no use any more.
     pub(crate) async fn sweep(&mut self) -> QueryResult<()> {
         let sweep = "DELETE FROM diesel_replicated_commits WHERE id IN (SELECT id FROM \
@@ -110,6 +123,17 @@ impl Monitor {
         let row: Row = sql_query(sql).get_result(pg).await?;
         Ok(Some(parse_history(&row.history)))
     }
+}
+
+/// What is another number after each change of the code in the database, whoever makes it.
+pub(crate) async fn code_changes(pg: &mut AsyncPgConnection) -> QueryResult<i64> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = BigInt)]
+        changes: i64,
+    }
+    let row: Row = sql_query(CODE_CHANGES).get_result(pg).await?;
+    Ok(row.changes)
 }
 
 /// Reads a timeline history file: on each line a timeline, where it ended, and why.

@@ -57,16 +57,16 @@ async fn names(pool: &ReplicatedPool) -> Vec<String> {
 #[tokio::test]
 async fn a_commit_that_is_lost_is_in_doubt_and_ends_the_transaction() {
     let (database, pool) = start().await;
-    let mut conn = pool.get().await.unwrap();
-    run(
-        &mut conn,
-        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN IF NEW.name = ''slow'' THEN PERFORM pg_sleep(30); END IF; RETURN NEW; END';
          CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
-             FOR EACH ROW EXECUTE FUNCTION slow();",
-    )
-    .await
-    .unwrap();
+             FOR EACH ROW EXECUTE FUNCTION slow();";
+    let name = database.clone();
+    blocking(move || cluster().primary().sql(&name, slow).unwrap()).await;
+    drop(pool);
+    // The next one knows the trigger; a session that has just made it stays where it is.
+    let pool = builder(&database).max_size(2).build().await.unwrap();
+    let mut conn = pool.get().await.unwrap();
     let writing = tokio::spawn(async move {
         let result = conn
             .transaction(async |conn| insert("slow").execute(conn).await)

@@ -715,3 +715,38 @@ async fn the_bare_connection_has_the_settings_of_the_session() {
         .unwrap();
     assert_eq!(found.value.as_deref(), Some("a"));
 }
+
+/// A migration of another process: the server counts changes of its catalogs, and the pool looks at that.
+#[tokio::test]
+async fn code_that_another_process_has_changed_is_noticed() {
+    let schema = "CREATE TABLE audited (id integer);
+        CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS
+          $$ BEGIN PERFORM set_config('app.tenant', 'a', false); RETURN NEW; END $$;";
+    let database = database().await;
+    let (one, other) = (database.clone(), database.clone());
+    blocking(move || drop(cluster().primary().sql(&one, schema).unwrap())).await;
+    let pool = builder(&database).max_size(1).build().await.unwrap();
+    let mut conn = pool.get().await.unwrap();
+    run(&mut conn, "INSERT INTO audited VALUES (1)")
+        .await
+        .unwrap();
+    assert_unpinned(&mut conn, "nothing runs yet").await;
+    drop(conn);
+    let change =
+        "CREATE TRIGGER audit BEFORE INSERT ON audited FOR EACH ROW EXECUTE FUNCTION audit()";
+    blocking(move || drop(cluster().primary().sql(&other, change).unwrap())).await;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let mut conn = pool.get().await.unwrap();
+        run(&mut conn, "INSERT INTO audited VALUES (1)")
+            .await
+            .unwrap();
+        who(&mut conn).await;
+        if conn.last_route().unwrap().reason == RouteReason::SessionState {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "not noticed");
+    }
+    let mut next = pool.get().await.unwrap();
+    assert_eq!(tenant(&mut next.primary()).await, "");
+}
