@@ -62,7 +62,7 @@ impl ReplicatedConnection {
     /// that is known. As a position is one that the primary had a moment after the write, a write of the
     /// last milliseconds may have survived all the same: look for it where that matters. Reads of
     /// the session go to the primary from then on, with
-    /// [`RouteReason::LostWrite`](crate::RouteReason::LostWrite).
+    /// [`RouteReason::LostWrite`].
     ///
     /// It is known before the new primary serves anything to the session.
     #[must_use]
