@@ -150,7 +150,7 @@ impl ReplicatedConnection {
             if !on_replica && self.cluster.commit_resolution != CommitResolution::Off {
                 Box::pin(self.mark(&mut journey, action.sql(), &lease)).await?;
             }
-            self.note_ending(&journey, &lease);
+            self.note_ending(&journey, &lease).await;
             let result = self.send(action, &lease, &mut journey).await;
             for sql in lease.newly_prepared() {
                 self.record(InstrumentationEvent::cache_query(&sql));

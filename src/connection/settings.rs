@@ -176,10 +176,14 @@ impl ReplicatedConnection {
     }
 
     /// How the statement ends the transaction that is open on the connection, if it does.
-    pub(super) fn note_ending(&self, journey: &Journey, lease: &Lease) {
-        if journey.verdict.control != Some(TransactionControl::End) {
+    pub(super) async fn note_ending(&self, journey: &Journey, lease: &Lease) {
+        if journey.verdict.control != Some(TransactionControl::End)
+            || self.session().settings_before.is_none()
+        {
             return;
         }
+        // An error reaches the caller a moment before the server says what became of the transaction.
+        lease.wire.answered().await;
         let alone = !journey.verdict.writes;
         let ending = match lease.wire.transaction_status() {
             // The server turns COMMIT into ROLLBACK.
