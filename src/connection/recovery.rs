@@ -10,6 +10,7 @@ use super::ReplicatedConnection;
 use super::acquire::cause_of_death;
 use super::execute::Journey;
 use super::failure::lost;
+use super::settings::Ending;
 use crate::classify::{TransactionControl, Verdict};
 use crate::error::{Error, Outcome};
 use crate::node::{Failure, Lease};
@@ -42,6 +43,13 @@ impl ReplicatedConnection {
     ) -> QueryResult<Next> {
         let failure = lease.diagnose(&error);
         let symptoms = symptoms(journey, &failure);
+        if journey.verdict.control == Some(TransactionControl::End) {
+            // A COMMIT that is refused rolls back.
+            self.session().settings_ending(match failure.lost {
+                Some(_) => Ending::Unknown,
+                None => Ending::RolledBack,
+            });
+        }
         if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
             // It has not begun.
             self.session().transaction = None;

@@ -392,6 +392,18 @@ async fn a_setting_is_rolled_back_with_its_transaction() {
     run(&mut conn, "COMMIT").await.unwrap();
     assert_eq!(tenant(&mut conn).await, "inside");
     assert_eq!(tenant(&mut conn.primary()).await, "inside");
+    // A COMMIT that the server refuses is one, too.
+    let deferred = "CREATE TABLE later (id integer UNIQUE DEFERRABLE INITIALLY DEFERRED)";
+    run(&mut conn, deferred).await.unwrap();
+    let refused = conn
+        .transaction(async |conn| {
+            run(conn, "SET app.tenant = 'never'").await?;
+            run(conn, "INSERT INTO later VALUES (1), (1)").await
+        })
+        .await;
+    refused.unwrap_err();
+    assert_eq!(tenant(&mut conn).await, "inside");
+    assert_eq!(tenant(&mut conn.primary()).await, "inside");
     // Back to a savepoint: only the connection knows.
     let partly: QueryResult<()> = conn
         .transaction(async |conn| {
