@@ -121,28 +121,24 @@ pub(super) const EXCUSED: &[&str] = &[
 /// Functions that belong to the primary: they fail or mislead on a standby, or have effects.
 #[rustfmt::skip]
 pub(super) const HARMFUL: &[&str] = &[
-    "currval", "database_to_xml", "database_to_xml_and_xmlschema", "database_to_xmlschema",
-    "lastval", "lo_close", "lo_creat", "lo_create", "lo_export", "lo_from_bytea", "lo_get",
-    "lo_import", "lo_lseek", "lo_lseek64", "lo_open", "lo_put", "lo_tell", "lo_tell64",
-    "lo_truncate", "lo_truncate64", "lo_unlink", "loread", "lowrite", "nextval", "pg_backup_start",
-    "pg_backup_stop", "pg_cancel_backend", "pg_clear_attribute_stats", "pg_clear_relation_stats",
-    "pg_copy_logical_replication_slot", "pg_copy_physical_replication_slot",
-    "pg_create_logical_replication_slot", "pg_create_physical_replication_slot",
+    "currval", "lastval", "lo_close", "lo_creat", "lo_create", "lo_export", "lo_from_bytea",
+    "lo_get", "lo_import", "lo_lseek", "lo_lseek64", "lo_open", "lo_put", "lo_tell", "lo_tell64",
+    "lo_truncate", "lo_truncate64", "lo_unlink", "loread", "lowrite", "nextval", "pg_backup_stop",
+    "pg_cancel_backend", "pg_clear_attribute_stats", "pg_clear_relation_stats",
     "pg_create_restore_point", "pg_current_wal_flush_lsn", "pg_current_wal_insert_lsn",
     "pg_current_wal_lsn", "pg_current_xact_id", "pg_drop_replication_slot", "pg_export_snapshot",
     "pg_log_standby_snapshot", "pg_logical_emit_message", "pg_logical_slot_get_binary_changes",
     "pg_logical_slot_get_changes", "pg_logical_slot_peek_binary_changes",
     "pg_logical_slot_peek_changes", "pg_notify", "pg_promote", "pg_reload_conf",
     "pg_replication_slot_advance", "pg_restore_attribute_stats", "pg_restore_relation_stats",
-    "pg_rotate_logfile", "pg_split_walfile_name", "pg_start_backup", "pg_stat_clear_snapshot",
+    "pg_rotate_logfile", "pg_split_walfile_name", "pg_stat_clear_snapshot",
     "pg_stat_force_next_flush", "pg_stat_reset", "pg_stat_reset_backend_stats",
     "pg_stat_reset_replication_slot", "pg_stat_reset_shared",
     "pg_stat_reset_single_function_counters", "pg_stat_reset_single_table_counters",
     "pg_stat_reset_slru", "pg_stat_reset_subscription_stats", "pg_stop_backup", "pg_switch_wal",
     "pg_sync_replication_slots", "pg_terminate_backend", "pg_wal_replay_pause",
-    "pg_wal_replay_resume", "pg_walfile_name", "pg_walfile_name_offset", "pg_xact_status",
-    "schema_to_xml", "schema_to_xml_and_xmlschema", "schema_to_xmlschema", "setval", "table_to_xml",
-    "table_to_xml_and_xmlschema", "table_to_xmlschema", "txid_current", "txid_status",
+    "pg_wal_replay_resume", "pg_walfile_name", "pg_walfile_name_offset", "pg_xact_status", "setval",
+    "txid_current", "txid_status",
 ];
 
 /// Functions that take an advisory lock until the transaction ends.
@@ -156,9 +152,12 @@ pub(super) const LOCKS: &[&str] = &[
 #[rustfmt::skip]
 pub(super) const RUNS_SQL: &[&str] = &[
     "connectby", "crosstab", "crosstab2", "crosstab3", "crosstab4", "cursor_to_xml",
-    "cursor_to_xmlschema", "dblink", "dblink_close", "dblink_disconnect", "dblink_exec",
+    "cursor_to_xmlschema", "database_to_xml", "database_to_xml_and_xmlschema",
+    "database_to_xmlschema", "dblink", "dblink_close", "dblink_disconnect", "dblink_exec",
     "dblink_fetch", "dblink_open", "dblink_send_query", "query_to_xml",
-    "query_to_xml_and_xmlschema", "query_to_xmlschema", "ts_rewrite", "ts_stat", "xpath_table",
+    "query_to_xml_and_xmlschema", "query_to_xmlschema", "schema_to_xml",
+    "schema_to_xml_and_xmlschema", "schema_to_xmlschema", "table_to_xml",
+    "table_to_xml_and_xmlschema", "table_to_xmlschema", "ts_rewrite", "ts_stat", "xpath_table",
 ];
 
 /// Functions that set what the session remembers.
@@ -178,8 +177,10 @@ pub(super) const SESSION_LOCKS: &[&str] = &[
 /// Functions that take what only the end of the session gives back.
 #[rustfmt::skip]
 pub(super) const INDELIBLE: &[&str] = &[
-    "dblink_connect", "dblink_connect_u", "pg_replication_origin_session_reset",
-    "pg_replication_origin_session_setup",
+    "dblink_connect", "dblink_connect_u", "pg_backup_start", "pg_copy_logical_replication_slot",
+    "pg_copy_physical_replication_slot", "pg_create_logical_replication_slot",
+    "pg_create_physical_replication_slot", "pg_replication_origin_session_reset",
+    "pg_replication_origin_session_setup", "pg_start_backup",
 ];
 
 /// Key words that a parenthesis may follow and that cannot name a function.

@@ -232,6 +232,8 @@ impl Scan<'_> {
         {
             found.temporary = true;
         }
+        // Writing to it is `SET`.
+        found.leaves_if_written |= name == "pg_settings";
         if let Some(catalog) = self.known.catalog {
             found.volatile |= catalog.is_tainted(&name);
             found.anything |= catalog.is_leaving(&name);

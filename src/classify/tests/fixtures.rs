@@ -62,6 +62,7 @@ pub(super) fn catalog() -> Catalog {
         .iter()
         .chain(lists::LOCKS)
         .chain(lists::RUNS_SQL)
+        .chain(lists::INDELIBLE)
         .map(|name| (*name, "B"));
     let functions: Vec<(&str, &str)> = built_in
         .chain(excused)
