@@ -65,7 +65,9 @@ impl ReplicatedConnection {
             lease.wire.doubt_read_only();
             return false;
         }
-        journey.verdict.control.is_none() && lease.wire.is_read_only()
+        // The server reports a setting that it has just read from its files only at the end of the
+        // statement: asking tells, not what is known now.
+        journey.verdict.control.is_none() && (lease.wire.is_read_only() || journey.outdated == 0)
     }
 
     /// Whose the setting is by which this session's transactions are read only.
