@@ -3,6 +3,8 @@
 //! A body is scanned as a statement is. Beyond that it may hold statements of any kind, which show by
 //! their first words. A name that no function has is no call: it was read together with the functions.
 
+use super::catalog::Catalog;
+use super::code::Does;
 use super::lexer;
 use super::scan::{self, Findings, Known};
 use super::tokens::Tokens;
@@ -20,22 +22,48 @@ const SESSION: &[&str] = &[
     "do",
 ];
 
+/// Words that begin a command which changes the catalog or maintains relations.
+const COMMANDS: &[&str] = &[
+    "alter", "analyse", "analyze", "cluster", "comment", "create", "drop", "grant", "import",
+    "reassign", "refresh", "reindex", "revoke", "security", "truncate", "vacuum",
+];
+
 /// After these (and after a semicolon) a statement begins.
 const OPENERS: &[&str] = &["begin", "atomic", "then", "else", "loop"];
 
 /// What the code may do.
-pub(super) fn findings(text: &str, known: Known<'_>) -> Findings {
+pub(super) fn does(text: &str, known: Known<'_>) -> Does {
     let Ok(tokens) = lexer::tokens(text) else {
-        return Findings::anything();
+        return Findings::anything().does();
     };
     let tokens = Tokens::new(text, &tokens);
     let mut found = scan::scan(tokens, known);
     found.unknown = false;
-    found.write |= (0..tokens.len()).any(|at| tokens.is_any(at, &["truncate", "copy"]));
-    found.anything |= (0..tokens.len()).any(|at| changes_session(tokens, at));
+    let (mut commands, mut truncates) = (false, false);
+    for at in 0..tokens.len() {
+        truncates |= tokens.is_word(at, "truncate");
+        found.write |= tokens.is_word(at, "copy");
+        found.anything |= changes_session(tokens, at);
+        commands |= begins(tokens, at) && tokens.is_any(at, COMMANDS);
+    }
+    found.write |= truncates;
     // What makes temporary objects names or creates them.
     found.anything |= found.temporary;
-    found
+    let mut does = found.does_as_body();
+    if let Some(code) = known.catalog.map(Catalog::code) {
+        if commands {
+            does.add(code.of_commands());
+        }
+        if truncates {
+            does.add(code.fired());
+        }
+    }
+    does
+}
+
+/// Whether the word begins a command which changes the catalog or maintains relations.
+pub(super) fn is_command(word: &str) -> bool {
+    COMMANDS.binary_search(&word).is_ok()
 }
 
 /// Whether the code may change the catalog by a statement of its own.
@@ -48,12 +76,16 @@ pub(super) fn may_change_catalog(text: &str) -> bool {
     (0..tokens.len()).any(|at| tokens.is_any(at, WORDS))
 }
 
-fn changes_session(tokens: Tokens<'_>, at: usize) -> bool {
-    let first = at == 0
+/// Whether a statement may begin there.
+fn begins(tokens: Tokens<'_>, at: usize) -> bool {
+    at == 0
         || tokens.is(at - 1, ";")
         || tokens.is_any(at - 1, OPENERS)
-        || tokens.kind(at - 1).is_none();
-    if first && tokens.is_any(at, SESSION) {
+        || tokens.kind(at - 1).is_none()
+}
+
+fn changes_session(tokens: Tokens<'_>, at: usize) -> bool {
+    if begins(tokens, at) && tokens.is_any(at, SESSION) {
         // These end with the transaction.
         return !tokens.is_word(at, "set")
             || !tokens.is_any(at + 1, &["local", "constraints", "transaction"]);

@@ -1,6 +1,7 @@
 //! What calling a function by a given name may do.
 
 use super::catalog::{Catalog, Function};
+use super::code::Does;
 use super::lexer;
 use super::lists::{
     EXCUSED, HARMFUL, INDELIBLE, LOCKS, RUNS_SQL, SESSION_LOCKS, SESSION_SETTINGS, SOFT_KEYWORDS,
@@ -24,15 +25,8 @@ pub(super) enum Effect {
     SessionLock,
     /// It takes what only the end of the session gives back.
     Indelible,
-    /// It runs code of the user's, which may write.
-    Code {
-        /// It may leave anything in the session.
-        leaves: bool,
-        /// Also what no command undoes.
-        indelible: bool,
-        /// It takes an advisory lock until the transaction ends.
-        locks: bool,
-    },
+    /// It runs code of the user's, which may write, and does this.
+    Code(Does),
     /// Nothing is known of it.
     Unknown,
 }
@@ -111,11 +105,10 @@ impl Functions {
         } else if listed(LOCKS, name) {
             Some(Effect::Lock)
         } else if listed(RUNS_SQL, name) {
-            Some(Effect::Code {
+            Some(Effect::Code(Does {
                 leaves: true,
-                indelible: false,
-                locks: false,
-            })
+                ..Does::VOLATILE
+            }))
         } else if listed(HARMFUL, name) {
             Some(Effect::Volatile)
         } else {
@@ -133,10 +126,7 @@ impl Functions {
         match self.overridden(schema, name) {
             // What was denied may leave something behind as well.
             Some(Effect::Volatile) => {
-                let known = Self::listed(name).or_else(|| {
-                    let function = catalog?.function(name);
-                    function.user_volatile.then(|| function.effect())
-                });
+                let known = Self::listed(name).or_else(|| catalog?.function(name).effect());
                 return known.unwrap_or(Effect::Volatile);
             }
             Some(effect) => return effect,
@@ -163,8 +153,8 @@ impl Functions {
         if !candidates {
             return Effect::Unknown;
         }
-        if schema != Some("pg_catalog") && function.user_volatile {
-            return function.effect();
+        if let Some(effect) = function.effect().filter(|_| schema != Some("pg_catalog")) {
+            return effect;
         }
         if built_in && function.built_in_volatile && !listed(EXCUSED, name) {
             return Effect::Volatile;
@@ -178,8 +168,9 @@ impl Functions {
         listed(SOFT_KEYWORDS, name).then(|| {
             self.overridden(None, name).unwrap_or_else(|| {
                 let function = catalog.map(|catalog| catalog.function(name));
-                let volatile = function.filter(|function| function.user_volatile);
-                volatile.map_or(Effect::Harmless, Function::effect)
+                function
+                    .and_then(Function::effect)
+                    .unwrap_or(Effect::Harmless)
             })
         })
     }
@@ -189,12 +180,8 @@ impl Functions {
         if let Some(effect) = self.overridden(None, name) {
             return effect;
         }
-        let by_catalog = || {
-            let function = catalog?.function(name);
-            function.user_attribute.then(|| function.effect())
-        };
         Self::listed(name)
-            .or_else(by_catalog)
+            .or_else(|| catalog?.function(name).attribute())
             .unwrap_or(Effect::Harmless)
     }
 }

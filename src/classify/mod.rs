@@ -6,12 +6,14 @@
 mod body;
 mod cache;
 mod catalog;
+mod code;
 mod functions;
 mod learned;
 mod leaves;
 mod lexer;
 mod lists;
 mod parse;
+mod queries;
 mod scan;
 mod settings;
 mod statement;
@@ -31,13 +33,13 @@ use crate::route::RouteReason;
 
 use cache::QueryKey;
 use cache::Verdicts;
-pub(crate) use catalog::{
-    CODE_SQL, Catalog, FUNCTIONS_SQL, OPERATORS_SQL, RELATIONS_SQL, RelationRow,
-};
+pub(crate) use catalog::Catalog;
+pub(crate) use code::{CodeRow, Kind as CodeKind};
 use functions::Functions;
 use learned::Learned;
 pub(crate) use learned::Lesson;
 pub(crate) use leaves::Leaves;
+pub(crate) use queries::{CODE_SQL, FUNCTIONS_SQL, OPERATORS_SQL};
 use scan::Known;
 pub(crate) use settings::{Argument, Change, can_travel, changes};
 pub(crate) use transaction::TransactionControl;

@@ -6,6 +6,7 @@
 //! as the server reads `(x).f` as `f(x)`. What is found may be too much, but not too little.
 
 use super::catalog::{self, Catalog};
+use super::code::Does;
 use super::functions::{Effect, Functions};
 use super::leaves::Leaves;
 use super::lists::{KEYWORDS, SOFT_KEYWORDS};
@@ -42,8 +43,12 @@ pub(super) struct Findings {
     pub(super) anything: bool,
     /// That may be what no command undoes.
     pub(super) indelible: bool,
-    /// Relations are named that run such code if they are written.
-    pub(super) leaves_if_written: bool,
+    /// What the relations that are named run if they are written.
+    pub(super) written: Does,
+    /// What the relations that are named run if a row of them is made otherwise.
+    made: Does,
+    /// Rows are made of what names no type.
+    converts: bool,
     /// A setting is changed.
     pub(super) setting: bool,
     /// The rest of the session depends on this.
@@ -55,11 +60,36 @@ pub(super) struct Findings {
 impl Findings {
     /// Whether a query with these findings is known to be safe on a replica.
     pub(super) fn is_plain(self) -> bool {
-        let leaves_if_written = self.leaves_if_written;
+        let Self { written, made, .. } = self;
         self == Self {
-            leaves_if_written,
+            written,
+            made,
             ..Self::default()
         }
+    }
+
+    /// What a query or an expression with these findings does.
+    pub(super) fn does(&self) -> Does {
+        Does {
+            volatile: !self.is_plain(),
+            ..self.does_as_body()
+        }
+    }
+
+    /// What a function with such a body does, whatever it was declared. The server itself lets no other than
+    /// a volatile one write.
+    pub(super) fn does_as_body(&self) -> Does {
+        Does {
+            volatile: self.volatile || self.anything || self.setting || self.temporary,
+            leaves: self.leaves() > Leaves::Nothing,
+            indelible: self.is_indelible(),
+            locks: self.locks,
+        }
+    }
+
+    /// Whether no command undoes what it leaves.
+    pub(super) fn is_indelible(self) -> bool {
+        self.indelible || self.write && self.written.indelible
     }
 
     /// Of code that cannot be read.
@@ -76,17 +106,19 @@ impl Findings {
     pub(super) fn leaves(self) -> Leaves {
         if self.session || self.temporary && self.into {
             Leaves::State
-        } else if self.anything || self.unknown || self.write && self.leaves_if_written {
+        } else if self.anything || self.unknown || self.write && self.written.leaves {
             Leaves::Unknown
         } else {
             Leaves::Nothing
         }
     }
 
-    /// Whether a function with such a body is volatile, whatever it was declared. The server itself lets
-    /// no other than a volatile one write.
-    pub(super) fn is_volatile(self) -> bool {
-        self.volatile || self.anything || self.setting || self.temporary
+    /// Adds what some code does that is run.
+    pub(super) fn add(&mut self, does: Does) {
+        self.volatile |= does.volatile;
+        self.anything |= does.leaves;
+        self.indelible |= does.indelible;
+        self.locks |= does.locks;
     }
 
     fn effect(&mut self, effect: Effect, local: bool) {
@@ -102,15 +134,9 @@ impl Findings {
                 self.session = true;
                 self.indelible = true;
             }
-            Effect::Code {
-                leaves,
-                indelible,
-                locks,
-            } => {
+            Effect::Code(does) => {
                 self.volatile = true;
-                self.anything |= leaves;
-                self.indelible |= indelible;
-                self.locks |= locks;
+                self.add(does);
             }
             Effect::Setting => {
                 self.setting = true;
@@ -142,6 +168,15 @@ pub(super) fn scan(tokens: Tokens<'_>, known: Known<'_>) -> Findings {
             Some(Kind::Quoted) => scan.identifier(at, &mut found),
             Some(Kind::Operator) => scan.operator(at, &mut found),
             _ => {}
+        }
+    }
+    if found.converts {
+        found.add(found.made);
+    }
+    if let Some(code) = known.catalog.map(Catalog::code) {
+        found.add(code.anywhere());
+        if found.into {
+            found.add(code.events());
         }
     }
     found
@@ -233,12 +268,16 @@ impl Scan<'_> {
             found.temporary = true;
         }
         // Writing to it is `SET`.
-        found.leaves_if_written |= name == "pg_settings";
-        if let Some(catalog) = self.known.catalog {
-            found.volatile |= catalog.is_tainted(&name);
-            found.anything |= catalog.is_leaving(&name);
-            found.leaves_if_written |= catalog.is_leaving_if_written(&name);
+        found.written.leaves |= name == "pg_settings";
+        let code = self.known.catalog.map(Catalog::code);
+        if let Some(runs) = code.and_then(|code| code.runs(&name)) {
+            found.add(runs.named);
+            found.written.add(runs.written);
+            found.made.add(runs.made);
+            found.converts |= self.is_type(at);
         }
+        found.converts |= name.ends_with("populate_record") || name.ends_with("populate_recordset");
+        found.converts |= tokens.is_any(at, &["type", "rowtype"]) && self.is_before(at, "%");
         if is_keyword(tokens, at) && !self.is_before(at, ".") {
             return;
         }
@@ -269,6 +308,21 @@ impl Scan<'_> {
             effect = Effect::Harmless;
         }
         found.effect(effect, effect == Effect::Setting && self.is_local(at));
+    }
+
+    /// Whether the name stands where one of a type would: after `::` or `AS`, before its value, or after what
+    /// is declared to be of it.
+    fn is_type(&self, at: usize) -> bool {
+        let tokens = self.tokens;
+        let start = if self.is_before(at, ".") {
+            at.saturating_sub(2)
+        } else {
+            at
+        };
+        let declared = self.before(start).is_some_and(|before| {
+            tokens.is(before, "::") || tokens.is_word(before, "as") || self.is_name(before)
+        });
+        declared || tokens.kind(at + 1) == Some(Kind::Text) || tokens.is(at + 1, "(")
     }
 
     /// The schema that the name at `at` is qualified with.
@@ -368,10 +422,11 @@ impl Scan<'_> {
 
     fn operator(&self, at: usize, found: &mut Findings) {
         let name = self.tokens.raw(at);
-        found.anything |= self
-            .known
-            .catalog
-            .is_some_and(|catalog| catalog.is_leaving_operator(name));
+        if let Some(code) = self.known.catalog.map(Catalog::code) {
+            found.add(code.operator(name));
+        }
+        // `row #= hstore` makes a row.
+        found.converts |= name == "#=";
         match catalog::operator_is_volatile(self.known.catalog, name) {
             Some(false) => {}
             Some(true) => found.volatile = true,

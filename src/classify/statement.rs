@@ -5,6 +5,7 @@ use crate::route::RouteReason;
 use super::Verdict;
 use super::body;
 use super::catalog::Catalog;
+use super::code::{Code, Does};
 use super::leaves::Leaves;
 use super::lexer;
 use super::parse;
@@ -193,7 +194,8 @@ fn judge_one(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     } else {
         command(tokens, known)
     };
-    found.write |= verdict.writes;
+    // Of a query, the key words tell what it writes itself.
+    found.write |= verdict.writes && !is_query(tokens);
     found.unknown &= !verdict.ddl || calls_functions(tokens);
     let simple = || verdict.control.is_none() && settings::is_simple(tokens);
     let leaves = match verdict.leaves.max(found.leaves()) {
@@ -204,7 +206,7 @@ fn judge_one(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     };
     Verdict {
         leaves,
-        indelible: verdict.indelible || found.indelible,
+        indelible: verdict.indelible || found.is_indelible(),
         locks: verdict.locks || found.locks,
         ..verdict
     }
@@ -278,8 +280,8 @@ fn explain(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     Verdict {
         writes: verdict.writes && analyze,
         leaves: if analyze { leaves } else { Leaves::Nothing },
-        indelible: found.indelible && analyze,
-        locks: found.locks && analyze,
+        indelible: (verdict.indelible || found.is_indelible()) && analyze,
+        locks: (verdict.locks || found.locks) && analyze,
         ddl: verdict.ddl && analyze,
         ..verdict
     }
@@ -298,12 +300,13 @@ fn command(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     match &*first {
         _ if quoted => UNKNOWN,
         "show" => READ,
-        "insert" | "update" | "delete" | "merge" | "copy" | "truncate" | "comment" | "grant"
-        | "revoke" | "security" | "reassign" | "vacuum" | "analyze" | "analyse" | "reindex"
-        | "cluster" | "refresh" | "checkpoint" | "notify" | "call" | "commit" | "rollback" => write,
+        "insert" | "update" | "delete" | "merge" | "copy" | "checkpoint" | "notify" | "call"
+        | "commit" | "rollback" => write,
         "lock" => primary(RouteReason::LockingClause, true),
-        "alter" | "drop" | "import" => ddl(write, known),
-        "create" => ddl(create(tokens), known),
+        "alter" | "drop" | "import" => upkeep(Verdict { ddl: true, ..write }, known),
+        "create" => upkeep(create(tokens), known),
+        "truncate" => truncate(tokens, known),
+        word if body::is_command(word) => upkeep(write, known),
         "do" => block(tokens, known),
         // A library stays loaded.
         "load" => Verdict {
@@ -335,48 +338,65 @@ fn holds(tokens: Tokens<'_>) -> bool {
     (1..tokens.len()).any(|at| tokens.is_word(at, "with") && tokens.is_word(at + 1, "hold"))
 }
 
-/// A change of the catalog, upon which event triggers run.
-fn ddl(verdict: Verdict, known: Known<'_>) -> Verdict {
-    let events = known.catalog.is_some_and(Catalog::has_leaving_events);
-    let leaves = if events {
+/// A command that changes the catalog or maintains relations, which runs code that it does not name: event
+/// triggers, expressions of indexes.
+fn upkeep(verdict: Verdict, known: Known<'_>) -> Verdict {
+    let does = known.catalog.map(|catalog| catalog.code().of_commands());
+    running(verdict, does.unwrap_or(Does::NOTHING))
+}
+
+/// `TRUNCATE`: with `CASCADE` triggers of tables run that it does not name.
+fn truncate(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
+    let cascade = (1..tokens.len()).any(|at| tokens.is_word(at, "cascade"));
+    let code = known.catalog.map(Catalog::code).filter(|_| cascade);
+    running(
+        upkeep(primary(RouteReason::Write, true), known),
+        code.map_or(Does::NOTHING, Code::fired),
+    )
+}
+
+/// The same verdict, where such code is run.
+fn running(verdict: Verdict, does: Does) -> Verdict {
+    let leaves = if does.leaves {
         Leaves::Unknown
     } else {
         Leaves::Nothing
     };
     Verdict {
-        ddl: true,
         leaves: verdict.leaves.max(leaves),
+        indelible: verdict.indelible || does.indelible,
+        locks: verdict.locks || does.locks,
         ..verdict
     }
 }
 
 /// `DO`: a body that is run at once.
 fn block(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
-    let (mut leaves, mut indelible, mut locks) = (Leaves::Nothing, false, false);
+    let mut does = Does::NOTHING;
     let mut ddl = false;
     for at in 1..tokens.len() {
-        let found = match tokens.kind(at) {
-            Some(Kind::Text) => tokens.string(at).map_or(Findings::anything(), |text| {
-                ddl |= body::may_change_catalog(&text);
-                body::findings(&text, known)
-            }),
+        does.add(match tokens.kind(at) {
+            Some(Kind::Text) => tokens
+                .string(at)
+                .map_or(Findings::anything().does(), |text| {
+                    ddl |= body::may_change_catalog(&text);
+                    body::does(&text, known)
+                }),
             // Of other languages nothing is known.
             _ if tokens.is_word(at, "language") && !tokens.is_word(at + 1, "plpgsql") => {
-                Findings::anything()
+                Findings::anything().does()
             }
             _ => continue,
-        };
-        leaves = leaves.max(found.leaves());
-        indelible |= found.indelible;
-        locks |= found.locks;
+        });
     }
-    Verdict {
-        ddl: ddl || leaves > Leaves::Nothing,
-        leaves,
-        indelible,
-        locks,
-        ..primary(RouteReason::Write, true)
-    }
+    let write = primary(RouteReason::Write, true);
+    running(
+        Verdict {
+            ddl: ddl || does.leaves,
+            ..write
+        },
+        does,
+    )
 }
 
 fn create(tokens: Tokens<'_>) -> Verdict {
@@ -397,6 +417,7 @@ fn create(tokens: Tokens<'_>) -> Verdict {
         } else {
             Leaves::Nothing
         },
+        ddl: true,
         ..primary(RouteReason::Write, true)
     }
 }

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use diesel::QueryableByName;
+use diesel::result::QueryResult;
 use diesel::sql_types::Text;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use crate::classify::{
-    CODE_SQL, Catalog, FUNCTIONS_SQL, OPERATORS_SQL, RELATIONS_SQL, RelationRow,
-};
+use crate::classify::{CODE_SQL, Catalog, CodeKind, CodeRow, FUNCTIONS_SQL, OPERATORS_SQL};
 use crate::node::{Node, code_changes};
 
-/// One row of any of the four queries; those with two columns get an empty third.
+/// One row of any of the three queries; those with two columns get an empty third.
 #[derive(QueryableByName)]
 struct Row {
     #[diesel(sql_type = Text)]
@@ -28,30 +27,32 @@ pub(super) async fn load(
     node: &Arc<Node>,
 ) -> Result<(Catalog, Option<i64>), diesel::result::Error> {
     let mut pooled = node.pool.checkout().await?;
-    let code = code_changes(&mut pooled.pg).await.ok();
-    let mut rows = async |query: &str| {
-        let query = format!("SELECT * FROM ({query}) AS rows (name, sort, definition)");
-        diesel::sql_query(query).load::<Row>(&mut pooled.pg).await
-    };
-    let functions = rows(&with_empty(FUNCTIONS_SQL)).await?;
-    let relations = rows(RELATIONS_SQL).await?;
-    let operators = rows(&with_empty(OPERATORS_SQL)).await?;
-    let bodies = rows(CODE_SQL).await?;
+    let changes = code_changes(&mut pooled.pg).await.ok();
+    let mut snapshot = pooled.pg.build_transaction().read_only().repeatable_read();
+    let (functions, operators, code) = snapshot
+        .run(async |pg| {
+            // Compiling these queries takes longer than running them.
+            pg.batch_execute("SET LOCAL jit = off").await?;
+            let functions = rows(pg, &with_empty(FUNCTIONS_SQL)).await?;
+            let operators = rows(pg, &with_empty(OPERATORS_SQL)).await?;
+            QueryResult::Ok((functions, operators, rows(pg, CODE_SQL).await?))
+        })
+        .await?;
     let pairs = |rows: Vec<Row>| rows.into_iter().map(|row| (row.name, row.sort));
-    let texts = |rows: Vec<Row>| {
-        rows.into_iter().map(|row| RelationRow {
+    let code = code.into_iter().filter_map(|row| {
+        Some(CodeRow {
             name: row.name,
-            kind: row.sort,
+            kind: CodeKind::parse(&row.sort)?,
             definition: row.definition,
         })
-    };
-    let catalog = Catalog::new(
-        pairs(functions),
-        texts(relations),
-        pairs(operators),
-        texts(bodies),
-    );
-    Ok((catalog, code))
+    });
+    let catalog = Catalog::new(pairs(functions), pairs(operators), code);
+    Ok((catalog, changes))
+}
+
+async fn rows(pg: &mut AsyncPgConnection, query: &str) -> QueryResult<Vec<Row>> {
+    let query = format!("SELECT * FROM ({query}) AS rows (name, sort, definition)");
+    diesel::sql_query(query).load(pg).await
 }
 
 fn with_empty(query: &str) -> String {

@@ -18,12 +18,14 @@ const OVER: &str = "SELECT ARRAY(SELECT xid FROM pg_catalog.unnest($1) AS xid \
     WHERE pg_catalog.pg_xact_status(xid::text::xid8) IS DISTINCT FROM 'in progress') AS over";
 
 /// What is another number after each change of the code in the database, as the server counts changes of
-/// its catalogs' rows; it asks no table. The count may come up to a second late.
+/// its catalogs' rows; it asks no table. The count may come up to a second late. Catalogs that temporary
+/// tables change too are left out.
 const CODE_CHANGES: &str = "SELECT sum(pg_catalog.pg_stat_get_tuples_inserted(oid) \
     + pg_catalog.pg_stat_get_tuples_updated(oid) + pg_catalog.pg_stat_get_tuples_deleted(oid))::bigint \
     AS changes FROM pg_catalog.unnest('{pg_catalog.pg_proc, pg_catalog.pg_trigger, pg_catalog.pg_rewrite, \
     pg_catalog.pg_policy, pg_catalog.pg_operator, pg_catalog.pg_cast, pg_catalog.pg_aggregate, \
-    pg_catalog.pg_event_trigger}'::pg_catalog.regclass[]) AS oid";
+    pg_catalog.pg_event_trigger, pg_catalog.pg_amop, pg_catalog.pg_amproc, pg_catalog.pg_range, \
+    pg_catalog.pg_partitioned_table, pg_catalog.pg_statistic_ext}'::pg_catalog.regclass[]) AS oid";
 
 /// A connection over which a node is asked again and again.
 pub(crate) struct Monitor {

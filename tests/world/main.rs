@@ -20,6 +20,7 @@ mod outages_promotion;
 mod outages_quorum;
 mod poisoned;
 mod state;
+mod state_code;
 #[path = "../it/support.rs"]
 mod support;
 mod writes;

@@ -1,6 +1,7 @@
 //! The catalog of `cases/schema.sql`, as its rows would be loaded, and the tables of cases.
 
 use super::*;
+use crate::classify::code::Kind;
 
 /// A statement and what is expected of it.
 #[derive(Clone, Debug)]
@@ -95,46 +96,42 @@ pub(super) fn catalog() -> Catalog {
             ("touch_all", "U"),
         ])
         .collect();
-    let relation = |(name, kind, definition): &(&str, &str, &str)| RelationRow {
+    let relation = |(name, kind, definition): &(&str, &str, &str)| CodeRow {
         name: (*name).to_owned(),
-        kind: (*kind).to_owned(),
+        kind: Kind::parse(kind).unwrap(),
         definition: (*definition).to_owned(),
     };
     let relations = [
-        ("scratch", "tainted", ""),
+        ("scratch", "unlogged", ""),
         (
             "active_users",
-            "query",
+            "read",
             " SELECT users.id,\n    users.name\n   FROM users\n  WHERE users.active;",
         ),
         (
             "tickets",
-            "query",
+            "read",
             " SELECT nextval('ticket_seq'::regclass) AS ticket;",
         ),
-        ("more_tickets", "query", " SELECT t.ticket FROM tickets t;"),
-        ("scratch_view", "query", " SELECT scratch.id FROM scratch;"),
-        ("secrets", "expression", "log_visit(owner) > 0"),
+        ("more_tickets", "read", " SELECT t.ticket FROM tickets t;"),
+        ("scratch_view", "read", " SELECT scratch.id FROM scratch;"),
+        ("secrets", "read", "log_visit(owner) > 0"),
         (
             "diaries",
-            "expression",
+            "read",
             "(owner = (current_setting('app.user'::text, true))::integer)",
         ),
-        ("counted", "expression", "CHECK ((log_visit(VALUE) > 0))"),
-        ("unreadable", "query", ""),
+        ("counted", "made", "CHECK ((log_visit(VALUE) > 0))"),
+        ("unreadable", "read", ""),
         (
             "tenants_view",
-            "query",
+            "read",
             " SELECT sets_indirectly('a'::text) AS tenant;",
         ),
-        (
-            "guarded",
-            "expression",
-            "(sets_indirectly('a'::text) IS NULL)",
-        ),
+        ("guarded", "read", "(sets_indirectly('a'::text) IS NULL)"),
         (
             "audited_view",
-            "query",
+            "read",
             " SELECT audited.id\n   FROM audited;",
         ),
     ];
@@ -195,21 +192,20 @@ pub(super) fn catalog() -> Catalog {
         ),
         (
             "audited",
-            "write",
+            "fired",
             "CREATE TRIGGER audit AFTER INSERT OR DELETE OR UPDATE ON public.audited FOR EACH ROW EXECUTE FUNCTION audit()",
         ),
         (
             "touched",
-            "write",
+            "fired",
             "CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON public.touched FOR EACH ROW EXECUTE FUNCTION touch()",
         ),
-        ("audited_parent", "write", "audited"),
+        ("audited_parent", "child", "audited"),
     ];
     Catalog::new(
         functions.iter().map(row),
-        relations.iter().map(relation),
         operators.iter().map(row),
-        code.iter().map(relation),
+        relations.iter().chain(&code).map(relation),
     )
 }
 

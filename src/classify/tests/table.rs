@@ -203,7 +203,7 @@ fn the_lists_are_sorted_and_do_not_contradict_each_other() {
 #[test]
 fn the_catalog_is_loaded_by_plain_reads() {
     let classifier = classifier();
-    for sql in [FUNCTIONS_SQL, RELATIONS_SQL, OPERATORS_SQL, CODE_SQL] {
+    for sql in [FUNCTIONS_SQL, OPERATORS_SQL, CODE_SQL] {
         assert_eq!(
             classifier.classify(None, sql).reason,
             RouteReason::PlainSelect,
