@@ -12,6 +12,10 @@ pub(super) const MAX_TEXT: usize = 1 << 20;
 /// The server truncates longer identifiers, so that they name something else than they say.
 const MAX_IDENTIFIER: usize = 63;
 
+/// So many characters of operators in a row are no statement that anybody meant. Where one operator ends
+/// depends on all that follow, so they are looked at again for each.
+const MAX_OPERATORS: usize = 256;
+
 /// The text cannot be read, or could be read in more than one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable;
@@ -100,7 +104,7 @@ impl Lexer<'_> {
             } else {
                 1
             }),
-            byte if is_operator(byte) => self.operator(),
+            byte if is_operator(byte) => self.operator()?,
             _ => return Err(Unreadable),
         };
         Ok(Some((kind, start)))
@@ -304,9 +308,12 @@ impl Lexer<'_> {
         Ok(Kind::Word)
     }
 
-    fn operator(&mut self) -> Kind {
+    fn operator(&mut self) -> Result<Kind, Unreadable> {
         let start = self.at;
         while is_operator(self.peek(0)) {
+            if self.at - start == MAX_OPERATORS {
+                return Err(Unreadable);
+            }
             if matches!((self.peek(0), self.peek(1)), (b'-', b'-') | (b'/', b'*'))
                 && self.at > start
             {
@@ -331,11 +338,13 @@ impl Lexer<'_> {
         {
             self.at -= 1;
         }
-        if self.bytes.get(start..self.at) == Some(b"=>".as_slice()) {
-            Kind::Punctuation
-        } else {
-            Kind::Operator
-        }
+        Ok(
+            if self.bytes.get(start..self.at) == Some(b"=>".as_slice()) {
+                Kind::Punctuation
+            } else {
+                Kind::Operator
+            },
+        )
     }
 }
 

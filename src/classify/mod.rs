@@ -25,7 +25,7 @@ mod tests;
 
 use std::any::TypeId;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use crate::config::FunctionConfig;
@@ -108,7 +108,7 @@ struct Ground {
 #[derive(Debug)]
 pub(crate) struct Classifier {
     functions: Functions,
-    ground: RwLock<Ground>,
+    ground: RwLock<Arc<Ground>>,
     /// The verdicts on what a replica refused.
     learned: Learned,
     wants_catalog: AtomicBool,
@@ -121,10 +121,10 @@ impl Classifier {
     pub(crate) fn new(overrides: &FunctionConfig) -> Self {
         Self {
             functions: Functions::new(overrides),
-            ground: RwLock::new(Ground {
+            ground: RwLock::new(Arc::new(Ground {
                 catalog: None,
                 verdicts: Verdicts::new(),
-            }),
+            })),
             learned: Learned::new(),
             wants_catalog: AtomicBool::new(false),
             changes: AtomicU64::new(0),
@@ -144,20 +144,27 @@ impl Classifier {
 
     fn judged(&self, id: Option<TypeId>, sql: &str) -> Verdict {
         let key = QueryKey::new(id, sql);
-        let ground = self.ground.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(verdict) = ground.verdicts.get(key) {
-            return verdict;
-        }
+        let ground = {
+            let ground = self.ground.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(verdict) = ground.verdicts.get(key) {
+                return verdict;
+            }
+            Arc::clone(&ground)
+        };
         let known = Known {
             functions: &self.functions,
             catalog: ground.catalog.as_ref(),
         };
+        // A long text takes a while: nobody waits for it.
         let judgement = statement::judge(sql, known);
         if judgement.wants_catalog {
             self.wants_catalog.store(true, Ordering::Relaxed);
         }
+        let current = self.ground.read().unwrap_or_else(PoisonError::into_inner);
         let verdict = self.learned.get(key).unwrap_or(judgement.verdict);
-        ground.verdicts.insert(key, verdict);
+        if Arc::ptr_eq(&current, &ground) {
+            current.verdicts.insert(key, verdict);
+        }
         verdict
     }
 
@@ -198,10 +205,10 @@ impl Classifier {
     /// learned from replicas stays. It was loaded after so many changes were known.
     pub(crate) fn set_catalog(&self, mut catalog: Catalog, changes: u64) {
         catalog.judge_definitions(&self.functions);
-        let ground = Ground {
+        let ground = Arc::new(Ground {
             catalog: Some(catalog),
             verdicts: Verdicts::new(),
-        };
+        });
         // Before the exchange: a name that is met after it must not be forgotten.
         self.wants_catalog.store(false, Ordering::Relaxed);
         let mut place = self.ground.write().unwrap_or_else(PoisonError::into_inner);

@@ -9,30 +9,45 @@ use sqlparser::ast::{Query, SetExpr, Statement, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
-/// A text with more tokens is parsed on a stack of its own: chains such as `a OR b OR …` become
+use super::tokens::{Kind, Tokens};
+
+/// A text with more links is parsed on a stack of its own: chains such as `a OR b OR …` become
 /// trees as deep as they are long, and no text may exhaust the stack of whoever sends it.
 const SHORT: usize = 48;
 
 /// A text with more tokens is not parsed at all.
 const LONG: usize = 20_000;
 
-/// Room for the deepest tree of [`LONG`] tokens. The system gives memory only to what is used.
-const STACK: usize = 256 << 20;
+/// Room for whatever is nested as deep as the parser lets it be, and for each link of a chain. Built without
+/// optimisation the parser needs a quarter of it.
+const STACK: usize = 4 << 20;
+const STACK_OF_LINK: usize = 8 << 10;
 
-/// Whether the text is one or more statements that only read, for a text of so many tokens.
-pub(super) fn is_plain_query(text: &str, tokens: usize) -> bool {
-    match tokens {
+/// Whether the text is one or more statements that only read.
+pub(super) fn is_plain_query(text: &str, tokens: Tokens<'_>) -> bool {
+    match links(tokens) {
+        _ if tokens.len() > LONG => false,
         ..=SHORT => parses_as_query(text),
-        _ if tokens <= LONG => thread::scope(|scope| {
+        links => thread::scope(|scope| {
             let thread = thread::Builder::new()
                 .name("parse".to_owned())
-                .stack_size(STACK);
+                .stack_size(STACK + links * STACK_OF_LINK);
             // Without the memory for a thread nothing is known of the text.
             let parsed = thread.spawn_scoped(scope, || parses_as_query(text));
             parsed.is_ok_and(|parsed| parsed.join().unwrap_or(false))
         }),
-        _ => false,
     }
+}
+
+/// How many tokens could each make the tree one deeper. Items of a list do not, nor values.
+fn links(tokens: Tokens<'_>) -> usize {
+    let is_link = |at: &usize| match tokens.kind(*at) {
+        Some(Kind::Operator) => true,
+        Some(Kind::Word) => !tokens.is(at + 1, ","),
+        Some(Kind::Punctuation) => ![")", ",", ";", "."].contains(&tokens.raw(*at)),
+        _ => false,
+    };
+    (0..tokens.len()).filter(is_link).count()
 }
 
 fn parses_as_query(text: &str) -> bool {

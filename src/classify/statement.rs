@@ -83,7 +83,7 @@ pub(super) fn judge(text: &str, known: Known<'_>) -> Judgement {
         verdict = Some(verdict.map_or(next, |before| combine(before, next)));
     }
     judgement.verdict = verdict.unwrap_or(NOTHING);
-    if judgement.verdict == READ && !parse::is_plain_query(text, tokens.len()) {
+    if judgement.verdict == READ && !parse::is_plain_query(text, tokens) {
         judgement.verdict = primary(RouteReason::UnknownStatement, true);
     }
     judgement

@@ -31,6 +31,8 @@ fn deep() -> Vec<String> {
             repeat("CASE WHEN ", "true", " THEN 1 END", times)
         ));
         texts.push(repeat("/*", "", "*/", times));
+        texts.push("+".repeat(times));
+        texts.push(format!("SELECT {}1", "+".repeat(times)));
         texts.push("(".repeat(times));
         texts.push(")".repeat(times));
         texts.push("$a".repeat(times));
@@ -59,7 +61,7 @@ fn deep_and_long_texts_need_no_stack() {
         .unwrap()
         .join()
         .unwrap();
-    assert_eq!(judged, 66);
+    assert_eq!(judged, 72);
 }
 
 #[test]
