@@ -49,9 +49,9 @@ impl Function {
         }
     }
 
-    /// What a call of one that is a user's and volatile may do.
+    /// What a call of one that is a user's may do, unless a replica may do it too.
     pub(super) fn effect(self) -> Option<Effect> {
-        self.does.volatile.then_some(Effect::Code(self.does))
+        (self.does != Does::NOTHING).then_some(Effect::Code(self.does))
     }
 
     /// The same of `(x).f`.

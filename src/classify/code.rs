@@ -10,6 +10,8 @@ use super::scan::Findings;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent properties")]
 pub(super) struct Does {
+    /// It tells of the server that is asked.
+    pub(super) of_server: bool,
     /// It may write, or fails on a standby.
     pub(super) volatile: bool,
     /// It is not known to leave nothing in the session.
@@ -23,10 +25,17 @@ pub(super) struct Does {
 impl Does {
     /// Code that writes at most.
     pub(super) const VOLATILE: Self = Self {
+        of_server: false,
         volatile: true,
         leaves: false,
         indelible: false,
         locks: false,
+    };
+
+    /// Code that asks about the server.
+    const OF_SERVER: Self = Self {
+        of_server: true,
+        ..Self::NOTHING
     };
 
     pub(super) const NOTHING: Self = Self {
@@ -37,6 +46,7 @@ impl Does {
     /// Adds what other code does. Whether that is news.
     pub(super) fn add(&mut self, other: Self) -> bool {
         let before = *self;
+        self.of_server |= other.of_server;
         self.volatile |= other.volatile;
         self.leaves |= other.leaves;
         self.indelible |= other.indelible;
@@ -63,6 +73,8 @@ pub(super) struct Runs {
 pub(crate) enum Kind {
     /// An unlogged table, or an ancestor of one: no standby has its rows.
     Unlogged,
+    /// A sequence: a standby knows what was drawn for stock, not what was given out.
+    Sequence,
     /// The body of a function and its default arguments, or the functions of an aggregate.
     Function,
     /// A function that cannot be read.
@@ -101,6 +113,7 @@ impl Kind {
     pub(crate) fn parse(word: &str) -> Option<Self> {
         Some(match word {
             "unlogged" => Self::Unlogged,
+            "sequence" => Self::Sequence,
             "function" => Self::Function,
             "opaque" => Self::Opaque,
             "operator" => Self::Operator,
@@ -198,6 +211,15 @@ impl Code {
                     &row.name,
                     &Runs {
                         named: Does::VOLATILE,
+                        ..news
+                    },
+                );
+            }
+            Kind::Sequence => {
+                return self.add(
+                    &row.name,
+                    &Runs {
+                        named: Does::OF_SERVER,
                         ..news
                     },
                 );

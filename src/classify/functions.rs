@@ -4,8 +4,8 @@ use super::catalog::{Catalog, Function};
 use super::code::Does;
 use super::lexer;
 use super::lists::{
-    EXCUSED, HARMFUL, INDELIBLE, LOCKS, RUNS_SQL, SESSION_LOCKS, SESSION_SETTINGS, SOFT_KEYWORDS,
-    WELL_KNOWN,
+    EXCUSED, HARMFUL, INDELIBLE, LOCKS, OF_SERVER, RUNS_SQL, SESSION_LOCKS, SESSION_SETTINGS,
+    SOFT_KEYWORDS, WELL_KNOWN,
 };
 use super::tokens::Tokens;
 use crate::config::FunctionConfig;
@@ -15,6 +15,8 @@ use crate::config::FunctionConfig;
 pub(super) enum Effect {
     /// Nothing that a standby could not do as well.
     Harmless,
+    /// It tells of the server that is asked.
+    Server,
     /// It may write, or fails on a standby.
     Volatile,
     /// It takes an advisory lock until the transaction ends.
@@ -109,6 +111,8 @@ impl Functions {
                 leaves: true,
                 ..Does::VOLATILE
             }))
+        } else if listed(OF_SERVER, name) {
+            Some(Effect::Server)
         } else if listed(HARMFUL, name) {
             Some(Effect::Volatile)
         } else {

@@ -161,6 +161,8 @@ reached AS (
 SELECT c.relname::text, 'unlogged', ''
 FROM unlogged u JOIN pg_catalog.pg_class c ON c.oid = u.oid
 UNION ALL
+SELECT c.relname::text, 'sequence', '' FROM pg_catalog.pg_class c WHERE c.relkind = 'S'
+UNION ALL
 SELECT proname::text, kind, definition FROM written
 UNION ALL
 SELECT o.oprname::text, 'operator', pg_catalog.quote_ident(p.proname) || '()'

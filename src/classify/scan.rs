@@ -9,7 +9,9 @@ use super::catalog::{self, Catalog};
 use super::code::Does;
 use super::functions::{Effect, Functions};
 use super::leaves::Leaves;
-use super::lists::{KEYWORDS, SOFT_KEYWORDS};
+use super::lists::{
+    KEYWORDS, OF_SERVER_PREFIXES, SETTINGS_OF_SERVER, SOFT_KEYWORDS, VIEWS_OF_SERVER,
+};
 use super::tokens::{Kind, Tokens};
 
 /// Key words after which `name(` is no call: an alias or a common table expression and its
@@ -35,6 +37,8 @@ pub(super) struct Findings {
     pub(super) temporary: bool,
     /// Rows are locked.
     pub(super) locking: bool,
+    /// The server is asked about itself.
+    pub(super) of_server: bool,
     /// Something is called that may have effects.
     pub(super) volatile: bool,
     /// An advisory lock is taken until the transaction ends.
@@ -70,8 +74,9 @@ impl Findings {
 
     /// What a query or an expression with these findings does.
     pub(super) fn does(&self) -> Does {
+        let of_server = false;
         Does {
-            volatile: !self.is_plain(),
+            volatile: !Self { of_server, ..*self }.is_plain(),
             ..self.does_as_body()
         }
     }
@@ -80,6 +85,7 @@ impl Findings {
     /// a volatile one write.
     pub(super) fn does_as_body(&self) -> Does {
         Does {
+            of_server: self.of_server,
             volatile: self.volatile || self.anything || self.setting || self.temporary,
             leaves: self.leaves() > Leaves::Nothing,
             indelible: self.is_indelible(),
@@ -115,6 +121,7 @@ impl Findings {
 
     /// Adds what some code does that is run.
     pub(super) fn add(&mut self, does: Does) {
+        self.of_server |= does.of_server;
         self.volatile |= does.volatile;
         self.anything |= does.leaves;
         self.indelible |= does.indelible;
@@ -124,6 +131,7 @@ impl Findings {
     fn effect(&mut self, effect: Effect, local: bool) {
         match effect {
             Effect::Harmless => {}
+            Effect::Server => self.of_server = true,
             Effect::Volatile => self.volatile = true,
             Effect::Lock => {
                 self.volatile = true;
@@ -134,10 +142,7 @@ impl Findings {
                 self.session = true;
                 self.indelible = true;
             }
-            Effect::Code(does) => {
-                self.volatile = true;
-                self.add(does);
-            }
+            Effect::Code(does) => self.add(does),
             Effect::Setting => {
                 self.setting = true;
                 self.session |= !local;
@@ -267,6 +272,10 @@ impl Scan<'_> {
         {
             found.temporary = true;
         }
+        found.of_server |= VIEWS_OF_SERVER.binary_search(&&*name).is_ok()
+            || OF_SERVER_PREFIXES
+                .iter()
+                .any(|prefix| name.starts_with(prefix));
         // Writing to it is `SET`.
         found.written.leaves |= name == "pg_settings";
         let code = self.known.catalog.map(Catalog::code);
@@ -304,6 +313,9 @@ impl Scan<'_> {
             }
         }
         let mut effect = functions.call(catalog, schema.as_deref(), name);
+        if name == "current_setting" && self.is_setting_of_server(at + 2) {
+            effect = Effect::Server;
+        }
         if effect == Effect::Unknown && self.is_no_call(start, at) {
             effect = Effect::Harmless;
         }
@@ -412,6 +424,12 @@ impl Scan<'_> {
             query += 1;
         }
         tokens.is(query, "(") && tokens.is_any(query + 1, &["select", "with", "table"])
+    }
+
+    /// `'transaction_read_only'`
+    fn is_setting_of_server(&self, at: usize) -> bool {
+        let name = self.tokens.string(at).unwrap_or_default();
+        SETTINGS_OF_SERVER.contains(&&*name.to_ascii_lowercase())
     }
 
     /// `set_config('…', '…', true)`

@@ -8,6 +8,7 @@ use super::catalog::Catalog;
 use super::code::{Code, Does};
 use super::leaves::Leaves;
 use super::lexer;
+use super::lists::SETTINGS_OF_SERVER;
 use super::parse;
 use super::scan::{self, Findings, Known};
 use super::settings;
@@ -167,7 +168,7 @@ fn ends(verdict: Verdict) -> bool {
 const fn weight(reason: RouteReason) -> u8 {
     match reason {
         RouteReason::PlainSelect => 0,
-        RouteReason::TransactionControl => 1,
+        RouteReason::ServerState | RouteReason::TransactionControl => 1,
         RouteReason::SessionState => 2,
         RouteReason::UnknownStatement => 3,
         RouteReason::VolatileFunction => 4,
@@ -226,6 +227,7 @@ fn query(found: Findings) -> Verdict {
         into,
         temporary,
         locking,
+        of_server,
         volatile,
         anything,
         setting,
@@ -248,6 +250,8 @@ fn query(found: Findings) -> Verdict {
         primary(RouteReason::UnknownStatement, true)
     } else if setting || temporary {
         primary(RouteReason::SessionState, false)
+    } else if of_server {
+        primary(RouteReason::ServerState, false)
     } else {
         READ
     }
@@ -299,6 +303,7 @@ fn command(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     let write = primary(RouteReason::Write, true);
     match &*first {
         _ if quoted => UNKNOWN,
+        "show" if is_setting_of_server(tokens) => primary(RouteReason::ServerState, false),
         "show" => READ,
         "insert" | "update" | "delete" | "merge" | "copy" | "checkpoint" | "notify" | "call"
         | "commit" | "rollback" => write,
@@ -336,6 +341,12 @@ fn command(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
 /// `DECLARE … CURSOR WITH HOLD FOR …`
 fn holds(tokens: Tokens<'_>) -> bool {
     (1..tokens.len()).any(|at| tokens.is_word(at, "with") && tokens.is_word(at + 1, "hold"))
+}
+
+/// `SHOW` of what a standby answers otherwise.
+fn is_setting_of_server(tokens: Tokens<'_>) -> bool {
+    let name = tokens.name(1).unwrap_or_default();
+    tokens.is_word(1, "transaction") || SETTINGS_OF_SERVER.contains(&&*name)
 }
 
 /// A command that changes the catalog or maintains relations, which runs code that it does not name: event

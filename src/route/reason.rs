@@ -22,6 +22,8 @@ pub enum RouteReason {
     LockingClause,
     /// It calls a function (or uses a view or an operator) that may have effects.
     VolatileFunction,
+    /// It asks about the server that answers: its activity, statistics, sequences, settings.
+    ServerState,
     /// It changes or needs the state of the session.
     SessionState,
     /// It is not known to be safe on a replica.
@@ -63,6 +65,7 @@ impl RouteReason {
             Self::TransactionControl => "transaction_control",
             Self::LockingClause => "locking_clause",
             Self::VolatileFunction => "volatile_function",
+            Self::ServerState => "server_state",
             Self::SessionState => "session_state",
             Self::UnknownStatement => "unknown_statement",
             Self::Learned => "learned",

@@ -504,7 +504,7 @@ async fn replicas_serve_under_a_serializable_default() {
         level: String,
     }
     let mut conn = pool.get().await.unwrap();
-    let there: Level = level().get_result(&mut conn).await.unwrap();
+    let there: Level = level().get_result(&mut conn.replica()).await.unwrap();
     assert_eq!(
         there.level, "repeatable read",
         "the strongest that a standby has"

@@ -12,6 +12,7 @@
     reason = "a program of tests, which fail by panicking; its helpers are those of the program `it`"
 )]
 
+mod answers;
 mod errors;
 mod history;
 mod outages;

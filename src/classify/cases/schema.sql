@@ -109,3 +109,7 @@ CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql
   AS 'BEGIN IF (NEW IS DISTINCT FROM OLD) THEN NEW.at := now(); SET LOCAL app.touched = 1; END IF; RETURN NEW; END';
 CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON touched FOR EACH ROW EXECUTE FUNCTION touch();
 CREATE PROCEDURE touch_all() LANGUAGE plpgsql AS 'BEGIN UPDATE touched SET at = now(); COMMIT; END';
+
+-- What a standby tells of itself.
+CREATE FUNCTION is_standby() RETURNS boolean STABLE LANGUAGE sql AS 'SELECT pg_is_in_recovery()';
+CREATE VIEW busy AS SELECT pid FROM pg_stat_activity WHERE state = 'active';

@@ -62,6 +62,7 @@ pub(super) fn catalog() -> Catalog {
     let harmful = lists::HARMFUL
         .iter()
         .chain(lists::LOCKS)
+        .chain(lists::OF_SERVER)
         .chain(lists::RUNS_SQL)
         .chain(lists::INDELIBLE)
         .map(|name| (*name, "B"));
@@ -94,6 +95,7 @@ pub(super) fn catalog() -> Catalog {
             ("audit", "U"),
             ("touch", "U"),
             ("touch_all", "U"),
+            ("is_standby", "u"),
         ])
         .collect();
     let relation = |(name, kind, definition): &(&str, &str, &str)| CodeRow {
@@ -103,6 +105,12 @@ pub(super) fn catalog() -> Catalog {
     };
     let relations = [
         ("scratch", "unlogged", ""),
+        ("ticket_seq", "sequence", ""),
+        (
+            "busy",
+            "read",
+            " SELECT pg_stat_activity.pid\n   FROM pg_stat_activity;",
+        ),
         (
             "active_users",
             "read",
@@ -162,6 +170,11 @@ pub(super) fn catalog() -> Catalog {
             "op_tenant",
             "function",
             "SELECT sets_indirectly('a') IS NULL\n; \n; ",
+        ),
+        (
+            "is_standby",
+            "function",
+            "SELECT pg_is_in_recovery()\n; \n; ",
         ),
         ("<=!=>", "operator", "op_tenant()"),
         ("set_all", "function", "BEGIN SET app.each = 1; END\n; \n; "),

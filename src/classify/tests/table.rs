@@ -173,6 +173,10 @@ fn the_lists_are_sorted_and_do_not_contradict_each_other() {
         WELL_KNOWN,
         EXCUSED,
         HARMFUL,
+        OF_SERVER,
+        OF_SERVER_PREFIXES,
+        VIEWS_OF_SERVER,
+        SETTINGS_OF_SERVER,
         LOCKS,
         RUNS_SQL,
         SESSION_SETTINGS,
@@ -189,6 +193,7 @@ fn the_lists_are_sorted_and_do_not_contradict_each_other() {
     for harmless in WELL_KNOWN.iter().chain(EXCUSED).chain(SOFT_KEYWORDS) {
         for harmful in [
             HARMFUL,
+            OF_SERVER,
             LOCKS,
             RUNS_SQL,
             SESSION_SETTINGS,
