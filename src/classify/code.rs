@@ -68,6 +68,15 @@ pub(super) struct Runs {
     pub(super) held: Does,
 }
 
+impl Runs {
+    fn named(does: Does) -> Self {
+        Self {
+            named: does,
+            ..Self::default()
+        }
+    }
+}
+
 /// What a row of [`CODE_SQL`](super::queries::CODE_SQL) says of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -205,25 +214,9 @@ impl Code {
         let mut news = Runs::default();
         let mut elsewhere = false;
         match row.kind {
-            Kind::Unlogged => {
-                // Whoever maintains it needs no care.
-                return self.add(
-                    &row.name,
-                    &Runs {
-                        named: Does::VOLATILE,
-                        ..news
-                    },
-                );
-            }
-            Kind::Sequence => {
-                return self.add(
-                    &row.name,
-                    &Runs {
-                        named: Does::OF_SERVER,
-                        ..news
-                    },
-                );
-            }
+            // Whoever maintains these needs no care.
+            Kind::Unlogged => return self.add(&row.name, &Runs::named(Does::VOLATILE)),
+            Kind::Sequence => return self.add(&row.name, &Runs::named(Does::OF_SERVER)),
             Kind::Operator => {
                 let place = self.operators.entry(row.name.as_str().into()).or_default();
                 return place.add(does);
