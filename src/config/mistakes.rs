@@ -79,6 +79,15 @@ pub enum ConfigError {
         /// The node.
         node: String,
     },
+    /// A node has a connection string where its name should be.
+    #[error(
+        "node `{node}`: its name looks like a connection string: put that into `url`, and write a \
+         name, or leave it out to be called `host:port`"
+    )]
+    NameIsUrl {
+        /// The node.
+        node: String,
+    },
     /// The name of a tag is empty.
     #[error("node `{node}`: a tag has an empty name: name it or remove it")]
     EmptyTag {

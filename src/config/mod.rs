@@ -7,6 +7,8 @@ mod consistency;
 mod durability;
 mod duration;
 mod env;
+#[cfg(feature = "serde")]
+mod file;
 mod health;
 mod login;
 mod mistakes;
@@ -72,10 +74,14 @@ pub(crate) const MAX_WEIGHT: u32 = 10_000;
 /// # Secrets
 ///
 /// `Debug` shows no password, and of [`setup_sql`](Self::setup_sql) only the number of statements.
-/// Serialising writes both in full.
+/// Serialising writes both in full. Errors of reading a file show no values; but a format may show the line of
+/// the file beside them, as `toml` does in its `Display` (not in `message()`).
 #[derive(Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[cfg_attr(
+    feature = "serde",
+    serde(default, deny_unknown_fields, remote = "Self")
+)]
 #[non_exhaustive]
 pub struct Config {
     /// The servers. Default: none; at least one is needed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use super::conn_string::redact;
+use super::conn_string::{redact, shown};
 use super::pool::PoolOverrides;
 
 /// What a node is said to be.
@@ -56,7 +56,7 @@ pub type Primary = NodeConfig;
 /// Serialising it writes the URL with its password.
 #[derive(Clone, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(deny_unknown_fields))]
+#[cfg_attr(feature = "serde", serde(deny_unknown_fields, remote = "Self"))]
 #[non_exhaustive]
 pub struct NodeConfig {
     /// Where it is and how to log in: `postgres://user:password@host:port/database?parameter=value`
@@ -206,9 +206,16 @@ impl fmt::Debug for NodeConfig {
         f.debug_struct("NodeConfig")
             .field("url", &format_args!("{}", redact(&self.url)))
             .field("role", &self.role)
-            .field("name", &self.name)
+            .field("name", &self.name.as_deref().map(shown))
             .field("weight", &self.weight)
-            .field("tags", &self.tags)
+            .field(
+                "tags",
+                &self
+                    .tags
+                    .iter()
+                    .map(|(tag, value)| (shown(tag), shown(value)))
+                    .collect::<BTreeMap<_, _>>(),
+            )
             .field("promotion_priority", &self.promotion_priority)
             .field("pool", &self.pool)
             .finish()

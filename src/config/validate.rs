@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::conn_string::{Address, ConnString};
+use super::conn_string::{Address, ConnString, is_like_url};
 use super::settings::{Host, NodeSettings, Settings};
 use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, login};
 use crate::config::{ConfigError, ConfigErrors};
@@ -174,6 +174,7 @@ fn label(node: &NodeConfig, position: usize) -> String {
         addresses.first().map(ToString::to_string)
     };
     given
+        .filter(|given| !is_like_url(given))
         .map(str::to_owned)
         .or_else(address)
         .unwrap_or_else(|| format!("node {}", position + 1))
@@ -192,6 +193,9 @@ fn check_node(
         .is_some_and(|given| given.trim().is_empty())
     {
         errors.push(ConfigError::EmptyName { node: name.clone() });
+    }
+    if node.name.as_deref().is_some_and(is_like_url) {
+        errors.push(ConfigError::NameIsUrl { node: name.clone() });
     }
     if node.tags.keys().any(|tag| tag.trim().is_empty()) {
         errors.push(ConfigError::EmptyTag { node: name.clone() });

@@ -10,7 +10,7 @@ mod render;
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
-pub(crate) use render::redact;
+pub(crate) use render::{is_like_url, redact, shown};
 
 use super::setting;
 use crate::config::UrlProblem;

@@ -1,5 +1,6 @@
 //! Writing connection strings: as a URL for the driver, and masked for people.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
@@ -146,6 +147,23 @@ pub(crate) fn redact(text: &str) -> String {
                 .unwrap_or(&"");
             format!("{kind}… ({} bytes that cannot be read)", text.len())
         }
+    }
+}
+
+/// Whether what should be a name was meant to be a connection string.
+pub(crate) fn is_like_url(name: &str) -> bool {
+    let login = |(before, _): (&str, &str)| before.contains(':');
+    name.contains("://")
+        || name.to_ascii_lowercase().contains("password")
+        || name.split_once('@').is_some_and(login)
+}
+
+/// A name fit to be shown.
+pub(crate) fn shown(name: &str) -> Cow<'_, str> {
+    if is_like_url(name) {
+        Cow::Owned(redact(name))
+    } else {
+        Cow::Borrowed(name)
     }
 }
 

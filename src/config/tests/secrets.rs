@@ -40,6 +40,65 @@ const TEMPLATES: &[&str] = &[
     "host= password={}",
 ];
 
+/// Files in which a connection string `()` stands where it does not belong, in JSON.
+#[cfg(feature = "serde")]
+const FILES: &[&str] = &[
+    r#"()"#,
+    r#"[()]"#,
+    r#"{"nodes": ()}"#,
+    r#"{"nodes": [()]}"#,
+    r#"{"nodes": {"url": ()}}"#,
+    r#"{"nodes": [{"url": [()]}]}"#,
+    r#"{"nodes": [{"url": ()}, 1]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "role": ()}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "name": ()}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "name": [()]}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "weight": ()}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "tags": {"zone": ()}}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "tags": {(): "a"}}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "tags": ()}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "pool": ()}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "pool": {"max_size": ()}}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", (): 1}]}"#,
+    r#"{(): 1}"#,
+    r#"{"pool": ()}"#,
+    r#"{"pool": {"idle_timeout": ()}}"#,
+    r#"{"policy": ()}"#,
+    r#"{"fallback_share": ()}"#,
+    r#"{"consistency": ()}"#,
+    r#"{"consistency": {"level": ()}}"#,
+    r#"{"durability": ()}"#,
+    r#"{"commit_resolution": ()}"#,
+    r#"{"health": {"interval": ()}}"#,
+    r#"{"promotion": ()}"#,
+    r#"{"setup_sql": ()}"#,
+    r#"{"close_timeout": ()}"#,
+];
+
+#[cfg(feature = "serde")]
+fn check_file(password: &str, template: &str, file: &str) -> Result<(), TestCaseError> {
+    let escaped = utf8_percent_encode(password, NON_ALPHANUMERIC).to_string();
+    let url = template.replace("[]", &escaped).replace("{}", password);
+    let json = file.replace("()", &serde_json::to_string(&url).unwrap());
+    let text = match serde_json::from_str::<Config>(&json) {
+        Ok(config) => format!(
+            "{config:?} {:?} {:?}",
+            config.validate().err(),
+            config.check()
+        ),
+        Err(error) => format!("{error} {error:?}"),
+    };
+    prop_assert!(!text.contains(MARK), "{json:?} is shown in {text}");
+    let one = serde_json::from_str::<Replica>(&json);
+    if let Err(error) = one {
+        prop_assert!(
+            !format!("{error} {error:?}").contains(MARK),
+            "{json:?}: {error}"
+        );
+    }
+    Ok(())
+}
+
 fn check(password: &str, template: &str) -> Result<(), TestCaseError> {
     let escaped = utf8_percent_encode(password, NON_ALPHANUMERIC).to_string();
     let url = template.replace("[]", &escaped).replace("{}", password);
@@ -93,6 +152,16 @@ proptest! {
         template in proptest::sample::select(TEMPLATES),
     ) {
         check(&password, template)?;
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn no_error_of_a_file_contains_a_password(
+        password in password(),
+        template in proptest::sample::select(TEMPLATES),
+        file in proptest::sample::select(FILES),
+    ) {
+        check_file(&password, template, file)?;
     }
 
     #[test]
