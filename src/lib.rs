@@ -6,6 +6,7 @@ mod classify;
 mod cluster;
 mod config;
 mod connection;
+mod deadline;
 mod election;
 mod error;
 mod guarantee;

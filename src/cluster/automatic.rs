@@ -48,6 +48,12 @@ impl Promoter {
                 Ok(back) => return back.is_ok(),
                 Err(_) => pause = RETRY.mul_f64(1.0 + rand::random::<f64>()),
             }
+            // A primary that gives way to another is gone for a while, and that is nobody else's business.
+            let replacing = Arc::clone(&self.replacing);
+            let _alone = replacing.lock().await;
+            if !gone(&self.topology.borrow()) {
+                continue;
+            }
             match self.promote(&Order::default()).await {
                 Ok(_) => {
                     let _ =

@@ -230,7 +230,7 @@ impl Manager {
         if !self.promoter.config.write_quorum || held || topology.members.is_empty() {
             return;
         }
-        let within = self.health.interval + self.health.timeout;
+        let within = self.health.interval.saturating_add(self.health.timeout);
         let answers = |member: &&Member| member.is_up() && member.node.heard.age() <= within;
         let (nodes, answer) = (
             topology.members.len(),

@@ -21,6 +21,7 @@ use crate::config::{
     CommitResolution, ConsistencyConfig, Durability, HealthConfig, NodeSettings, PoolConfig,
     Settings,
 };
+use crate::deadline;
 use crate::error::Error;
 use crate::guarantee::Board;
 use crate::node::{Node, SetupHook};
@@ -178,7 +179,7 @@ impl Cluster {
         let mut topology = self.topology.clone();
         if !topology.borrow().is_settled() {
             // Each attempt is bounded; the margin is for a machine under load.
-            let limit = self.settle_limit + Duration::from_secs(1);
+            let limit = self.settle_limit.saturating_add(Duration::from_secs(1));
             let settled = topology.wait_for(|topology| topology.is_settled());
             let waited = async { tokio::time::timeout(limit, settled).await.is_ok() };
             if !self.within(waited).await {
@@ -239,7 +240,7 @@ impl Cluster {
                 up.all(|member| member.progress.asked_since(started) || heard(&member.node));
             asked.then_some(())
         };
-        self.with_news(started + limit, look).await;
+        self.with_news(deadline::after(started, limit), look).await;
     }
 
     /// What replicas have taught of statements.
@@ -292,7 +293,7 @@ impl Cluster {
             let primary = topology.primary()?;
             (primary.node.name == promoted.node && topology.takes_writes()).then_some(())
         };
-        self.with_changes(Instant::now() + self.failover_wait, known)
+        self.with_changes(deadline::after(Instant::now(), self.failover_wait), known)
             .await;
         Ok(promoted)
     }

@@ -242,7 +242,13 @@ impl Manager {
                 let _ = done.send(self.remove(&name));
             }
             Command::Hold { on, done } => {
-                self.publish(|topology| topology.gated(if on { Gate::Held } else { Gate::Open }));
+                let gate = match (on, self.promoter.config.write_quorum) {
+                    (true, _) => Gate::Held,
+                    (false, false) => Gate::Open,
+                    // Whether a majority answers is counted before that is published.
+                    (false, true) => Gate::Unasked,
+                };
+                self.publish(|topology| topology.gated(gate));
                 let _ = done.send(Ok(()));
             }
             Command::Drain { name, on, done } => {

@@ -74,6 +74,9 @@ impl Manager {
         self.publish(|topology| {
             topology.changed(|members| members.retain(|other| !Arc::ptr_eq(&other.node, &node)))
         });
+        // Whoever asked for it may not wait for it.
+        let retiring = Arc::clone(&node);
+        node.runtime.spawn(async move { retiring.retire().await });
         Ok(node)
     }
 

@@ -42,6 +42,14 @@ impl Order {
             yielding: None,
         }
     }
+
+    /// To promote it where `old` gives way.
+    pub(super) fn in_the_place_of(old: &Member, name: &str) -> Self {
+        Self {
+            yielding: Some(old.node.name.clone()),
+            ..Self::to(name, false)
+        }
+    }
 }
 
 /// Promotes replicas. Each cluster has one.
@@ -116,7 +124,7 @@ impl Promoter {
         node::Order {
             asked,
             // The others are asked as long as this, and then this node has as long to hear of it.
-            valid: self.health.timeout * 2,
+            valid: self.health.timeout.saturating_mul(2),
             not_heard,
             no_more,
         }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::manager::Command;
 use super::member::Member;
 use super::promotion::{Order, Promoter};
 use super::topology::Topology;
+use crate::deadline;
 use crate::error::{Error, PromotionRefusal};
 use crate::node::{Ballot, Place};
 use crate::position::Lsn;
@@ -22,106 +23,131 @@ const PAUSE: Duration = Duration::from_millis(5);
 impl Promoter {
     /// Puts `to` in the place of the primary within `limit`, or leaves everything as it was.
     pub(super) async fn switchover(&self, to: &str, limit: Duration) -> Result<Promoted, Error> {
-        let _one_at_a_time = self.replacing.lock().await;
+        let deadline = deadline::after(Instant::now(), limit);
+        let failed = |cause: String| Error::PromotionFailed {
+            node: to.to_owned(),
+            cause,
+        };
+        let late = |what: &str| failed(format!("{what} within {limit:?}"));
+        let replacing = timeout(until(deadline), self.replacing.lock()).await;
+        let _alone =
+            replacing.map_err(|_| late("another promotion of this process did not end"))?;
         let topology = Arc::clone(&self.topology.borrow());
         let (old, new) = pair(&topology, to)?;
-        let deadline = Instant::now() + limit;
-        let mut over_old = self.open(old).await?;
-        let mut over_new = self.open(new).await?;
-        let failed = |cause: &str| Error::PromotionFailed {
-            node: to.to_owned(),
-            cause: cause.to_owned(),
+        let opening = async {
+            let mut over_old = self.open(old).await?;
+            let may = over_old.may_fence().await;
+            may.map_err(|error| failed(error.to_string()))?
+                .then_some((over_old, self.open(new).await?))
+                .ok_or_else(|| {
+                    failed(
+                        "a switchover takes a superuser, who can keep the old primary from being \
+                         written to"
+                            .to_owned(),
+                    )
+                })
         };
-        let may = over_old.may_fence().await;
-        if !may.map_err(|error| failed(&error.to_string()))? {
-            return Err(failed(
-                "a switchover takes a superuser, who can keep the old primary from being written to",
-            ));
-        }
-        self.hold(true).await?;
-        let ready = async {
-            timeout(until(deadline), old.node.drained())
-                .await
-                .map_err(|_| failed("transactions on the primary did not end in time"))?;
-            let fenced = self.fence(old, &mut over_old, deadline).await;
-            let Some(written) = fenced.map_err(|error| failed(&error.to_string()))? else {
-                return Err(failed("connections to the primary did not end in time"));
-            };
-            let caught_up = replayed(&mut over_new, written, deadline).await;
-            if !caught_up.map_err(|error| failed(&error.to_string()))? {
-                return Err(failed("it did not catch up in time"));
-            }
-            Ok(())
+        let opened = timeout(until(deadline), opening).await;
+        let (over_old, over_new) = opened.map_err(|_| late("the two did not answer"))??;
+        let hold = Hold::of(self.commands.clone()).await?;
+        let mut fence = Fence {
+            promoter: self.clone(),
+            old: old.clone(),
+            ballot: Some(over_old),
+            begun: false,
+            kept: false,
         };
-        let order = Order {
-            yielding: Some(old.node.name.clone()),
-            ..Order::to(to, false)
-        };
-        let (stays, result) = match ready.await {
+        let ready = timeout(until(deadline), self.ready(&mut fence, over_new)).await;
+        let ready = ready.map_err(|_| late("what has to come first was not done"));
+        let result = match ready.and_then(|ready| ready.map_err(|error| failed(error.to_string())))
+        {
             Ok(()) => {
-                let result = self.promote(&order).await;
-                (stays_primary(&result), result)
+                // Whether the other has begun, only its own word tells.
+                fence.kept = true;
+                let result = self.promote(&Order::in_the_place_of(old, to)).await;
+                fence.kept = !stays_primary(&result);
+                result
             }
-            Err(error) => (true, Err(error)),
+            Err(error) => Err(error),
         };
-        if stays {
-            self.unfence(old, over_old).await;
-        }
-        self.hold(false).await?;
+        fence.end().await;
+        drop(hold);
         result
     }
 
-    /// Takes the fence away again, over another connection if that one is gone.
-    async fn unfence(&self, old: &Member, mut ballot: Ballot) {
-        let done = async {
-            while ballot.unfence().await.is_err() {
-                ballot = loop {
-                    sleep(PAUSE).await;
-                    if let Ok(another) = self.open(old).await {
-                        break another;
-                    }
-                };
-            }
-        };
-        if timeout(self.config.timeout, done).await.is_err() {
-            let node = &old.node.name;
-            tracing::error!(target: "diesel_replicated", node, "primary_left_fenced");
+    /// What comes before a promotion: nothing is under way on the old primary, nobody can write there any
+    /// more, and the other has all that was written.
+    async fn ready(&self, fence: &mut Fence, mut new: Ballot) -> diesel::QueryResult<()> {
+        fence.old.node.drained().await;
+        if let Some(written) = fence.set().await? {
+            replayed(&mut new, written).await?;
         }
+        Ok(())
     }
 
     async fn open(&self, member: &Member) -> Result<Ballot, Error> {
-        let opened = Ballot::open(&member.node, &self.config.database).await;
-        opened.map_err(Error::from)
+        let opened = Ballot::open(&member.node, &self.config.database);
+        match timeout(self.health.timeout, opened).await {
+            Ok(opened) => opened.map_err(Error::from),
+            Err(_) => Err(Error::PromotionFailed {
+                node: member.node.name.clone(),
+                cause: format!("no answer within {:?}", self.health.timeout),
+            }),
+        }
     }
+}
 
-    async fn hold(&self, on: bool) -> Result<(), Error> {
+/// New writes are held back for as long as this lives.
+struct Hold(mpsc::WeakSender<Command>);
+
+impl Hold {
+    async fn of(commands: mpsc::WeakSender<Command>) -> Result<Self, Error> {
+        let sender = commands.upgrade().ok_or(Error::Closed)?;
+        // Who is not waited for any more has asked all the same.
+        let hold = Self(commands);
         let (done, answer) = oneshot::channel();
-        let commands = self.commands.upgrade().ok_or(Error::Closed)?;
-        let sent = commands.send(Command::Hold { on, done }).await;
+        let sent = sender.send(Command::Hold { on: true, done }).await;
         sent.map_err(|_| Error::Closed)?;
-        answer.await.map_err(|_| Error::Closed)?
+        answer.await.map_err(|_| Error::Closed)??;
+        Ok(hold)
     }
+}
 
-    /// Has nobody write there any more. Where it had come to by then; `None` if somebody still could.
-    async fn fence(
-        &self,
-        old: &Member,
-        ballot: &mut Ballot,
-        deadline: Instant,
-    ) -> diesel::QueryResult<Option<Lsn>> {
-        old.node
-            .pool
-            .connector()
-            .end_generation("another node takes the primary's place".to_owned());
-        // A setting of the role's own may stand above the server's: then it never shows.
-        let Ok(fenced) = timeout(until(deadline), ballot.fence()).await else {
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let Some(commands) = self.0.upgrade() else {
+            return;
+        };
+        let (done, _) = oneshot::channel();
+        let sent = commands.try_send(Command::Hold { on: false, done });
+        if let Err(mpsc::error::TrySendError::Full(command)) = sent {
+            tokio::spawn(async move { commands.send(command).await });
+        }
+    }
+}
+
+/// The old primary is kept from taking writes, until this ends without having been `kept`.
+struct Fence {
+    promoter: Promoter,
+    old: Member,
+    /// Over which it is set; `None` once that has been given away.
+    ballot: Option<Ballot>,
+    /// It may be set.
+    begun: bool,
+    kept: bool,
+}
+
+impl Fence {
+    /// Has nobody write there any more. Where it had come to by then.
+    async fn set(&mut self) -> diesel::QueryResult<Option<Lsn>> {
+        let Some(ballot) = &mut self.ballot else {
             return Ok(None);
         };
-        let fenced = fenced?;
+        let connector = self.old.node.pool.connector();
+        connector.end_generation("another node takes the primary's place".to_owned());
+        self.begun = true;
+        let fenced = ballot.fence().await?;
         while ballot.end_others(&fenced).await? {
-            if Instant::now() >= deadline {
-                return Ok(None);
-            }
             sleep(PAUSE).await;
         }
         let facts = ballot.ask().await?;
@@ -129,6 +155,45 @@ impl Promoter {
             Place::Primary { inserted, .. } => inserted,
             Place::Standby { .. } => None,
         }))
+    }
+
+    /// Takes it away again, if it is not kept, and waits for that.
+    async fn end(mut self) {
+        if let Some(lifting) = self.lifting() {
+            lifting.await;
+        }
+    }
+
+    fn lifting(&mut self) -> Option<impl Future<Output = ()> + use<>> {
+        let ballot = self.ballot.take().filter(|_| self.begun && !self.kept)?;
+        Some(lift(self.promoter.clone(), self.old.clone(), ballot))
+    }
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        if let Some(lifting) = self.lifting() {
+            tokio::spawn(lifting);
+        }
+    }
+}
+
+/// Takes the fence away, over another connection if that one is of no use.
+async fn lift(promoter: Promoter, old: Member, mut ballot: Ballot) {
+    let patience = promoter.health.timeout;
+    let done = async {
+        while !matches!(timeout(patience, ballot.unfence()).await, Ok(Ok(()))) {
+            ballot = loop {
+                sleep(PAUSE).await;
+                if let Ok(another) = promoter.open(&old).await {
+                    break another;
+                }
+            };
+        }
+    };
+    if timeout(promoter.config.timeout, done).await.is_err() {
+        let node = &old.node.name;
+        tracing::error!(target: "diesel_replicated", node, "primary_left_fenced");
     }
 }
 
@@ -172,21 +237,14 @@ fn pair<'t>(topology: &'t Topology, to: &str) -> Result<(&'t Member, &'t Member)
     Ok((old, new))
 }
 
-/// Waits until the standby has replayed all of this. `false` if it has not by the deadline.
-async fn replayed(
-    ballot: &mut Ballot,
-    written: Lsn,
-    deadline: Instant,
-) -> diesel::QueryResult<bool> {
+/// Waits until the standby has replayed all of this.
+async fn replayed(ballot: &mut Ballot, written: Lsn) -> diesel::QueryResult<()> {
     loop {
-        if let Some(Place::Standby { replayed, .. }) = ballot.ask().await?.map(|facts| facts.place)
-        {
+        let place = ballot.ask().await?.map(|facts| facts.place);
+        if let Some(Place::Standby { replayed, .. }) = place {
             if replayed.is_some_and(|replayed| replayed >= written) {
-                return Ok(true);
+                return Ok(());
             }
-        }
-        if Instant::now() >= deadline {
-            return Ok(false);
         }
         sleep(PAUSE).await;
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::deadline;
+
 /// How often, and after which delays, a transaction is done again; see
 /// [`ReplicatedConnection::retry_transaction`](crate::ReplicatedConnection::retry_transaction).
 ///
@@ -73,8 +75,8 @@ impl RetryPolicy {
             .delay
             .saturating_mul(1 << attempt.saturating_sub(1).min(16));
         let delay = doubled.min(self.longest_delay);
-        let delay = delay.mul_f64(0.5 + random.clamp(0.0, 1.0));
-        (attempt < self.attempts && elapsed + delay < self.limit).then_some(delay)
+        let delay = deadline::times(delay, 0.5 + random.clamp(0.0, 1.0));
+        (attempt < self.attempts && elapsed.saturating_add(delay) < self.limit).then_some(delay)
     }
 }
 

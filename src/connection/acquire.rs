@@ -8,6 +8,7 @@ use diesel_async::SimpleAsyncConnection;
 use super::ReplicatedConnection;
 use super::reading::Reading;
 use crate::cluster::{Gate, Member, Purpose, Topology};
+use crate::deadline;
 use crate::error::Error;
 use crate::node::{Lease, Node, Pooled, Whose};
 use crate::route::{NodeKind, RouteReason};
@@ -44,7 +45,7 @@ impl ReplicatedConnection {
         }
         // Never wait for one pool while holding a connection of another.
         let _awaiting = AwaitingPrimary::new(self);
-        let deadline = Instant::now() + self.cluster.failover_wait;
+        let deadline = deadline::after(Instant::now(), self.cluster.failover_wait);
         let mut seen = None;
         loop {
             let topology = self

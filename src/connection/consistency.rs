@@ -7,6 +7,7 @@ use super::session::Session;
 use super::{ReplicatedConnection, Scope};
 use crate::cluster::Cluster;
 use crate::config::{Consistency, WriteScope};
+use crate::deadline;
 use crate::guarantee::{Guarantee, Left, Positions, Progress};
 use crate::node::Lease;
 use crate::position::Position;
@@ -110,7 +111,7 @@ impl ReplicatedConnection {
             let topology = self.cluster.topology();
             let asked = topology.member(lease.node());
             let _asked = asked.map(|member| member.progress.want());
-            let deadline = Instant::now() + self.cluster.health.timeout;
+            let deadline = deadline::after(Instant::now(), self.cluster.health.timeout);
             let look = || (!guarantee.awaits_word_of(timeline, board)).then_some(());
             if self.cluster.with_news(deadline, look).await.is_none() {
                 guarantee.gives_up_on(timeline);
@@ -124,7 +125,7 @@ impl ReplicatedConnection {
 /// would wait.
 pub(crate) async fn token_of(cluster: &Arc<Cluster>, guarantee: &Guarantee) -> SessionToken {
     let board = &cluster.board;
-    let deadline = Instant::now() + cluster.consistency.wait;
+    let deadline = deadline::after(Instant::now(), cluster.consistency.wait);
     let mut known = guarantee.positions(board);
     let topology = cluster.topology();
     let primary = topology.primary().map(|member| &member.progress);

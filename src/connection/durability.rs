@@ -9,6 +9,7 @@ use diesel_async::SimpleAsyncConnection;
 use super::ReplicatedConnection;
 use crate::cluster::{Member, Topology};
 use crate::config::Durability;
+use crate::deadline;
 use crate::error::{Error, Outcome};
 use crate::guarantee::Stage;
 use crate::node::Lease;
@@ -95,7 +96,7 @@ impl ReplicatedConnection {
         stage: Stage,
         timeout: Duration,
     ) -> Result<Replication, Error> {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline::after(Instant::now(), timeout);
         let topology = self.cluster.topology();
         let wanted = required(replicas, &topology)?;
         let guarantee = Arc::clone(&self.session().guarantee);

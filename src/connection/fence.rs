@@ -13,6 +13,7 @@ use super::ReplicatedConnection;
 use super::acquire::no_primary;
 use super::execute::Journey;
 use crate::classify::{TransactionControl, Verdict};
+use crate::deadline;
 use crate::error::{Error, SqlState};
 use crate::node::{Failure, Lease, NodeConnection, Whose};
 use crate::wire::Says;
@@ -93,7 +94,7 @@ impl ReplicatedConnection {
         let whose = self.whose_read_only(&lease).await;
         let node = Arc::clone(lease.node());
         journey.outdated += 1;
-        let deadline = journey.started + self.cluster.failover_wait;
+        let deadline = deadline::after(journey.started, self.cluster.failover_wait);
         match (whose, refused) {
             (Some(Whose::Servers), _) => {
                 self.cluster.fenced(&node).await?;

@@ -6,6 +6,7 @@ use super::ReplicatedConnection;
 use crate::classify::{TransactionControl, Verdict};
 use crate::cluster::{Member, Topology};
 use crate::config::Consistency;
+use crate::deadline;
 use crate::error::Error;
 use crate::route::NodeKind;
 
@@ -29,7 +30,10 @@ impl ReplicatedConnection {
         let asked = topology.members.iter();
         let _asked: Vec<_> = asked.map(|member| member.progress.want()).collect();
         let look = || is_confirmed(&self.cluster.topology(), since).then_some(());
-        let deadline = now + self.cluster.failover_wait.max(self.cluster.health.timeout);
+        let deadline = deadline::after(
+            now,
+            self.cluster.failover_wait.max(self.cluster.health.timeout),
+        );
         if self.cluster.with_news(deadline, look).await.is_some() {
             return Ok(());
         }

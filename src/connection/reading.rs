@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::ReplicatedConnection;
 use super::acquire::Chosen;
 use crate::cluster::{Member, Purpose, Topology};
+use crate::deadline;
 use crate::error::Error;
 use crate::guarantee::Need;
 use crate::node::{Lease, Node};
@@ -79,9 +80,12 @@ impl ReplicatedConnection {
                 if caught_up {
                     continue;
                 }
+                let reason = reading.need.otherwise();
                 chosen = Chosen::Primary {
-                    reason: reading.need.otherwise(),
-                    fallback: true,
+                    reason,
+                    // What only the primary has yet is its own to serve; the others would have served the
+                    // rest.
+                    fallback: reason == RouteReason::TooOld,
                 };
             }
             let (why, fallback) = match chosen {
@@ -149,7 +153,7 @@ impl ReplicatedConnection {
             return (met, Duration::ZERO);
         }
         let _asked = member.progress.want();
-        let deadline = started + self.cluster.consistency.wait;
+        let deadline = deadline::after(started, self.cluster.consistency.wait);
         let look = || {
             reading.need.refresh(board);
             let asked = member.progress.asked_since(lease.opened);
@@ -162,7 +166,7 @@ impl ReplicatedConnection {
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.
     async fn caught_up(&self, reading: &mut Reading<'_>) -> bool {
         let board = &self.cluster.board;
-        let deadline = reading.started + self.cluster.consistency.wait;
+        let deadline = deadline::after(reading.started, self.cluster.consistency.wait);
         if Instant::now() >= deadline {
             return false;
         }

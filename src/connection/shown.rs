@@ -13,6 +13,7 @@ use diesel_async::RunQueryDsl;
 
 use super::ReplicatedConnection;
 use crate::config::Consistency;
+use crate::deadline;
 use crate::error::Error;
 use crate::guarantee::{Ahead, Guarantee, Progress, Witness};
 use crate::node::Lease;
@@ -131,7 +132,7 @@ impl ReplicatedConnection {
             let all = asked.all(|progress| progress.asked_since(now));
             all.then_some(())
         };
-        let deadline = now + self.cluster.consistency.wait;
+        let deadline = deadline::after(now, self.cluster.consistency.wait);
         let _ = self.cluster.with_news(deadline, look).await;
         let witnesses: Vec<_> = replicas
             .iter()
@@ -229,7 +230,7 @@ impl ReplicatedConnection {
             let reads = guarantee.positions(board).reads;
             (!reads.iter().any(elsewhere)).then_some(())
         };
-        let deadline = Instant::now() + self.cluster.consistency.wait;
+        let deadline = deadline::after(Instant::now(), self.cluster.consistency.wait);
         self.cluster.with_news(deadline, look).await.is_some()
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::HealthConfig;
+use crate::deadline;
 use crate::status::NodeHealth;
 use slow::Slowness;
 
@@ -173,7 +174,8 @@ impl Health {
             1.0
         };
         let age = measure.lag.zip(config.max_lag);
-        if let Some((lag, limit)) = age.filter(|(lag, limit)| *lag > limit.mul_f64(slack)) {
+        if let Some((lag, limit)) = age.filter(|(lag, limit)| *lag > deadline::times(*limit, slack))
+        {
             return Some(format!("{lag:?} behind; `max_lag` is {limit:?}").into());
         }
         #[expect(clippy::cast_precision_loss, reason = "a bound, roughly")]
@@ -189,7 +191,9 @@ impl Health {
             (true, false) => self.unknown,
             (false, _) => None,
         };
-        let long = |since: Instant| now.saturating_duration_since(since) >= config.interval * 2;
+        let long = |since: Instant| {
+            now.saturating_duration_since(since) >= config.interval.saturating_mul(2)
+        };
         if measure.compared && self.unknown.is_some_and(long) {
             let limit = match config.max_lag {
                 Some(_) if measure.lag.is_none() => "max_lag",

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::LEAST;
 use crate::config::HealthConfig;
+use crate::deadline;
 
 /// So many looks in a row make a node slow, or quick again.
 const LOOKS: u32 = 3;
@@ -65,7 +66,7 @@ impl Slowness {
         };
         // Alone it is as quick as any.
         let peers = peers.unwrap_or(round_trip);
-        let limit = peers.mul_f64(config.slow_factor).max(config.slow_floor);
+        let limit = deadline::times(peers, config.slow_factor).max(config.slow_floor);
         let speaks_against = match &self.slow {
             None => round_trip > limit,
             Some(slow) => {

@@ -8,6 +8,7 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::facts::{Facts, Identity, ask, identify};
 use super::{Node, NodeConnection};
+use crate::deadline;
 use crate::error::{ConnectError, SqlState};
 use crate::position::Lsn;
 
@@ -68,7 +69,7 @@ impl Order {
                 "AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver WHERE status IS NULL \
                  OR status = 'streaming' AND pg_catalog.clock_timestamp() - last_msg_receipt_time \
                  < '{} microseconds'::interval)",
-                age.as_micros()
+                age.min(deadline::EVER).as_micros()
             )
         });
         let no_more = self.no_more.map(|has| {

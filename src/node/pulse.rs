@@ -33,7 +33,10 @@ impl Pulse {
 
     /// Whether it has been silent for longer than all its waits together may take.
     pub(crate) fn is_still(&self, health: &HealthConfig) -> bool {
-        let longest = (health.interval + health.timeout).saturating_mul(4);
+        let longest = health
+            .interval
+            .saturating_add(health.timeout)
+            .saturating_mul(4);
         self.age() > longest + MARGIN
     }
 }

@@ -177,3 +177,72 @@ async fn who_is_cut_off_with_the_primary_stops_writing() {
     .await;
     insert("together").execute(&mut other).await.unwrap();
 }
+
+/// mariadb-operator #1852, openark/orchestrator #1482: the old primary was left read only, for hours.
+#[tokio::test]
+async fn a_switchover_to_a_replica_that_freezes_ends_and_leaves_all_as_it_was() {
+    let local = own_cluster().await;
+    let patient = HealthConfig::default().timeout(Duration::from_secs(2));
+    let builder = builder_for(&local, "app").health(patient);
+    let builder = builder.failover_wait(Duration::from_secs(8));
+    let pool = builder.build().await.unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    // A transaction that the switchover has to wait for, so that it is in its middle.
+    let mut open = pool.get().await.unwrap();
+    run(&mut open, "BEGIN; INSERT INTO users (name) VALUES ('open')")
+        .await
+        .unwrap();
+    let switching = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.switchover("replica-1").await }
+    });
+    eventually("new writes are held back", || async {
+        let mut waiting = pool.get().await.unwrap();
+        tokio::time::timeout(
+            Duration::from_millis(50),
+            insert("held").execute(&mut waiting),
+        )
+        .await
+        .is_err()
+    })
+    .await;
+    let frozen = Arc::clone(&local);
+    blocking(move || frozen.replicas()[0].freeze()).await;
+    run(&mut open, "COMMIT").await.unwrap();
+    let failed = switching.await.unwrap();
+    assert!(
+        matches!(failed, Err(Error::PromotionFailed { .. })),
+        "{failed:?}"
+    );
+    let mut conn = pool.get().await.unwrap();
+    insert("after").execute(&mut conn).await.unwrap();
+    assert_eq!(conn.last_route().unwrap().node, "primary");
+    let thawed = Arc::clone(&local);
+    blocking(move || {
+        thawed.replicas()[0].thaw();
+        // Nor is it fenced for whoever knows nothing of this pool.
+        thawed.primary().sql("app", "DELETE FROM users").unwrap();
+    })
+    .await;
+}
+
+/// patroni #2376: who gave the order does not wait for its end.
+#[tokio::test]
+async fn a_switchover_whose_caller_goes_away_holds_nobody() {
+    let (local, pool) = start().await;
+    let mut open = pool.get().await.unwrap();
+    run(&mut open, "BEGIN; INSERT INTO users (name) VALUES ('open')")
+        .await
+        .unwrap();
+    let limit = Duration::from_millis(100);
+    let dropped = tokio::time::timeout(limit, pool.switchover("replica-1")).await;
+    assert!(dropped.is_err());
+    run(&mut open, "COMMIT").await.unwrap();
+    let mut conn = pool.get().await.unwrap();
+    insert("after").execute(&mut conn).await.unwrap();
+    eventually("it went on to its end", || async {
+        pool.status().primary.as_deref() == Some("replica-1")
+    })
+    .await;
+    drop(local);
+}

@@ -70,7 +70,7 @@ const FUNCTIONS: &str = "
       AND (p.provolatile <> 'v' OR p.proname ~ '^pg_(.*_size|is_.*|lock_status|sequence_last_value|last_.*|partition_.*)$')
     ORDER BY 1";
 
-/// npgsql's and JDBC's drivers ask such things to know where they are; monitoring asks them to know of the primary.
+/// neondatabase/postgres #736: monitoring and drivers ask such things, and mean the primary.
 #[tokio::test]
 async fn what_a_standby_answers_otherwise_is_asked_of_the_primary() {
     let local = blocking(|| {
@@ -156,7 +156,7 @@ async fn a_sequence_is_read_where_it_is_drawn() {
     }
 }
 
-/// A replica's process number, cancelled on the primary, hits a stranger.
+/// devopam/MCPg #213, neondatabase/postgres #704: a replica's process number, cancelled elsewhere, hits a stranger.
 #[tokio::test]
 async fn a_backend_that_is_to_be_cancelled_is_the_primarys() {
     let pool = crate::support::builder(&crate::support::database().await)
