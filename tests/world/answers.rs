@@ -3,7 +3,7 @@
 use diesel::sql_query;
 use diesel::sql_types::{Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::testing::{LocalCluster, LocalNode};
 use diesel_replicated::{Consistency, NodeKind, ReplicatedConnection, RouteReason};
 
@@ -154,6 +154,39 @@ async fn a_sequence_is_read_where_it_is_drawn() {
         })
         .await;
     }
+}
+
+/// A rollback does not give numbers back, so that it leaves something to be read.
+#[tokio::test]
+async fn what_was_drawn_in_a_transaction_that_was_rolled_back_is_read() {
+    let pool = crate::support::pool().await;
+    let mut conn = pool.get().await.unwrap();
+    run(&mut conn, "CREATE SEQUENCE tickets").await.unwrap();
+    let last = "SELECT last_value::text AS answer FROM tickets";
+    for (draw, expected) in [
+        ("SELECT setval('tickets', 100)", "100"),
+        ("SELECT nextval('tickets')", "101"),
+        ("SELECT setval('tickets', 500)", "500"),
+    ] {
+        let undone: Result<(), _> = conn
+            .transaction(async |conn| {
+                run(conn, draw).await?;
+                Err(diesel::result::Error::RollbackTransaction)
+            })
+            .await;
+        undone.unwrap_err();
+        assert_eq!(
+            answer(&mut conn, last).await.unwrap().as_deref(),
+            Some(expected),
+            "{draw}"
+        );
+    }
+    let refused = "INSERT INTO users (id, name) SELECT setval('tickets', 700), NULL";
+    run(&mut conn, refused).await.unwrap_err();
+    assert_eq!(
+        answer(&mut conn, last).await.unwrap().as_deref(),
+        Some("700")
+    );
 }
 
 /// devopam/MCPg #213, neondatabase/postgres #704: a replica's process number, cancelled elsewhere, hits a stranger.

@@ -51,7 +51,7 @@ async fn newest(conn: &mut ReplicatedConnection) -> QueryResult<Option<i32>> {
         .await
 }
 
-// As etcd-io/etcd #741 and jepsen-io's analyses of clusters that start: whoever was not asked yet is not gone.
+// Whoever was not asked yet is not gone.
 #[tokio::test]
 async fn a_pool_is_built_while_the_replicas_answer_slowly() {
     let local = own_cluster().await;

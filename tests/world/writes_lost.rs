@@ -7,7 +7,9 @@ use std::time::Duration;
 use diesel::QueryResult;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::testing::{LocalCluster, LocalNode, StopMode};
-use diesel_replicated::{HealthConfig, ReplicatedConnection, ReplicatedPool, RouteReason};
+use diesel_replicated::{
+    HealthConfig, NodeConfig, ReplicatedConnection, ReplicatedPool, RouteReason,
+};
 
 use crate::support::{all_up, builder_for, count, eventually, insert, on, own_cluster};
 use crate::writes::insert_for_id;
@@ -202,5 +204,63 @@ async fn what_the_next_primary_has_is_not_told_as_lost() {
         let told = (conn.lost_write(), conn.last_route().unwrap().reason);
         assert_eq!(told.0, None);
         assert_ne!(told.1, RouteReason::LostWrite);
+    }
+}
+
+/// The same where the role of the application may not read how the timeline came to be: a pool that comes later
+/// cannot know whether the write is there, and says so.
+#[tokio::test]
+async fn a_pool_that_comes_later_and_may_not_ask_does_not_call_a_write_kept() {
+    let local = own_cluster().await;
+    on(&local, |local| {
+        let plain = "CREATE ROLE plain LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO plain;
+            GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO plain";
+        local.primary().sql("app", plain).unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+    let plain = async |local: &LocalCluster| {
+        let node = |node: &LocalNode| {
+            let url = node.url("app");
+            let (scheme, rest) = url.split_once("://").unwrap();
+            let host = rest.split_once('@').map_or(rest, |(_, host)| host);
+            NodeConfig::new(format!("{scheme}://plain@{host}")).name(node.name())
+        };
+        let builder = ReplicatedPool::builder().primary(node(local.primary()));
+        let builder = local
+            .replicas()
+            .iter()
+            .fold(builder, |builder, replica| builder.replica(node(replica)));
+        let patient = HealthConfig::default().timeout(Duration::from_secs(5));
+        let builder = builder
+            .health(patient)
+            .failover_wait(Duration::from_secs(20))
+            .fallback_share(1.0);
+        builder.build().await.unwrap()
+    };
+    let here = plain(&local).await;
+    up(&here).await;
+    part(&local).await;
+    let mut conn = here.get().await.unwrap();
+    insert("lost").execute(&mut conn).await.unwrap();
+    eventually("the primary has told its position", || async {
+        let token = conn.session_token().await;
+        token.written().is_some_and(|written| written.timeline == 1)
+    })
+    .await;
+    let token = conn.session_token().await;
+    kill(&local).await;
+    fail_over(&local).await;
+    for round in 0..3 {
+        let late = plain(&local).await;
+        let mut conn = late.get_with(&token).await.unwrap();
+        let seen = count(&mut conn).await;
+        let reason = conn.last_route().unwrap().reason;
+        let told = [RouteReason::UnclearWrite, RouteReason::LostWrite];
+        assert_eq!(seen, 3, "{round}");
+        assert!(told.contains(&reason), "{round}: {reason}");
+        count(&mut conn).await;
+        let reason = conn.last_route().unwrap().reason;
+        assert!(told.contains(&reason), "{round}, again: {reason}");
     }
 }
