@@ -127,7 +127,7 @@ pub(super) const HARMFUL: &[&str] = &[
 /// tells of itself. So do those whose names begin with [`OF_SERVER_PREFIXES`].
 #[rustfmt::skip]
 pub(super) const OF_SERVER: &[&str] = &[
-    "inet_client_port", "inet_server_addr", "inet_server_port", "pg_backend_pid", "pg_blocking_pids",
+    "inet_client_port", "inet_server_addr", "inet_server_port", "mxid_age", "pg_backend_pid", "pg_blocking_pids",
     "pg_conf_load_time", "pg_control_checkpoint", "pg_control_init", "pg_control_recovery",
     "pg_control_system", "pg_current_logfile", "pg_current_snapshot",
     "pg_current_xact_id_if_assigned", "pg_cursor", "pg_get_aios",

@@ -37,50 +37,74 @@ fn shown<E: Error>(error: E) -> E {
     E::custom(without_values(&error.to_string()))
 }
 
-/// Formats of files quote strings in double quotes, as Rust writes them, and names in backticks.
+/// How serde begins to say what it could not read, and where it goes on with what it would have read.
+const UNREADABLE: &[&str] = &[
+    "invalid type: ",
+    "invalid value: ",
+    "unknown field ",
+    "unknown variant ",
+];
+const INSTEAD: &[&str] = &[", expected ", ", there are no "];
+
+/// The text of an error, without anything that stands in the file but names.
 fn without_values(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = without_place(text);
-    while let Some(at) = rest.find(['"', '`']) {
-        let (before, quoted) = rest.split_at(at);
-        shown.push_str(before);
-        let quote = if quoted.starts_with('"') { '"' } else { '`' };
-        let inside = &quoted[1..];
-        let end = end_of(inside, quote).unwrap_or(inside.len());
-        let value = &inside[..end];
-        let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        shown.push(quote);
-        shown.push_str(if quote == '`' && value.chars().all(name) {
-            value
+    // Some formats show the line of the file, too.
+    let of_the_file = |line: &&str| line.contains(" |") || line.starts_with("TOML parse error");
+    let mut lines = text.lines().filter(|line| !of_the_file(line));
+    let text = without_place(lines.next().unwrap_or_default());
+    for begin in UNREADABLE {
+        let Some((before, rest)) = text.split_once(begin) else {
+            continue;
+        };
+        let before = if before.contains(['"', '`']) {
+            ""
         } else {
-            "…"
-        });
-        shown.push(quote);
-        rest = inside.get(end + 1..).unwrap_or_default();
+            before
+        };
+        // A value may contain these words, too; what comes after the last of them is not of the file.
+        let places = INSTEAD.iter().filter_map(|words| rest.rfind(words));
+        let (read, instead) = rest.split_at(places.max().unwrap_or(rest.len()));
+        return format!("{before}{begin}{}{instead}", what(read));
     }
-    shown.push_str(rest);
-    shown
+    text.replace(|c: char| c.is_control(), " ")
+        .split_inclusive(['"', '`'])
+        .enumerate()
+        .map(|(at, part)| match at % 2 {
+            1 => quoted(part),
+            _ => part,
+        })
+        .collect()
 }
 
-/// Where the quotation ends. A value may hold the quote itself: of double ones those count that no backslash
-/// stands before, of backticks the last one that could be it.
-fn end_of(inside: &str, quote: char) -> Option<usize> {
-    if quote == '`' {
-        let ends = |at: &usize| {
-            let after = inside[at + 1..].chars().next();
-            after.is_none_or(|next| matches!(next, ',' | ' ' | ':' | ';' | '.' | '\n' | ')'))
-        };
-        return inside.match_indices('`').map(|(at, _)| at).find(ends);
+/// Of a name itself, of a value only its kind: `string "…"`.
+fn what(read: &str) -> &str {
+    let name = read
+        .strip_prefix('`')
+        .and_then(|rest| rest.strip_suffix('`'));
+    match name {
+        Some(name) if is_name(name) => read,
+        Some(_) => "`…`",
+        None => {
+            let end = read.find(|c: char| !c.is_ascii_alphabetic() && c != ' ');
+            read.get(..end.unwrap_or(read.len()))
+                .unwrap_or_default()
+                .trim_end()
+        }
     }
-    let mut escaped = false;
-    inside
-        .char_indices()
-        .find(|(_, c)| {
-            let ends = *c == '"' && !escaped;
-            escaped = *c == '\\' && !escaped;
-            ends
-        })
-        .map(|(at, _)| at)
+}
+
+/// What stands between two quotes, and the second one.
+fn quoted(part: &str) -> &str {
+    let inside = part.trim_end_matches(['"', '`']);
+    if is_name(inside) || inside.len() <= 1 {
+        part
+    } else {
+        "…"
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
 }
 
 /// `… at line 1 column 7`, which the format tells again.
