@@ -32,7 +32,8 @@ pub(super) async fn load(
     let (functions, operators, code) = snapshot
         .run(async |pg| {
             // Compiling these queries takes longer than running them.
-            pg.batch_execute("SET LOCAL jit = off").await?;
+            pg.batch_execute("SET LOCAL jit = off; SET LOCAL statement_timeout = 0")
+                .await?;
             let functions = rows(pg, &with_empty(FUNCTIONS_SQL)).await?;
             let operators = rows(pg, &with_empty(OPERATORS_SQL)).await?;
             QueryResult::Ok((functions, operators, rows(pg, CODE_SQL).await?))

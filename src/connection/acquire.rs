@@ -1,7 +1,7 @@
 //! Taking server connections: which pool may be waited for, and while holding what.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use diesel_async::SimpleAsyncConnection;
 
@@ -91,7 +91,16 @@ impl ReplicatedConnection {
 
         let mut pooled = match self.checkout_now(&node) {
             Some(pooled) => pooled,
-            None => self.checkout_waiting(&node).await?,
+            None => {
+                let rules = |topology: &Topology| {
+                    let primary = topology.primary_for(purpose);
+                    primary.is_some_and(|it| Arc::ptr_eq(&it.node, &node))
+                };
+                match Box::pin(self.checkout_waiting(&node, rules)).await? {
+                    Some(pooled) => pooled,
+                    None => return Err(no_primary(&self.cluster.topology())),
+                }
+            }
         };
         if !self.takes_writes(&mut pooled).await {
             self.cluster.suspect(&node, "it is a standby");
@@ -244,8 +253,13 @@ impl ReplicatedConnection {
                 });
             }
             let node = self.with_room(&topology, first, reading);
-            match self.checkout_waiting(&node).await {
-                Ok(pooled) => {
+            let serves = |topology: &Topology| {
+                let member = topology.member(&node);
+                member.is_some_and(|member| reading.may_use(member))
+            };
+            match Box::pin(self.checkout_waiting(&node, serves)).await {
+                Ok(None) => {}
+                Ok(Some(pooled)) => {
                     let lease = self.lend(Lease::new(pooled, node, None));
                     return Ok(Chosen::Replica(self.keep_replica(lease)));
                 }
@@ -338,8 +352,23 @@ impl ReplicatedConnection {
         node.pool.try_checkout()
     }
 
-    async fn checkout_waiting(&self, node: &Arc<Node>) -> Result<Pooled, Error> {
-        self.cluster.within(node.pool.checkout()).await
+    /// A connection of the node, as soon as one is free; `None` as soon as the node is not what it was chosen
+    /// for any more.
+    async fn checkout_waiting(
+        &self,
+        node: &Arc<Node>,
+        is_wanted: impl Fn(&Topology) -> bool,
+    ) -> Result<Option<Pooled>, Error> {
+        let unwanted = |topology: &Topology| (!is_wanted(topology)).then_some(());
+        let ever = deadline::after(Instant::now(), Duration::MAX);
+        let waiting = async {
+            tokio::select! {
+                biased;
+                pooled = node.pool.checkout() => pooled.map(Some),
+                _ = self.cluster.with_changes(ever, unwanted) => Ok(None),
+            }
+        };
+        self.cluster.within(waiting).await
     }
 
     fn lend(&self, mut lease: Lease) -> Arc<Lease> {

@@ -95,8 +95,11 @@ impl Connector {
     /// whatever the node becomes.
     pub(super) async fn connect_monitor(&self) -> Result<NodeConnection, ConnectError> {
         let generation = Generation::within(&self.shutdown);
-        self.connect_counted(&Arc::default(), &generation, None)
-            .await
+        let mut connection = self
+            .connect_counted(&Arc::default(), &generation, None)
+            .await?;
+        self.free_of_limits(&mut connection).await?;
+        Ok(connection)
     }
 
     /// The same, to another database, and without the set-up: that may need what is only in the
@@ -106,8 +109,21 @@ impl Connector {
         database: &str,
     ) -> Result<NodeConnection, ConnectError> {
         let generation = Generation::within(&self.shutdown);
-        self.connect_counted(&Arc::default(), &generation, Some(database))
-            .await
+        let mut connection = self
+            .connect_counted(&Arc::default(), &generation, Some(database))
+            .await?;
+        self.free_of_limits(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// What a role or database limits for its applications is not meant for who watches the server.
+    async fn free_of_limits(&self, connection: &mut NodeConnection) -> Result<(), ConnectError> {
+        let limit = self.settings.pool.connect_timeout;
+        let setting = connection.pg.batch_execute(NO_LIMITS);
+        match tokio::time::timeout(limit, setting).await {
+            Ok(set) => set.map_err(|error| self.monitor_failed(&error)),
+            Err(_) => Err(self.too_slow(limit)),
+        }
     }
 
     async fn connect_counted(
@@ -343,6 +359,14 @@ async fn fit_for_a_standby(pg: &mut AsyncPgConnection, wire: &Wire) -> QueryResu
 
 /// What [`fit_for_a_standby`] sets, to be set again after a reset.
 pub(super) const FIT: &str = "SET default_transaction_isolation TO 'repeatable read'";
+
+/// Not every version has each of these limits. A serializable transaction that is read only may have to wait
+/// for others.
+const NO_LIMITS: &str = "SELECT pg_catalog.set_config(name, CASE vartype WHEN 'integer' THEN '0' \
+    WHEN 'bool' THEN 'off' ELSE 'read committed' END, false) FROM pg_catalog.pg_settings WHERE name IN \
+    ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', \
+    'idle_in_transaction_session_timeout', 'default_transaction_isolation', \
+    'default_transaction_deferrable')";
 
 /// Counts a connection for as long as its driver lives.
 struct Counter(Arc<AtomicUsize>);

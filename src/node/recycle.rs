@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel_async::SimpleAsyncConnection;
 
@@ -14,6 +14,15 @@ use super::pool::Pooled;
 /// How long the rest of a command may take after its session has left; then the connection is
 /// closed. Rows that nobody wants any more are still on their way.
 const DRAIN: Duration = Duration::from_millis(500);
+
+/// How long a statement that was dropped may take to end by itself.
+const GRACE: Duration = Duration::from_millis(5);
+
+/// How often the server is asked to cancel it.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// After this time a server does not stop, whatever it is asked.
+const STOP: Duration = Duration::from_secs(60);
 
 /// How long the session's state may take to be undone.
 const RESET: Duration = Duration::from_secs(5);
@@ -67,8 +76,15 @@ impl Condition {
 pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Node>) {
     // Dropping it spawns a replacement, and needs the runtime that the pool lives on.
     let _runtime = node.runtime.enter();
-    if condition.untrusted || !pooled.is_usable() {
+    if !pooled.is_usable() {
         close(pooled);
+        return;
+    }
+    if condition.untrusted {
+        let node = Arc::clone(node);
+        node.runtime
+            .clone()
+            .spawn(async move { end(pooled, &node).await });
         return;
     }
     pooled.set_cache_size(diesel::connection::CacheSize::Unbounded);
@@ -80,7 +96,7 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
         let node = Arc::clone(node);
         node.runtime.clone().spawn(async move {
             if !restore(&mut pooled, &condition, &node).await {
-                pooled.wire.condemn();
+                end(pooled, &node).await;
             }
         });
         return;
@@ -91,6 +107,31 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
 
 fn close(pooled: Pooled) {
     pooled.wire.condemn();
+}
+
+/// Has the server stop what nobody waits for any more, and closes the connection. It keeps its place in the
+/// pool until the server has stopped: to a server a closed connection is no reason to, and a pool must not have
+/// more of it at work than its size.
+async fn end(pooled: Pooled, node: &Node) {
+    stop(&pooled, node).await;
+    close(pooled);
+}
+
+async fn stop(pooled: &Pooled, node: &Node) {
+    let behind = async {
+        // What is sent now is answered after all that was sent before, or was about to be.
+        let mut pg = &pooled.pg;
+        let _ = pg.batch_execute("").await;
+    };
+    tokio::pin!(behind);
+    let begun = Instant::now();
+    let mut pause = GRACE;
+    while tokio::time::timeout(pause, &mut behind).await.is_err() && begun.elapsed() < STOP {
+        // A request that came before the statement had begun did nothing.
+        let asking = node.pool.connector().cancel(&pooled.cancel);
+        let _ = tokio::time::timeout(AGAIN, asking).await;
+        pause = AGAIN;
+    }
 }
 
 async fn restore(pooled: &mut Pooled, condition: &Condition, node: &Node) -> bool {

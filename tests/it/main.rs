@@ -1,7 +1,6 @@
 //! Tests against a real PostgreSQL cluster. Which node ran a statement is asked of the server.
 #![expect(
     clippy::unwrap_used,
-    clippy::large_futures,
     clippy::too_many_lines,
     clippy::type_complexity,
     missing_debug_implementations,

@@ -8,7 +8,7 @@ use diesel_replicated::{
     Consistency, ConsistencyConfig, HealthConfig, PromotionConfig, Replicas, RetryPolicy, Stage,
 };
 
-use crate::support::{all_up, builder_for, count, eventually, insert, on, own_cluster};
+use crate::support::{all_up, builder_for, count, eventually, insert, on, own_cluster, run};
 
 /// zesterer/flume #167, kube-rs #1488, rust-libp2p #4555, tokio #3551: whoever wants no limit says `Duration::MAX`.
 #[tokio::test]
@@ -135,4 +135,152 @@ async fn sessions_that_read_their_own_writes_wait_for_the_primary_while_replicas
         }
     });
     futures_util::future::join_all(sessions).await;
+}
+
+/// isoos/postgresql-dart #380, F3-Nation/f3-nation #911: requests time out, and the server works on. More statements
+/// were at work than the pool has connections.
+#[tokio::test]
+async fn a_statement_that_nobody_waits_for_is_cancelled_and_keeps_its_place_until_then() {
+    let local = own_cluster().await;
+    let pool = builder_for(&local, "app")
+        .max_size(2)
+        .build()
+        .await
+        .unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    let at_work = || {
+        on(&local, |local| {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%pg_sleep(%' \
+                AND pid <> pg_backend_pid()";
+            let nodes = std::iter::once(local.primary()).chain(local.replicas());
+            let counts = nodes.map(|node| {
+                node.sql("app", sql).unwrap()[0][0]
+                    .as_ref()
+                    .unwrap()
+                    .parse::<usize>()
+            });
+            counts.map(Result::unwrap).max().unwrap()
+        })
+    };
+    for sql in [
+        "SELECT pg_sleep(600)",
+        "UPDATE users SET visits = 1 WHERE pg_sleep(600) IS NULL",
+    ] {
+        for round in 0..4 {
+            let requests = (0..8).map(|_| {
+                tokio::time::timeout(Duration::from_millis(150), async {
+                    let mut conn = pool.get().await.unwrap();
+                    run(&mut conn, sql).await
+                })
+            });
+            futures_util::future::join_all(requests).await;
+            let seen = at_work().await;
+            assert!(seen <= 2, "{sql}, round {round}: {seen} at work");
+        }
+        eventually("nobody is at work", || async { at_work().await == 0 }).await;
+        // And there is room for whoever comes.
+        let mut conn = pool.get().await.unwrap();
+        assert_eq!(count(&mut conn.primary()).await, 3);
+    }
+}
+
+/// pgdogdev/pgdog #1494, gpustack #6105: whoever waits for a connection of a server that is not the primary any more
+/// waits in vain, as others hold on to those that they have.
+#[tokio::test]
+async fn who_waits_for_a_connection_goes_on_when_another_node_takes_over() {
+    let local = own_cluster().await;
+    let builder = builder_for(&local, "app").max_size(1);
+    let builder = builder.connection_timeout(Duration::MAX);
+    let builder = builder.failover_wait(Duration::from_secs(30));
+    let pool = builder.build().await.unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    let mut holding = pool.get().await.unwrap();
+    run(&mut holding, "BEGIN").await.unwrap();
+    insert("lost").execute(&mut holding).await.unwrap();
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            let mut conn = pool.get().await.unwrap();
+            insert("waits").execute(&mut conn).await.unwrap();
+            conn.last_route().unwrap().node
+        }
+    });
+    tokio::task::yield_now().await;
+    on(&local, |local| local.replicas()[0].promote().unwrap()).await;
+    let limit = Duration::from_secs(60);
+    let served = tokio::time::timeout(limit, waiting)
+        .await
+        .expect("it does not wait for ever");
+    assert_eq!(served.unwrap(), "replica-1");
+    drop(holding);
+}
+
+/// The same of a reader whose replica dies.
+#[tokio::test]
+async fn who_waits_for_a_replicas_connection_reads_elsewhere_when_it_dies() {
+    let local = own_cluster().await;
+    let builder = builder_for(&local, "app").max_size(1);
+    let builder = builder.connection_timeout(Duration::MAX);
+    let pool = builder.build().await.unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    pool.remove_replica("replica-2").await.unwrap();
+    let mut holding = pool.get().await.unwrap();
+    assert_eq!(count(&mut holding.replica()).await, 3);
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            let mut conn = pool.get().await.unwrap();
+            count(&mut conn).await
+        }
+    });
+    tokio::task::yield_now().await;
+    on(&local, |local| local.replicas()[0].kill().unwrap()).await;
+    let limit = Duration::from_secs(60);
+    let served = tokio::time::timeout(limit, waiting)
+        .await
+        .expect("it does not wait for ever");
+    assert_eq!(served.unwrap(), 3);
+    drop(holding);
+}
+
+/// Limits of a role are for the application's statements.
+#[tokio::test]
+async fn a_roles_limits_do_not_reach_who_watches_the_servers() {
+    let local = own_cluster().await;
+    on(&local, |local| {
+        let limits = "ALTER DATABASE app SET idle_session_timeout = '200ms';
+            ALTER DATABASE app SET default_transaction_isolation = 'serializable';
+            ALTER DATABASE app SET default_transaction_deferrable = on;
+            ALTER DATABASE app SET default_transaction_read_only = off";
+        local.primary().sql("postgres", limits).unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+    let pool = builder_for(&local, "app").build().await.unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    let watchers = || {
+        on(&local, |local| {
+            let sql = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_current_wal_insert_lsn%' \
+                AND pid <> pg_backend_pid() AND backend_type = 'client backend' ORDER BY pid";
+            local.primary().sql("app", sql).unwrap()
+        })
+    };
+    eventually("somebody watches", || async {
+        !watchers().await.is_empty()
+    })
+    .await;
+    let before = watchers().await;
+    // Several times as long as a session may be idle.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let after = watchers().await;
+    assert!(
+        before.iter().any(|pid| after.contains(pid)),
+        "{before:?} {after:?}"
+    );
+    for node in pool.status().nodes {
+        assert_eq!(node.monitor_error, None, "{}", node.name);
+    }
+    let mut conn = pool.get().await.unwrap();
+    insert("one").execute(&mut conn).await.unwrap();
+    assert_eq!(count(&mut conn).await, 4);
 }
