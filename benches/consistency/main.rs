@@ -13,6 +13,8 @@
     reason = "a program of measurements, which fails by panicking"
 )]
 
+mod mixed;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -181,6 +183,7 @@ async fn measure(cluster: Arc<LocalCluster>, rounds: usize) {
     for sessions in [1, 8] {
         compare_writes(&pools, sessions, rounds).await;
     }
+    mixed::compare(&pools[1], &pools[2], rounds).await;
     println!("a read after a write of its session, by the pause between (read your writes)");
     println!(
         "  {:>6}   {:>10}   {:>10}   {:>10}   {:>10}   {:>7}   with a timer of 2 s",

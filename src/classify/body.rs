@@ -31,10 +31,21 @@ const COMMANDS: &[&str] = &[
 /// After these (and after a semicolon) a statement begins.
 const OPENERS: &[&str] = &["begin", "atomic", "then", "else", "loop"];
 
+/// What some code is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Body {
+    pub(super) does: Does,
+    /// It does something, or changes data.
+    pub(super) acts: bool,
+}
+
 /// What the code may do.
-pub(super) fn does(text: &str, known: Known<'_>) -> Does {
+pub(super) fn judge(text: &str, known: Known<'_>) -> Body {
     let Ok(tokens) = lexer::tokens(text) else {
-        return Findings::anything().does();
+        return Body {
+            does: Findings::anything().does(),
+            acts: true,
+        };
     };
     let tokens = Tokens::new(text, &tokens);
     let mut found = scan::scan(tokens, known);
@@ -58,7 +69,11 @@ pub(super) fn does(text: &str, known: Known<'_>) -> Does {
             does.add(code.fired());
         }
     }
-    does
+    let changes = found.write || found.locking || found.into || commands;
+    Body {
+        does,
+        acts: changes || does != Does::NOTHING,
+    }
 }
 
 /// Whether the word begins a command which changes the catalog or maintains relations.

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::body;
+use super::body::{self, Body};
 use super::code::{Code, CodeRow, Does, Kind};
 use super::functions::{Effect, Functions};
 use super::lexer;
@@ -23,6 +23,10 @@ pub(super) struct Function {
     attribute: bool,
     /// What the users' ones do.
     does: Does,
+    /// The body of one was read.
+    is_read: bool,
+    /// A body does something, or could not be read.
+    acts: bool,
 }
 
 impl Function {
@@ -51,7 +55,12 @@ impl Function {
 
     /// What a call of one that is a user's may do, unless a replica may do it too.
     pub(super) fn effect(self) -> Option<Effect> {
-        (self.does != Does::NOTHING).then_some(Effect::Code(self.does))
+        let effect = if self.is_read && !self.acts {
+            Effect::Declared
+        } else {
+            Effect::Code(self.does)
+        };
+        (self.does != Does::NOTHING).then_some(effect)
     }
 
     /// The same of `(x).f`.
@@ -62,7 +71,15 @@ impl Function {
     /// Its code was found to do this.
     fn run(&mut self, does: Does) -> bool {
         let known = std::mem::replace(&mut self.user, true);
+        self.acts |= does != Does::NOTHING;
         self.does.add(does) || !known
+    }
+
+    /// Its body was read, and found to do this.
+    fn read(&mut self, body: Body) -> bool {
+        let known = std::mem::replace(&mut self.is_read, true);
+        self.acts |= body.acts;
+        self.run(body.does) || !known
     }
 }
 
@@ -116,25 +133,31 @@ impl Catalog {
 
     /// Whether the row told something new.
     fn judge(&mut self, row: &CodeRow, functions: &Functions) -> bool {
-        let function = match row.kind {
+        let name = row.name.as_str();
+        match row.kind {
             Kind::Argument => {
                 let Some(runs) = self.code.runs(&row.definition) else {
                     return false;
                 };
                 let mut does = runs.made;
                 does.add(runs.held);
-                does
+                self.named(name).run(does)
             }
-            kind if kind.is_tie() => return self.code.tied(row),
-            Kind::Opaque => Findings::anything().does(),
-            Kind::Function => body::does(&row.definition, self.known(functions)),
+            kind if kind.is_tie() => self.code.tied(row),
+            Kind::Opaque => self.named(name).run(Findings::anything().does()),
+            Kind::Function => {
+                let body = body::judge(&row.definition, self.known(functions));
+                self.named(name).read(body)
+            }
             _ => {
                 let found = self.expression(row, functions);
-                return self.code.found(row, &found);
+                self.code.found(row, &found)
             }
-        };
-        let name = row.name.as_str().into();
-        self.functions.entry(name).or_default().run(function)
+        }
+    }
+
+    fn named(&mut self, name: &str) -> &mut Function {
+        self.functions.entry(name.into()).or_default()
     }
 
     /// What an expression or a query does. One that may not be read could be anything.

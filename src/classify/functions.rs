@@ -17,6 +17,8 @@ pub(super) enum Effect {
     Harmless,
     /// It tells of the server that is asked.
     Server,
+    /// It is a user's that was declared volatile, and its body does nothing of the kind.
+    Declared,
     /// It may write, or fails on a standby.
     Volatile,
     /// It takes an advisory lock until the transaction ends.
@@ -131,6 +133,7 @@ impl Functions {
             // What was denied may leave something behind as well.
             Some(Effect::Volatile) => {
                 let known = Self::listed(name).or_else(|| catalog?.function(name).effect());
+                let known = known.filter(|effect| *effect != Effect::Declared);
                 return known.unwrap_or(Effect::Volatile);
             }
             Some(effect) => return effect,

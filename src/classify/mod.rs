@@ -24,8 +24,9 @@ mod transaction;
 mod tests;
 
 use std::any::TypeId;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use crate::config::FunctionConfig;
@@ -43,6 +44,9 @@ pub(crate) use queries::{CODE_SQL, FUNCTIONS_SQL, OPERATORS_SQL};
 use scan::Known;
 pub(crate) use settings::{Argument, Change, can_travel, changes};
 pub(crate) use transaction::TransactionControl;
+
+/// So many functions are told of.
+const DECLARED: usize = 100;
 
 /// What a statement is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +116,9 @@ pub(crate) struct Classifier {
     /// The verdicts on what a replica refused.
     learned: Learned,
     wants_catalog: AtomicBool,
+    /// Functions whose declaration alone keeps queries from replicas, and whether one is to be told of.
+    declared: Mutex<BTreeMap<String, bool>>,
+    tells_declared: AtomicBool,
     /// How many changes of the catalog are known, and how many of them the loaded one has seen.
     changes: AtomicU64,
     seen: AtomicU64,
@@ -127,6 +134,8 @@ impl Classifier {
             })),
             learned: Learned::new(),
             wants_catalog: AtomicBool::new(false),
+            declared: Mutex::default(),
+            tells_declared: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             seen: AtomicU64::new(0),
         }
@@ -160,12 +169,35 @@ impl Classifier {
         if judgement.wants_catalog {
             self.wants_catalog.store(true, Ordering::Relaxed);
         }
+        if let Some(name) = judgement.declared {
+            let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+            if declared.len() < DECLARED && !declared.contains_key(&name) {
+                declared.insert(name, false);
+                self.tells_declared.store(true, Ordering::Relaxed);
+            }
+        }
         let current = self.ground.read().unwrap_or_else(PoisonError::into_inner);
         let verdict = self.learned.get(key).unwrap_or(judgement.verdict);
         if Arc::ptr_eq(&current, &ground) {
             current.verdicts.insert(key, verdict);
         }
         verdict
+    }
+
+    /// Functions that were met since the last call and that keep queries from replicas by being declared
+    /// volatile, and by nothing else.
+    pub(crate) fn take_declared(&self) -> Vec<String> {
+        if !self.tells_declared.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        self.tells_declared.store(false, Ordering::Relaxed);
+        let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = declared.iter_mut().filter(|(_, told)| !**told);
+        news.map(|(name, told)| {
+            *told = true;
+            name.clone()
+        })
+        .collect()
     }
 
     /// A replica refused the statement for being one, and the primary accepted it, so it goes to the primary

@@ -8,6 +8,7 @@ use std::thread;
 use sqlparser::ast::{Query, SetExpr, Statement, Visit, Visitor};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
+use tracing::subscriber::NoSubscriber;
 
 use super::tokens::{Kind, Tokens};
 
@@ -51,7 +52,11 @@ fn links(tokens: Tokens<'_>) -> usize {
 }
 
 fn parses_as_query(text: &str) -> bool {
-    let Ok(statements) = Parser::parse_sql(&PostgreSqlDialect {}, text) else {
+    // The parser logs each step that it takes, which is nobody's business but its own.
+    let parsed = tracing::subscriber::with_default(NoSubscriber::new(), || {
+        Parser::parse_sql(&PostgreSqlDialect {}, text)
+    });
+    let Ok(statements) = parsed else {
         return false;
     };
     statements.iter().all(only_reads)

@@ -41,6 +41,8 @@ pub(super) struct Findings {
     pub(super) of_server: bool,
     /// Something is called that may have effects.
     pub(super) volatile: bool,
+    /// The first token that calls what was only declared to have some.
+    pub(super) declared: Option<u32>,
     /// An advisory lock is taken until the transaction ends.
     pub(super) locks: bool,
     /// Code is run that may leave anything in the session.
@@ -65,11 +67,19 @@ impl Findings {
     /// Whether a query with these findings is known to be safe on a replica.
     pub(super) fn is_plain(self) -> bool {
         let Self { written, made, .. } = self;
-        self == Self {
-            written,
-            made,
-            ..Self::default()
-        }
+        self.declared.is_none()
+            && self
+                == Self {
+                    written,
+                    made,
+                    ..Self::default()
+                }
+    }
+
+    /// Whether a query with these findings would be so, but for how a function was declared.
+    pub(super) fn is_plain_but_declared(self) -> bool {
+        let declared = None;
+        self.declared.is_some() && Self { declared, ..self }.is_plain()
     }
 
     /// What a query or an expression with these findings does.
@@ -86,7 +96,11 @@ impl Findings {
     pub(super) fn does_as_body(&self) -> Does {
         Does {
             of_server: self.of_server,
-            volatile: self.volatile || self.anything || self.setting || self.temporary,
+            volatile: self.volatile
+                || self.declared.is_some()
+                || self.anything
+                || self.setting
+                || self.temporary,
             leaves: self.leaves() > Leaves::Nothing,
             indelible: self.is_indelible(),
             locks: self.locks,
@@ -128,10 +142,11 @@ impl Findings {
         self.locks |= does.locks;
     }
 
-    fn effect(&mut self, effect: Effect, local: bool) {
+    fn effect(&mut self, effect: Effect, at: usize, local: bool) {
         match effect {
             Effect::Harmless => {}
             Effect::Server => self.of_server = true,
+            Effect::Declared => self.declared = self.declared.or(u32::try_from(at).ok()),
             Effect::Volatile => self.volatile = true,
             Effect::Lock => {
                 self.volatile = true;
@@ -294,7 +309,7 @@ impl Scan<'_> {
             self.call(at, &name, found);
         } else if self.is_before(at, ".") {
             let effect = self.known.functions.attribute(self.known.catalog, &name);
-            found.effect(effect, false);
+            found.effect(effect, at, false);
         }
     }
 
@@ -308,7 +323,7 @@ impl Scan<'_> {
         };
         if schema.is_none() && self.tokens.kind(at) == Some(Kind::Word) {
             if let Some(effect) = functions.soft_keyword(catalog, name) {
-                found.effect(effect, false);
+                found.effect(effect, at, false);
                 return;
             }
         }
@@ -319,7 +334,7 @@ impl Scan<'_> {
         if effect == Effect::Unknown && self.is_no_call(start, at) {
             effect = Effect::Harmless;
         }
-        found.effect(effect, effect == Effect::Setting && self.is_local(at));
+        found.effect(effect, at, effect == Effect::Setting && self.is_local(at));
     }
 
     /// Whether the name stands where one of a type would: after `::` or `AS`, before its value, or after what

@@ -16,10 +16,12 @@ use super::tokens::{Kind, Tokens};
 use super::transaction::{self, TransactionControl};
 
 /// A verdict, and whether more knowledge of the catalog might change it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Judgement {
     pub(super) verdict: Verdict,
     pub(super) wants_catalog: bool,
+    /// The name of a function by whose declaration alone a query is not one for replicas.
+    pub(super) declared: Option<String>,
 }
 
 const READ: Verdict = Verdict {
@@ -72,14 +74,18 @@ pub(super) fn judge(text: &str, known: Known<'_>) -> Judgement {
     let mut judgement = Judgement {
         verdict: UNKNOWN,
         wants_catalog: false,
+        declared: None,
     };
     let Ok(tokens) = lexer::tokens(text) else {
+        // The server counts changes of its catalogs, and would tell.
+        judgement.verdict.ddl = false;
         return judgement;
     };
     let tokens = Tokens::new(text, &tokens);
     let mut verdict: Option<Verdict> = None;
     for statement in statements(tokens) {
-        let next = judge_one(statement, known);
+        let (next, declared) = judge_one(statement, known);
+        judgement.declared = judgement.declared.or(declared);
         judgement.wants_catalog |= next.reason == RouteReason::UnknownStatement && !next.ddl;
         verdict = Some(verdict.map_or(next, |before| combine(before, next)));
     }
@@ -177,11 +183,22 @@ const fn weight(reason: RouteReason) -> u8 {
     }
 }
 
-fn judge_one(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
+/// The verdict on a statement; and on a query the function by whose declaration alone it is not a plain one.
+fn judge_one(tokens: Tokens<'_>, known: Known<'_>) -> (Verdict, Option<String>) {
     if tokens.is_word(0, "explain") {
-        return explain(tokens, known);
+        return (explain(tokens, known), None);
     }
-    let mut found = scan::scan(tokens, known);
+    let found = scan::scan(tokens, known);
+    let verdict = judge_found(tokens, known, found);
+    let alone = is_query(tokens) && found.is_plain_but_declared();
+    let name = found
+        .declared
+        .filter(|_| alone)
+        .and_then(|at| tokens.name(at as usize));
+    (verdict, name.map(std::borrow::Cow::into_owned))
+}
+
+fn judge_found(tokens: Tokens<'_>, known: Known<'_>, mut found: Findings) -> Verdict {
     let verdict = if let Some(control) = transaction::control(tokens) {
         Verdict {
             control: Some(control),
@@ -229,6 +246,7 @@ fn query(found: Findings) -> Verdict {
         locking,
         of_server,
         volatile,
+        declared,
         anything,
         setting,
         unknown,
@@ -244,7 +262,7 @@ fn query(found: Findings) -> Verdict {
         }
     } else if locking {
         primary(RouteReason::LockingClause, true)
-    } else if volatile || anything {
+    } else if volatile || anything || declared.is_some() {
         primary(RouteReason::VolatileFunction, true)
     } else if unknown {
         primary(RouteReason::UnknownStatement, true)
@@ -391,7 +409,7 @@ fn block(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
                 .string(at)
                 .map_or(Findings::anything().does(), |text| {
                     ddl |= body::may_change_catalog(&text);
-                    body::does(&text, known)
+                    body::judge(&text, known).does
                 }),
             // Of other languages nothing is known.
             _ if tokens.is_word(at, "language") && !tokens.is_word(at + 1, "plpgsql") => {
@@ -408,6 +426,16 @@ fn block(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
         },
         does,
     )
+}
+
+/// `CREATE TEMP TABLE`: others see nothing of it.
+fn is_temporary_table(tokens: Tokens<'_>) -> bool {
+    let at = if tokens.is_any(1, &["local", "global"]) {
+        2
+    } else {
+        1
+    };
+    tokens.is_any(at, &["temp", "temporary"]) && tokens.is_word(at + 1, "table")
 }
 
 fn create(tokens: Tokens<'_>) -> Verdict {
@@ -428,7 +456,7 @@ fn create(tokens: Tokens<'_>) -> Verdict {
         } else {
             Leaves::Nothing
         },
-        ddl: true,
+        ddl: !is_temporary_table(tokens),
         ..primary(RouteReason::Write, true)
     }
 }

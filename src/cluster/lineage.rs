@@ -8,7 +8,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::marks::Marks;
 use super::member::Member;
 use super::topology::Topology;
 use crate::election;
@@ -41,13 +40,16 @@ struct Line {
     replayed: Option<Lsn>,
     received: Option<Lsn>,
     feed: Feed,
+    /// That is what it told when the primary's timeline was known here already. What it told before, it may
+    /// have gone beyond since.
+    fresh: bool,
     /// It has replayed log beyond what the primary of this timeline was given to do, and does not show it.
     lacks: u32,
 }
 
 impl Line {
     /// `known` is the newest timeline that the standby has told.
-    fn of(facts: &Facts, known: u32) -> Option<Self> {
+    fn of(facts: &Facts, known: u32, fresh: bool) -> Option<Self> {
         let Place::Standby {
             replayed,
             received,
@@ -73,6 +75,7 @@ impl Line {
                 (None, Some(false)) => Feed::Nothing,
                 (None, _) => Feed::Hidden,
             },
+            fresh,
             lacks: *lacks,
         })
     }
@@ -93,7 +96,7 @@ enum Verdict {
     Unfed,
 }
 
-fn verdict(line: &Line, newest: u32, forks: &Forks, marked: Option<Lsn>) -> Verdict {
+fn verdict(line: &Line, newest: u32, forks: &Forks) -> Verdict {
     let place = |lsn| Position::new(line.timeline, lsn);
     if line.lacks != 0 && line.lacks >= newest {
         return Verdict::Diverged(place(line.replayed.unwrap_or(Lsn(0))));
@@ -101,20 +104,24 @@ fn verdict(line: &Line, newest: u32, forks: &Forks, marked: Option<Lsn>) -> Verd
     if line.timeline >= newest {
         return Verdict::Trusted;
     }
-    let Some(replayed) = line.replayed.filter(|_| forks.current() >= newest) else {
+    let known = line.fresh && forks.current() >= newest;
+    let Some(replayed) = line.replayed.filter(|_| known) else {
         return Verdict::Doubtful;
     };
-    match forks.standing(place(replayed)) {
-        Standing::Lost if line.exact => Verdict::Diverged(place(replayed)),
-        Standing::Lost | Standing::Unclear => Verdict::Doubtful,
-        Standing::Kept | Standing::Ahead => {
-            let behind = |marked| line.received.is_some_and(|received| received < marked);
-            match line.feed {
-                Feed::Hidden if marked.is_some_and(behind) => Verdict::Unfed,
-                Feed::Hidden => Verdict::Trusted,
-                Feed::Nothing | Feed::Of(_) => Verdict::Unfed,
-            }
-        }
+    let standing = forks.standing(place(replayed));
+    if standing == Standing::Lost && line.exact {
+        return Verdict::Diverged(place(replayed));
+    }
+    // What it has, it is about to replay.
+    let has = line
+        .received
+        .map(|received| forks.standing(place(received)));
+    let common = |standing| matches!(standing, Standing::Kept | Standing::Ahead);
+    if common(standing) && has.is_none_or(common) {
+        // Whoever follows the primary has more than that at once: the end of its recovery.
+        Verdict::Unfed
+    } else {
+        Verdict::Doubtful
     }
 }
 
@@ -135,18 +142,25 @@ pub(crate) struct Followed {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known<'k> {
     pub(super) board: &'k Board,
-    pub(super) marks: &'k Marks,
 }
 
 impl Known<'_> {
     /// Judges every standby.
     pub(super) fn judge(&self, topology: &mut Topology) {
         let (newest, began, now) = (topology.timeline(), topology.began(), Instant::now());
+        let since = topology.timeline_since();
+        let superseded = |member: &Member| {
+            matches!(member.standing, election::Standing::Superseded { .. }) && member.is_up()
+        };
+        let rival = topology.members.iter().any(superseded);
         for member in &mut topology.members {
             let standby = member.standing == election::Standing::Replica
                 && member.role == Some(ServerRole::Standby);
             let facts = member.node.told().filter(|_| standby);
-            let line = facts.and_then(|told| Line::of(&told.facts, member.timeline));
+            let line = facts.and_then(|told| {
+                let fresh = since.is_none_or(|since| told.asked >= since);
+                Line::of(&told.facts, member.timeline, fresh)
+            });
             let Some(line) = line else {
                 member.followed = Followed::default();
                 member.judged(None);
@@ -154,27 +168,27 @@ impl Known<'_> {
             };
             let verdict = self.verdict(&line, newest);
             member.followed.note(verdict, began, now);
-            let apart = apart(verdict, &line, newest, member.followed, now);
+            let waits = line.feed == Feed::Nothing && !rival;
+            let apart = apart(verdict, &line, newest, (member.followed, waits), now);
             member.judged(apart);
         }
     }
 
     fn verdict(&self, line: &Line, newest: u32) -> Verdict {
-        let marked = self.marks.known(newest).map(|mark| mark.end);
-        self.board
-            .with(|view| verdict(line, newest, &view.forks, marked))
+        self.board.with(|view| verdict(line, newest, &view.forks))
     }
 
     /// Whether judging the node anew by these facts would change something.
     pub(super) fn would_change(&self, member: &Member, facts: &Facts, newest: u32) -> bool {
-        let Some(line) = Line::of(facts, member.timeline) else {
+        let Some(line) = Line::of(facts, member.timeline, true) else {
             return false;
         };
         let now = Instant::now();
         let verdict = self.verdict(&line, newest);
         let mut followed = member.followed;
         followed.note(verdict, true, now);
-        let apart = apart(verdict, &line, newest, followed, now);
+        let waits = line.feed == Feed::Nothing;
+        let apart = apart(verdict, &line, newest, (followed, waits), now);
         let kind = |apart: Option<&(Apart, Arc<str>)>| apart.map(|(kind, _)| *kind);
         kind(apart.as_ref()) != kind(member.health.apart())
             || followed.unfed.is_some() != member.followed.unfed.is_some()
@@ -182,7 +196,7 @@ impl Known<'_> {
 
     /// Whether only what the primary was given to do can tell of this standby.
     pub(super) fn needs_proof(&self, facts: &Facts, newest: u32) -> bool {
-        let Some(line) = Line::of(facts, 0).filter(|line| newest != 0 && line.lacks < newest)
+        let Some(line) = Line::of(facts, 0, true).filter(|line| newest != 0 && line.lacks < newest)
         else {
             return false;
         };
@@ -209,12 +223,13 @@ impl Followed {
     }
 }
 
-/// What it becomes by that, and what to do about it.
+/// What it becomes by that, and what to do about it. It may be waited for whether one that gets nothing goes
+/// over to the primary, if nobody else can give it anything meanwhile.
 fn apart(
     verdict: Verdict,
     line: &Line,
     newest: u32,
-    followed: Followed,
+    (followed, waits): (Followed, bool),
     now: Instant,
 ) -> Option<(Apart, Arc<str>)> {
     let timeline = line.timeline;
@@ -247,7 +262,13 @@ fn apart(
             let since = followed.unfed.filter(|_| followed.current);
             let long = |since| now.saturating_duration_since(since) >= MOMENT;
             if !since.is_none_or(long) {
-                return None;
+                let cause = || {
+                    format!(
+                        "the primary is on timeline {newest}, and this replica may still be given what \
+                         timeline {timeline} has beyond its end"
+                    )
+                };
+                return (!waits).then(|| (Apart::Doubtful, cause().into()));
             }
             let fed = match line.feed {
                 Feed::Of(timeline) => {
@@ -297,12 +318,13 @@ mod tests {
             replayed: Some(Lsn(replayed)),
             received: Some(Lsn(replayed)),
             feed,
+            fresh: true,
             lacks: 0,
         }
     }
 
     fn of(line: Line) -> Verdict {
-        verdict(&line, 2, &forks(), Some(Lsn(150)))
+        verdict(&line, 2, &forks())
     }
 
     #[test]
@@ -328,18 +350,21 @@ mod tests {
 
     #[test]
     fn whoever_is_before_the_fork_has_to_go_on() {
-        for feed in [Feed::Nothing, Feed::Of(1)] {
+        for feed in [Feed::Nothing, Feed::Of(1), Feed::Hidden] {
             assert_eq!(of(line(100, feed)), Verdict::Unfed);
         }
-        // It has received less than the primary was given to do.
-        assert_eq!(of(line(100, Feed::Hidden)), Verdict::Unfed);
+        // It is about to replay what lies beyond, of whichever timeline.
         let receives = Line {
             received: Some(Lsn(150)),
             ..line(100, Feed::Hidden)
         };
-        assert_eq!(of(receives), Verdict::Trusted);
-        let unmarked = verdict(&line(100, Feed::Hidden), 2, &forks(), None);
-        assert_eq!(unmarked, Verdict::Trusted);
+        assert_eq!(of(receives), Verdict::Doubtful);
+        // It may have gone on since it was asked.
+        let before = Line {
+            fresh: false,
+            ..line(100, Feed::Nothing)
+        };
+        assert_eq!(of(before), Verdict::Doubtful);
     }
 
     #[test]
@@ -350,10 +375,10 @@ mod tests {
         };
         assert_eq!(of(current), Verdict::Trusted);
         // Nobody knows of a newer one.
-        let first = verdict(&line(900, Feed::Nothing), 1, &Forks::default(), None);
+        let first = verdict(&line(900, Feed::Nothing), 1, &Forks::default());
         assert_eq!(first, Verdict::Trusted);
         // The fork is not known yet.
-        let early = verdict(&line(1, Feed::Nothing), 2, &Forks::default(), None);
+        let early = verdict(&line(1, Feed::Nothing), 2, &Forks::default());
         assert_eq!(early, Verdict::Doubtful);
     }
 
@@ -362,12 +387,19 @@ mod tests {
         let start = Instant::now();
         let kind = |followed: Followed, now| {
             let line = line(50, Feed::Nothing);
-            apart(Verdict::Unfed, &line, 2, followed, now).map(|(kind, _)| kind)
+            apart(Verdict::Unfed, &line, 2, (followed, true), now).map(|(kind, _)| kind)
+        };
+        let fed = |followed: Followed, now| {
+            let line = line(50, Feed::Of(1));
+            apart(Verdict::Unfed, &line, 2, (followed, false), now).map(|(kind, _)| kind)
         };
         let mut seen = Followed::default();
         seen.note(Verdict::Trusted, true, start);
         seen.note(Verdict::Unfed, true, start);
         assert_eq!(kind(seen, start), None);
+        // Who may still be given more of the old timeline is not waited for.
+        assert_eq!(fed(seen, start), Some(Apart::Doubtful));
+        assert_eq!(fed(seen, start + MOMENT), Some(Apart::Orphaned));
         assert_eq!(kind(seen, start + MOMENT), Some(Apart::Orphaned));
         let mut fresh = Followed::default();
         fresh.note(Verdict::Unfed, true, start);

@@ -365,16 +365,18 @@ impl Manager {
         self.count_answers(&mut after);
         let after = Arc::new(after);
         self.publish.send_replace(Arc::clone(&after));
+        if after.timeline() != before.timeline() {
+            // What standbys told before says nothing of where they are beside the new primary.
+            let members = after.members.iter();
+            members.for_each(|member| member.progress.nudge());
+        }
         self.follow_the_gate(&before, &after);
         succession::follow(&before, &after, &self.bell);
     }
 
     /// What standbys are compared by.
     pub(super) fn known(&self) -> Known<'_> {
-        Known {
-            board: &self.board,
-            marks: &self.marks,
-        }
+        Known { board: &self.board }
     }
 
     /// Ends the connections of every node, and with the sender tells that all is over.

@@ -1,6 +1,7 @@
 //! What is known of the nodes: an immutable value, replaced as a whole.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::member::Member;
 use crate::election::promotion::needed;
@@ -43,6 +44,8 @@ pub(crate) struct Topology {
     pub(crate) gate: Gate,
     /// What the last election found; the primary is told by its place among the members.
     past: Past,
+    /// Since when the newest timeline is known here.
+    timeline_since: Option<Instant>,
 }
 
 impl Topology {
@@ -90,6 +93,11 @@ impl Topology {
     /// The newest timeline that any node was seen on.
     pub(crate) fn timeline(&self) -> u32 {
         self.past.newest
+    }
+
+    /// Since when that is known here.
+    pub(super) fn timeline_since(&self) -> Option<Instant> {
+        self.timeline_since
     }
 
     /// How many of the nodes are a majority.
@@ -219,6 +227,9 @@ impl Topology {
             ..self.past
         };
         let elected = elect(&sights, past);
+        if elected.past.newest != self.past.newest {
+            self.timeline_since = Some(Instant::now());
+        }
         for (member, standing) in self.members.iter_mut().zip(elected.standings) {
             member.standing = standing;
         }

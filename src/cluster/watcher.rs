@@ -335,10 +335,7 @@ impl Watcher {
     }
 
     fn known(&self) -> Known<'_> {
-        Known {
-            board: &self.board,
-            marks: &self.marks,
-        }
+        Known { board: &self.board }
     }
 
     /// Tells of changes of the code in the database: a migration of another process makes them as well.

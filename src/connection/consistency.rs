@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use super::session::Session;
 use super::{ReplicatedConnection, Scope};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Topology};
 use crate::config::{Consistency, WriteScope};
 use crate::deadline;
-use crate::guarantee::{Guarantee, Left, Positions, Progress};
+use crate::guarantee::{Guarantee, Left, Positions, Progress, UNTOLD};
 use crate::node::Lease;
 use crate::position::Position;
 use crate::route::RouteReason;
@@ -106,7 +106,23 @@ impl ReplicatedConnection {
             return None;
         }
         let board = &self.cluster.board;
-        let timeline = self.timeline_of(lease);
+        let mut timeline = self.timeline_of(lease);
+        if timeline == 0 && guarantee.awaits_timeline() {
+            // A pool that has just begun may have seen that it takes writes, and no more.
+            let told = |topology: &Topology| {
+                let member = topology.member(lease.node());
+                member
+                    .is_none_or(|member| member.timeline != 0)
+                    .then_some(())
+            };
+            let deadline = deadline::after(Instant::now(), self.cluster.health.timeout);
+            let _ = self.cluster.with_changes(deadline, told).await;
+            timeline = self.timeline_of(lease);
+            if timeline == 0 {
+                guarantee.gives_up_on(UNTOLD);
+                return Some(RouteReason::UnclearWrite);
+            }
+        }
         if guarantee.awaits_word_of(timeline, board) {
             let topology = self.cluster.topology();
             let asked = topology.member(lease.node());

@@ -96,6 +96,13 @@ impl ReplicatedConnection {
             verdict = verdict.on_outdated_catalog();
         }
         let settings = settings.unwrap_or_default();
+        for function in self.cluster.classifier.take_declared() {
+            tracing::warn!(
+                target: "diesel_replicated",
+                function,
+                "function_keeps_reads_on_the_primary"
+            );
+        }
         if self.cluster.classifier.take_wants_catalog() {
             self.cluster.catalog_wanted();
         }
@@ -332,7 +339,10 @@ impl ReplicatedConnection {
         };
         if served.kind == NodeKind::Primary {
             let loss = self.learns_of_loss(&served.lease).await;
-            let reads = matches!(journey.decision, Decision::Replica { .. });
+            let reads = matches!(
+                journey.decision,
+                Decision::Replica { .. } | Decision::Primary(RouteReason::OwnWrite)
+            );
             if let Some(reason) = loss.filter(|_| reads && served.reason != RouteReason::Forced) {
                 served.reason = reason;
             }

@@ -67,8 +67,8 @@ impl ReplicatedConnection {
             + AsyncFunc<&'r mut Self, Result<T, E>, Fut: Send>
             + Send
             + 'a,
-        T: Send + 'a,
-        E: From<diesel::result::Error> + Send + 'a,
+        T: 'a,
+        E: From<diesel::result::Error> + 'a,
     {
         let mut transaction = self.build_transaction().repeatable_read().read_only();
         transaction.on_replicas = true;
@@ -154,8 +154,8 @@ impl<'a> TransactionBuilder<'a> {
             + AsyncFunc<&'r mut ReplicatedConnection, Result<T, E>, Fut: Send>
             + Send
             + 'b,
-        T: Send + 'b,
-        E: From<diesel::result::Error> + Send + 'b,
+        T: 'b,
+        E: From<diesel::result::Error> + 'b,
     {
         self.start().await?;
         match callback(&mut *self.connection).await {

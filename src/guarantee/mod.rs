@@ -28,6 +28,9 @@ use crate::position::{Position, Standing};
 use crate::route::RouteReason;
 use crate::wire::Wire;
 
+/// In the place of a timeline: the primary does not tell its own.
+pub(crate) const UNTOLD: u32 = u32::MAX;
+
 /// What one session has written and seen.
 #[derive(Debug, Default)]
 pub(crate) struct Guarantee {
@@ -220,6 +223,16 @@ impl Guarantee {
         }
         let _ = state.settle(board);
         board.timeline() < timeline && state.wrote_before(timeline)
+    }
+
+    /// Whether the session has written on some timeline, so that it matters on which the primary is; if that
+    /// was not waited for in vain before.
+    pub(crate) fn awaits_timeline(&self) -> bool {
+        if !self.is_touched() {
+            return false;
+        }
+        let state = self.state();
+        state.untold != UNTOLD && state.wrote_before(u32::MAX)
     }
 
     /// The primary of this timeline did not tell in time how that came to be; it is not waited for again.

@@ -56,6 +56,8 @@ pub(crate) type Reporter = Arc<dyn Fn(&Arc<Node>, Trouble) + Send + Sync>;
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) facts: Facts,
+    /// When it was asked; what has become of it since it has not told.
+    pub(crate) asked: Instant,
     /// How long answers take, averaged over the last ones.
     pub(crate) round_trip: Duration,
 }
@@ -132,10 +134,12 @@ impl Node {
         /// Of the average, so much is the last answer's.
         const WEIGHT: f64 = 0.3;
         self.heard.beat();
+        let now = Instant::now();
         let mut told = self.told_mut();
         let known = told.as_ref().map_or(took, |told| told.round_trip);
         *told = Some(Arc::new(Told {
             facts: facts.clone(),
+            asked: now.checked_sub(took).unwrap_or(now),
             round_trip: known.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT),
         }));
     }

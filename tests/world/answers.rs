@@ -235,3 +235,81 @@ async fn the_pool_says_of_itself_what_its_primary_is() {
         );
     }
 }
+
+/// crates.io's `canon_crate_name()`: two of three reads stayed on the primary, for want of a word in a declaration.
+#[tokio::test]
+async fn a_function_that_is_volatile_by_declaration_alone_is_told_once_by_name() {
+    let log = crate::history::Log::listen();
+    let database = crate::support::database().await;
+    let name = database.clone();
+    blocking(move || {
+        let schema = "
+            CREATE FUNCTION canon_name_told(text) RETURNS text LANGUAGE sql AS 'SELECT lower(replace($1, ''-'', ''_''))';
+            CREATE FUNCTION notes_told(text) RETURNS text LANGUAGE sql AS 'INSERT INTO users (name) VALUES ($1) RETURNING name'";
+        let primary = crate::support::cluster().primary();
+        primary.sql(&name, schema).unwrap();
+    })
+    .await;
+    let pool = crate::support::builder(&database).build().await.unwrap();
+    for name in ["a", "b"] {
+        for function in ["canon_name_told", "notes_told"] {
+            let mut conn = pool.get().await.unwrap();
+            let sql = format!("SELECT {function}('{name}') AS answer");
+            assert_eq!(
+                answer(&mut conn, &sql).await.unwrap().as_deref(),
+                Some(name)
+            );
+            let reason = conn.last_route().unwrap().reason;
+            assert_eq!(reason, RouteReason::VolatileFunction);
+        }
+    }
+    let event = "function_keeps_reads_on_the_primary";
+    assert_eq!(log.of(event, "canon_name_told").len(), 1);
+    assert_eq!(log.of(event, "notes_told").len(), 0, "it writes");
+    let pool = crate::support::builder(&database)
+        .allow_function("canon_name_told")
+        .build()
+        .await
+        .unwrap();
+    let mut conn = pool.get().await.unwrap();
+    answer(&mut conn, "SELECT canon_name_told('c') AS answer")
+        .await
+        .unwrap();
+    assert_eq!(conn.last_route().unwrap().reason, RouteReason::PlainSelect);
+}
+
+/// A temporary table for each request is no change of the catalog for anybody else.
+#[tokio::test]
+async fn temporary_tables_and_nonsense_do_not_have_the_catalog_loaded_anew() {
+    let pool = crate::support::pool().await;
+    let mut conn = pool.get().await.unwrap();
+    run(
+        &mut conn,
+        "CREATE FUNCTION quiet() RETURNS integer LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$",
+    )
+    .await
+    .unwrap();
+    // What is not trusted for a moment pins the session.
+    eventually("the catalog is loaded", || async {
+        let mut conn = pool.get().await.unwrap();
+        run(&mut conn, "SELECT quiet()").await.unwrap();
+        let mut conn = conn.with_consistency(Consistency::Eventual);
+        answer(&mut conn, "SELECT 'x' AS answer").await.unwrap();
+        conn.last_route().unwrap().reason != RouteReason::SessionState
+    })
+    .await;
+    for sql in [
+        "CREATE TEMP TABLE cart (id integer)",
+        "CREATE TEMPORARY TABLE IF NOT EXISTS cart AS SELECT 1 AS id",
+        "SELECT 'nothing' \\ that can be read",
+    ] {
+        let mut conn = pool.get().await.unwrap();
+        drop(run(&mut conn, sql).await);
+        let mut other = pool.get().await.unwrap();
+        run(&mut other, "SELECT quiet()").await.unwrap();
+        let mut other = other.with_consistency(Consistency::Eventual);
+        answer(&mut other, "SELECT 'x' AS answer").await.unwrap();
+        let reason = other.last_route().unwrap().reason;
+        assert_ne!(reason, RouteReason::SessionState, "{sql}");
+    }
+}

@@ -90,10 +90,10 @@ async fn written(pool: &ReplicatedPool, name: &str) {
 
 /// What is logged at warn and above in this program.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    fn listen() -> &'static Self {
+    pub(crate) fn listen() -> &'static Self {
         static LOG: OnceLock<Log> = OnceLock::new();
         LOG.get_or_init(|| {
             let log = Self::default();
@@ -107,7 +107,7 @@ impl Log {
         })
     }
 
-    fn of(&self, event: &str, node: &str) -> Vec<String> {
+    pub(crate) fn of(&self, event: &str, node: &str) -> Vec<String> {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&bytes);
         let lines = text.lines().filter(|line| line.contains(event));
