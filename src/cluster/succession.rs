@@ -21,7 +21,11 @@ pub(super) fn follow(before: &Topology, after: &Topology, bell: &Bell) {
         let name = |node: Option<&Arc<Node>>| node.map(|node| node.name.clone());
         let (from, to) = (name(old.as_ref()), name(new.as_ref()));
         let timeline = after.primary().map(|member| member.timeline);
-        tracing::warn!(target: "diesel_replicated", from, to, timeline, "primary_changed");
+        if before.began() {
+            tracing::warn!(target: "diesel_replicated", from, to, timeline, "primary_changed");
+        } else {
+            tracing::info!(target: "diesel_replicated", from, to, timeline, "primary_changed");
+        }
         bell.ring(Event::PrimaryChanged {
             at: SystemTime::now(),
             from,

@@ -24,6 +24,7 @@ mod state;
 mod state_code;
 #[path = "../it/support.rs"]
 mod support;
+mod told;
 mod waits;
 mod writes;
 mod writes_asynchronous;
