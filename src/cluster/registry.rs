@@ -14,7 +14,8 @@ use crate::error::Error;
 
 /// How often an unused cluster is looked for; one that is unused twice in a row is closed. Long
 /// enough that a pool which opens one connection at a time does not start the cluster each time.
-const LOOK: Duration = Duration::from_secs(30);
+/// Short enough that nobody who drops the database wonders who is still there.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// One lock per URL, so that one cluster that is slow to start holds up no other.
 type Slot = Arc<Mutex<Option<Arc<Cluster>>>>;
@@ -56,8 +57,18 @@ async fn close_when_unused(slot: Slot) {
             .is_none_or(|cluster| Arc::strong_count(cluster) == 1);
         if free && unused {
             *slot = None;
-            return;
+            break;
         }
         unused = free;
+    }
+    forget(&slot);
+}
+
+/// Nobody else has the slot, nor can get it while the registry is locked: the URL is forgotten.
+fn forget(slot: &Slot) {
+    let mut clusters = CLUSTERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(clusters) = &mut *clusters {
+        let is_free = |it: &Slot| Arc::ptr_eq(it, slot) && Arc::strong_count(it) == 2;
+        clusters.retain(|_, it| !is_free(it));
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use diesel::QueryResult;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::{
-    Consistency, ConsistencyConfig, HealthConfig, PromotionConfig, Replicas, RetryPolicy, Stage,
+    Consistency, ConsistencyConfig, HealthConfig, PromotionConfig, Replicas, ReplicatedConnection,
+    RetryPolicy, Stage,
 };
 
 use crate::support::{all_up, builder_for, count, eventually, insert, on, own_cluster, run};
@@ -283,4 +284,27 @@ async fn a_roles_limits_do_not_reach_who_watches_the_servers() {
     let mut conn = pool.get().await.unwrap();
     insert("one").execute(&mut conn).await.unwrap();
     assert_eq!(count(&mut conn).await, 4);
+}
+
+/// Test suites make a database, connect to it by its URL, and drop it.
+#[tokio::test]
+async fn a_database_can_be_dropped_soon_after_its_last_connection_has_gone() {
+    let database = crate::support::database().await;
+    let cluster = crate::support::cluster();
+    let url = cluster.primary().url(&database);
+    for _ in 0..2 {
+        let mut conn = ReplicatedConnection::establish(&url).await.unwrap();
+        assert_eq!(count(&mut conn).await, 3);
+    }
+    eventually("nobody is connected", || async {
+        let drop = format!("DROP DATABASE \"{database}\"");
+        crate::support::blocking(move || {
+            crate::support::cluster()
+                .primary()
+                .sql("postgres", &drop)
+                .is_ok()
+        })
+        .await
+    })
+    .await;
 }
