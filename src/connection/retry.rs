@@ -20,6 +20,9 @@ enum Attempt<T, E> {
     Again(E),
 }
 
+/// So many attempts at a read-only transaction may be on replicas.
+const REPLICAS: u32 = 2;
+
 impl ReplicatedConnection {
     /// Runs `callback` in a transaction, and runs it again where that may help and can do no harm:
     ///
@@ -89,6 +92,9 @@ impl TransactionBuilder<'_> {
     /// As [`run`](Self::run), again and again by `policy`; see
     /// [`ReplicatedConnection::retry_transaction`].
     ///
+    /// A read-only transaction that two attempts on replicas could not finish is tried on the primary, as is
+    /// the last attempt.
+    ///
     /// # Errors
     ///
     /// That of the last attempt.
@@ -114,6 +120,10 @@ impl TransactionBuilder<'_> {
                 return Err(error);
             };
             attempt += 1;
+            // Two replicas had their turn, or there is no other: the primary has the last word.
+            if attempt > REPLICAS || attempt == policy.attempts {
+                self.on_replicas = Some(false);
+            }
             tracing::debug!(target: "diesel_replicated", attempt, ?delay, "transaction_repeated");
             let cluster = &self.connection.cluster;
             cluster

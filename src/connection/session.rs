@@ -24,8 +24,9 @@ pub(super) struct Session {
     /// Statements that are waiting for the primary's connection.
     pub(super) awaiting_primary: usize,
     pub(super) forced: Option<NodeKind>,
-    /// The next statement begins a read-only transaction that may be on a replica.
-    pub(super) begins_on_replicas: bool,
+    /// Whether the next statement, which begins a transaction, may do that on a replica if it is read only;
+    /// where it is not said, the pool says.
+    pub(super) begins_on_replicas: Option<bool>,
     pub(super) pinned: bool,
     /// What it has set that can be set on any connection.
     pub(super) settings: Settings,
@@ -69,7 +70,7 @@ impl Session {
         keeps_names: bool,
     ) -> Decision {
         self.notice_transaction_end();
-        let begins_on_replicas = std::mem::take(&mut self.begins_on_replicas);
+        let begins_on_replicas = self.begins_on_replicas.take();
         let decision = decide(
             verdict,
             SessionView {
@@ -78,8 +79,8 @@ impl Session {
                 pinned: self.pinned,
                 holds_primary: self.primary.is_some(),
                 only_primary,
-                read_only_transactions_on_replicas: read_only_transactions_on_replicas
-                    || begins_on_replicas,
+                read_only_transactions_on_replicas: begins_on_replicas
+                    .unwrap_or(read_only_transactions_on_replicas),
             },
         );
         if let Decision::Primary(_) = decision {

@@ -31,7 +31,7 @@ pub struct TransactionBuilder<'a> {
     access: Option<&'static str>,
     deferrable: Option<&'static str>,
     durability: Option<Durability>,
-    on_replicas: bool,
+    pub(super) on_replicas: Option<bool>,
 }
 
 impl ReplicatedConnection {
@@ -71,7 +71,7 @@ impl ReplicatedConnection {
         E: From<diesel::result::Error> + 'a,
     {
         let mut transaction = self.build_transaction().repeatable_read().read_only();
-        transaction.on_replicas = true;
+        transaction.on_replicas = Some(true);
         transaction.run(callback).await
     }
 
@@ -83,7 +83,7 @@ impl ReplicatedConnection {
             access: None,
             deferrable: None,
             durability: None,
-            on_replicas: false,
+            on_replicas: None,
         }
     }
 }

@@ -308,3 +308,39 @@ async fn a_database_can_be_dropped_soon_after_its_last_connection_has_gone() {
     })
     .await;
 }
+
+/// sequelize #7179, `PostgREST` #3673: what replicas cancel again and again, no replica is going to finish.
+#[tokio::test]
+async fn a_read_only_transaction_that_replicas_cancel_is_done_on_the_primary() {
+    let database = crate::support::database().await;
+    let name = database.clone();
+    crate::support::blocking(move || {
+        let conflicts = "CREATE FUNCTION conflicts() RETURNS integer STABLE LANGUAGE plpgsql AS $$ BEGIN
+            IF current_setting('transaction_read_only') = 'on' AND pg_is_in_recovery() THEN
+              RAISE EXCEPTION 'canceling statement due to conflict with recovery' USING ERRCODE = '40001';
+            END IF; RETURN 1; END $$";
+        let cluster = crate::support::cluster();
+        cluster.primary().sql(&name, conflicts).unwrap();
+        cluster.wait_caught_up().unwrap();
+    })
+    .await;
+    let builder = crate::support::builder(&database).read_only_transactions_on_replicas(true);
+    let pool = builder.build().await.unwrap();
+    for attempts in [2, 5] {
+        let mut conn = pool.get().await.unwrap();
+        let policy = RetryPolicy::default()
+            .attempts(attempts)
+            .delay(Duration::from_millis(1));
+        let mut transaction = conn.build_transaction().read_only();
+        let done = transaction.retry(policy, async |conn| run(conn, "SELECT conflicts()").await);
+        done.await.unwrap();
+        assert_eq!(conn.last_route().unwrap().node, "primary");
+        // Others begin on replicas as before.
+        let mut transaction = conn.build_transaction().read_only();
+        transaction
+            .run(async |conn| run(conn, "SELECT 1").await)
+            .await
+            .unwrap();
+        assert_ne!(conn.last_route().unwrap().node, "primary");
+    }
+}
