@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::maker::{Maker, longest_connect_timeout, reporter};
 use super::manager::{Command, Manager, Parts};
+use super::member::Member;
 use super::oids::OidCache;
 use super::promotion::{Order, Promoter};
 use super::topology::Topology;
@@ -229,7 +230,9 @@ impl Cluster {
         let Ok(topology) = self.within(settled).await else {
             return;
         };
-        let up = topology.members.iter().filter(|member| member.is_up());
+        // What one says that serves nothing here changes nothing.
+        let of_use = |member: &&Member| member.is_of_use();
+        let up = topology.members.iter().filter(of_use);
         let up: Vec<_> = up.collect();
         let _asked: Vec<_> = up.iter().map(|member| member.progress.want()).collect();
         let look = || {
@@ -241,6 +244,28 @@ impl Cluster {
             asked.then_some(())
         };
         self.with_news(deadline::after(started, limit), look).await;
+    }
+
+    /// How long a statement waits for a primary over an outage: the shorter limit of the two wins, as both say
+    /// how long whoever waits is to be kept.
+    pub(crate) fn outage_wait(&self) -> Duration {
+        self.failover_wait
+            .min(self.pool_defaults.connection_timeout)
+    }
+
+    /// Waits until anything can be served, up to `connection_timeout`.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
+        let serves = |topology: &Topology| topology.takes_reads() || topology.takes_writes();
+        let limit = self.pool_defaults.connection_timeout;
+        let deadline = deadline::after(Instant::now(), limit);
+        let look = |topology: &Topology| serves(topology).then_some(());
+        match self.with_changes(deadline, look).await {
+            Some(()) => Ok(()),
+            None => Err(Error::NotReady {
+                reads: false,
+                nodes: self.topology().describe(),
+            }),
+        }
     }
 
     /// What replicas have taught of statements.

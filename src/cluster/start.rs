@@ -1,6 +1,7 @@
 //! From settings to a cluster that can serve.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use diesel_async::SimpleAsyncConnection;
 use tokio::runtime::Handle;
@@ -38,6 +39,7 @@ pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
 
 /// Waits until every node has answered or failed to, and checks that there is one to write to.
 pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<(), Error> {
+    let started = Instant::now();
     let topology = cluster.settled().await;
     let rivals = topology.rivals();
     if rivals.len() > 1 && topology.primary().is_none() {
@@ -57,6 +59,7 @@ pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<
         });
     }
     Err(Error::NoPrimary {
+        waited: started.elapsed(),
         nodes: topology.describe(),
     })
 }

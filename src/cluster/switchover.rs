@@ -232,6 +232,7 @@ fn pair<'t>(topology: &'t Topology, to: &str) -> Result<(&'t Member, &'t Member)
     }
     let old = topology.primary().filter(|_| topology.takes_writes());
     let old = old.ok_or_else(|| Error::NoPrimary {
+        waited: Duration::ZERO,
         nodes: topology.describe(),
     })?;
     Ok((old, new))

@@ -159,6 +159,20 @@ impl Topology {
         found.map_or_else(|| address.to_owned(), |member| member.node.name.clone())
     }
 
+    /// Whether a read can be sent to this node now.
+    pub(crate) fn serves_reads(&self, member: &Member) -> bool {
+        if member.kind() == Some(NodeKind::Primary) {
+            return self.primary_for(Purpose::Read).is_some() && member.is_up();
+        }
+        member.is_usable_replica() && member.is_trusted()
+    }
+
+    /// Whether a read can be sent somewhere now.
+    pub(crate) fn takes_reads(&self) -> bool {
+        let mut members = self.members.iter();
+        members.any(|member| self.serves_reads(member))
+    }
+
     pub(crate) fn describe(&self) -> Vec<String> {
         self.members.iter().map(Member::describe).collect()
     }

@@ -488,7 +488,7 @@ impl Watcher {
         tokio::select! {
             () = self.progress.wanted() => {}
             () = self.idle() => {}
-            () = self.board.written(), if primary => {
+            () = self.board.written_after(self.upto), if primary => {
                 let spaced = tokio::time::sleep_until((asked + SPACING).into());
                 tokio::select! {
                     () = self.progress.wanted() => {}
@@ -503,8 +503,15 @@ impl Watcher {
         if self.fresh.load(Ordering::Relaxed) {
             sleep(SETTLED).await;
             self.fresh.store(false, Ordering::Relaxed);
+            let latest = self.board.latest();
             for replica in self.topology.borrow().usable_replicas() {
-                replica.progress.nudge();
+                let has_it = |latest: &Position| {
+                    let replayed = replica.progress.position();
+                    replayed.is_some_and(|replayed| replayed.lsn >= latest.lsn)
+                };
+                if !latest.as_ref().is_some_and(has_it) {
+                    replica.progress.nudge();
+                }
             }
         }
         if (1..DOUBTS).contains(&self.in_doubt) {

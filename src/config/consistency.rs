@@ -116,13 +116,21 @@ impl<'de> serde::Deserialize<'de> for Consistency {
 #[non_exhaustive]
 pub enum WriteScope {
     /// Its own. In text: `session`.
-    #[default]
+    ///
+    /// For applications that keep to one connection, or carry a [`SessionToken`](crate::SessionToken): more
+    /// reads stay on replicas while others write.
     Session,
-    /// Those of every session of this pool: for applications that write with one connection and
-    /// read with the next. In text: `pool`.
+    /// Those of every session of this pool, as with a pool of one server: what one connection has written, the
+    /// next one reads. In text: `pool`.
+    ///
+    /// For a moment after each write, reads find no replica that is known to have it. The primary serves them,
+    /// as many as [`fallback_share`](super::Config::fallback_share) leaves room for; the others wait for a
+    /// replica, up to [`wait`](ConsistencyConfig::wait). Other processes' writes are theirs: a
+    /// [`SessionToken`](crate::SessionToken) tells of those.
     ///
     /// Of a write whose outcome was [`Unknown`](crate::Outcome::Unknown) others read what the primary has
     /// made of it by then, for a minute.
+    #[default]
     Pool,
 }
 
@@ -149,7 +157,7 @@ pub struct ConsistencyConfig {
     /// What a read must see where a connection does not say otherwise. Default:
     /// [`Consistency::ReadYourWrites`].
     pub level: Consistency,
-    /// Whose writes count as one's own. Default: [`WriteScope::Session`].
+    /// Whose writes count as one's own. Default: [`WriteScope::Pool`].
     pub write_scope: WriteScope,
     /// How long a read waits for a replica to catch up before the primary serves it. Zero does not
     /// wait. Default: 5 milliseconds.

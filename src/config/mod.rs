@@ -120,7 +120,9 @@ pub struct Config {
     #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
     pub close_timeout: Duration,
     /// How long a statement that needs the primary waits for one, while none takes writes and before
-    /// anything of it was sent: over a failover. Zero does not wait. Default: 5 seconds.
+    /// anything of it was sent: over a failover. Zero does not wait; a shorter
+    /// [`connection_timeout`](PoolConfig::connection_timeout) wins. Default: 15 seconds, as finding out that a
+    /// primary is frozen, and promoting another one, may take 10.
     #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
     pub failover_wait: Duration,
 }
@@ -142,7 +144,7 @@ impl Default for Config {
             functions: FunctionConfig::default(),
             setup_sql: Vec::new(),
             close_timeout: Duration::from_secs(10),
-            failover_wait: Duration::from_secs(5),
+            failover_wait: Duration::from_secs(15),
         }
     }
 }

@@ -45,7 +45,8 @@ impl ReplicatedConnection {
         }
         // Never wait for one pool while holding a connection of another.
         let _awaiting = AwaitingPrimary::new(self);
-        let deadline = deadline::after(Instant::now(), self.cluster.failover_wait);
+        let started = Instant::now();
+        let deadline = deadline::after(started, self.cluster.outage_wait());
         let mut seen = None;
         loop {
             let topology = self
@@ -61,8 +62,12 @@ impl ReplicatedConnection {
                 Err(error) => error,
             };
             let epoch = topology.epoch.max(seen.unwrap_or_default());
-            if !may_pass(&error) || !self.has_changed(epoch, deadline, purpose).await {
+            if !may_pass(&error) {
                 return Err(error);
+            }
+            if !self.has_changed(epoch, deadline, purpose).await {
+                let topology = self.cluster.topology();
+                return Err(waited_in_vain(error, &topology, started.elapsed()));
             }
             seen = Some(epoch);
         }
@@ -159,6 +164,9 @@ impl ReplicatedConnection {
     fn held_primary(&self, purpose: Purpose) -> Result<Option<Arc<Lease>>, Error> {
         let mut session = self.session();
         session.forget_before(self.cluster.oids.generation());
+        if let Some((node, cause)) = session.lost.clone() {
+            return Err(Error::SessionLost { node, cause });
+        }
         let Some(lease) = &session.primary else {
             return Ok(None);
         };
@@ -181,11 +189,27 @@ impl ReplicatedConnection {
         {
             return Err(Error::TransactionLost { node, cause });
         }
+        // Its place in the pool is free for others.
+        session.primary = None;
         if session.pinned {
+            session.lost = Some((node.clone(), cause.clone()));
             return Err(Error::SessionLost { node, cause });
         }
-        session.primary = None;
         Ok(None)
+    }
+
+    /// A connection to the primary that nothing of the session's is bound to, for a question about what it
+    /// has lost.
+    pub(super) async fn primary_apart(&self) -> Result<Arc<Lease>, Error> {
+        match self.primary_lease(false, Purpose::State).await {
+            Err(Error::SessionLost { .. }) => {
+                let _one_at_a_time = self.checkout.lock().await;
+                let _awaiting = AwaitingPrimary::new(self);
+                let topology = self.cluster.topology();
+                self.primary_of(&topology, false, Purpose::State).await
+            }
+            other => other,
+        }
     }
 
     /// The connection of the open transaction.
@@ -410,6 +434,19 @@ fn may_pass(error: &Error) -> bool {
     }
 }
 
+/// What is said of a wait for any primary that has ended without one: how each node is, and not that one of them
+/// could not be reached last.
+fn waited_in_vain(error: Error, topology: &Topology, waited: Duration) -> Error {
+    let error = match error {
+        Error::Connect(_) if !topology.members.is_empty() => no_primary(topology),
+        other => other,
+    };
+    match error {
+        Error::NoPrimary { nodes, .. } => Error::NoPrimary { waited, nodes },
+        other => other,
+    }
+}
+
 pub(super) fn no_primary(topology: &Topology) -> Error {
     if topology.members.is_empty() {
         return Error::Closed;
@@ -426,6 +463,7 @@ pub(super) fn no_primary(topology: &Topology) -> Error {
         Error::TwoPrimaries { nodes: rivals }
     } else {
         Error::NoPrimary {
+            waited: Duration::ZERO,
             nodes: topology.describe(),
         }
     }

@@ -19,7 +19,6 @@ use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 use super::ReplicatedConnection;
 use super::execute::Journey;
 use crate::classify::TransactionControl;
-use crate::cluster::Purpose;
 use crate::config::CommitResolution;
 use crate::error::{Error, ErrorExt, Outcome, SqlState};
 use crate::node::Lease;
@@ -179,7 +178,7 @@ impl ReplicatedConnection {
         let deadline = Instant::now() + LIMIT;
         while Instant::now() < deadline {
             // A primary that goes away, too, is followed by another.
-            if let Ok(lease) = self.primary_lease(false, Purpose::State).await {
+            if let Ok(lease) = self.primary_apart().await {
                 match ask(doubt, &lease).await {
                     Ok(Some(answer)) => return answer,
                     Ok(None) => {}

@@ -94,7 +94,7 @@ impl ReplicatedConnection {
         let whose = self.whose_read_only(&lease).await;
         let node = Arc::clone(lease.node());
         journey.outdated += 1;
-        let deadline = deadline::after(journey.started, self.cluster.failover_wait);
+        let deadline = deadline::after(journey.started, self.cluster.outage_wait());
         match (whose, refused) {
             (Some(Whose::Servers), _) => {
                 self.cluster.fenced(&node).await?;

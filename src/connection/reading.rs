@@ -6,11 +6,18 @@ use std::time::{Duration, Instant};
 use super::ReplicatedConnection;
 use super::acquire::Chosen;
 use crate::cluster::{Member, Purpose, Topology};
+use crate::config::WriteScope;
 use crate::deadline;
 use crate::error::Error;
 use crate::guarantee::Need;
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
+
+/// So many connections of the pool in use are few.
+const FEW: usize = 3;
+
+/// How often who waits for what others have written sees to it that somebody is asked.
+const GENTLY: Duration = Duration::from_millis(1);
 
 /// A read on its way to a node.
 #[derive(Debug)]
@@ -74,6 +81,9 @@ impl ReplicatedConnection {
         loop {
             let mut chosen = self.replica_lease(&mut reading).await?;
             if let Chosen::Unmet = chosen {
+                if let Some(served) = self.meanwhile(&reading).await {
+                    return Ok(Served { waited, ..served });
+                }
                 let from = Instant::now();
                 let caught_up = self.caught_up(&mut reading).await;
                 waited += from.elapsed();
@@ -128,6 +138,47 @@ impl ReplicatedConnection {
         }
     }
 
+    /// The primary, for what other sessions have written a moment ago and no replica is known to have yet: where
+    /// all sessions see each other's writes, each write would have all reads wait. It serves no more of them
+    /// than the share of its pool that is there for what replicas cannot serve, and only what it can serve at
+    /// once; the others wait for a replica.
+    async fn meanwhile(&self, reading: &Reading<'_>) -> Option<Served> {
+        // A snapshot may be long; it is worth a wait.
+        if !self.is_of_others(reading) || reading.reason != RouteReason::PlainSelect {
+            return None;
+        }
+        let topology = self.cluster.topology();
+        let room = {
+            let _timers = self.cluster.runtime.enter();
+            topology.primary()?.node.pool.has_room()
+        };
+        if !room {
+            return None;
+        }
+        self.ask_gently(&topology, reading);
+        let lease = self.primary_lease(true, Purpose::Read).await.ok()?;
+        Some(Served::by_primary(lease, reading.need.otherwise()))
+    }
+
+    /// Whether the read waits for what any session has written, and others are at work that will wait for the
+    /// same. Who is nearly alone waits as for the session's own: the answer is soon there.
+    fn is_of_others(&self, reading: &Reading<'_>) -> bool {
+        self.cluster.consistency.write_scope == WriteScope::Pool
+            && reading.need.otherwise() == RouteReason::OwnWrite
+            && self.cluster.tracker.out() > FEW
+    }
+
+    /// Has the nodes asked whose answers can end the wait, and no oftener than they can have news: with many
+    /// reads in one's way, the questions would cost more than the reads.
+    fn ask_gently(&self, topology: &Topology, reading: &Reading<'_>) {
+        for member in self.to_be_asked(topology, reading) {
+            let of_primary = member.kind() == Some(NodeKind::Primary);
+            if of_primary == reading.need.wants_primary() {
+                member.progress.nudge_gently();
+            }
+        }
+    }
+
     /// Whether a replica can serve the read now.
     pub(super) fn qualifies(&self, member: &Member, reading: &Reading<'_>) -> bool {
         reading.may_use(member)
@@ -171,22 +222,37 @@ impl ReplicatedConnection {
             return false;
         }
         let topology = self.cluster.topology();
+        let gently = self.is_of_others(reading);
         let _asked: Vec<_> = self
             .to_be_asked(&topology, reading)
+            .filter(|_| !gently)
             .map(|member| member.progress.want())
             .collect();
         let started = Instant::now();
-        let look = || {
+        let mut look = || {
             reading.need.refresh(board);
             let topology = self.cluster.topology();
             let mut replicas = topology.usable_replicas();
             if replicas.any(|member| self.qualifies(member, reading)) {
                 return Some(true);
             }
+            if gently {
+                self.ask_gently(&topology, reading);
+            }
             let in_vain = reading.need.is_beyond_primary(board, started);
             in_vain.then_some(false)
         };
-        self.cluster.with_news(deadline, look).await == Some(true)
+        if !gently {
+            return self.cluster.with_news(deadline, look).await == Some(true);
+        }
+        loop {
+            let step = deadline::after(Instant::now(), GENTLY).min(deadline);
+            match self.cluster.with_news(step, &mut look).await {
+                Some(found) => return found,
+                None if step == deadline => return false,
+                None => {}
+            }
+        }
     }
 
     /// The nodes whose answers can end the wait: replicas that may serve, those that the session

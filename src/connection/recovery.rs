@@ -70,7 +70,7 @@ impl ReplicatedConnection {
             return Ok(Next::Refused(error));
         }
         self.note_serialization_failure(journey.verdict, &error);
-        if failure.lost.is_some() && self.may_send_again(journey) {
+        if failure.lost.is_some() && (self.may_send_again(journey) || self.may_move(journey)) {
             lease.condemn();
             if !failure.ours {
                 self.cluster.suspect(lease.node(), cause_of_death(lease));
@@ -146,7 +146,15 @@ impl ReplicatedConnection {
             && journey.verdict.control != Some(TransactionControl::End)
             && session.transaction.is_none()
             && !session.pinned
-            && journey.started.elapsed() < self.cluster.failover_wait
+            && journey.started.elapsed() < self.cluster.outage_wait()
+    }
+
+    /// Whether the primary only stood in for a replica: a plain select runs again elsewhere, or on the next
+    /// primary.
+    fn may_move(&self, journey: &Journey) -> bool {
+        matches!(journey.decision, Decision::Replica { may_move: true, .. })
+            && self.session().transaction.is_none()
+            && journey.started.elapsed() < self.cluster.outage_wait()
     }
 
     fn failed_on_replica(

@@ -28,6 +28,8 @@ pub(super) struct Session {
     /// where it is not said, the pool says.
     pub(super) begins_on_replicas: Option<bool>,
     pub(super) pinned: bool,
+    /// The node whose connection it was pinned to, and why that is gone.
+    pub(super) lost: Option<(String, String)>,
     /// What it has set that can be set on any connection.
     pub(super) settings: Settings,
     /// Before the open transaction, if that has changed them.

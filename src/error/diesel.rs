@@ -88,11 +88,10 @@ impl DatabaseErrorInformation for Information {
 
 impl From<Error> for DieselError {
     fn from(error: Error) -> Self {
-        let kind = match error {
-            Error::ConnectionLost { .. }
-            | Error::SessionLost { .. }
-            | Error::TransactionLost { .. } => DatabaseErrorKind::ClosedConnection,
-            _ => DatabaseErrorKind::UnableToSendCommand,
+        let kind = if error.is_outage() {
+            DatabaseErrorKind::ClosedConnection
+        } else {
+            DatabaseErrorKind::UnableToSendCommand
         };
         Self::DatabaseError(
             kind,
@@ -115,7 +114,10 @@ impl From<Error> for ConnectionError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::error::{ConnectError, ConnectErrorKind};
 
     #[test]
     fn the_outcome_survives_diesel() {
@@ -126,6 +128,42 @@ mod tests {
                 outcome,
             };
             assert_eq!(DieselError::from(error).outcome(), outcome);
+        }
+    }
+
+    #[test]
+    fn an_outage_is_where_users_of_diesel_look_for_it() {
+        let kind = |error: Error| match DieselError::from(error) {
+            DieselError::DatabaseError(kind, _) => kind,
+            other => panic!("{other}"),
+        };
+        for outage in [
+            Error::NoPrimary {
+                waited: Duration::ZERO,
+                nodes: Vec::new(),
+            },
+            Error::NoReplica { nodes: Vec::new() },
+            Error::SessionLost {
+                node: "db1".to_owned(),
+                cause: "end of file".to_owned(),
+            },
+            ConnectError::new("db1", ConnectErrorKind::TimedOut, "no answer").into(),
+        ] {
+            let told = kind(outage);
+            assert!(
+                matches!(told, DatabaseErrorKind::ClosedConnection),
+                "{told:?}"
+            );
+        }
+        for mistake in [
+            Error::StillInUse,
+            ConnectError::new("db1", ConnectErrorKind::Authentication, "no").into(),
+        ] {
+            let told = kind(mistake);
+            assert!(
+                matches!(told, DatabaseErrorKind::UnableToSendCommand),
+                "{told:?}"
+            );
         }
     }
 

@@ -62,8 +62,10 @@ pub enum Error {
     },
 
     /// No node is known to be the primary, or the one that is takes no writes yet.
-    #[error("no node is known to be the primary and to take writes; {}", list(.nodes))]
+    #[error("no node is known to be the primary and to take writes{}; {}", after(*.waited), list(.nodes))]
     NoPrimary {
+        /// How long one was waited for.
+        waited: Duration,
         /// What is known of each node, in words.
         nodes: Vec<String>,
     },
@@ -318,6 +320,31 @@ impl Error {
             _ => Outcome::NotRun,
         }
     }
+}
+
+impl Error {
+    /// Whether what was asked for failed because servers, or connections to them, are away.
+    pub(crate) fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_outage(),
+            Self::ConnectionLost { .. }
+            | Self::SessionLost { .. }
+            | Self::TransactionLost { .. }
+            | Self::NoPrimary { .. }
+            | Self::NoReplica { .. }
+            | Self::NoQuorum { .. }
+            | Self::NotReady { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+fn after(waited: Duration) -> String {
+    if waited.is_zero() {
+        return String::new();
+    }
+    let millis = u64::try_from(waited.as_millis()).unwrap_or(u64::MAX);
+    format!(" after {:?}", Duration::from_millis(millis))
 }
 
 fn list(nodes: &[String]) -> String {

@@ -128,9 +128,11 @@ impl Board {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a ticket is drawn. For the primary's watcher alone.
-    pub(crate) async fn written(&self) {
-        self.written.notified().await;
+    /// Waits until a ticket is drawn after that with the number `upto`. For the primary's watcher alone.
+    pub(crate) async fn written_after(&self, upto: u64) {
+        while self.drawn() <= upto {
+            self.written.notified().await;
+        }
     }
 
     pub(crate) fn with<T>(&self, read: impl FnOnce(&View) -> T) -> T {
@@ -195,7 +197,7 @@ impl Board {
     }
 
     /// Where the primary was last: what it shows of what was written before, it shows there.
-    pub(super) fn latest(&self) -> Option<Position> {
+    pub(crate) fn latest(&self) -> Option<Position> {
         let view = self.view.borrow();
         view.history.latest().map(Sample::position)
     }

@@ -119,6 +119,11 @@ impl Need {
                 && self.reads.is_empty()
     }
 
+    /// Whether the primary has to be asked before it is known what a replica must have.
+    pub(crate) fn wants_primary(&self) -> bool {
+        self.ticket.is_some() || self.others.is_some() || self.since.is_some()
+    }
+
     /// Nodes that have to be asked what they had shown.
     pub(crate) fn wants_answers(&self) -> impl Iterator<Item = &Arc<Progress>> {
         self.reads.iter().map(Sighting::progress)

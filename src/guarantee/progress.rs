@@ -2,13 +2,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
 use super::witness::{Question, Witness};
 use crate::position::{Lsn, Position};
 use crate::wire::Wire;
+
+/// How long nobody asks again who does not wait: about as long as a replica takes to replay a commit, and many
+/// times the time that an answer costs.
+const GENTLY: Duration = Duration::from_millis(1);
 
 /// How far a write has got on a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -202,6 +206,19 @@ impl Progress {
     pub(crate) fn nudge(&self) {
         self.nudged.store(true, Ordering::Release);
         self.wanted.notify_one();
+    }
+
+    /// Has the node asked once, unless it is being asked, or was so a moment ago: for those who would like to
+    /// know, and do not wait.
+    pub(crate) fn nudge_gently(&self) {
+        let resting = {
+            let known = self.known.borrow();
+            let answered = known.question >= self.asked.load(Ordering::Acquire);
+            answered && known.at.is_none_or(|at| at.elapsed() >= GENTLY)
+        };
+        if resting {
+            self.nudge();
+        }
     }
 
     /// Has the node asked, again and again, for as long as the guard lives.

@@ -82,6 +82,19 @@ impl NodePool {
         self.pool.state().connections < self.max_size()
     }
 
+    /// Whether a connection is free for a read that other nodes were to serve. If there is none, one more is
+    /// opened for later.
+    pub(crate) fn has_room(&self) -> bool {
+        if self.fallback.available_permits() == 0 {
+            return false;
+        }
+        let is_free = self.pool.state().idle_connections > 0;
+        if !is_free && self.can_grow() {
+            drop(self.try_checkout());
+        }
+        is_free
+    }
+
     pub(crate) fn max_size(&self) -> u32 {
         self.connector.settings.pool.max_size
     }

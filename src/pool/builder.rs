@@ -126,7 +126,7 @@ impl Builder {
     }
 
     /// How long a statement waits for a primary over a failover, before anything of it was sent.
-    /// Defaults to 5 seconds. See [`Config::failover_wait`].
+    /// Defaults to 15 seconds; a shorter `connection_timeout` wins. See [`Config::failover_wait`].
     pub fn failover_wait(mut self, wait: Duration) -> Self {
         self.config.failover_wait = wait;
         self

@@ -80,6 +80,21 @@ impl ReplicatedPool {
         }
     }
 
+    /// As [`get`](Self::get), and fails where nothing could be served: neither reads nor writes, by any node. For
+    /// applications that tell an outage from a mistake by whether their pool hands out a connection.
+    ///
+    /// It touches no server either: all nodes are watched, and an end of their connections is heard of at once.
+    /// A machine that froze is found out within [`HealthConfig`](crate::HealthConfig)'s limits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotReady`] if nothing can be served within `connection_timeout`; [`Error::Closed`].
+    pub async fn get_checked(&self) -> Result<ReplicatedConnection, Error> {
+        let connection = self.get().await?;
+        self.cluster.ready().await?;
+        Ok(connection)
+    }
+
     /// Hands out a connection that goes on with the session of `token`: its reads see what that
     /// session wrote, and with [`Consistency::Causal`](crate::Consistency) nothing older than what
     /// it saw. A token of another cluster is ignored.

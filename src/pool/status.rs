@@ -1,6 +1,6 @@
 //! Putting together what a pool says of itself.
 
-use crate::cluster::{Cluster, Member, Purpose, Topology, lag};
+use crate::cluster::{Cluster, Member, Topology, lag};
 use crate::guarantee::Stage;
 use crate::node::{self, Place, Told};
 use crate::position::Position;
@@ -20,10 +20,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         cluster: topology.cluster(),
         timeline: topology.timeline(),
         takes_writes,
-        takes_reads: topology
-            .primary_for(Purpose::Read)
-            .is_some_and(Member::is_up)
-            || topology.trusted_replicas().next().is_some(),
+        takes_reads: topology.takes_reads(),
         connections_out: cluster.tracker.out(),
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
@@ -47,6 +44,8 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
         kind: member.kind(),
         standing: member.what(),
         health: member.health.kind(),
+        serves_reads: topology.serves_reads(member),
+        serves_writes: topology.takes_writes() && member.kind() == Some(NodeKind::Primary),
         cause: member.health.cause(),
         transitions: member.transitions.to_vec(),
         timeline: Some(member.timeline).filter(|timeline| *timeline != 0),

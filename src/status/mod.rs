@@ -68,6 +68,11 @@ pub struct NodeStatus {
     pub standing: String,
     /// How it is.
     pub health: NodeHealth,
+    /// Whether a read can be sent to it now: as a replica, or as the primary, which serves what replicas
+    /// cannot. One that serves nothing but [`Eventual`](crate::Consistency::Eventual) does not count.
+    pub serves_reads: bool,
+    /// Whether a write can be sent to it now.
+    pub serves_writes: bool,
     /// Why it is not up; or what keeps more connections from being opened while it is, as a refused login
     /// or a full connection limit.
     pub cause: Option<String>,

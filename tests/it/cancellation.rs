@@ -42,7 +42,7 @@ async fn a_transaction_dropped_at_any_point_leaks_nothing() {
         completed += usize::from(finished);
         // Whatever happened, the next session has a sound connection.
         let mut conn = pool.get().await.unwrap();
-        assert_ne!(who(&mut conn).await, "primary");
+        assert_ne!(who(&mut conn.replica()).await, "primary");
         let savepoint = run(&mut conn.primary(), "SAVEPOINT outside")
             .await
             .unwrap_err();
@@ -62,9 +62,9 @@ async fn statements_dropped_at_any_point_leave_the_session_usable() {
     let pool = builder(&database).max_size(2).build().await.unwrap();
     for polls in 0..30 {
         let mut conn = pool.get().await.unwrap();
-        let read = poll_and_drop(who(&mut conn), polls).await;
+        let read = poll_and_drop(who(&mut conn.replica()), polls).await;
         assert_ne!(read.as_deref(), Some("primary"));
-        assert_ne!(who(&mut conn).await, "primary");
+        assert_ne!(who(&mut conn.replica()).await, "primary");
         let name = format!("{polls}");
         let written = poll_and_drop(insert(&name).execute(&mut conn), polls).await;
         let after = count(&mut conn).await;

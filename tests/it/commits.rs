@@ -39,6 +39,17 @@ async fn start(way: CommitResolution) -> (Arc<LocalCluster>, ReplicatedPool) {
     (local, pool)
 }
 
+async fn is_committing(local: &Arc<LocalCluster>) {
+    eventually("it is being committed", || async {
+        let busy = "SELECT 1 FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'";
+        let rows = on(local, move |local| {
+            local.primary().sql("app", busy).unwrap()
+        });
+        !rows.await.is_empty()
+    })
+    .await;
+}
+
 /// Begins to commit this name, and returns when the server is at it.
 async fn committing(
     local: &Arc<LocalCluster>,
@@ -50,14 +61,7 @@ async fn committing(
         let work = async |conn: &mut ReplicatedConnection| insert(name).execute(conn).await;
         conn.transaction(work).await
     });
-    eventually("it is being committed", || async {
-        let busy = "SELECT 1 FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active'";
-        let rows = on(local, move |local| {
-            local.primary().sql("app", busy).unwrap()
-        });
-        !rows.await.is_empty()
-    })
-    .await;
+    is_committing(local).await;
     committing
 }
 
@@ -164,4 +168,27 @@ async fn a_missing_table_is_said_and_nothing_is_committed() {
     run(&mut conn, COMMIT_MARKER_SQL).await.unwrap();
     conn.transaction(work).await.unwrap();
     assert!(is_there(&pool, "unmarked").await);
+}
+
+/// What a trigger leaves that nobody knows pins the session; the connection that had it is gone.
+#[tokio::test]
+async fn a_session_that_was_pinned_learns_it_as_well() {
+    for way in [CommitResolution::TransactionId, CommitResolution::Marker] {
+        let (local, pool) = start(way).await;
+        let mut conn = pool.get().await.unwrap();
+        run(&mut conn, "LISTEN news").await.unwrap();
+        let committing = tokio::spawn(async move {
+            let work = async |conn: &mut ReplicatedConnection| insert("slow").execute(conn).await;
+            let done = conn.transaction(work).await;
+            (done, insert("next").execute(&mut conn).await)
+        });
+        is_committing(&local).await;
+        local.primary().proxy().unwrap().cut();
+        local.primary().proxy().unwrap().heal();
+        let (done, next) = committing.await.unwrap();
+        assert_eq!(done, Ok(1), "{way}");
+        let lost = next.unwrap_err().to_string();
+        assert!(lost.contains("this session's state"), "{lost}");
+        assert!(is_there(&pool, "slow").await);
+    }
 }

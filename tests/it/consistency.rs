@@ -21,8 +21,9 @@ use crate::support::{
 /// Long enough for any replica to answer on a busy machine; a read ends it as soon as one has.
 const PATIENT: Duration = Duration::from_secs(20);
 
+/// For what a session itself must see, and no other.
 fn level(level: Consistency) -> ConsistencyConfig {
-    ConsistencyConfig::from(level)
+    ConsistencyConfig::from(level).write_scope(WriteScope::Session)
 }
 
 async fn build(builder: Builder) -> ReplicatedPool {
@@ -79,7 +80,8 @@ async fn own_writes_are_read_on_replicas_that_have_them() {
 #[tokio::test]
 async fn the_primary_serves_what_no_replica_has() {
     let local = own_cluster().await;
-    let pool = build(builder_for(&local, "app")).await;
+    let of_sessions = level(Consistency::ReadYourWrites);
+    let pool = build(builder_for(&local, "app").consistency(of_sessions)).await;
     on_replicas(&local, |node| node.pause_replay().unwrap()).await;
     let mut writer = pool.get().await.unwrap();
     insert("Ann").execute(&mut writer).await.unwrap();
@@ -328,7 +330,7 @@ async fn a_causal_session_does_not_go_back_to_a_primary_that_shows_less() {
 
 #[tokio::test]
 async fn a_long_transaction_of_another_holds_up_no_causal_read() {
-    let pool = build(builder(&database().await).consistency(Consistency::Causal)).await;
+    let pool = build(builder(&database().await).consistency(level(Consistency::Causal))).await;
     let mut long = pool.get().await.unwrap();
     run(&mut long, "BEGIN").await.unwrap();
     insert("open").execute(&mut long).await.unwrap();

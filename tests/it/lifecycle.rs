@@ -54,7 +54,7 @@ async fn the_servers_word_counts_more_than_the_declaration() {
         .replica(two.url(&database))
         .build()
         .await;
-    let Err(Error::NoPrimary { nodes }) = none else {
+    let Err(Error::NoPrimary { nodes, .. }) = none else {
         panic!("{none:?}");
     };
     assert!(
@@ -89,7 +89,7 @@ async fn an_unreachable_primary_is_an_error_with_its_cause_unless_reads_suffice(
     .await;
     let started = Instant::now();
     let refused = builder_for(&local, "app").build().await;
-    let Err(Error::NoPrimary { nodes }) = refused else {
+    let Err(Error::NoPrimary { nodes, .. }) = refused else {
         panic!("{refused:?}");
     };
     assert!(nodes[0].contains("nothing listens there"), "{nodes:?}");

@@ -144,7 +144,7 @@ async fn session_state_pins_the_rest_to_the_primary() {
         "SELECT pg_advisory_lock(4711)",
     ] {
         let mut conn = pool.get().await.unwrap();
-        assert_ne!(who(&mut conn).await, "primary");
+        assert_ne!(who(&mut conn.replica()).await, "primary");
         run(&mut conn, sql).await.unwrap();
         assert_eq!(who(&mut conn).await, "primary", "{sql}");
         assert_eq!(

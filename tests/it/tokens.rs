@@ -8,7 +8,7 @@ use diesel_async::RunQueryDsl;
 use diesel_replicated::testing::{LocalCluster, LocalNode, StopMode};
 use diesel_replicated::{
     Consistency, ConsistencyConfig, NodeKind, ReplicatedConnection, ReplicatedPool, RouteReason,
-    SessionToken,
+    SessionToken, WriteScope,
 };
 
 use crate::support::{
@@ -131,7 +131,9 @@ async fn a_token_that_cannot_know_its_position_yet_is_as_good() {
 
 #[tokio::test]
 async fn strangers_tokens_cost_one_read_of_the_primary_at_the_most() {
-    let pool = pool().await;
+    let of_sessions = ConsistencyConfig::default().write_scope(WriteScope::Session);
+    let builder = builder(&database().await).consistency(of_sessions);
+    let pool = builder.build().await.unwrap();
     let mut conn = pool.get().await.unwrap();
     insert("Ann").execute(&mut conn).await.unwrap();
     let own = settled(&conn).await;

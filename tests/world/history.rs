@@ -8,8 +8,8 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use diesel_replicated::testing::{LocalCluster, LocalNode};
 use diesel_replicated::{
-    Builder, Consistency, HealthConfig, NodeConfig, NodeHealth, NodeKind, NodeStatus,
-    ReplicatedPool,
+    Builder, Consistency, ConsistencyConfig, HealthConfig, NodeConfig, NodeHealth, NodeKind,
+    NodeStatus, ReplicatedPool, WriteScope,
 };
 
 use crate::support::{all_up, eventually, insert, on, own_cluster, run, users};
@@ -547,7 +547,9 @@ async fn a_pool_serves_where_nothing_may_be_asked() {
         'pg_walfile_name(pg_lsn)'] LOOP \
         EXECUTE 'REVOKE EXECUTE ON FUNCTION ' || f || ' FROM PUBLIC'; END LOOP; END $$";
     let local = cluster(revoke).await;
-    let pool = started(builder(&local, "plain", "")).await;
+    // What others wrote is on no replica for all that may be known.
+    let of_sessions = ConsistencyConfig::default().write_scope(WriteScope::Session);
+    let pool = started(builder(&local, "plain", "").consistency(of_sessions)).await;
     let mut conn = pool.get().await.unwrap();
     insert("own").execute(&mut conn).await.unwrap();
     let rows = users::table.filter(users::name.eq("own")).count();

@@ -25,6 +25,7 @@ mod state_code;
 #[path = "../it/support.rs"]
 mod support;
 mod told;
+mod unready;
 mod waits;
 mod writes;
 mod writes_asynchronous;

@@ -5,7 +5,8 @@ use diesel::sql_query;
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::{
-    Builder, Consistency, Error, NodeKind, ReplicatedConnection, ReplicatedPool, RouteReason,
+    Builder, Consistency, ConsistencyConfig, Error, NodeKind, ReplicatedConnection, ReplicatedPool,
+    RouteReason, WriteScope,
 };
 use futures_util::StreamExt;
 
@@ -482,7 +483,10 @@ async fn a_search_path_goes_along_and_comes_back() {
 /// Cursors end with their transaction, and may be used where it is.
 #[tokio::test]
 async fn a_cursor_pins_nothing_beyond_its_transaction() {
-    let pool = with("").await.build().await.unwrap();
+    // The next one's snapshot need not have what this one's COMMIT may have written.
+    let of_sessions = ConsistencyConfig::default().write_scope(WriteScope::Session);
+    let builder = with("").await.consistency(of_sessions);
+    let pool = builder.build().await.unwrap();
     let mut conn = pool.get().await.unwrap();
     conn.transaction(async |conn| {
         run(conn, "DECLARE c CURSOR FOR SELECT id FROM users").await?;

@@ -10,7 +10,10 @@ use diesel_replicated::{
 };
 use futures_util::StreamExt;
 
-use crate::support::{all_up, builder_for, count, eventually, insert, on, own_cluster, run, users};
+use crate::support::{
+    all_up, builder, builder_for, count, database, eventually, insert, on, own_cluster, run, users,
+    who,
+};
 
 const ROUNDS: i64 = 10;
 
@@ -178,4 +181,34 @@ async fn a_reader_that_asks_for_more_than_its_pool_sees_the_pools_writes() {
         reader.set_consistency(Consistency::ReadYourWrites);
         assert_eq!(count(&mut reader).await, 3 + round);
     }
+}
+
+// remotisan #54, makara #178, pgdog #912, multigres #21: the next request has another connection, and does not find
+// what the last one wrote; crates.io's own tests: "user_id from cookie not found" right after signing up. A plain
+// pool shows every acknowledged write to whoever comes next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_connection_reads_what_the_last_one_wrote() {
+    let pool = builder(&database().await).build().await.unwrap();
+    let mut users = tokio::task::JoinSet::new();
+    for user in 0..8 {
+        let pool = pool.clone();
+        users.spawn(async move {
+            for round in 0..25 {
+                let name = format!("user {user}.{round}");
+                insert(&name)
+                    .execute(&mut pool.get().await.unwrap())
+                    .await
+                    .unwrap();
+                let mut next = pool.get().await.unwrap();
+                let found = users::table.filter(users::name.eq(&name)).count();
+                assert_eq!(found.get_result(&mut next).await, Ok(1_i64), "{name}");
+            }
+        });
+    }
+    users.join_all().await;
+    // And what nobody writes to for a moment, replicas serve.
+    eventually("a replica serves", || async {
+        who(&mut pool.get().await.unwrap()).await != "primary"
+    })
+    .await;
 }

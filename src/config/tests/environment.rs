@@ -66,7 +66,7 @@ fn what_reads_and_writes_are_to_be_has_variables() {
     let config = read(&[
         ("DATABASE_URL", "postgres://a/x?consistency=eventual"),
         ("DATABASE_CONSISTENCY", "causal"),
-        ("DATABASE_WRITE_SCOPE", "pool"),
+        ("DATABASE_WRITE_SCOPE", "session"),
         ("DATABASE_CONSISTENCY_WAIT", "20ms"),
         ("DATABASE_STRONG_READS_ON_REPLICAS", "yes"),
         ("DATABASE_DURABILITY", "remote_apply"),
@@ -75,7 +75,7 @@ fn what_reads_and_writes_are_to_be_has_variables() {
     let expected = Config::new()
         .consistency(
             ConsistencyConfig::from(Consistency::Causal)
-                .write_scope(WriteScope::Pool)
+                .write_scope(WriteScope::Session)
                 .wait(Duration::from_millis(20))
                 .strong_reads_on_replicas(true),
         )

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::only_mistake;
+use crate::config::WriteScope;
 use crate::config::{
     Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, Host, Policy,
     Replica, Settings,
@@ -170,6 +171,7 @@ fn parameters_of_the_pool_are_read() {
         .read_only_transactions_on_replicas(true)
         .consistency(
             ConsistencyConfig::from(Consistency::BoundedStaleness(Duration::from_secs(5)))
+                .write_scope(WriteScope::Session)
                 .wait(Duration::from_millis(1)),
         )
         .durability(Durability::Off);
