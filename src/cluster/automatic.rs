@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::time::{sleep, timeout};
 
-use super::promotion::{Order, Promoter};
+use super::outlook::AGAIN;
+use super::promotion::{ANOTHER_PROMOTES, Order, Promoter};
 use super::topology::Topology;
-use crate::error::Error;
+use crate::error::{Error, PromotionRefusal};
 
 /// After a refusal it is tried again after this time at the least, and twice as long at the most: two
 /// processes that hindered each other shall not do so again.
@@ -34,12 +35,38 @@ impl Promoter {
         }
     }
 
+    /// Waits until the primary is gone, and sees meanwhile what would stand in the way then. `false` if the pool
+    /// is closed.
+    async fn until_gone(&mut self) -> bool {
+        let mut lost = self.topology.clone();
+        let lost = lost.wait_for(|topology| topology.has_lost_its_primary());
+        tokio::select! {
+            lost = lost => lost.is_ok(),
+            () = self.look_until_able() => false,
+        }
+    }
+
+    /// Looks at what stands in the way until nothing does. Does not return.
+    async fn look_until_able(&self) {
+        let mut topology = self.topology.clone();
+        let settled = topology
+            .wait_for(|topology| topology.is_settled())
+            .await
+            .is_ok();
+        if settled {
+            while !self.look_ahead().await {
+                sleep(AGAIN).await;
+            }
+        }
+        std::future::pending().await
+    }
+
     /// Waits until the primary is gone and does what can be done. `false` if the pool is closed.
     async fn wait_and_promote(&mut self) -> bool {
-        let gone = |topology: &Arc<Topology>| topology.has_lost_its_primary();
-        if self.topology.wait_for(gone).await.is_err() {
+        if !self.until_gone().await {
             return false;
         }
+        let gone = |topology: &Arc<Topology>| topology.has_lost_its_primary();
         let mut refused = String::new();
         let mut pause = self.config.after;
         loop {
@@ -66,18 +93,36 @@ impl Promoter {
                         .map(ToString::to_string)
                         .collect::<Vec<_>>()
                         .join("; ");
+                    self.outlook.refused(reason.clone());
                     // Said once for as long as it stays the same but for numbers.
                     let gist: String = reason.chars().filter(|c| !c.is_ascii_digit()).collect();
                     if gist != refused {
-                        tracing::warn!(target: "diesel_replicated", reason, "promotion_refused");
+                        if reasons.iter().any(is_a_lost_race) {
+                            tracing::info!(target: "diesel_replicated", reason, "promotion_refused");
+                        } else {
+                            tracing::warn!(target: "diesel_replicated", reason, "promotion_refused");
+                        }
                         refused = gist;
                     }
                 }
                 Err(error) => {
-                    tracing::error!(target: "diesel_replicated", %error, "promotion_failed");
+                    let error = error.to_string();
+                    tracing::error!(target: "diesel_replicated", error, "promotion_failed");
+                    self.outlook.refused(error);
                     sleep(SETTLING).await;
                 }
             }
         }
+    }
+}
+
+/// Another process was first, and does what is to be done.
+fn is_a_lost_race(reason: &PromotionRefusal) -> bool {
+    match reason {
+        PromotionRefusal::Overtaken { .. } => true,
+        PromotionRefusal::NoMajority { others, .. } => {
+            others.iter().any(|other| other.contains(ANOTHER_PROMOTES))
+        }
+        _ => false,
     }
 }

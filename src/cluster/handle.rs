@@ -27,7 +27,7 @@ use crate::error::Error;
 use crate::guarantee::Board;
 use crate::node::{Node, SetupHook};
 use crate::routing::LoadBalancingPolicy;
-use crate::status::{Bell, Door, LearnedStatement, Promoted};
+use crate::status::{Bell, Door, LearnedStatement, Promoted, PromotionStatus};
 
 /// How many messages to the manager may wait. Failures beyond are dropped: the next statement
 /// that meets them tells again.
@@ -84,9 +84,8 @@ impl Cluster {
         let first = maker.topology(settings.nodes, settings.promotion.write_quorum);
         let classifier = Arc::new(Classifier::new(&settings.functions));
         let (publish, topology) = watch::channel(Arc::new(first));
-        let stop = CancellationToken::new();
         let board = Arc::<Board>::default();
-        let bell = Bell::default();
+        let (bell, stop) = (Bell::default(), CancellationToken::new());
         let door = bell.door();
         let health = Arc::new(settings.health);
         let promoter = Promoter {
@@ -97,6 +96,7 @@ impl Cluster {
             health: Arc::clone(&health),
             door: door.clone(),
             replacing: Arc::default(),
+            outlook: Arc::default(),
         };
         let manager = Manager::new(Parts {
             publish,
@@ -266,6 +266,13 @@ impl Cluster {
                 nodes: self.topology().describe(),
             }),
         }
+    }
+
+    /// What is known of promotions by this process.
+    pub(crate) fn promotion(&self) -> PromotionStatus {
+        let mut told = self.promoter.outlook.told();
+        told.automatic = self.promoter.config.automatic;
+        told
     }
 
     /// What replicas have taught of statements.

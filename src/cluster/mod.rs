@@ -15,6 +15,7 @@ mod measure;
 mod member;
 mod membership;
 mod oids;
+mod outlook;
 mod probe;
 mod promotion;
 mod refresh;

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::manager::Command;
 use super::member::Member;
+use super::outlook::Outlook;
 use super::topology::Topology;
 use crate::config::{HealthConfig, PromotionConfig};
 use crate::election::promotion::{
@@ -22,6 +23,9 @@ use crate::status::{Door, Event, Promoted};
 
 /// How often a server that was promoted is asked whether it has come to that.
 const PATIENCE: Duration = Duration::from_millis(10);
+
+/// What a node says that has agreed with somebody else.
+pub(super) const ANOTHER_PROMOTES: &str = "another process is promoting";
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +65,7 @@ pub(crate) struct Promoter {
     pub(super) config: Arc<PromotionConfig>,
     pub(super) health: Arc<HealthConfig>,
     pub(super) door: Door,
+    pub(super) outlook: Arc<Outlook>,
     /// Held by who replaces a primary that lives.
     pub(super) replacing: Arc<tokio::sync::Mutex<()>>,
 }
@@ -109,8 +114,8 @@ impl Promoter {
                 let order = self.order(rests_on, clock);
                 self.act(node, ballot, order, known.newest).await
             }
-            (Err(cause), _) => Err(failed(node, cause)),
-            (Ok(_), None) => Err(failed(node, "it did not tell its time".to_owned())),
+            (Err(cause), _) => Err(self.failed(node, cause)),
+            (Ok(_), None) => Err(self.failed(node, "it did not tell its time".to_owned())),
         }
     }
 
@@ -138,6 +143,16 @@ impl Promoter {
         Error::PromotionRefused { reasons }
     }
 
+    fn failed(&self, member: &Member, cause: String) -> Error {
+        let node = member.node.name.clone();
+        self.door.ring(Event::PromotionFailed {
+            at: SystemTime::now(),
+            node: node.clone(),
+            cause: cause.clone(),
+        });
+        Error::PromotionFailed { node, cause }
+    }
+
     /// Once the node has begun it cannot be taken back.
     async fn act(
         &self,
@@ -152,19 +167,19 @@ impl Promoter {
         match timeout(self.health.timeout, ballot.promote(&order)).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => return Err(self.refused(vec![PromotionRefusal::Outdated { node }])),
-            Ok(Err(error)) => return Err(failed(member, error.to_string())),
+            Ok(Err(error)) => return Err(self.failed(member, error.to_string())),
             Err(_) => {
                 let void = order.asked.certainly_past(order.valid);
                 let _ = timeout(self.health.timeout, ballot.recall(&member.node)).await;
                 // Until then the others' locks keep everybody else from acting.
                 tokio::time::sleep_until(void.into()).await;
-                return Err(failed(member, "no answer to `pg_promote`".to_owned()));
+                return Err(self.failed(member, "no answer to `pg_promote`".to_owned()));
             }
         }
         while begun.elapsed() < self.config.timeout {
             let facts = match timeout(self.health.timeout, ballot.ask()).await {
                 Ok(Ok(facts)) => facts,
-                Ok(Err(error)) => return Err(failed(member, error.to_string())),
+                Ok(Err(error)) => return Err(self.failed(member, error.to_string())),
                 Err(_) => None,
             };
             if let Some(facts) = facts.filter(|facts| rules(facts, newest)) {
@@ -182,7 +197,7 @@ impl Promoter {
             tokio::time::sleep(PATIENCE).await;
         }
         let cause = format!("it does not take writes after {:?}", self.config.timeout);
-        Err(failed(member, cause))
+        Err(self.failed(member, cause))
     }
 
     /// The manager need not wait to hear it from a watcher.
@@ -279,7 +294,7 @@ impl Promoter {
         match answered.await {
             Ok(Ok((taken, facts))) => {
                 if !taken {
-                    voter.vote = Err("another process is promoting".to_owned());
+                    voter.vote = Err(ANOTHER_PROMOTES.to_owned());
                 }
                 voter.answer = facts.map(|facts| answer(&facts, member, topology));
             }
@@ -291,13 +306,6 @@ impl Promoter {
             voter,
             clock: None,
         }
-    }
-}
-
-fn failed(member: &Member, cause: String) -> Error {
-    Error::PromotionFailed {
-        node: member.node.name.clone(),
-        cause,
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::handle::{Cluster, Options};
 use super::member::Member;
-use super::topology::Gate;
+use super::topology::{Gate, Topology};
 use crate::config::{Policy, Settings};
 use crate::error::Error;
 use crate::routing::{LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
@@ -49,6 +49,7 @@ pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<
     let a_replica_is_up = topology.usable_replicas().next().is_some();
     let may_be_written_to = matches!(topology.gate, Gate::Open | Gate::Held);
     if (primary_is_up && may_be_written_to) || (start_read_only && a_replica_is_up) {
+        tell(cluster, &topology);
         return Ok(());
     }
     if let Gate::NoQuorum { answer, needed } = topology.gate {
@@ -62,4 +63,20 @@ pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<
         waited: started.elapsed(),
         nodes: topology.describe(),
     })
+}
+
+/// One line for whoever looks at the log of a start.
+fn tell(cluster: &Cluster, topology: &Topology) {
+    let nodes = topology.describe().join("; ");
+    let primary = topology.primary().map(|member| member.node.name.as_str());
+    let consistency = cluster.consistency.level.to_string();
+    let promotion = cluster.promotion().automatic;
+    let sizes = topology.members.iter().map(|member| {
+        let node = &member.node;
+        format!("{}: {}", node.name, node.pool.max_size())
+    });
+    let connections = sizes.collect::<Vec<_>>().join(", ");
+    tracing::info!(
+        target: "diesel_replicated", nodes, primary, consistency, promotion, connections, "pool_started"
+    );
 }

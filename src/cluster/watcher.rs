@@ -15,7 +15,7 @@ use super::manager::Command;
 use super::marks::Marks;
 use super::member::Member;
 use super::topology::Topology;
-use crate::config::HealthConfig;
+use crate::config::{COMMIT_MARKER_SQL, HealthConfig};
 use crate::guarantee::{Board, NewTimeline, Progress, Received};
 use crate::node::{Facts, Monitor, Node, Place};
 use crate::position::{Lsn, Position, Sample};
@@ -80,6 +80,8 @@ pub(super) struct Watcher {
     heartbeat: bool,
     sweep: bool,
     swept: Instant,
+    /// It was looked whether there is a table for them.
+    looked: bool,
     health: Arc<HealthConfig>,
     /// Where the node was when it was last seen as a standby.
     replayed: Lsn,
@@ -117,6 +119,7 @@ impl Watcher {
             heartbeat: around.heartbeat,
             sweep: around.sweep,
             swept: Instant::now(),
+            looked: false,
             health: around.health,
             replayed: Lsn(0),
             timeline: 0,
@@ -243,12 +246,8 @@ impl Watcher {
             if let Err(error) = self.beat(monitor).await {
                 return error;
             }
-            if self.sweep && self.is_primary() && self.swept.elapsed() > SWEEP {
-                self.swept = Instant::now();
-                // What fails now is tried again later.
-                if timeout(self.health.timeout, monitor.sweep()).await.is_err() {
-                    return self.silent();
-                }
+            if let Err(error) = self.tend_markers(monitor).await {
+                return error;
             }
             if let Err(error) = self.look_at_code(monitor).await {
                 return error;
@@ -330,6 +329,29 @@ impl Watcher {
         let topology = self.topology.borrow();
         for replica in topology.replicas() {
             replica.progress.nudge();
+        }
+        Ok(())
+    }
+
+    /// Has old markers of commits removed, and tells once if there is no table for them.
+    async fn tend_markers(&mut self, monitor: &mut Monitor) -> Result<(), String> {
+        if !self.sweep || !self.is_primary() {
+            return Ok(());
+        }
+        let limit = self.health.timeout;
+        if !self.looked {
+            self.looked = true;
+            if let Ok(Ok(false)) = timeout(limit, monitor.has_markers()).await {
+                let (node, needed) = (&self.node.name, COMMIT_MARKER_SQL);
+                tracing::warn!(target: "diesel_replicated", node, needed, "commit_marker_missing");
+            }
+        }
+        if self.swept.elapsed() > SWEEP {
+            self.swept = Instant::now();
+            // What fails now is tried again later.
+            if timeout(limit, monitor.sweep()).await.is_err() {
+                return Err(self.silent());
+            }
         }
         Ok(())
     }

@@ -17,6 +17,8 @@ const SIMPLE: &[&str] = &[
     "max_lifetime",
     "idle_timeout",
     "close_timeout",
+    "functions_allow",
+    "functions_deny",
     "failover_wait",
     "policy",
     "fallback_share",
@@ -81,18 +83,6 @@ pub(super) fn from_env_with(
                 });
             }
         }
-    }
-    let words = |list: String| {
-        list.split([',', ' ', '\t', '\n'])
-            .map(str::to_owned)
-            .collect()
-    };
-    let named = |list: Vec<String>| list.into_iter().filter(|name| !name.is_empty()).collect();
-    if let Some(list) = get("functions_allow") {
-        config.functions.allow = named(words(list));
-    }
-    if let Some(list) = get("functions_deny") {
-        config.functions.deny = named(words(list));
     }
     config.setup_sql.extend(get("setup_sql"));
     ConfigErrors::unless_empty(errors, config)

@@ -36,6 +36,9 @@ pub(super) fn read(
             if let Some(password) = &parsed.password {
                 postgres.password(password);
             }
+            if postgres.get_application_name().is_none() {
+                postgres.application_name(program());
+            }
             Some(postgres)
         }
         Err(error) => {
@@ -47,6 +50,21 @@ pub(super) fn read(
             None
         }
     }
+}
+
+/// What the server's views call a connection whose URL does not say: the name of this program, as `psql` and
+/// others give theirs. `PGAPPNAME` wins, as with libpq.
+fn program() -> String {
+    let given = std::env::var("PGAPPNAME")
+        .ok()
+        .filter(|name| !name.is_empty());
+    let own = || {
+        let program = std::env::current_exe().ok()?;
+        Some(program.file_stem()?.to_string_lossy().into_owned())
+    };
+    given
+        .or_else(own)
+        .unwrap_or_else(|| "diesel-replicated".to_owned())
 }
 
 /// Whether a parameter can only be honoured with TLS. The one place to change once there is TLS.

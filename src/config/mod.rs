@@ -184,6 +184,7 @@ impl Config {
     /// | `health_interval`, `health_timeout` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
     /// | `automatic_promotion` | [`PromotionConfig::automatic`] |
     /// | `max_lag`, `max_lag_bytes` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
+    /// | `functions_allow`, `functions_deny` | [`Config::functions`]: names with commas between |
     ///
     /// A duration is a number of seconds (`30`, `2.5`) or has a unit (`250ms`, `30s`, `10min`,
     /// `1h`); `max_lifetime` and `idle_timeout` may also be `never`.

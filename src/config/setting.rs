@@ -50,6 +50,8 @@ pub(crate) const POOL: &[&str] = &[
     "automatic_promotion",
     "max_lag",
     "max_lag_bytes",
+    "functions_allow",
+    "functions_deny",
 ];
 
 /// `name` as a constant, if a connection string may contain it.
@@ -111,9 +113,17 @@ pub(crate) fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), 
         "max_lag_bytes" => {
             config.health.max_lag_bytes = Some(value.parse().map_err(|_| NUMBER)?);
         }
+        "functions_allow" => config.functions.allow = words(value),
+        "functions_deny" => config.functions.deny = words(value),
         _ => return Err("a setting of the pool"),
     }
     Ok(())
+}
+
+/// Reads a list of names.
+fn words(value: &str) -> Vec<String> {
+    let words = value.split([',', ' ', '\t', '\n']).map(str::to_owned);
+    words.filter(|word| !word.is_empty()).collect()
 }
 
 /// Reads a list such as `3,1`.

@@ -94,6 +94,20 @@ pub(crate) struct Ballot {
 }
 
 impl Ballot {
+    /// The GRANT that is wanting for this node to be promoted by this role, if one is.
+    pub(crate) async fn lacks(&mut self) -> QueryResult<Option<String>> {
+        #[derive(QueryableByName)]
+        struct Lacks {
+            #[diesel(sql_type = diesel::sql_types::Nullable<Text>)]
+            lacks: Option<String>,
+        }
+        let sql = "SELECT CASE WHEN NOT pg_catalog.has_function_privilege(\
+            'pg_catalog.pg_promote(boolean, integer)', 'EXECUTE') THEN pg_catalog.format('GRANT EXECUTE ON \
+            FUNCTION pg_catalog.pg_promote(boolean, integer) TO %I', CURRENT_USER) END AS lacks";
+        let row: Lacks = sql_query(sql).get_result(&mut self.connection.pg).await?;
+        Ok(row.lacks)
+    }
+
     /// Connects to `database`, without the application's set-up.
     pub(crate) async fn open(node: &Node, database: &str) -> Result<Self, ConnectError> {
         let connector = node.pool.connector();

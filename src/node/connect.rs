@@ -362,9 +362,11 @@ pub(super) const FIT: &str = "SET default_transaction_isolation TO 'repeatable r
 
 /// Not every version has each of these limits. A serializable transaction that is read only may have to wait
 /// for others.
+///
+/// And whoever looks at the server's connections sees which of them watch.
 const NO_LIMITS: &str = "SELECT pg_catalog.set_config(name, CASE vartype WHEN 'integer' THEN '0' \
-    WHEN 'bool' THEN 'off' ELSE 'read committed' END, false) FROM pg_catalog.pg_settings WHERE name IN \
-    ('statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', \
+    WHEN 'bool' THEN 'off' WHEN 'string' THEN setting || ' (watching)' ELSE 'read committed' END, false) \
+    FROM pg_catalog.pg_settings WHERE name IN ('application_name', 'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', \
     'idle_in_transaction_session_timeout', 'default_transaction_isolation', \
     'default_transaction_deferrable')";
 

@@ -79,6 +79,19 @@ impl Monitor {
         code_changes(&mut self.connection.pg).await
     }
 
+    /// Whether there is a table for markers of commits, on the path of this role.
+    pub(crate) async fn has_markers(&mut self) -> QueryResult<bool> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Bool)]
+            there: bool,
+        }
+        let look =
+            "SELECT pg_catalog.to_regclass('diesel_replicated_commits') IS NOT NULL AS there";
+        let row: Row = sql_query(look).get_result(&mut self.connection.pg).await?;
+        Ok(row.there)
+    }
+
     /// Removes markers of commits that are of no use any more.
     pub(crate) async fn sweep(&mut self) -> QueryResult<()> {
         let sweep = "DELETE FROM diesel_replicated_commits WHERE id IN (SELECT id FROM \

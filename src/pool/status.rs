@@ -25,6 +25,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
         learned: cluster.learned(),
+        promotion: cluster.promotion(),
         closed: cluster.tracker.is_closed(),
         epoch: topology.epoch,
     }

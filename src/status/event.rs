@@ -97,6 +97,17 @@ pub enum Event {
         /// Everything that speaks against it.
         reasons: Vec<PromotionRefusal>,
     },
+    /// A replica was to be promoted and did not come to take writes, or it is not known whether it will.
+    #[non_exhaustive]
+    PromotionFailed {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// The replica.
+        node: String,
+        /// Why.
+        cause: String,
+    },
     /// The subscriber was too slow: so many events are missing here.
     #[non_exhaustive]
     Missed {

@@ -49,10 +49,45 @@ pub struct PoolStatus {
     /// Statements that look like reads and are not: a replica has refused them for being one, and the
     /// primary has accepted them. They go to the primary, for an hour each. The newest 256.
     pub learned: Vec<LearnedStatement>,
+    /// Whether this process promotes a replica if the primary is gone, and whether it could.
+    pub promotion: PromotionStatus,
     /// Whether the pool was closed.
     pub closed: bool,
     /// Grows with each change of the topology.
     pub epoch: u64,
+}
+
+/// Whether this process promotes a replica if the primary is gone, and whether it could.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct PromotionStatus {
+    /// It does so without being asked: [`PromotionConfig::automatic`](crate::PromotionConfig::automatic).
+    pub automatic: bool,
+    /// With automatic promotion, what is known to stand in the way of one, with what would mend it: a right that
+    /// is missing, a database that cannot be connected to, too few nodes. Looked at when the pool starts, and again
+    /// every ten seconds for as long as there is something.
+    pub hindrances: Vec<String>,
+    /// The last automatic promotion that was refused or has failed.
+    pub last_refusal: Option<LastRefusal>,
+}
+
+/// A promotion that did not come about.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct LastRefusal {
+    /// When.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "unix"))]
+    pub at: SystemTime,
+    /// Everything that spoke against it.
+    pub reason: String,
+}
+
+impl From<(SystemTime, String)> for LastRefusal {
+    fn from((at, reason): (SystemTime, String)) -> Self {
+        Self { at, reason }
+    }
 }
 
 /// A node and its pool at one moment.

@@ -10,7 +10,7 @@ use crate::token::TokenKeys;
 use crate::token::{InvalidToken, SessionToken};
 
 /// More tokens than a well-meaning client has. Those beyond are not looked at.
-const MOST: usize = 8;
+pub(super) const MOST: usize = 8;
 
 /// What cannot carry a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

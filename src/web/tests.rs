@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::carrier::{Carrier, InvalidCarrier, Place};
+use super::carrier::{Carrier, InvalidCarrier, MOST, Place};
 use super::{SameSite, SessionCookie};
 use crate::token::SessionToken;
 
@@ -153,4 +153,30 @@ fn only_what_the_keys_sealed_is_taken() {
         assert_eq!(!found.is_empty(), taken);
     }
     assert!(read(&header(), name(), &[sealed(1).as_bytes()]).is_empty());
+}
+
+/// Headers come from strangers: whatever they say, no more tokens are read than there may be, and one's own is found
+/// among other cookies.
+#[test]
+fn any_headers_of_a_request() {
+    bolero::check!()
+        .with_type::<Vec<Vec<u8>>>()
+        .for_each(|values| {
+            for (carrier, name) in [
+                (Carrier::default(), COOKIE),
+                (header(), HeaderName::from_static("x-session-token")),
+            ] {
+                let mut headers = HeaderMap::new();
+                for value in values {
+                    let value = value.iter().map(|byte| byte % 96 + 32).collect::<Vec<u8>>();
+                    if let Ok(value) = HeaderValue::from_bytes(&value) {
+                        headers.append(&name, value);
+                    }
+                }
+                assert!(carrier.read(&headers).len() <= MOST);
+                let mut answer = HeaderMap::new();
+                carrier.write(&token(), &mut answer);
+                assert!(!answer.is_empty());
+            }
+        });
 }

@@ -226,6 +226,48 @@ mod tests {
         }
     }
 
+    /// What servers send, and what they never do, in pieces of any length: nothing panics, what is kept is bounded,
+    /// and it does not matter how the stream is cut.
+    #[test]
+    fn any_stream_from_the_server() {
+        let kinds = *b"SDZECNA12sKR";
+        bolero::check!()
+            .with_type::<(Vec<(u8, Vec<u8>)>, u8)>()
+            .for_each(|(messages, cut)| {
+                let kind = |byte: &u8| match kinds.get(usize::from(*byte)) {
+                    Some(kind) => *kind,
+                    None => *byte,
+                };
+                let bytes: Vec<u8> = messages
+                    .iter()
+                    .flat_map(|(byte, payload)| message(kind(byte), payload))
+                    .collect();
+                let told = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+                    let wire = Wire::default();
+                    let mut scanner = BackendScanner::default();
+                    pieces.for_each(|piece| scanner.scan(piece, &wire));
+                    let kept = scanner.0.kept.as_ref().map_or(0, Vec::capacity);
+                    assert!(kept <= 2 * KEPT, "{kept} bytes are kept");
+                    let death = wire.death().map(|death| death.message);
+                    (
+                        wire.transaction_status(),
+                        wire.role(),
+                        wire.is_idle(),
+                        death,
+                    )
+                };
+                let whole = told(&mut std::iter::once(&bytes[..]));
+                let cut = told(&mut bytes.chunks(1 + usize::from(*cut)));
+                assert_eq!(whole, cut);
+                // And bytes that are no messages at all.
+                for (_, bytes) in messages {
+                    let wire = Wire::default();
+                    BackendScanner::default().scan(bytes, &wire);
+                    FrontendScanner::default().scan(bytes, &wire);
+                }
+            });
+    }
+
     #[test]
     fn each_request_is_owed_one_answer() {
         let wire = Wire::default();

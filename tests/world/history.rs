@@ -88,7 +88,7 @@ async fn written(pool: &ReplicatedPool, name: &str) {
     insert(name).execute(&mut conn).await.unwrap();
 }
 
-/// What is logged at warn and above in this program.
+/// What is logged at info and above in this program.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -99,7 +99,7 @@ impl Log {
             let log = Self::default();
             let writer = log.clone();
             let _ = tracing_subscriber::fmt()
-                .with_max_level(tracing::Level::WARN)
+                .with_max_level(tracing::Level::INFO)
                 .with_ansi(false)
                 .with_writer(move || writer.clone())
                 .try_init();
@@ -107,7 +107,14 @@ impl Log {
         })
     }
 
+    /// What was warned of.
     pub(crate) fn of(&self, event: &str, node: &str) -> Vec<String> {
+        let mut told = self.all(event, node);
+        told.retain(|line| line.contains(" WARN ") || line.contains("ERROR "));
+        told
+    }
+
+    pub(crate) fn all(&self, event: &str, node: &str) -> Vec<String> {
         let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&bytes);
         let lines = text.lines().filter(|line| line.contains(event));

@@ -14,6 +14,7 @@
 
 mod answers;
 mod errors;
+mod foreseen;
 mod history;
 mod outages;
 mod outages_fence;

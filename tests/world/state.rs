@@ -523,7 +523,10 @@ async fn a_cursor_pins_nothing_beyond_its_transaction() {
 #[tokio::test]
 async fn a_lock_is_not_taken_on_a_replica() {
     let schema = "CREATE FUNCTION lock_it() RETURNS boolean LANGUAGE sql AS 'SELECT pg_try_advisory_xact_lock(42)';";
-    let pool = with(schema).await.build().await.unwrap();
+    // The snapshots need not have what the transactions before may have written.
+    let of_sessions = ConsistencyConfig::default().write_scope(WriteScope::Session);
+    let builder = with(schema).await.consistency(of_sessions);
+    let pool = builder.build().await.unwrap();
     for sql in [
         "SELECT pg_try_advisory_xact_lock(42)",
         "SELECT lock_it()",

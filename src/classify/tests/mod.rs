@@ -3,6 +3,7 @@
 use super::*;
 
 mod fixtures;
+mod fuzz;
 mod limits;
 mod properties;
 mod second_opinion;

@@ -198,9 +198,10 @@ impl ConnString {
             }
         }
         match name.as_str() {
-            "user" => self.user = Some(param.value),
+            // Empty is not given, as with libpq.
+            "user" => self.user = Some(param.value).filter(|user| !user.is_empty()),
             "password" => self.password = Some(param.value.into_bytes()),
-            "dbname" => self.dbname = Some(param.value),
+            "dbname" => self.dbname = Some(param.value).filter(|name| !name.is_empty()),
             "host" => self.hosts = each(value, check_host)?,
             "port" => self.ports = each(value, |port| parse_port(&port))?,
             "hostaddr" => self.hostaddrs = each(value, check_hostaddr)?,

@@ -1,6 +1,7 @@
 //! Tests of the configuration as a whole: every mistake is found, named, and told with all others.
 
 mod environment;
+mod fuzz;
 mod secrets;
 mod urls;
 

@@ -1,5 +1,6 @@
 //! Tokens and texts of every kind, and the laws that hold for all of them.
 
+mod fuzz;
 #[cfg(feature = "signed")]
 mod seal;
 

@@ -1,0 +1,89 @@
+//! What stands in the way of an automatic promotion, found out before one is needed.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use tokio::time::timeout;
+
+use super::member::Member;
+use super::promotion::Promoter;
+use super::topology::Topology;
+use crate::node::Ballot;
+use crate::status::PromotionStatus;
+
+/// The fewest nodes of which a majority is left when one is gone.
+const ENOUGH: usize = 3;
+
+/// How often it is looked at again while something stands in the way.
+pub(super) const AGAIN: Duration = Duration::from_secs(10);
+
+/// What is known of promotions by this process.
+#[derive(Debug, Default)]
+pub(crate) struct Outlook(Mutex<PromotionStatus>);
+
+impl Outlook {
+    pub(crate) fn told(&self) -> PromotionStatus {
+        self.status().clone()
+    }
+
+    /// No promotion was made, for this reason.
+    pub(super) fn refused(&self, reason: String) {
+        self.status().last_refusal = Some((SystemTime::now(), reason).into());
+    }
+
+    fn status(&self) -> MutexGuard<'_, PromotionStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Promoter {
+    /// Finds out whether a replica could be promoted if the primary were gone now, and says what is wanting:
+    /// each thing once. `true` if nothing is.
+    pub(super) async fn look_ahead(&self) -> bool {
+        let topology = self.topology.borrow().clone();
+        let nodes = topology.members.iter();
+        let asked = nodes.filter(|member| member.is_of_use());
+        let mut found = too_few(&topology);
+        found.extend(
+            join_all(asked.map(|member| self.hindrance(member)))
+                .await
+                .into_iter()
+                .flatten(),
+        );
+        let before = std::mem::replace(&mut self.outlook.status().hindrances, found.clone());
+        for reason in found.iter().filter(|reason| !before.contains(reason)) {
+            tracing::warn!(target: "diesel_replicated", reason, "promotion_unable");
+        }
+        found.is_empty()
+    }
+
+    /// What keeps this node, which is up, from agreeing or from being promoted.
+    async fn hindrance(&self, member: &Member) -> Option<String> {
+        let name = &member.node.name;
+        let looking = async {
+            let mut ballot = Ballot::open(&member.node, &self.config.database).await?;
+            Ok::<_, crate::error::ConnectError>(ballot.lacks().await)
+        };
+        match timeout(self.health.timeout, looking).await {
+            Ok(Ok(Ok(grant))) => {
+                grant.map(|grant| format!("`{name}` may not be promoted by this role: {grant}"))
+            }
+            Ok(Err(error)) => Some(format!(
+                "{error}; `PromotionConfig::database` is `{}`",
+                self.config.database
+            )),
+            // It is slow or went away: the health of the node tells.
+            Ok(Ok(Err(_))) | Err(_) => None,
+        }
+    }
+}
+
+fn too_few(topology: &Topology) -> Vec<String> {
+    let count = topology.members.len();
+    let enough = count >= ENOUGH;
+    let reason = format!(
+        "a promotion takes a majority of all nodes, and of {count} none is left when one is gone: add another node"
+    );
+    if enough { Vec::new() } else { vec![reason] }
+}
