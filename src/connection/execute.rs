@@ -204,7 +204,10 @@ impl ReplicatedConnection {
                     ..
                 })
             );
-        let session = self.session();
+        let mut session = self.session();
+        // One that has failed, or was ended by the text of a statement, is over without a word here. What comes
+        // after it needs all that a read outside of it needs.
+        session.notice_transaction_end();
         let level = self.level_of(&session);
         if !may_move || session.forced == Some(NodeKind::Replica) || session.transaction.is_some() {
             return match level {

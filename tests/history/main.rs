@@ -9,6 +9,7 @@
     reason = "a program of tests, which fail by panicking"
 )]
 
+mod append;
 mod check;
 mod faults;
 mod workload;

@@ -212,3 +212,41 @@ async fn the_next_connection_reads_what_the_last_one_wrote() {
     })
     .await;
 }
+
+// Found by an Elle-style history over this pool: a transaction whose COMMIT was refused, here by a deferred
+// constraint, was over without a word, and left the next read without any need, as if it were within.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_after_a_refused_commit_sees_what_was_written_before() {
+    let local = own_cluster().await;
+    on(&local, |local| {
+        let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN RAISE EXCEPTION ''refused''; END';
+             CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW WHEN (NEW.name LIKE 'refused%') EXECUTE FUNCTION refuse();";
+        local.primary().sql("app", refuse).unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+    for scope in [WriteScope::Pool, WriteScope::Session] {
+        let level = ConsistencyConfig::default().write_scope(scope);
+        let pool = builder_for(&local, "app").consistency(level);
+        let pool = pool.build().await.unwrap();
+        eventually("all are up", || async { all_up(&pool) }).await;
+        let mut conn = pool.get().await.unwrap();
+        let before = count(&mut conn.primary()).await;
+        pause(&local).await;
+        insert(&format!("{scope:?}"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        run(&mut conn, "BEGIN").await.unwrap();
+        insert("refused").execute(&mut conn).await.unwrap();
+        run(&mut conn, "COMMIT").await.unwrap_err();
+        assert_eq!(count(&mut conn).await, before + 1, "{scope:?}");
+        on(&local, |local| {
+            let nodes = local.replicas().iter();
+            nodes.for_each(|node| node.resume_replay().unwrap());
+        })
+        .await;
+    }
+}
