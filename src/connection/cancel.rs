@@ -56,6 +56,16 @@ impl CancelToken {
         }
         Ok(())
     }
+
+    /// As [`cancel`](Self::cancel), by the name that the token of diesel-async's own connection has for it. The
+    /// connector for TLS is not used: requests go the way that the pool's connections go.
+    ///
+    /// # Errors
+    ///
+    /// As [`cancel`](Self::cancel).
+    pub async fn cancel_query<T>(&self, _tls: T) -> Result<(), ConnectError> {
+        self.cancel().await
+    }
 }
 
 impl fmt::Debug for CancelToken {

@@ -1,6 +1,8 @@
 //! Transactions with an isolation level, an access mode and deferrability, and snapshots.
 
 use diesel::QueryResult;
+use diesel::pg::Pg;
+use diesel::query_builder::{AstPass, QueryFragment};
 use diesel_async::{AnsiTransactionManager, SimpleAsyncConnection, TransactionManager};
 
 use super::ReplicatedConnection;
@@ -191,9 +193,18 @@ impl<'a> TransactionBuilder<'a> {
         result
     }
 
+    /// Its BEGIN, also as a fragment of a query.
     fn begin(&self) -> String {
         let parts = [self.isolation, self.access, self.deferrable];
         let options: String = parts.into_iter().flatten().collect();
         format!("BEGIN TRANSACTION{options}")
+    }
+}
+
+/// The BEGIN that it sends, as with diesel-async's builder.
+impl QueryFragment<Pg> for TransactionBuilder<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql(&self.begin());
+        Ok(())
     }
 }

@@ -120,7 +120,8 @@ async fn a_token_cancels_whatever_runs() {
             .await
         })
         .await;
-        token.cancel().await.unwrap();
+        // As with the token of diesel-async's own connection, to which a connector is given.
+        token.cancel_query(()).await.unwrap();
         let (result, mut conn) = running.await.unwrap();
         let error = result.unwrap_err();
         assert!(error.to_string().contains("cancel"), "{error}");

@@ -71,6 +71,10 @@ async fn errors_roll_back_and_savepoints_nest() {
 async fn the_builder_sends_what_it_was_given() {
     let pool = pool().await;
     let mut conn = pool.get().await.unwrap();
+    let builder = conn.build_transaction().read_only().repeatable_read();
+    let sql = diesel::debug_query::<diesel::pg::Pg, _>(&builder).to_string();
+    let begin = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+    assert!(sql.starts_with(begin), "{sql}");
     let refused = conn
         .build_transaction()
         .read_only()
