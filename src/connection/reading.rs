@@ -150,7 +150,8 @@ impl ReplicatedConnection {
         let topology = self.cluster.topology();
         let room = {
             let _timers = self.cluster.runtime.enter();
-            topology.primary()?.node.pool.has_room()
+            let primary = topology.primary().filter(|member| member.is_up())?;
+            primary.node.pool.has_room()
         };
         if !room {
             return None;

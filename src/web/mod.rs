@@ -42,7 +42,7 @@
 //! - Of the answers to requests that one client sends *at the same time*, the last to arrive decides
 //!   what its cookie says, and that may not cover what the others wrote. A client that keeps
 //!   tokens itself (see [`SessionLayer::header`]) can send them all. For others
-//!   [`WriteScope::Pool`](crate::WriteScope::Pool) helps where one process serves them.
+//!   [`WriteScope::Pool`](crate::WriteScope::Pool), the default, helps where one process serves them.
 //! - A task that a handler spawns is outside of the session. Give it the [`Session`](crate::Session)
 //!   that is in the request's extensions.
 
