@@ -183,6 +183,10 @@ impl LocalNode {
 
     pub(super) fn wait_until_up(&self) -> Result<(), ClusterError> {
         wait_for(&format!("node `{}` answers", self.name), || {
+            if self.met_its_own_past() {
+                self.spawn()?;
+                return Ok(None);
+            }
             if !self.is_running() {
                 return Err(ClusterError::NotStarted {
                     node: self.name.clone(),
@@ -192,6 +196,16 @@ impl LocalNode {
             // A server that cannot be reached yet is not an error here.
             Ok(self.sql("postgres", "SELECT 1").ok().map(|_| ()))
         })
+    }
+
+    /// Whether its server gave up because processes of the one that was killed before were still there: they end
+    /// by themselves when they see that.
+    fn met_its_own_past(&self) -> bool {
+        let last = |log: &str| {
+            let fatal = log.lines().rev().find(|line| line.contains(" FATAL: "));
+            fatal.is_some_and(|line| line.contains("pre-existing shared memory block"))
+        };
+        !self.is_running() && last(&self.log())
     }
 
     /// Whether its server gave up because something else has its port.

@@ -87,10 +87,10 @@ async fn a_connection_in_the_middle_of_a_command_goes_to_nobody() {
     .await;
     assert!(timed_out.is_err());
     // The same session reads on over another connection; the next gets one at once.
-    assert_ne!(who(&mut conn).await, "primary");
+    assert_ne!(who(&mut conn.replica()).await, "primary");
     drop(conn);
     let mut next = pool.get().await.unwrap();
-    assert_ne!(who(&mut next).await, "primary");
+    assert_ne!(who(&mut next.replica()).await, "primary");
 }
 
 #[tokio::test]

@@ -53,5 +53,5 @@ async fn the_end_of_the_listening_connection_is_told_once() {
     let lost = run(&mut listener, "SELECT 1").await.unwrap_err();
     assert!(lost.to_string().contains("session's state"), "{lost}");
     let mut fresh = pool.get().await.unwrap();
-    assert_ne!(who(&mut fresh).await, "primary");
+    assert_ne!(who(&mut fresh.replica()).await, "primary");
 }

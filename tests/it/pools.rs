@@ -128,5 +128,5 @@ async fn a_pool_over_us_hands_no_sessions_state_to_the_next_user() {
         .await
         .unwrap();
     assert_ne!(name, "of the first user");
-    assert_ne!(who(&mut conn).await, "primary");
+    assert_ne!(who(&mut conn.replica()).await, "primary");
 }
