@@ -7,6 +7,7 @@ mod body;
 mod cache;
 mod catalog;
 mod code;
+mod dialect;
 mod functions;
 mod learned;
 mod leaves;

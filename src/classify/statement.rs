@@ -321,6 +321,10 @@ fn command(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
     let write = primary(RouteReason::Write, true);
     match &*first {
         _ if quoted => UNKNOWN,
+        "show" if !names_one_setting(tokens) => Verdict {
+            ddl: false,
+            ..UNKNOWN
+        },
         "show" if is_setting_of_server(tokens) => primary(RouteReason::ServerState, false),
         "show" => READ,
         "insert" | "update" | "delete" | "merge" | "copy" | "checkpoint" | "notify" | "call"
@@ -359,6 +363,29 @@ fn command(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
 /// `DECLARE … CURSOR WITH HOLD FOR …`
 fn holds(tokens: Tokens<'_>) -> bool {
     (1..tokens.len()).any(|at| tokens.is_word(at, "with") && tokens.is_word(at + 1, "hold"))
+}
+
+/// `SHOW` of one name and nothing else. What else the server may take for a `SHOW`, it refuses.
+fn names_one_setting(tokens: Tokens<'_>) -> bool {
+    const PHRASES: &[&[&str]] = &[
+        &["time", "zone"],
+        &["session", "authorization"],
+        &["transaction", "isolation", "level"],
+    ];
+    let says = |phrase: &&[&str]| {
+        tokens.len() == phrase.len() + 1
+            && (1..)
+                .zip(*phrase)
+                .all(|(at, word)| tokens.is_word(at, word))
+    };
+    let is_part = |at: usize| {
+        if at % 2 == 0 {
+            tokens.is(at, ".")
+        } else {
+            tokens.name(at).is_some()
+        }
+    };
+    PHRASES.iter().any(says) || (tokens.len() % 2 == 0 && (1..tokens.len()).all(is_part))
 }
 
 /// `SHOW` of what a standby answers otherwise.

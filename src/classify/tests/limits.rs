@@ -115,3 +115,44 @@ fn the_memory_of_verdicts_is_bounded_and_keeps_texts_and_types_apart() {
     let ground = classifier.ground.read().unwrap();
     assert!(ground.verdicts.len() < 80_000, "{}", ground.verdicts.len());
 }
+
+/// What the parser may read in two ways, nested: each level took twice as long as the one before.
+#[test]
+fn what_can_be_read_in_two_ways_takes_no_time() {
+    let classifier = classifier();
+    for before in [
+        "position(",
+        "a IN (SELECT ~ ",
+        "(SELECT * FROM (",
+        "SELECT * FROM ((",
+        "CASE WHEN interval(",
+        "ARRAY[a IN (",
+        "(a, ",
+        "CAST(",
+        "trim(",
+        "extract(a FROM ",
+        "EXISTS (SELECT ",
+        "substring(a FROM ",
+        "overlay(",
+        "interval (",
+    ] {
+        for times in [10, 20, 30, 40, 1_000] {
+            let text = format!("SELECT {}1", before.repeat(times));
+            let started = Instant::now();
+            classifier.classify(None, &text);
+            let took = started.elapsed();
+            // Twenty levels took minutes.
+            assert!(took.as_secs() < 5, "{took:?} for {times} times {before}");
+        }
+    }
+}
+
+/// An unoptimised parser takes a hundred kilobytes for each query within a query.
+#[test]
+fn nested_queries_need_little_stack() {
+    let text = format!("SELECT {}1{}", "(SELECT ".repeat(20), ")".repeat(20));
+    let judge = move || classifier().classify(None, &text).reason;
+    let thread = std::thread::Builder::new().stack_size(1 << 20);
+    let reason = thread.spawn(judge).unwrap().join().unwrap();
+    assert_eq!(reason, RouteReason::PlainSelect);
+}
