@@ -232,12 +232,13 @@ impl Manager {
         }
         let within = self.health.interval.saturating_add(self.health.timeout);
         let answers = |member: &&Member| member.is_up() && member.node.heard.age() <= within;
+        let servers = topology.servers();
         let (nodes, answer) = (
-            topology.members.len(),
-            topology.members.iter().filter(answers).count(),
+            servers.clone().count(),
+            servers.clone().filter(answers).count(),
         );
         let asked = |member: &&Member| member.health.is_asked();
-        let unasked = nodes - topology.members.iter().filter(asked).count();
+        let unasked = nodes - servers.filter(asked).count();
         let needed = topology.majority();
         let gate = if has_quorum(nodes, answer, unasked, topology.gate == Gate::Open) {
             Gate::Open
@@ -254,7 +255,7 @@ impl Manager {
         match (before.gate, after.gate) {
             (before, after) if before == after => {}
             (Gate::NoQuorum { .. }, Gate::Open) => {
-                let answer = after.members.iter().filter(|member| member.is_up()).count();
+                let answer = after.servers().filter(|member| member.is_up()).count();
                 let needed = after.majority();
                 tracing::info!(target: "diesel_replicated", answer, needed, "quorum_regained");
             }

@@ -55,7 +55,7 @@ pub(crate) struct Cluster {
     /// Who is told what happens to the nodes.
     pub(crate) door: Door,
     pub(crate) consistency: ConsistencyConfig,
-    pub(crate) oids: OidCache,
+    pub(crate) oids: Arc<OidCache>,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
     pub(crate) tracker: Tracker,
     pub(crate) runtime: Handle,
@@ -84,7 +84,7 @@ impl Cluster {
         let first = maker.topology(settings.nodes, settings.promotion.write_quorum);
         let classifier = Arc::new(Classifier::new(&settings.functions));
         let (publish, topology) = watch::channel(Arc::new(first));
-        let board = Arc::<Board>::default();
+        let (board, oids) = (Arc::<Board>::default(), Arc::<OidCache>::default());
         let (bell, stop) = (Bell::default(), CancellationToken::new());
         let door = bell.door();
         let health = Arc::new(settings.health);
@@ -104,6 +104,7 @@ impl Cluster {
             commands: commands.downgrade(),
             stop: stop.clone(),
             classifier: Arc::clone(&classifier),
+            oids: Arc::clone(&oids),
             board: Arc::clone(&board),
             sweep: settings.commit_resolution == CommitResolution::Marker,
             remote_apply: settings.durability == Some(Durability::RemoteApply),
@@ -120,7 +121,7 @@ impl Cluster {
             classifier,
             board,
             door,
-            oids: OidCache::default(),
+            oids,
             policy: options.policy,
             tracker: Tracker::new(),
             runtime,

@@ -15,6 +15,7 @@ use super::checkup::Record;
 use super::lineage::Known;
 use super::marks::Marks;
 use super::member::Member;
+use super::oids::OidCache;
 use super::promotion::Promoter;
 use super::refresh::{self, Refresh};
 use super::succession;
@@ -112,6 +113,7 @@ pub(super) struct Parts {
     pub(super) commands: mpsc::WeakSender<Command>,
     pub(super) stop: CancellationToken,
     pub(super) classifier: Arc<Classifier>,
+    pub(super) oids: Arc<OidCache>,
     pub(super) board: Arc<Board>,
     pub(super) remote_apply: bool,
     /// Old markers of commits are to be removed.
@@ -126,6 +128,7 @@ pub(crate) struct Manager {
     pub(super) commands: mpsc::WeakSender<Command>,
     stop: CancellationToken,
     pub(super) classifier: Arc<Classifier>,
+    oids: Arc<OidCache>,
     pub(super) board: Arc<Board>,
     pub(super) remote_apply: bool,
     /// Old markers of commits are to be removed.
@@ -153,6 +156,7 @@ impl Manager {
             commands: parts.commands,
             stop: parts.stop,
             classifier: parts.classifier,
+            oids: parts.oids,
             board: parts.board,
             remote_apply: parts.remote_apply,
             sweep: parts.sweep,
@@ -364,6 +368,17 @@ impl Manager {
         // The gate belongs to what is published: nobody sees nodes that are up behind a gate of before.
         self.count_answers(&mut after);
         let after = Arc::new(after);
+        let replaced = before.cluster().is_some() && after.cluster() != before.cluster();
+        if replaced && !after.members.is_empty() {
+            // Before anybody can write to it.
+            self.board.begin_anew(after.cluster());
+            self.marks.forget();
+            self.oids.outdated(self.oids.generation());
+            self.classifier.note_change();
+            if let Some(commands) = self.commands.upgrade() {
+                let _ = commands.try_send(Command::CatalogChanged);
+            }
+        }
         self.publish.send_replace(Arc::clone(&after));
         if after.timeline() != before.timeline() {
             // What standbys told before says nothing of where they are beside the new primary.

@@ -46,6 +46,13 @@ impl Marks {
         }
     }
 
+    /// Another cluster has come in the place of the one before.
+    pub(super) fn forget(&self) {
+        self.wanted.store(0, Ordering::Release);
+        self.refused.store(0, Ordering::Release);
+        *self.last() = None;
+    }
+
     fn last(&self) -> MutexGuard<'_, Option<Arc<Mark>>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }

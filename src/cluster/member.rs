@@ -8,7 +8,7 @@ use crate::config::{DeclaredRole, HealthConfig};
 use crate::election::{Sight, Standing};
 use crate::guarantee::Progress;
 use crate::health::{Apart, Health, Signal};
-use crate::node::{Facts, Node, Place, Receiver};
+use crate::node::{Facts, Node, Place, Receiver, Run};
 use crate::route::NodeKind;
 use crate::status::{NodeHealth, Transition};
 use crate::wire::ServerRole;
@@ -28,6 +28,14 @@ pub(crate) struct Member {
     pub(crate) health: Health,
     /// The system identifier that it told.
     pub(crate) cluster: Option<u64>,
+    /// Which run of which server it told to be.
+    pub(super) run: Option<Run>,
+    /// The database that its connections are to.
+    pub(super) database: Option<Arc<str>>,
+    /// They are to another one than those to the other nodes, which is this.
+    pub(super) elsewhere: Option<Arc<str>>,
+    /// The other name of its server, under which that is used.
+    pub(super) twin: Option<Arc<Node>>,
     /// The timeline that it told; 0 while that is not known.
     pub(crate) timeline: u32,
     /// A standby that has what the primary lost: it is stuck there.
@@ -57,6 +65,10 @@ impl Member {
             role: None,
             health: Health::default(),
             cluster: None,
+            run: None,
+            database: None,
+            elsewhere: None,
+            twin: None,
             timeline: 0,
             stray: false,
             fenced: false,
@@ -144,10 +156,14 @@ impl Member {
         let told = (Some(role), cluster, timeline);
         let known = (self.role, self.cluster, self.timeline);
         let news = told != known
+            || facts.run.is_some_and(|run| self.run != Some(run))
+            || self.database.as_ref() != Some(&facts.database)
             || sender != self.sender
             || paused != self.paused
             || facts.fenced != self.fenced;
         self.fenced = facts.fenced;
+        self.run = facts.run.or(self.run);
+        self.database = Some(Arc::clone(&facts.database));
         (self.role, self.cluster, self.timeline) = told;
         (self.sender, self.paused) = (sender, paused);
         news
@@ -192,6 +208,8 @@ impl Member {
             reachable: !self.health.is_down(),
             cluster: self.cluster,
             timeline: self.timeline,
+            twin: self.twin.is_some(),
+            elsewhere: self.elsewhere.is_some(),
         }
     }
 
@@ -235,6 +253,17 @@ impl Member {
                 format!("primary of timeline {timeline}, and the cluster has gone on to {newest}")
             }
             (Standing::Foreign, _) => "of another cluster".to_owned(),
+            (Standing::Twin, _) => {
+                let other = self.twin.as_ref().map_or("another", |other| &other.name);
+                format!("the same server as `{other}`, under another name: remove one of them")
+            }
+            (Standing::Elsewhere, _) => {
+                let (its, ours) = (self.database.as_deref(), self.elsewhere.as_deref());
+                let (its, ours) = (its.unwrap_or_default(), ours.unwrap_or_default());
+                format!(
+                    "connected to database `{its}`, where the others are to `{ours}`: correct its URL"
+                )
+            }
             (Standing::Unknown, _) => "role not known".to_owned(),
         }
     }

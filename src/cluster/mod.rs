@@ -7,6 +7,7 @@ mod backoff;
 mod catalog;
 mod checkup;
 mod handle;
+mod identity;
 mod lineage;
 mod maker;
 mod manager;

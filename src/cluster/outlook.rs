@@ -80,7 +80,7 @@ impl Promoter {
 }
 
 fn too_few(topology: &Topology) -> Vec<String> {
-    let count = topology.members.len();
+    let count = topology.servers().count();
     let enough = count >= ENOUGH;
     let reason = format!(
         "a promotion takes a majority of all nodes, and of {count} none is left when one is gone: add another node"

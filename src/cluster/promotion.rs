@@ -81,7 +81,7 @@ struct Asked {
 impl Promoter {
     /// Promotes a replica, if nothing speaks against it.
     pub(crate) async fn promote(&self, order: &Order) -> Result<Promoted, Error> {
-        let topology = Arc::clone(&self.topology.borrow());
+        let topology = self.topology.borrow().of_servers();
         let place_of = |name: &str| {
             let mut members = topology.members.iter();
             let place = members.position(|member| member.node.name == name);
@@ -271,7 +271,11 @@ impl Promoter {
     ) -> Asked {
         let mut voter = Voter {
             name: member.node.name.clone(),
-            priority: member.node.pool.connector().settings.promotion_priority,
+            priority: match member.elsewhere {
+                None => member.node.pool.connector().settings.promotion_priority,
+                // It is of no use to this pool, whatever it is to others.
+                Some(_) => 0,
+            },
             vote: Ok(()),
             answer: None,
         };

@@ -33,6 +33,16 @@ pub(super) fn follow(before: &Topology, after: &Topology, bell: &Bell) {
             timeline,
         });
     }
+    if let (Some(from), Some(to)) = (before.cluster(), after.cluster()) {
+        if from != to {
+            tracing::warn!(target: "diesel_replicated", from, to, "cluster_replaced");
+            bell.ring(Event::ClusterReplaced {
+                at: SystemTime::now(),
+                from,
+                to,
+            });
+        }
+    }
     for member in &after.members {
         if let Some(earlier) = before.member(&member.node) {
             compare(earlier, member, after, bell);
@@ -116,14 +126,18 @@ fn depose(ruled: bool, member: &Member) {
         Standing::Rival => {
             tracing::error!(target: "diesel_replicated", node, reason, "two_primaries");
         }
-        Standing::Foreign => {
+        Standing::Foreign | Standing::Twin | Standing::Elsewhere => {
             tracing::error!(target: "diesel_replicated", node, reason, "node_unused");
         }
         _ => {}
     }
     let useless = matches!(
         member.standing,
-        Standing::Superseded { .. } | Standing::Rival | Standing::Foreign
+        Standing::Superseded { .. }
+            | Standing::Rival
+            | Standing::Foreign
+            | Standing::Twin
+            | Standing::Elsewhere
     );
     if ruled || useless {
         let cause = format!("it is no longer the primary: {}", member.describe());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::identity::Identities;
 use super::member::Member;
 use crate::election::promotion::needed;
 use crate::election::{Past, Sight, Standing, elect};
@@ -46,6 +47,8 @@ pub(crate) struct Topology {
     past: Past,
     /// Since when the newest timeline is known here.
     timeline_since: Option<Instant>,
+    /// Which names stand for one server, and which database is meant.
+    identities: Identities,
 }
 
 impl Topology {
@@ -80,8 +83,7 @@ impl Topology {
     }
 
     pub(crate) fn has_replicas(&self) -> bool {
-        self.members
-            .iter()
+        self.servers()
             .any(|member| member.kind() != Some(NodeKind::Primary))
     }
 
@@ -100,9 +102,24 @@ impl Topology {
         self.timeline_since
     }
 
-    /// How many of the nodes are a majority.
+    /// The nodes, each server once.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Member> + Clone {
+        let servers = self.members.iter();
+        servers.filter(|member| member.twin.is_none())
+    }
+
+    /// The same, as all that there is.
+    pub(crate) fn of_servers(&self) -> Self {
+        let mut servers = self.clone();
+        servers.members.retain(|member| member.twin.is_none());
+        let is_primary = |member: &Member| member.standing == Standing::Primary;
+        servers.past.primary = servers.members.iter().position(is_primary);
+        servers
+    }
+
+    /// How many of the servers are a majority.
     pub(crate) fn majority(&self) -> usize {
-        needed(self.members.len())
+        needed(self.servers().count())
     }
 
     /// Whether a primary was known once.
@@ -231,6 +248,7 @@ impl Topology {
     }
 
     fn elect(&mut self, primary: Option<&Arc<Node>>) {
+        self.identities.tell(&mut self.members, primary);
         let sights: Vec<Sight> = self.members.iter().map(Member::sight).collect();
         let place = primary.and_then(|node| {
             let is_it = |member: &Member| Arc::ptr_eq(&member.node, node);

@@ -283,7 +283,9 @@ fn host(address: Address) -> Host {
 fn check_distinct(nodes: &[NodeSettings], errors: &mut Vec<ConfigError>) {
     for (position, node) in nodes.iter().enumerate() {
         for earlier in &nodes[..position] {
-            if same_host(&earlier.host, &node.host) {
+            // A pooler has a database for each of its servers.
+            let same_database = earlier.postgres.get_dbname() == node.postgres.get_dbname();
+            if same_host(&earlier.host, &node.host) && same_database {
                 errors.push(ConfigError::DuplicateNode {
                     first: earlier.name.clone(),
                     second: node.name.clone(),

@@ -44,6 +44,8 @@ pub(super) struct Doubt {
     pid: i32,
     timeline: i32,
     run: String,
+    /// Of which of the clusters that have followed each other.
+    era: u64,
 }
 
 #[derive(Debug)]
@@ -123,6 +125,7 @@ impl ReplicatedConnection {
                 pid: begun.pid,
                 timeline: begun.timeline,
                 run: begun.run,
+                era: self.cluster.board.era(),
             });
         }
         using.finish();
@@ -179,7 +182,8 @@ impl ReplicatedConnection {
         while Instant::now() < deadline {
             // A primary that goes away, too, is followed by another.
             if let Ok(lease) = self.primary_apart().await {
-                match ask(doubt, &lease).await {
+                let same_cluster = doubt.era == self.cluster.board.era();
+                match ask(doubt, &lease, same_cluster).await {
                     Ok(Some(answer)) => return answer,
                     Ok(None) => {}
                     Err(error) if lease.is_usable() => {
@@ -196,8 +200,9 @@ impl ReplicatedConnection {
     }
 }
 
-/// Asks once. `None` if it is not decided yet.
-async fn ask(doubt: &Doubt, lease: &Arc<Lease>) -> QueryResult<Option<Answer>> {
+/// Asks once. `None` if it is not decided yet. Another cluster knows no number of the one before, and may not have
+/// got its markers.
+async fn ask(doubt: &Doubt, lease: &Arc<Lease>, same_cluster: bool) -> QueryResult<Option<Answer>> {
     let using = lease.enter();
     let mut connection = lease.pg();
     let look = format!(
@@ -206,7 +211,7 @@ async fn ask(doubt: &Doubt, lease: &Arc<Lease>) -> QueryResult<Option<Answer>> {
     );
     let look = sql_query(look).bind::<Integer, _>(doubt.pid);
     let found: Found = look.get_result(&mut connection).await?;
-    let same = found.timeline == doubt.timeline;
+    let same = found.timeline == doubt.timeline && same_cluster;
     // Looked for only after its backend was seen to be gone, in a statement of its own: a snapshot is older
     // than what is read of the backends beside it.
     let gone = !same || !found.running;
@@ -240,6 +245,7 @@ async fn ask(doubt: &Doubt, lease: &Arc<Lease>) -> QueryResult<Option<Answer>> {
                 .await?;
             match told.status {
                 Some(_) => Some(Answer::Committed),
+                None if !same_cluster => Some(Answer::Unknown),
                 None => gone.then_some(Answer::RolledBack),
             }
         }

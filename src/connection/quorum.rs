@@ -78,5 +78,5 @@ fn is_confirmed(topology: &Topology, since: Instant) -> bool {
 
 fn answers_since(topology: &Topology, since: Instant) -> impl Iterator<Item = &Member> + Clone {
     let answered = move |member: &&Member| member.progress.asked_since(since);
-    topology.members.iter().filter(answered)
+    topology.servers().filter(answered)
 }

@@ -28,6 +28,28 @@ pub(crate) struct Sight {
     pub(crate) cluster: Option<u64>,
     /// The timeline that it told; 0 while that is not known.
     pub(crate) timeline: u32,
+    /// It is another name of a server that counts already.
+    pub(crate) twin: bool,
+    /// Its connections are to another database.
+    pub(crate) elsewhere: bool,
+}
+
+impl Sight {
+    /// What counts of it: a server under two names is one.
+    fn counted(self) -> Self {
+        if !self.twin {
+            return self;
+        }
+        Self {
+            declared: DeclaredRole::Unknown,
+            role: None,
+            asked: true,
+            reachable: false,
+            cluster: None,
+            timeline: 0,
+            ..self
+        }
+    }
 }
 
 /// What a node is among the others.
@@ -48,6 +70,10 @@ pub(crate) enum Standing {
     Superseded { newest: u32 },
     /// It belongs to another cluster.
     Foreign,
+    /// It is another name of a server that is used under its first.
+    Twin,
+    /// Its connections are to another database than those to the others.
+    Elsewhere,
 }
 
 /// What is remembered of earlier elections.
@@ -72,7 +98,8 @@ pub(crate) struct Elected {
 
 /// Finds the primary.
 ///
-/// - A node of another cluster counts for nothing.
+/// - A node of another cluster counts for nothing, nor does a second name of a server.
+/// - One whose connections are to another database tells of its server, and is not used.
 /// - A node that takes writes on an older timeline than any is on was overtaken, for good.
 /// - Of several on the newest timeline the one that is declared the primary is taken, else none:
 ///   writing to the wrong one is worse than not writing.
@@ -80,7 +107,9 @@ pub(crate) struct Elected {
 ///   not rule, and of several such none does.
 /// - The first primary is not known before every node was asked: whoever answers first may be one
 ///   that was overtaken.
-pub(crate) fn elect(sights: &[Sight], past: Past) -> Elected {
+pub(crate) fn elect(all: &[Sight], past: Past) -> Elected {
+    let sights: &[Sight] = &all.iter().map(|sight| sight.counted()).collect::<Vec<_>>();
+    let past = follow_all(all, past);
     let cluster = past.cluster.or_else(|| cluster_of(sights));
     let of_cluster = |sight: &Sight| match (sight.cluster, cluster) {
         (Some(its), Some(ours)) => its == ours,
@@ -109,7 +138,8 @@ pub(crate) fn elect(sights: &[Sight], past: Past) -> Elected {
             of_cluster(sight) && (takes_writes(sight) || expected) && up_to_date
         })
     };
-    let primary = choose(sights, past, &may_rule);
+    let chosen = choose(sights, past, &may_rule);
+    let primary = chosen.filter(|place| !sights[*place].elsewhere);
     let rivals = (0..sights.len())
         .filter(|place| {
             may_rule(*place) && sights[*place].reachable && takes_writes(&sights[*place])
@@ -117,7 +147,9 @@ pub(crate) fn elect(sights: &[Sight], past: Past) -> Elected {
         .count();
     let standing = |(place, sight): (usize, &Sight)| match sight.role {
         _ if primary == Some(place) => Standing::Primary,
+        _ if sight.twin => Standing::Twin,
         _ if !of_cluster(sight) => Standing::Foreign,
+        _ if sight.elsewhere => Standing::Elsewhere,
         Some(ServerRole::Standby) => Standing::Replica,
         Some(ServerRole::Primary) if sight.timeline != 0 && sight.timeline < newest => {
             Standing::Superseded { newest }
@@ -139,6 +171,24 @@ pub(crate) fn elect(sights: &[Sight], past: Past) -> Elected {
             began: past.began || known.is_some_and(takes_writes),
         },
         standings,
+    }
+}
+
+/// Where every server there is tells of one other cluster, the one before is gone: somebody has put another one
+/// in its place. What was known of it counts for nothing there.
+fn follow_all(sights: &[Sight], past: Past) -> Past {
+    let servers = || sights.iter().filter(|sight| !sight.twin);
+    let mut told = servers().map(|sight| sight.cluster.filter(|_| sight.reachable));
+    let next = told.next().flatten().filter(|_| past.cluster.is_some());
+    let takes_writes = servers().any(|sight| sight.role == Some(ServerRole::Primary));
+    match next {
+        Some(_) if next != past.cluster && takes_writes && told.all(|its| its == next) => Past {
+            primary: None,
+            cluster: next,
+            newest: 0,
+            began: past.began,
+        },
+        _ => past,
     }
 }
 

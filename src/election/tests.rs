@@ -13,6 +13,8 @@ fn node(role: ServerRole, timeline: u32) -> Sight {
         reachable: true,
         cluster: Some(7),
         timeline,
+        twin: false,
+        elsewhere: false,
     }
 }
 
@@ -38,6 +40,8 @@ const SILENT: Sight = Sight {
     reachable: true,
     cluster: None,
     timeline: 0,
+    twin: false,
+    elsewhere: false,
 };
 
 fn first(sights: &[Sight]) -> Elected {
@@ -202,15 +206,18 @@ fn sights() -> impl Strategy<Value = Vec<Sight>> {
         any::<bool>(),
         cluster,
         0..4u32,
+        (proptest::bool::weighted(0.1), proptest::bool::weighted(0.1)),
     )
         .prop_map(
-            |(declared, role, asked, reachable, cluster, timeline)| Sight {
+            |(declared, role, asked, reachable, cluster, timeline, (twin, elsewhere))| Sight {
                 declared,
                 role,
                 asked: asked || role.is_some(),
                 reachable,
                 cluster,
                 timeline,
+                twin,
+                elsewhere,
             },
         );
     proptest::collection::vec(sight, 4)
@@ -225,7 +232,10 @@ proptest! {
         let mut newest = 0;
         for view in views {
             let elected = elect(&view, past);
-            prop_assert!(elected.past.newest >= newest, "what was overtaken stays so");
+            let replaced = past.cluster.is_some() && elected.past.cluster != past.cluster;
+            let told = view.iter().filter(|it| !it.twin).map(|it| it.cluster);
+            prop_assert!(!replaced || told.clone().all(|its| its == elected.past.cluster));
+            prop_assert!(replaced || elected.past.newest >= newest, "what was overtaken stays so");
             newest = elected.past.newest;
             let rulers = elected.standings.iter().filter(|it| **it == Standing::Primary);
             prop_assert_eq!(rulers.count(), usize::from(elected.past.primary.is_some()));
@@ -233,11 +243,12 @@ proptest! {
                 let ruler = view[place];
                 prop_assert!(ruler.timeline == newest || ruler.timeline == 0);
                 prop_assert!(ruler.role != Some(ServerRole::Standby));
+                prop_assert!(!ruler.twin && !ruler.elsewhere);
                 prop_assert!(ruler.cluster.is_none() || ruler.cluster == elected.past.cluster
                     || elected.past.cluster.is_none());
                 let rivals = view.iter().enumerate().filter(|(other, it)| {
                     *other != place && it.reachable && it.role == Some(ServerRole::Primary)
-                        && it.timeline == newest && it.cluster == ruler.cluster
+                        && it.timeline == newest && it.cluster == ruler.cluster && !it.twin
                 });
                 prop_assert!(!ruler.reachable || newest == 0 || rivals.count() == 0);
             }

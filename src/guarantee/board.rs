@@ -60,6 +60,8 @@ pub(crate) struct Board {
     under_way: AtomicUsize,
     view: watch::Sender<View>,
     news: Notify,
+    /// How often another cluster has come in the place of the one before.
+    era: AtomicU64,
 }
 
 impl Board {
@@ -225,6 +227,25 @@ impl Board {
         self.view
             .send_modify(|view| view.learn(new, timeline, begun));
         self.tell();
+    }
+
+    /// Another cluster has come in the place of the one before: what was known of positions is nothing there.
+    pub(crate) fn begin_anew(&self, cluster: Option<u64>) {
+        self.left().clear();
+        self.under_way.store(0, Ordering::Release);
+        self.view.send_modify(|view| {
+            *view = View {
+                cluster,
+                ..View::default()
+            };
+        });
+        self.era.fetch_add(1, Ordering::AcqRel);
+        self.tell();
+    }
+
+    /// Which of the clusters it is that have followed each other.
+    pub(crate) fn era(&self) -> u64 {
+        self.era.load(Ordering::Acquire)
     }
 
     /// Tells everybody who waits that something is known now that was not before.

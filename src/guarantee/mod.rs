@@ -24,7 +24,7 @@ pub(crate) use progress::{Progress, Received, Sighting};
 pub(crate) use witness::Witness;
 
 use crate::config::{Consistency, WriteScope};
-use crate::position::{Position, Standing};
+use crate::position::{Lsn, Position, Standing};
 use crate::route::RouteReason;
 use crate::wire::Wire;
 
@@ -70,6 +70,8 @@ struct State {
     unconfirmed: bool,
     /// What was written there did not survive a failover.
     lost: Option<Position>,
+    /// Of which of the clusters all of that is that have followed each other.
+    era: u64,
 }
 
 /// What was seen on standbys, and perhaps not yet on the primary.
@@ -286,6 +288,7 @@ impl Guarantee {
     /// What the primary must show before the session reads there.
     pub(crate) fn ahead(&self, board: &Board) -> Option<Ahead> {
         let mut state = self.state();
+        state.renew(board);
         state.forget_dead();
         state.learn(board);
         state.fence(board);
@@ -337,6 +340,7 @@ pub(crate) struct Positions {
 impl State {
     /// Learns what can be learnt by now. Tells why only the primary can serve, if so.
     fn settle(&mut self, board: &Board) -> Option<RouteReason> {
+        self.renew(board);
         self.settle_left(board);
         if let Some(cluster) = self.cluster {
             match board.with(|view| view.cluster) {
@@ -395,8 +399,32 @@ impl State {
         }
     }
 
+    /// Where another cluster has come in the place of the one before, nothing that was written or seen there can be
+    /// looked for.
+    fn renew(&mut self, board: &Board) {
+        let era = board.era();
+        if era == self.era {
+            return;
+        }
+        let timeline = self.unknown();
+        let written = self.written.map(|written| written.timeline);
+        let (lost, in_flight) = (self.written, self.in_flight);
+        *self = Self {
+            lost: self.lost,
+            in_flight,
+            era,
+            ..Self::default()
+        };
+        if let Some(timeline) = timeline.max(written) {
+            let lost = lost.unwrap_or_else(|| Position::new(timeline, Lsn(0)));
+            tracing::warn!(target: "diesel_replicated", position = %lost, certain = false, "write_lost");
+            self.lost = Some(lost);
+        }
+    }
+
     /// A write with this ticket was acknowledged.
     fn holds(&mut self, ticket: Ticket, board: &Board) {
+        self.renew(board);
         if self.ticket.is_some_and(|it| it.timeline != ticket.timeline) {
             self.learn(board);
         }

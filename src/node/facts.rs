@@ -91,7 +91,7 @@ pub(super) struct Identity {
     sql: Arc<str>,
 }
 
-#[derive(Clone, Copy, Debug, QueryableByName)]
+#[derive(Clone, Debug, QueryableByName)]
 struct Seldom {
     #[diesel(sql_type = Nullable<BigInt>)]
     cluster: Option<i64>,
@@ -99,6 +99,20 @@ struct Seldom {
     timeline: Option<i32>,
     #[diesel(sql_type = Integer)]
     version: i32,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    started: Option<i64>,
+    #[diesel(sql_type = Integer)]
+    port: i32,
+    #[diesel(sql_type = Text)]
+    database: String,
+}
+
+/// One run of one server: two names of it tell the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// When it began, in microseconds.
+    pub(crate) started: i64,
+    pub(crate) port: i32,
 }
 
 /// What a node says of itself.
@@ -109,6 +123,10 @@ pub(crate) struct Facts {
     /// A primary's timeline. A standby's log is on this timeline or on a newer one. 0 if that is not
     /// known.
     pub(crate) timeline: u32,
+    /// Which run of which server it is, if it may be asked.
+    pub(crate) run: Option<Run>,
+    /// The database that this connection is to, as the server itself calls it.
+    pub(crate) database: Arc<str>,
     /// As PostgreSQL numbers them: 150018 is 15.18.
     pub(crate) version: u32,
     /// The server has transactions be read only where they do not say otherwise, whoever begins them.
@@ -187,7 +205,7 @@ pub(super) async fn ask(
 ) -> QueryResult<Option<Facts>> {
     let query = Where(Arc::clone(&identity.sql));
     let row: Row = query.get_result(&mut connection.pg).await?;
-    let mut facts = row.into_facts(identity.seldom);
+    let mut facts = row.into_facts(&identity.seldom);
     if let Some(facts) = &mut facts {
         facts.fenced = connection.is_fenced().await?;
     }
@@ -195,7 +213,7 @@ pub(super) async fn ask(
 }
 
 impl Row {
-    fn into_facts(self, identity: Seldom) -> Option<Facts> {
+    fn into_facts(self, identity: &Seldom) -> Option<Facts> {
         let known = identity.timeline.and_then(|id| u32::try_from(id).ok());
         let known = known.unwrap_or_default();
         let receiver = self.receiver();
@@ -236,6 +254,11 @@ impl Row {
                 Place::Primary { .. } => timeline.unwrap_or_default(),
                 Place::Standby { .. } => timeline.unwrap_or_default().max(known),
             },
+            run: identity.started.map(|started| Run {
+                started,
+                port: identity.port,
+            }),
+            database: identity.database.as_str().into(),
             version: u32::try_from(identity.version).unwrap_or_default(),
             fenced: false,
             place,

@@ -28,7 +28,7 @@ pub(crate) use ballot::{Ballot, Clock, Order};
 pub(crate) use cancel::NodeCancel;
 pub(crate) use connect::{Connector, SetupHook};
 pub(crate) use connection::NodeConnection;
-pub(crate) use facts::{Facts, Place, Receiver};
+pub(crate) use facts::{Facts, Place, Receiver, Run};
 pub(crate) use fence::Whose;
 pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use mark::Mark;

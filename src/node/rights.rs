@@ -42,8 +42,9 @@ const RECEIVER: usize = 7;
 const FLUSHED: usize = 8;
 const INSERTED: usize = 9;
 const FILE: usize = 10;
+const STARTED: usize = 11;
 
-const FUNCTIONS: [Function; 11] = [
+const FUNCTIONS: [Function; 12] = [
     function(
         "pg_control_system()",
         Of::Both,
@@ -99,6 +100,11 @@ const FUNCTIONS: [Function; 11] = [
         "pg_walfile_name(pg_lsn)",
         Of::Primary,
         "the primary's timeline is not known; it takes no writes beside another that takes them",
+    ),
+    function(
+        "pg_postmaster_start_time()",
+        Of::Both,
+        "a server that is there under two names is not told from two servers",
     ),
 ];
 
@@ -167,12 +173,17 @@ impl Rights {
         let cluster = "(SELECT system_identifier FROM pg_catalog.pg_control_system())";
         let checkpoint = "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())";
         let recovery = "(SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())";
+        let started =
+            "(1000000 * EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()))::bigint";
         format!(
             "SELECT {} AS cluster, GREATEST({}, {}) AS timeline, \
-             pg_catalog.current_setting('server_version_num')::int AS version",
+             pg_catalog.current_setting('server_version_num')::int AS version, \
+             {} AS started, pg_catalog.current_setting('port')::int AS port, \
+             pg_catalog.current_database()::text AS database",
             self.if_allowed(SYSTEM, cluster, "bigint"),
             self.if_allowed(CHECKPOINT, checkpoint, "int"),
             self.if_allowed(RECOVERY, recovery, "int"),
+            self.if_allowed(STARTED, started, "bigint"),
         )
     }
 

@@ -62,6 +62,18 @@ pub enum Event {
         /// What it is now, in words.
         standing: String,
     },
+    /// Every node tells of another cluster than before, as after a blue/green deployment or a restore: the pool has
+    /// gone over to that. What sessions wrote to the one before is reported to them as lost.
+    #[non_exhaustive]
+    ClusterReplaced {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// The system identifier of the cluster before.
+        from: u64,
+        /// That of the one that is used now.
+        to: u64,
+    },
     /// How a replica is fed has changed: whom it follows, whether it receives and replays.
     #[non_exhaustive]
     ReplicationChanged {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -23,7 +23,7 @@ pub struct Proxy {
 #[derive(Debug, Default)]
 struct Shared {
     /// The server's port.
-    target: u64,
+    target: AtomicU16,
     over: AtomicBool,
     cut: AtomicBool,
     black_hole: AtomicBool,
@@ -37,7 +37,7 @@ impl Proxy {
     pub(super) fn start(target: u16) -> Result<Self, ClusterError> {
         let port = free_port()?;
         let shared = Arc::new(Shared {
-            target: u64::from(target),
+            target: AtomicU16::new(target),
             ..Shared::default()
         });
         let proxy = Self { port, shared };
@@ -49,6 +49,13 @@ impl Proxy {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Leads to the server at this port of 127.0.0.1 from now on, as a name does that was given to another server.
+    /// Links that are open end.
+    pub fn lead_to(&self, port: u16) {
+        self.shared.target.store(port, Ordering::Release);
+        self.shared.close_links();
     }
 
     /// Closes every link and refuses new ones.
@@ -155,7 +162,7 @@ fn link(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     while shared.black_hole.load(Ordering::Acquire) && !shared.is_over() {
         thread::sleep(LOOK);
     }
-    let port = u16::try_from(shared.target).unwrap_or_default();
+    let port = shared.target.load(Ordering::Acquire);
     let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     server.set_nodelay(true)?;
     shared.keep(&server)?;

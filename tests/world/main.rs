@@ -16,6 +16,7 @@ mod answers;
 mod errors;
 mod foreseen;
 mod history;
+mod names;
 mod outages;
 mod outages_fence;
 mod outages_promotion;

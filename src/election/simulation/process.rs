@@ -205,6 +205,8 @@ impl Process {
             reachable: !member.down,
             cluster: member.told.then_some(CLUSTER),
             timeline: member.timeline,
+            twin: false,
+            elsewhere: false,
         };
         let sights: Vec<Sight> = self.members.iter().zip(&self.declared).map(sight).collect();
         let elected = elect(&sights, self.past);

@@ -1,0 +1,113 @@
+//! What the names of nodes stand for: which are of one server, and to which database they lead.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use super::member::Member;
+use crate::config::DeclaredRole;
+use crate::node::{Node, Run};
+
+/// What is known of that.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Identities {
+    /// Two names that told the same run of a server.
+    pairs: Vec<Pair>,
+    database: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug)]
+struct Pair {
+    names: [Arc<Node>; 2],
+    run: Run,
+}
+
+impl Identities {
+    /// Tells each of the nodes what it is to the others.
+    pub(super) fn tell(&mut self, members: &mut [Member], primary: Option<&Arc<Node>>) {
+        self.compare(members);
+        let twins: Vec<_> = members
+            .iter()
+            .map(|member| self.preferred(member, members, primary))
+            .collect();
+        for (member, twin) in members.iter_mut().zip(twins) {
+            member.twin = twin;
+        }
+        self.database = database(members).or_else(|| self.database.take());
+        for member in members {
+            let its = member.database.as_ref();
+            let other = |ours: &&Arc<str>| its.is_some_and(|its| its != *ours);
+            member.elsewhere = self.database.as_ref().filter(other).cloned();
+        }
+    }
+
+    /// Finds the names that are of one server. When it is restarted one of them tells so before the other, and
+    /// they stay a pair for that moment.
+    fn compare(&mut self, members: &[Member]) {
+        let run = |node: &Arc<Node>| {
+            let found = members.iter().find(|it| Arc::ptr_eq(&it.node, node));
+            found.map(|member| member.run)
+        };
+        self.pairs.retain(|pair| {
+            let [one, other] = &pair.names;
+            let still = [run(one), run(other)];
+            still.iter().all(Option::is_some) && still.contains(&Some(Some(pair.run)))
+        });
+        for (place, member) in members.iter().enumerate() {
+            for other in &members[..place] {
+                if let Some(run) = member.run.filter(|run| other.run == Some(*run)) {
+                    self.pairs
+                        .retain(|pair| !pair.is_of(&member.node, &other.node));
+                    self.pairs.push(Pair {
+                        names: [Arc::clone(&other.node), Arc::clone(&member.node)],
+                        run,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The other name of this node's server that is to be used in its place, if there is one.
+    fn preferred(
+        &self,
+        member: &Member,
+        members: &[Member],
+        primary: Option<&Arc<Node>>,
+    ) -> Option<Arc<Node>> {
+        if self.pairs.is_empty() {
+            return None;
+        }
+        let is = |member: &Member, node: &Arc<Node>| Arc::ptr_eq(&member.node, node);
+        let is_pair = |other: &Member| {
+            let mut pairs = self.pairs.iter();
+            pairs.any(|pair| pair.is_of(&member.node, &other.node))
+        };
+        let all = members.iter().enumerate();
+        let same = all.filter(|(_, other)| is(other, &member.node) || is_pair(other));
+        // The one that can be reached, the one in use, the one that was declared the primary, the first.
+        let (_, best) = same.max_by_key(|(place, other)| {
+            let used = primary.is_some_and(|node| is(other, node));
+            let declared = other.declared == DeclaredRole::Primary;
+            (!other.health.is_down(), used, declared, Reverse(*place))
+        })?;
+        (!is(best, &member.node)).then(|| Arc::clone(&best.node))
+    }
+}
+
+impl Pair {
+    fn is_of(&self, one: &Arc<Node>, other: &Arc<Node>) -> bool {
+        let has = |node: &Arc<Node>| self.names.iter().any(|name| Arc::ptr_eq(name, node));
+        has(one) && has(other) && !Arc::ptr_eq(one, other)
+    }
+}
+
+/// The database that is meant: that of the declared primary, else that of most nodes.
+fn database(members: &[Member]) -> Option<Arc<str>> {
+    let declared = |member: &&Member| member.declared == DeclaredRole::Primary;
+    let declared = members.iter().find(declared);
+    if let Some(told) = declared.and_then(|member| member.database.clone()) {
+        return Some(told);
+    }
+    let told = || members.iter().filter_map(|member| member.database.as_ref());
+    let most = told().find(|its| told().filter(|other| other == its).count() * 2 > told().count());
+    most.cloned()
+}

@@ -1,0 +1,291 @@
+//! Names and servers: one server under two names, a name that leads to another database or, one day, to another
+//! cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel_async::RunQueryDsl;
+use diesel_replicated::testing::LocalCluster;
+use diesel_replicated::{
+    Builder, Error, Event, HealthConfig, NodeConfig, NodeKind, NodeStatus, PromotionConfig,
+    ReplicatedPool, RouteReason,
+};
+use futures_util::StreamExt;
+
+use crate::support::{builder, cluster, count, database, eventually, insert, on, own_cluster, who};
+
+/// What the node is, in words.
+fn standing(pool: &ReplicatedPool, name: &str) -> String {
+    pool.status().node(name).unwrap().standing.clone()
+}
+
+fn unused(node: &NodeStatus) -> bool {
+    node.kind.is_none() && !node.serves_reads && !node.serves_writes
+}
+
+/// All nodes of a cluster behind proxies, as behind names that can be given to others.
+fn named(local: &LocalCluster) -> Builder {
+    let health = HealthConfig::default().interval(Duration::from_millis(200));
+    let builder = ReplicatedPool::builder().health(health);
+    local.nodes().fold(builder, |builder, node| {
+        let url = node.proxied_url("app").unwrap();
+        let config = NodeConfig::new(url).name(node.name());
+        if node.name() == "primary" {
+            builder.primary(config)
+        } else {
+            builder.replica(config)
+        }
+    })
+}
+
+// epgsql #47 speaks of `localhost` beside `127.0.0.1`: two names of one server are no two primaries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_is_there_under_two_names_is_one() {
+    let database = database().await;
+    let url = |host: &str| {
+        let port = cluster().primary().port();
+        format!("postgres://postgres@{host}:{port}/{database}")
+    };
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(url("127.0.0.1")).name("one"))
+        .replica(NodeConfig::new(url("localhost")).name("two"))
+        .replica(NodeConfig::new(cluster().replicas()[0].url(&database)).name("replica"))
+        .promotion(PromotionConfig::automatic())
+        .build()
+        .await
+        .unwrap();
+    eventually("the replica is up", || async {
+        pool.status().node("replica").unwrap().serves_reads
+    })
+    .await;
+    let mut conn = pool.get().await.unwrap();
+    insert("Barbara").execute(&mut conn).await.unwrap();
+    assert_eq!(conn.last_route().unwrap().node, "one");
+    assert_eq!(count(&mut conn).await, 4);
+    let state = pool.status();
+    let second = state.node("two").unwrap();
+    assert!(unused(second), "{second:?}");
+    assert!(
+        second.standing.contains("the same server as `one`"),
+        "{}",
+        second.standing
+    );
+    // It takes a majority of servers, not of names.
+    eventually("too few are told", || async {
+        let told = pool.status().promotion.hindrances;
+        told.iter()
+            .any(|reason| reason.contains("of 2 none is left"))
+    })
+    .await;
+    // It is in nobody's way.
+    pool.check(Duration::from_secs(10)).await.unwrap();
+}
+
+// The same while the server is restarted: one name tells of the new run before the other does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_names_stay_one_server_when_it_is_restarted() {
+    let local = own_cluster().await;
+    let health = HealthConfig::default().interval(Duration::from_millis(100));
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().url("app")).name("one"))
+        .replica(NodeConfig::new(local.primary().proxied_url("app").unwrap()).name("two"))
+        .health(health)
+        .build()
+        .await
+        .unwrap();
+    let mut events = pool.subscribe();
+    let mut conn = pool.get().await.unwrap();
+    insert("Barbara").execute(&mut conn).await.unwrap();
+    on(&local, |local| local.primary().restart().unwrap()).await;
+    insert("Edith").execute(&mut conn).await.unwrap();
+    // One name alone fails, and the other is used.
+    on(&local, |local| local.primary().proxy().unwrap().cut()).await;
+    eventually("the other is down", || async {
+        pool.status().node("two").unwrap().cause.is_some()
+    })
+    .await;
+    insert("Frances").execute(&mut conn).await.unwrap();
+    assert_eq!(count(&mut conn).await, 6);
+    on(&local, |local| local.primary().proxy().unwrap().heal()).await;
+    eventually("it is told for what it is", || async {
+        standing(&pool, "two").contains("the same server")
+    })
+    .await;
+    pool.close(Duration::from_secs(5)).await;
+    while let Some(event) = events.next().await {
+        if let Event::StandingChanged { standing, .. } = event {
+            assert!(!standing.contains("and so does another"), "{standing}");
+        }
+    }
+}
+
+// A name fails for a while; its server goes on under the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_name_serves_while_the_first_one_leads_nowhere() {
+    let local = own_cluster().await;
+    let health = HealthConfig::default().interval(Duration::from_millis(100));
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().proxied_url("app").unwrap()).name("one"))
+        .replica(NodeConfig::new(local.primary().url("app")).name("two"))
+        .health(health)
+        .build()
+        .await
+        .unwrap();
+    let mut conn = pool.get().await.unwrap();
+    insert("Barbara").execute(&mut conn).await.unwrap();
+    assert_eq!(conn.last_route().unwrap().node, "one");
+    on(&local, |local| local.primary().proxy().unwrap().cut()).await;
+    eventually("the other name serves", || async {
+        let mut conn = pool.get().await.unwrap();
+        insert("Edith").execute(&mut conn).await.is_ok() && conn.last_route().unwrap().node == "two"
+    })
+    .await;
+    // Nothing moves back: it is the same server.
+    on(&local, |local| local.primary().proxy().unwrap().heal()).await;
+    eventually("the first is there again", || async {
+        standing(&pool, "one").contains("the same server as `two`")
+    })
+    .await;
+    assert_eq!(pool.status().primary.as_deref(), Some("two"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_added_under_a_second_name_is_one_replica() {
+    let database = database().await;
+    let pool = builder(&database).build().await.unwrap();
+    let port = cluster().replicas()[0].port();
+    let again = format!("postgres://postgres@localhost:{port}/{database}");
+    pool.add_replica(NodeConfig::new(again).name("again"))
+        .await
+        .unwrap();
+    eventually("it is told for what it is", || async {
+        let state = pool.status();
+        let again = state.node("again").unwrap();
+        unused(again) && again.standing.contains("the same server as `replica-1`")
+    })
+    .await;
+    pool.remove_replica("again").await.unwrap();
+}
+
+// django-multidb-router #49: the read replica has a host, a port and a database name of its own to mistype. Reads
+// there answer from another database, or fail in a way that looks like a replica that is behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_of_another_database_serves_nothing_and_says_so() {
+    let (ours, other) = (database().await, database().await);
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(cluster().primary().url(&ours)).name("primary"))
+        .replica(NodeConfig::new(cluster().replicas()[0].url(&other)).name("wrong"))
+        .replica(NodeConfig::new(cluster().replicas()[1].url(&ours)).name("right"))
+        .build()
+        .await
+        .unwrap();
+    eventually("the right one is up", || async {
+        pool.status().node("right").unwrap().serves_reads
+    })
+    .await;
+    let mut conn = pool.get().await.unwrap();
+    for _ in 0..20 {
+        assert_eq!(count(&mut conn).await, 3);
+        assert_ne!(conn.last_route().unwrap().node, "wrong");
+    }
+    let state = pool.status();
+    let wrong = state.node("wrong").unwrap();
+    assert!(unused(wrong), "{wrong:?}");
+    let told = format!("connected to database `{other}`, where the others are to `{ours}`");
+    assert!(wrong.standing.contains(&told), "{}", wrong.standing);
+}
+
+// canonical/pgbouncer-k8s-operator #148: one pooler offers `app` and `app_readonly`. Without a pooler in between, two
+// databases of one address are one server, and that is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_databases_of_one_address_are_two_nodes_until_the_server_says_otherwise() {
+    let (ours, other) = (database().await, database().await);
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(cluster().primary().url(&ours)).name("app"))
+        .replica(NodeConfig::new(cluster().primary().url(&other)).name("readonly"))
+        .build()
+        .await
+        .unwrap();
+    let mut conn = pool.get().await.unwrap();
+    insert("Barbara").execute(&mut conn).await.unwrap();
+    assert_eq!(count(&mut conn).await, 4);
+    assert_eq!(conn.last_route().unwrap().kind, NodeKind::Primary);
+    let said = standing(&pool, "readonly");
+    assert!(said.contains("the same server as `app`"), "{said}");
+    // The same address and database twice is a mistake of whoever wrote it.
+    let twice = ReplicatedPool::builder()
+        .primary(NodeConfig::new(cluster().primary().url(&ours)).name("app"))
+        .replica(NodeConfig::new(cluster().primary().url(&ours)).name("again"))
+        .build()
+        .await;
+    assert!(matches!(twice, Err(Error::Config(_))), "{twice:?}");
+}
+
+// aws-advanced-jdbc-wrapper #1920 and #2096: after a blue/green deployment the same names lead to another cluster, and
+// clients stay with the old one, or block.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_pool_follows_when_every_name_leads_to_another_cluster() {
+    let (blue, green) = (own_cluster().await, own_cluster().await);
+    let pool = {
+        let blue = Arc::clone(&blue);
+        crate::support::blocking(move || named(&blue)).await
+    };
+    let pool = pool.build().await.unwrap();
+    let mut events = pool.subscribe();
+    let mut conn = pool.get().await.unwrap();
+    insert("Barbara").execute(&mut conn).await.unwrap();
+    assert_eq!(count(&mut conn).await, 4);
+    let token = conn.session_token().await;
+    let old = pool.status().cluster.unwrap();
+
+    // Half of the names lead there: nothing is written to either.
+    let lead = |from: usize, to: usize| {
+        let names: Vec<u16> = green.nodes().map(|node| node.port()).collect();
+        on(&blue, move |blue| {
+            for (node, port) in blue.nodes().zip(names).take(to).skip(from) {
+                node.proxy().unwrap().lead_to(port);
+            }
+        })
+    };
+    lead(0, 2).await;
+    eventually("two are of another cluster", || async {
+        let state = pool.status();
+        state.nodes.iter().filter(|node| unused(node)).count() == 2
+    })
+    .await;
+    assert!(!pool.status().takes_writes);
+    assert_eq!(pool.status().cluster, Some(old));
+
+    lead(2, 3).await;
+    eventually("writes go to the new cluster", || async {
+        pool.status().takes_writes
+    })
+    .await;
+    let new = pool.status().cluster.unwrap();
+    assert_ne!(new, old);
+    // What the session wrote is not there, and it is told so.
+    assert_eq!(count(&mut conn).await, 3);
+    assert_eq!(conn.last_route().unwrap().reason, RouteReason::LostWrite);
+    assert!(conn.lost_write().is_some());
+    // A session that begins now has lost nothing, and reads what it writes.
+    let mut fresh = pool.get().await.unwrap();
+    insert("Edith").execute(&mut fresh).await.unwrap();
+    assert_eq!(count(&mut fresh).await, 4);
+    assert!(fresh.lost_write().is_none());
+    eventually("replicas serve again", || async {
+        let mut conn = pool.get().await.unwrap();
+        count(&mut conn).await == 4 && who(&mut conn).await.starts_with("replica")
+    })
+    .await;
+    // A token of the cluster before makes no request fail.
+    let mut resumed = pool.get_with(&token).await.unwrap();
+    assert_eq!(count(&mut resumed).await, 4);
+    let told = async {
+        loop {
+            if let Some(Event::ClusterReplaced { from, to, .. }) = events.next().await {
+                return (from, to);
+            }
+        }
+    };
+    assert_eq!(told.await, (old, new));
+}
