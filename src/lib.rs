@@ -44,8 +44,8 @@ pub use position::{InvalidLsn, Lsn, Position};
 pub use route::{NodeKind, Route, RouteReason};
 pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
 pub use status::{
-    Event, Events, LastRefusal, LearnedStatement, Limit, NodeHealth, NodeStatus, PoolStatus,
-    Promoted, PromotionStatus, Transition,
+    Degradation, Degraded, Event, Events, LastRefusal, LearnedStatement, Limit, NodeHealth,
+    NodeStatus, PoolStatus, Promoted, PromotionStatus, Transition,
 };
 pub use token::{InvalidToken, SessionToken};
 #[cfg(feature = "signed")]

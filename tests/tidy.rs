@@ -125,6 +125,12 @@ fn each_event_is_documented() {
         for event in text.split("target: \"diesel_replicated\"").skip(1) {
             let call = event.split(");").next().unwrap_or_default();
             let name = call.rsplit('"').nth(1).unwrap_or_default();
+            let debugged = [", ?", "= ?"].iter().any(|sigil| call.contains(sigil));
+            assert!(
+                !debugged,
+                "{}: a field of `{name}` is Rust's `Debug`",
+                path.display()
+            );
             assert!(
                 documented.contains(&format!("`{name}`")),
                 "{}: the event `{name}` is not in ARCHITECTURE.md",

@@ -8,9 +8,9 @@ use futures_util::FutureExt;
 use tokio::time::{sleep, timeout};
 
 use super::outlook::AGAIN;
-use super::promotion::{ANOTHER_PROMOTES, Order, Promoter};
+use super::promotion::{Order, Promoter};
 use super::topology::Topology;
-use crate::error::{Error, PromotionRefusal};
+use crate::error::Error;
 
 /// After a refusal it is tried again after this time at the least, and twice as long at the most: two
 /// processes that hindered each other shall not do so again.
@@ -67,7 +67,7 @@ impl Promoter {
             return false;
         }
         let gone = |topology: &Arc<Topology>| topology.has_lost_its_primary();
-        let mut refused = String::new();
+        self.outlook.begins();
         let mut pause = self.config.after;
         loop {
             let back = self.topology.wait_for(|topology| !gone(topology));
@@ -87,42 +87,9 @@ impl Promoter {
                         timeout(SETTLING, self.topology.wait_for(|topology| !gone(topology))).await;
                     return true;
                 }
-                Err(Error::PromotionRefused { reasons }) => {
-                    let reason = reasons
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect::<Vec<_>>()
-                        .join("; ");
-                    self.outlook.refused(reason.clone());
-                    // Said once for as long as it stays the same but for numbers.
-                    let gist: String = reason.chars().filter(|c| !c.is_ascii_digit()).collect();
-                    if gist != refused {
-                        if reasons.iter().any(is_a_lost_race) {
-                            tracing::info!(target: "diesel_replicated", reason, "promotion_refused");
-                        } else {
-                            tracing::warn!(target: "diesel_replicated", reason, "promotion_refused");
-                        }
-                        refused = gist;
-                    }
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    tracing::error!(target: "diesel_replicated", error, "promotion_failed");
-                    self.outlook.refused(error);
-                    sleep(SETTLING).await;
-                }
+                Err(Error::PromotionRefused { .. }) => {}
+                Err(_) => sleep(SETTLING).await,
             }
         }
-    }
-}
-
-/// Another process was first, and does what is to be done.
-fn is_a_lost_race(reason: &PromotionRefusal) -> bool {
-    match reason {
-        PromotionRefusal::Overtaken { .. } => true,
-        PromotionRefusal::NoMajority { others, .. } => {
-            others.iter().any(|other| other.contains(ANOTHER_PROMOTES))
-        }
-        _ => false,
     }
 }

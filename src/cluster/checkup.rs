@@ -6,15 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backoff::{FORGIVEN_AFTER, delay};
-use super::manager::{Finding, Manager};
+use super::manager::{Finding, Late, Manager};
 use super::measure::measure;
 use super::member::Member;
-use super::probe::{look_at, until_due};
+use super::probe::{look_at, until_due, until_tried};
 use super::topology::{Gate, Topology};
+use crate::deadline;
 use crate::election::promotion::has_quorum;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::health::Signal;
 use crate::node::{Node, Probe};
+use crate::wire::ServerRole;
 
 /// How a node has fared.
 pub(super) struct Record {
@@ -92,10 +94,11 @@ impl Manager {
         let pause = self.next_pause(node);
         let silent = std::mem::take(&mut self.record(node).silent);
         let name = &node.name;
+        let retry_in = until_tried(pause, &self.publish.borrow()).as_secs_f64();
         if self.is_down(node) {
-            tracing::debug!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_still_down");
+            tracing::debug!(target: "diesel_replicated", node = name, cause, retry_in, "node_still_down");
         } else {
-            tracing::warn!(target: "diesel_replicated", node = name, cause, retry_in = ?pause, "node_down");
+            tracing::warn!(target: "diesel_replicated", node = name, cause, retry_in, "node_down");
         }
         self.hear(node, Signal::Failed(cause.clone()));
         if silent {
@@ -158,10 +161,27 @@ impl Manager {
         }
     }
 
+    /// A node that takes writes has answered for as long as a node may be silent: who has not answered yet is
+    /// frozen, and holds up no start. Its first probe goes on.
+    pub(super) fn wait_no_more(&mut self) {
+        self.late = Late::Past;
+        let topology = Arc::clone(&self.publish.borrow());
+        let unasked = |member: &&Member| !member.health.is_asked();
+        for member in topology.members.iter().filter(unasked) {
+            let limit = self.health.timeout;
+            let cause = format!("no answer yet, {limit:?} after others have answered");
+            self.failed(&member.node, cause);
+        }
+    }
+
     fn reached(&mut self, node: &Arc<Node>, probe: &Probe) {
+        if matches!(self.late, Late::Waiting) && probe.role == Some(ServerRole::Primary) {
+            let limit = self.health.timeout;
+            self.late = Late::Due(deadline::after(std::time::Instant::now(), limit).into());
+        }
         if !self.is_up(node) {
-            let role = probe.role;
-            tracing::info!(target: "diesel_replicated", node = node.name, ?role, "node_up");
+            let role = probe.role.map(ServerRole::as_str);
+            tracing::info!(target: "diesel_replicated", node = node.name, role, "node_up");
         }
         self.record(node).silent = false;
         node.heard.beat();
@@ -197,6 +217,7 @@ impl Manager {
             }
         }
         self.look_at_histories();
+        self.tell_degraded();
         if self.promoter.config.write_quorum {
             // Time alone may have closed the gate.
             self.publish(Topology::clone);

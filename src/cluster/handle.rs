@@ -33,6 +33,9 @@ use crate::status::{Bell, Door, LearnedStatement, Promoted, PromotionStatus};
 /// that meets them tells again.
 const MESSAGES: usize = 256;
 
+/// How much longer than its nodes' `connect_timeout` a start may take at the most.
+const MARGIN: Duration = Duration::from_secs(1);
+
 /// What a cluster is made from.
 pub(crate) struct Options {
     pub(crate) settings: Settings,
@@ -180,8 +183,8 @@ impl Cluster {
     pub(crate) async fn settled(&self) -> Arc<Topology> {
         let mut topology = self.topology.clone();
         if !topology.borrow().is_settled() {
-            // Each attempt is bounded; the margin is for a machine under load.
-            let limit = self.settle_limit.saturating_add(Duration::from_secs(1));
+            // Each attempt is bounded, from when it begins; on a machine under load that is late.
+            let limit = self.settle_limit.saturating_mul(3).saturating_add(MARGIN);
             let settled = topology.wait_for(|topology| topology.is_settled());
             let waited = async { tokio::time::timeout(limit, settled).await.is_ok() };
             if !self.within(waited).await {
@@ -271,9 +274,7 @@ impl Cluster {
 
     /// What is known of promotions by this process.
     pub(crate) fn promotion(&self) -> PromotionStatus {
-        let mut told = self.promoter.outlook.told();
-        told.automatic = self.promoter.config.automatic;
-        told
+        self.promoter.outlook_told()
     }
 
     /// What replicas have taught of statements.

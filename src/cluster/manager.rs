@@ -26,7 +26,7 @@ use crate::error::{ConnectError, Error};
 use crate::guarantee::{Board, NewTimeline};
 use crate::health::Signal;
 use crate::node::{Facts, Node, Place, Probe};
-use crate::status::Bell;
+use crate::status::{Bell, Degraded};
 
 /// How long loading the catalog may take.
 const CATALOG_LIMIT: Duration = Duration::from_secs(20);
@@ -104,6 +104,7 @@ enum Turn {
     Learn(Finding),
     Catalog,
     Round,
+    Late,
 }
 
 /// What a manager works with.
@@ -133,7 +134,7 @@ pub(crate) struct Manager {
     pub(super) remote_apply: bool,
     /// Old markers of commits are to be removed.
     pub(super) sweep: bool,
-    bell: Bell,
+    pub(super) bell: Bell,
     pub(super) health: Arc<HealthConfig>,
     pub(super) promoter: Promoter,
     /// One for each node. They end with their node, or with the manager.
@@ -146,6 +147,28 @@ pub(crate) struct Manager {
     catalog_due: Option<Instant>,
     /// How often the code in the database had changed when its catalog was loaded.
     code: Option<i64>,
+    /// What was told of what the pool lacks.
+    pub(super) degraded: Vec<Degraded>,
+    /// When whoever has not answered since the pool began is not waited for any more.
+    pub(super) late: Late,
+}
+
+/// Whether the first answers are waited for.
+pub(super) enum Late {
+    /// No node that takes writes has answered yet.
+    Waiting,
+    Due(Instant),
+    Past,
+}
+
+impl Late {
+    /// When whoever has not answered yet is late.
+    fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Due(due) => Some(*due),
+            Self::Waiting | Self::Past => None,
+        }
+    }
 }
 
 impl Manager {
@@ -171,6 +194,8 @@ impl Manager {
             catalog: Refresh::new(),
             catalog_due: None,
             code: None,
+            degraded: Vec::new(),
+            late: Late::Waiting,
         }
     }
 
@@ -186,6 +211,7 @@ impl Manager {
         let mut rounds = tokio::time::interval(self.health.interval);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            let late = self.late.due();
             let turn = tokio::select! {
                 () = self.stop.cancelled() => break,
                 message = self.messages.recv() => match message {
@@ -193,6 +219,7 @@ impl Manager {
                     None => break,
                 },
                 () = at(self.catalog_due) => Turn::Catalog,
+                () = at(late) => Turn::Late,
                 Some(_) = self.watchers.join_next() => continue,
                 Some(finding) = self.tasks.join_next() => match finding {
                     Ok(finding) => Turn::Learn(finding),
@@ -218,6 +245,7 @@ impl Manager {
             Turn::Learn(finding) => self.learn(finding),
             Turn::Catalog => self.load_wanted_catalog(),
             Turn::Round => self.make_rounds(),
+            Turn::Late => self.wait_no_more(),
         }
     }
 

@@ -199,6 +199,11 @@ impl Member {
         }
     }
 
+    /// Whether its server has told where it is, and not on which timeline.
+    pub(super) fn is_asked_in_vain(&self) -> bool {
+        self.run.is_some() || self.node.told().is_some()
+    }
+
     /// What the election sees of it.
     pub(super) fn sight(&self) -> Sight {
         Sight {

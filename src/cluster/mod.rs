@@ -6,6 +6,7 @@ mod automatic;
 mod backoff;
 mod catalog;
 mod checkup;
+mod degraded;
 mod handle;
 mod identity;
 mod lineage;
@@ -29,6 +30,7 @@ mod topology;
 mod tracker;
 mod watcher;
 
+pub(crate) use degraded::degraded;
 pub(crate) use handle::{Cluster, Options};
 pub(crate) use measure::lag;
 pub(crate) use member::Member;

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::member::Member;
 use super::promotion::Promoter;
 use super::topology::Topology;
+use crate::error::PromotionRefusal;
 use crate::node::Ballot;
 use crate::status::PromotionStatus;
 
@@ -20,24 +21,53 @@ pub(super) const AGAIN: Duration = Duration::from_secs(10);
 
 /// What is known of promotions by this process.
 #[derive(Debug, Default)]
-pub(crate) struct Outlook(Mutex<PromotionStatus>);
+pub(crate) struct Outlook {
+    status: Mutex<PromotionStatus>,
+    /// The last refusal of this outage, without its numbers.
+    gist: Mutex<String>,
+}
 
 impl Outlook {
     pub(crate) fn told(&self) -> PromotionStatus {
         self.status().clone()
     }
 
-    /// No promotion was made, for this reason.
-    pub(super) fn refused(&self, reason: String) {
+    /// The primary is gone.
+    pub(super) fn begins(&self) {
+        self.gist().clear();
+    }
+
+    /// No promotion was made, for these reasons; whether that is news.
+    pub(super) fn refused(&self, reasons: &[PromotionRefusal]) -> bool {
+        let reason = told(reasons);
+        let gist: String = reason.chars().filter(|c| !c.is_ascii_digit()).collect();
+        self.failed(reason);
+        std::mem::replace(&mut *self.gist(), gist.clone()) != gist
+    }
+
+    /// A promotion did not come about.
+    pub(super) fn failed(&self, reason: String) {
         self.status().last_refusal = Some((SystemTime::now(), reason).into());
     }
 
+    fn gist(&self) -> MutexGuard<'_, String> {
+        self.gist.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn status(&self) -> MutexGuard<'_, PromotionStatus> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Promoter {
+    /// What is known of promotions by this process.
+    pub(crate) fn outlook_told(&self) -> PromotionStatus {
+        PromotionStatus {
+            automatic: self.config.automatic,
+            ..self.outlook.told()
+        }
+    }
+
     /// Finds out whether a replica could be promoted if the primary were gone now, and says what is wanting:
     /// each thing once. `true` if nothing is.
     pub(super) async fn look_ahead(&self) -> bool {
@@ -77,6 +107,11 @@ impl Promoter {
             Ok(Ok(Err(_))) | Err(_) => None,
         }
     }
+}
+
+pub(super) fn told(reasons: &[PromotionRefusal]) -> String {
+    let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+    reasons.join("; ")
 }
 
 fn too_few(topology: &Topology) -> Vec<String> {

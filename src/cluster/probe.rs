@@ -25,6 +25,15 @@ pub(super) async fn until_due(pause: Duration, mut topology: watch::Receiver<Arc
     tokio::time::sleep_until(due.min(Instant::now() + URGENT)).await;
 }
 
+/// How long that is at the most, as things stand.
+pub(super) fn until_tried(pause: Duration, topology: &Topology) -> Duration {
+    if topology.takes_writes() {
+        pause
+    } else {
+        pause.min(URGENT)
+    }
+}
+
 /// Opens a connection to the node within `limit`: one that is silent on those that are open has
 /// little time left.
 pub(super) async fn look_at(node: &Node, limit: Duration) -> Result<Probe, ConnectError> {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::manager::Command;
 use super::member::Member;
-use super::outlook::Outlook;
+use super::outlook::{Outlook, told};
 use super::topology::Topology;
 use crate::config::{HealthConfig, PromotionConfig};
 use crate::election::promotion::{
@@ -104,7 +104,7 @@ impl Promoter {
         let known = self.known(&topology);
         let place = match candidate(&voters, &known, &terms) {
             Ok(place) => place,
-            Err(reasons) => return Err(self.refused(reasons)),
+            Err(reasons) => return Err(self.refused(reasons, order.target.is_some())),
         };
         let node = &topology.members[place];
         let Asked { ballot, clock, .. } = asked.swap_remove(place);
@@ -135,16 +135,27 @@ impl Promoter {
         }
     }
 
-    fn refused(&self, reasons: Vec<PromotionRefusal>) -> Error {
-        self.door.ring(Event::PromotionRefused {
-            at: SystemTime::now(),
-            reasons: reasons.clone(),
-        });
+    /// Somebody asked for it and is told each time; else it is told once for as long as it stays the same.
+    fn refused(&self, reasons: Vec<PromotionRefusal>, asked_for: bool) -> Error {
+        if asked_for || self.outlook.refused(&reasons) {
+            let reason = told(&reasons);
+            if reasons.iter().any(is_a_lost_race) {
+                tracing::info!(target: "diesel_replicated", reason, "promotion_refused");
+            } else {
+                tracing::warn!(target: "diesel_replicated", reason, "promotion_refused");
+            }
+            self.door.ring(Event::PromotionRefused {
+                at: SystemTime::now(),
+                reasons: reasons.clone(),
+            });
+        }
         Error::PromotionRefused { reasons }
     }
 
     fn failed(&self, member: &Member, cause: String) -> Error {
         let node = member.node.name.clone();
+        tracing::error!(target: "diesel_replicated", node, cause, "promotion_failed");
+        self.outlook.failed(format!("`{node}`: {cause}"));
         self.door.ring(Event::PromotionFailed {
             at: SystemTime::now(),
             node: node.clone(),
@@ -166,7 +177,9 @@ impl Promoter {
         let begun = Instant::now();
         match timeout(self.health.timeout, ballot.promote(&order)).await {
             Ok(Ok(true)) => {}
-            Ok(Ok(false)) => return Err(self.refused(vec![PromotionRefusal::Outdated { node }])),
+            Ok(Ok(false)) => {
+                return Err(self.refused(vec![PromotionRefusal::Outdated { node }], true));
+            }
             Ok(Err(error)) => return Err(self.failed(member, error.to_string())),
             Err(_) => {
                 let void = order.asked.certainly_past(order.valid);
@@ -185,7 +198,7 @@ impl Promoter {
             if let Some(facts) = facts.filter(|facts| rules(facts, newest)) {
                 let timeline = facts.timeline;
                 self.tell(member, facts);
-                tracing::warn!(target: "diesel_replicated", node, timeline, took = ?begun.elapsed(), "promoted");
+                tracing::warn!(target: "diesel_replicated", node, timeline, took = begun.elapsed().as_secs_f64(), "promoted");
                 let at = SystemTime::now();
                 self.door.ring(Event::Promoted {
                     at,
@@ -310,6 +323,17 @@ impl Promoter {
             voter,
             clock: None,
         }
+    }
+}
+
+/// Another process was first, and does what is to be done.
+fn is_a_lost_race(reason: &PromotionRefusal) -> bool {
+    match reason {
+        PromotionRefusal::Overtaken { .. } => true,
+        PromotionRefusal::NoMajority { others, .. } => {
+            others.iter().any(|other| other.contains(ANOTHER_PROMOTES))
+        }
+        _ => false,
     }
 }
 

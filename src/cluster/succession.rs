@@ -63,8 +63,13 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
     let (from, to) = (earlier.health.kind(), member.health.kind());
     if from != to {
         let cause = member.health.cause();
+        let came = matches!(from, NodeHealth::Unknown | NodeHealth::Down) && to == NodeHealth::Up;
         if to == NodeHealth::Orphaned {
             tracing::warn!(target: "diesel_replicated", node, cause, "replica_orphaned");
+        } else if to != NodeHealth::Down && !came {
+            // Those two are told where the node was looked at.
+            let (from, to) = (from.to_string(), to.to_string());
+            tracing::info!(target: "diesel_replicated", node, from, to, cause, "node_changed");
         }
         let node = node.clone();
         bell.ring(Event::NodeChanged {
@@ -79,10 +84,12 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
         // One that was only expected to be the primary has ruled over nothing.
         let ruled = earlier.standing == Standing::Primary && earlier.role.is_some();
         depose(ruled, member);
+        let standing = member.what();
+        tracing::info!(target: "diesel_replicated", node, standing, "standing_changed");
         bell.ring(Event::StandingChanged {
             at,
             node: node.clone(),
-            standing: member.what(),
+            standing,
         });
     }
     if earlier.fenced != member.fenced && member.role == Some(ServerRole::Primary) {
@@ -99,13 +106,14 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
         if member.stray && !earlier.stray {
             tracing::warn!(target: "diesel_replicated", node = member.describe(), "replica_stray");
         }
+        let address = member.sender.as_deref();
+        let upstream = address.map(|address| after.name_at(address));
+        let paused = member.paused;
+        tracing::info!(target: "diesel_replicated", node, upstream, paused, "replication_changed");
         bell.ring(Event::ReplicationChanged {
             at,
             node,
-            upstream: member
-                .sender
-                .as_deref()
-                .map(|address| after.name_at(address)),
+            upstream,
             replay_paused: member.paused,
             stray: member.stray,
         });

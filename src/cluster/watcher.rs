@@ -99,6 +99,7 @@ pub(super) struct Watcher {
     /// When the primary was last asked how often its code has changed, and how often that was. Nothing
     /// is asked where it may not be.
     code: Option<(Instant, Option<i64>)>,
+    looked_at_commits: Instant,
     /// When the primary was last looked at for a heartbeat, and where it was.
     beaten: (Instant, Lsn),
     /// Writes are covered by the last answer that were not by the one before.
@@ -129,6 +130,7 @@ impl Watcher {
             eager: 0,
             identified: Instant::now(),
             code: Some((Instant::now(), None)),
+            looked_at_commits: Instant::now(),
             beaten: (Instant::now(), Lsn(0)),
             fresh: AtomicBool::new(false),
             upto: 0,
@@ -250,6 +252,9 @@ impl Watcher {
                 return error;
             }
             if let Err(error) = self.look_at_code(monitor).await {
+                return error;
+            }
+            if let Err(error) = self.look_at_commits(monitor).await {
                 return error;
             }
             if !self.progress.is_wanted() && self.identified.elapsed() > IDENTITY {
@@ -383,6 +388,27 @@ impl Watcher {
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(self.silent()),
         }
+    }
+
+    /// Sees whether commits wait for a synchronous standby.
+    async fn look_at_commits(&mut self, monitor: &mut Monitor) -> Result<(), String> {
+        if self.looked_at_commits.elapsed() < self.health.interval {
+            return Ok(());
+        }
+        self.looked_at_commits = Instant::now();
+        let wait = if self.board.with(|view| view.synchronous_standbys) > 0 && self.is_primary() {
+            match timeout(self.health.timeout, monitor.commits_wait()).await {
+                Ok(Ok(wait)) => wait,
+                // It may not be asked.
+                Ok(Err(_)) if monitor.wire().is_usable() => None,
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err(self.silent()),
+            }
+        } else {
+            None
+        };
+        self.node.asking().commits_wait = wait;
+        Ok(())
     }
 
     /// Has a primary that has written nothing for a while write a little, where that is wanted.

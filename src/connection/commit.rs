@@ -62,6 +62,16 @@ enum Answer {
     Unknown,
 }
 
+impl Answer {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled_back",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 #[derive(QueryableByName)]
 struct Begun {
     #[diesel(sql_type = Nullable<BigInt>)]
@@ -165,7 +175,7 @@ impl ReplicatedConnection {
         let asking = async { tokio::time::timeout(LIMIT, self.ask_for(&doubt)).await };
         let answer = self.cluster.within(asking).await;
         let answer = answer.unwrap_or(Answer::Unknown);
-        tracing::warn!(target: "diesel_replicated", ?answer, "commit_resolved");
+        tracing::warn!(target: "diesel_replicated", answer = answer.as_str(), "commit_resolved");
         match answer {
             Answer::Committed => Ok(()),
             Answer::RolledBack => Err(Error::RolledBack {

@@ -19,7 +19,7 @@ pub(super) fn lost(
         // One connection's end is no proof: the node is asked.
         cluster.suspect(node, cause.clone());
     }
-    tracing::warn!(target: "diesel_replicated", node = node.name, cause, ?outcome, "connection_lost");
+    tracing::warn!(target: "diesel_replicated", node = node.name, cause, outcome = outcome.as_str(), "connection_lost");
     Some(
         Error::ConnectionLost {
             node: node.name.clone(),

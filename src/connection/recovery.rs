@@ -175,7 +175,10 @@ impl ReplicatedConnection {
         }
         tracing::debug!(
             target: "diesel_replicated",
-            node = lease.node().name, ?remark, ?recovery, "replica_failed_statement"
+            node = lease.node().name,
+            sqlstate = remark.as_ref().map(|remark| remark.sqlstate.as_str()),
+            recovery = recovery.as_str(),
+            "replica_failed_statement"
         );
         let primary = |reason| Decision::Primary(reason);
         match recovery {

@@ -124,7 +124,8 @@ impl TransactionBuilder<'_> {
             if attempt > REPLICAS || attempt == policy.attempts {
                 self.on_replicas = Some(false);
             }
-            tracing::debug!(target: "diesel_replicated", attempt, ?delay, "transaction_repeated");
+            let seconds = delay.as_secs_f64();
+            tracing::debug!(target: "diesel_replicated", attempt, delay = seconds, "transaction_repeated");
             let cluster = &self.connection.cluster;
             cluster
                 .within(async { tokio::time::sleep(delay).await })

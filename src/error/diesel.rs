@@ -7,6 +7,16 @@ use diesel::result::{
 use super::{Error, Outcome};
 
 impl Outcome {
+    /// The name, as it stands in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotRun => "not_run",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+
     /// The sentence that carries the outcome through [`DatabaseErrorInformation::hint`].
     const fn hint(self) -> &'static str {
         match self {

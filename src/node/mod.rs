@@ -69,6 +69,8 @@ pub(crate) struct Asking {
     pub(crate) limits: Arc<[Limit]>,
     /// Why it cannot be asked at all.
     pub(crate) error: Option<String>,
+    /// How long a commit has waited there for a synchronous standby, if one does.
+    pub(crate) commits_wait: Option<Duration>,
 }
 
 /// One server: its settings, its pool and its load.

@@ -1,8 +1,9 @@
 //! A connection of its own over which one node is asked again and again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use diesel::sql_types::{Array, BigInt, Bool, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Double, Nullable, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
@@ -77,6 +78,20 @@ impl Monitor {
     /// See [`code_changes`].
     pub(crate) async fn code_changes(&mut self) -> QueryResult<i64> {
         code_changes(&mut self.connection.pg).await
+    }
+
+    /// How long commits have waited for a synchronous standby, if any do that this role may see.
+    pub(crate) async fn commits_wait(&mut self) -> QueryResult<Option<Duration>> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Nullable<Double>)]
+            wait: Option<f64>,
+        }
+        let look = "SELECT EXTRACT(epoch FROM pg_catalog.clock_timestamp() - min(query_start))::float8 AS wait \
+            FROM pg_catalog.pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
+        let row: Row = sql_query(look).get_result(&mut self.connection.pg).await?;
+        let wait = row.wait.map(|seconds| seconds.max(0.0));
+        Ok(wait.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
     }
 
     /// Whether there is a table for markers of commits, on the path of this role.

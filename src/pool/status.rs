@@ -1,6 +1,6 @@
 //! Putting together what a pool says of itself.
 
-use crate::cluster::{Cluster, Member, Topology, lag};
+use crate::cluster::{Cluster, Member, Topology, degraded, lag};
 use crate::guarantee::Stage;
 use crate::node::{self, Place, Told};
 use crate::position::Position;
@@ -12,6 +12,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
     let synchronous_standbys = cluster.board.with(|view| view.synchronous_standbys);
     let takes_writes = topology.takes_writes();
     let nodes = topology.members.iter();
+    let (learned, promotion) = (cluster.learned(), cluster.promotion());
     PoolStatus {
         nodes: nodes
             .map(|member| node(member, &topology, cluster))
@@ -24,8 +25,9 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         connections_out: cluster.tracker.out(),
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
-        learned: cluster.learned(),
-        promotion: cluster.promotion(),
+        degraded: degraded(&topology, &promotion, learned.len()),
+        learned,
+        promotion,
         closed: cluster.tracker.is_closed(),
         epoch: topology.epoch,
     }

@@ -48,6 +48,19 @@ pub(crate) enum Recovery {
     Primary { learn: bool },
 }
 
+impl Recovery {
+    /// The name, as it stands in logs.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Return => "return",
+            Self::LeaveReplica => "leave_replica",
+            Self::OtherNode => "other_node",
+            Self::FreshConnection => "fresh_connection",
+            Self::Primary { .. } => "primary",
+        }
+    }
+}
+
 /// What of the connection's memory the failure says to be out of date, if it says so.
 ///
 /// Only what was refused before anything of it ran counts: a plan within a function, or of the user's own

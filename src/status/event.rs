@@ -8,7 +8,7 @@ use futures_core::Stream;
 use tokio::sync::broadcast;
 use tokio_util::sync::ReusableBoxFuture;
 
-use super::NodeHealth;
+use super::{Degraded, NodeHealth};
 use crate::error::PromotionRefusal;
 
 /// How many events are kept for a subscriber that is slow to take them.
@@ -61,6 +61,24 @@ pub enum Event {
         node: String,
         /// What it is now, in words.
         standing: String,
+    },
+    /// The pool does less than it could, for this reason.
+    #[non_exhaustive]
+    Degraded {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// What and why.
+        what: Degraded,
+    },
+    /// That is over.
+    #[non_exhaustive]
+    DegradationOver {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// What it was.
+        what: Degraded,
     },
     /// Every node tells of another cluster than before, as after a blue/green deployment or a restore: the pool has
     /// gone over to that. What sessions wrote to the one before is reported to them as lost.

@@ -1,10 +1,12 @@
 //! What a pool says of itself and its nodes: a state at one moment, and events as they happen.
 
+mod degraded;
 mod event;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
+pub use degraded::{Degradation, Degraded};
 pub(crate) use event::{Bell, Door};
 pub use event::{Event, Events};
 
@@ -51,6 +53,9 @@ pub struct PoolStatus {
     pub learned: Vec<LearnedStatement>,
     /// Whether this process promotes a replica if the primary is gone, and whether it could.
     pub promotion: PromotionStatus,
+    /// What keeps the pool from doing all that it could, and what mends it. What ails a node is in its
+    /// [`health`](NodeStatus::health) and [`cause`](NodeStatus::cause).
+    pub degraded: Vec<Degraded>,
     /// Whether the pool was closed.
     pub closed: bool,
     /// Grows with each change of the topology.

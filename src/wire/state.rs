@@ -24,6 +24,16 @@ pub(crate) enum ServerRole {
     Primary,
 }
 
+impl ServerRole {
+    /// The name, as it stands in logs.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Standby => "standby",
+            Self::Primary => "primary",
+        }
+    }
+}
+
 /// Whether the transactions of a session are read only where they do not say otherwise (its parameter
 /// `default_transaction_read_only`), and by whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,3 +118,23 @@ async fn a_pool_of_nothing_says_what_it_tried() {
     );
     assert!(error.contains("refused"), "{error}");
 }
+
+// One server that accepts connections and answers nothing (frozen, or behind a firewall that drops packets) held up
+// each start for `connect_timeout`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_replica_does_not_hold_up_the_start() {
+    let local = own_cluster().await;
+    on(&local, |local| local.replicas()[1].freeze()).await;
+    let builder = builder_for(&local, "app").connect_timeout(Duration::from_secs(60));
+    let started = Instant::now();
+    let pool = builder.build().await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(30));
+    let mut conn = pool.get().await.unwrap();
+    insert("early").execute(&mut conn).await.unwrap();
+    assert_eq!(count(&mut conn).await, 4);
+    let frozen = pool.status().node("replica-2").unwrap().clone();
+    assert!(!frozen.serves_reads);
+    assert!(frozen.cause.unwrap().contains("no answer yet"));
+    on(&local, |local| local.replicas()[1].thaw()).await;
+    eventually("it serves", || async { all_up(&pool) }).await;
+}

@@ -1,0 +1,124 @@
+//! What keeps the pool from doing all that it could, put together from what is known.
+
+use std::time::{Duration, SystemTime};
+
+use super::manager::Manager;
+use super::member::Member;
+use super::topology::{Gate, Topology};
+use crate::election::Standing;
+use crate::status::{Degradation, Degraded, Event, PromotionStatus};
+
+/// Commits that wait longer for a synchronous standby are spoken of.
+const LONG: Duration = Duration::from_secs(1);
+
+/// All of it.
+pub(crate) fn degraded(
+    topology: &Topology,
+    promotion: &PromotionStatus,
+    learned: usize,
+) -> Vec<Degraded> {
+    let mut all: Vec<Degraded> = topology.members.iter().flat_map(of_node).collect();
+    if let Gate::NoQuorum { answer, needed } = topology.gate {
+        let detail = format!("{answer} nodes answer, and {needed} have to for writes");
+        all.push(Degraded::of_pool(Degradation::NoQuorum, detail));
+    }
+    if promotion.automatic && !promotion.hindrances.is_empty() {
+        let detail = promotion.hindrances.join("; ");
+        all.push(Degraded::of_pool(Degradation::PromotionUnable, detail));
+    }
+    if learned > 0 {
+        let detail = format!(
+            "{learned} statements that look like reads were refused by replicas: `status().learned`"
+        );
+        all.push(Degraded::of_pool(Degradation::Learned, detail));
+    }
+    all
+}
+
+fn of_node(member: &Member) -> Vec<Degraded> {
+    let name = &member.node.name;
+    let of = |reason, detail: String| Degraded::of(name, reason, detail);
+    if is_unused(member.standing) {
+        return vec![of(Degradation::NodeUnused, member.what())];
+    }
+    if !member.is_of_use() {
+        return Vec::new();
+    }
+    let asking = member.node.asking().clone();
+    let limits = asking.limits.iter().map(|limit| {
+        let detail = format!("{}: {}; {}", limit.right, limit.costs, limit.grant);
+        of(Degradation::RightMissing, detail)
+    });
+    let mut all: Vec<Degraded> = limits.collect();
+    if let Some(error) = asking.error {
+        all.push(of(Degradation::NotAsked, error));
+    } else if member.timeline == 0 && member.is_asked_in_vain() {
+        let detail = "it does not tell on which timeline it is, so that after a failover it serves less than it \
+                      could";
+        all.push(of(Degradation::TimelineUntold, detail.to_owned()));
+    }
+    if let Some(wait) = asking.commits_wait.filter(|wait| *wait > LONG) {
+        let detail = format!(
+            "commits wait for a synchronous standby, one since {} s; see `synchronous_standby_names`",
+            wait.as_secs()
+        );
+        all.push(of(Degradation::CommitsWait, detail));
+    }
+    if member.standing == Standing::Primary && member.fenced {
+        all.push(of(Degradation::Fenced, member.what()));
+    }
+    all
+}
+
+fn is_unused(standing: Standing) -> bool {
+    matches!(
+        standing,
+        Standing::Foreign
+            | Standing::Twin
+            | Standing::Elsewhere
+            | Standing::Rival
+            | Standing::Superseded { .. }
+    )
+}
+
+impl Manager {
+    /// Tells what has begun and what is over since it was looked last; the details may change meanwhile.
+    pub(super) fn tell_degraded(&mut self) {
+        let topology = self.publish.borrow().clone();
+        let promotion = self.promoter.outlook_told();
+        let now = degraded(&topology, &promotion, self.classifier.learned().len());
+        let before = std::mem::take(&mut self.degraded);
+        let at = SystemTime::now();
+        for what in now.iter().filter(|it| !has(&before, it)) {
+            if is_told_here(what.reason) {
+                let (node, reason, cause) = (&what.node, what.reason.as_str(), &what.detail);
+                tracing::warn!(target: "diesel_replicated", node, reason, cause, "degraded");
+            }
+            let what = what.clone();
+            self.bell.ring(Event::Degraded { at, what });
+        }
+        for what in before.iter().filter(|it| !has(&now, it)) {
+            let (node, reason) = (&what.node, what.reason.as_str());
+            tracing::info!(target: "diesel_replicated", node, reason, "degradation_over");
+            let what = what.clone();
+            self.bell.ring(Event::DegradationOver { at, what });
+        }
+        self.degraded = now;
+    }
+}
+
+fn has(all: &[Degraded], one: &Degraded) -> bool {
+    let same = |it: &Degraded| {
+        let right = it.reason != Degradation::RightMissing || it.detail == one.detail;
+        it.node == one.node && it.reason == one.reason && right
+    };
+    all.iter().any(same)
+}
+
+/// The others are told where they are found out, at once.
+const fn is_told_here(reason: Degradation) -> bool {
+    matches!(
+        reason,
+        Degradation::TimelineUntold | Degradation::CommitsWait
+    )
+}
