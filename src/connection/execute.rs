@@ -57,6 +57,8 @@ pub(super) struct Journey {
     pub(super) settings: Vec<Setting>,
     /// The connection did not take the session's settings.
     pub(super) settings_refused: bool,
+    /// What was told to be prepared.
+    prepared: Vec<String>,
 }
 
 impl Journey {
@@ -129,6 +131,7 @@ impl ReplicatedConnection {
             doubt: None,
             settings,
             settings_refused: false,
+            prepared: Vec::new(),
         }
     }
 
@@ -136,6 +139,10 @@ impl ReplicatedConnection {
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
         let mut journey = self.journey(action);
         let verdict = journey.verdict;
+        let discards = verdict.reason == RouteReason::SessionState && discards_all(action.sql());
+        if discards && self.session().discard_all() {
+            return Ok(A::Output::default());
+        }
         if let Some(end) = self.end_of_lost_transaction(&journey) {
             return Ok(end.map(|()| A::Output::default())?);
         }
@@ -160,7 +167,11 @@ impl ReplicatedConnection {
             self.note_ending(&journey, &lease).await;
             let result = self.send(action, &lease, &mut journey).await;
             for sql in lease.newly_prepared() {
-                self.record(InstrumentationEvent::cache_query(&sql));
+                // Who listens hears of one query, wherever it is tried.
+                if !journey.prepared.contains(&sql) {
+                    self.record(InstrumentationEvent::cache_query(&sql));
+                    journey.prepared.push(sql);
+                }
             }
             match result {
                 Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => {
@@ -470,4 +481,10 @@ fn shortened(sql: &str) -> &str {
         .rev()
         .find(|end| sql.is_char_boundary(*end));
     &sql[..end.unwrap_or(0)]
+}
+
+/// What pools over this one are told to send between two users; see [`Session::discard_all`].
+fn discards_all(sql: &str) -> bool {
+    let words = sql.trim_end_matches(';').split_ascii_whitespace();
+    words.map(str::to_ascii_lowercase).eq(["discard", "all"])
 }

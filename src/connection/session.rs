@@ -157,6 +157,27 @@ impl Session {
         }
     }
 
+    /// `DISCARD ALL`: all that the session has left on servers is undone as when it ends, and the connections go back.
+    /// Sent to one of them it would take the prepared statements away from under the cache that knows them. `false`
+    /// in a transaction, where the server refuses it.
+    pub(super) fn discard_all(&mut self) -> bool {
+        self.notice_transaction_end();
+        if self.transaction_view().is_some() {
+            return false;
+        }
+        let kept = std::mem::take(self);
+        *self = Self {
+            awaiting_primary: kept.awaiting_primary,
+            forced: kept.forced,
+            guarantee: kept.guarantee,
+            consistency: kept.consistency,
+            durability: kept.durability,
+            last_route: kept.last_route,
+            ..Self::default()
+        };
+        true
+    }
+
     pub(super) fn transaction_ended(&mut self) {
         self.transaction = None;
         self.settings_after_transaction();

@@ -97,10 +97,11 @@ pub(crate) fn recover(symptoms: Symptoms) -> Recovery {
         return Recovery::Return;
     };
     match (remark.sqlstate, remark.says) {
+        // What users' code says it has failed with, it is taken at its word: it may have acted elsewhere.
+        (_, Says::Raised) => Recovery::Return,
         // Outside a transaction a standby knows one serialization failure: a conflict with
         // recovery.
         (SqlState::SERIALIZATION_FAILURE, _) => Recovery::OtherNode,
-        (_, Says::Raised) => Recovery::Return,
         (_, Says::InRecovery) => Recovery::Primary { learn: true },
         (_, Says::Isolation) => Recovery::FreshConnection,
         (_, Says::StalePlan | Says::NoStatement) => Recovery::Primary { learn: false },
@@ -163,6 +164,7 @@ mod tests {
     fn what_users_code_raises_is_the_statements() {
         for code in [
             "25006", "0A000", "55000", "XX000", "XX001", "58P01", "42P01", "57P01", "53100",
+            "40001",
         ] {
             assert_eq!(after(code, Says::Raised), Recovery::Return, "{code}");
             assert_eq!(stale(symptoms(code, Says::Raised)), None, "{code}");

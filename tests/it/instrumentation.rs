@@ -5,8 +5,13 @@ use std::sync::{Arc, Mutex};
 use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent};
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::RouteReason;
 
 use crate::support::{count, insert, pool, run, users, who};
+
+diesel::define_sql_function! {
+    fn hidden(number: diesel::sql_types::Integer) -> diesel::sql_types::Oid;
+}
 
 #[derive(Clone, Default)]
 struct Recorder(Arc<Mutex<Vec<String>>>);
@@ -129,4 +134,31 @@ async fn the_statement_cache_can_be_switched_off_for_one_session() {
             "{events:?}"
         );
     }
+}
+
+// A read that a replica fails goes on to the primary: it is one query, and told to be prepared once.
+#[tokio::test]
+async fn a_read_that_moves_is_told_to_be_prepared_once() {
+    let database = crate::support::database().await;
+    let name = database.clone();
+    crate::support::blocking(move || {
+        // The operator is wrong about it: it makes a large object.
+        let wrong =
+            "CREATE FUNCTION hidden(integer) RETURNS oid LANGUAGE internal STABLE AS 'be_lo_creat'";
+        let cluster = crate::support::cluster();
+        cluster.primary().sql(&name, wrong).unwrap();
+        cluster.wait_caught_up().unwrap();
+    })
+    .await;
+    let builder = crate::support::builder(&database).allow_function("hidden");
+    let pool = builder.build().await.unwrap();
+    let recorder = Recorder::default();
+    let mut conn = pool.get().await.unwrap();
+    conn.set_instrumentation(recorder.clone());
+    let made = diesel::select(hidden(-1));
+    assert!(made.get_result::<u32>(&mut conn).await.unwrap() > 0);
+    assert_eq!(conn.last_route().unwrap().reason, RouteReason::Learned);
+    let events = recorder.take();
+    let cached = events.iter().filter(|event| event.starts_with("cache"));
+    assert_eq!(cached.count(), 1, "{events:?}");
 }

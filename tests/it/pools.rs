@@ -130,3 +130,77 @@ async fn a_pool_over_us_hands_no_sessions_state_to_the_next_user() {
     assert_ne!(name, "of the first user");
     assert_ne!(who(&mut conn.replica()).await, "primary");
 }
+
+// A recycling query that resets a plain connection: sent to one of ours it took the prepared statements of a server's
+// connection away, and kept the next user on the primary.
+#[tokio::test]
+async fn a_recycling_query_that_discards_all_leaves_the_next_user_the_replicas() {
+    let url = cluster().url(&database().await);
+    let mut config = diesel_async::pooled_connection::ManagerConfig::default();
+    config.recycling_method =
+        diesel_async::pooled_connection::RecyclingMethod::CustomQuery("DISCARD ALL".into());
+    let manager =
+        AsyncDieselConnectionManager::<ReplicatedConnection>::new_with_config(url, config);
+    let pool = diesel_async::pooled_connection::deadpool::Pool::builder(manager)
+        .max_size(1)
+        .build()
+        .unwrap();
+    let mut pids = Vec::new();
+    for n in 0..4 {
+        let mut conn = pool.get().await.unwrap();
+        use_connection(&mut conn, &format!("discard {n}"), n).await;
+        assert_ne!(who(&mut conn.replica()).await, "primary");
+        run(&mut conn, "LISTEN news; CREATE TEMP TABLE kept (n int)")
+            .await
+            .unwrap();
+        let pid = "SELECT pg_backend_pid() AS number";
+        let pid: crate::support::Number =
+            diesel::sql_query(pid).get_result(&mut conn).await.unwrap();
+        pids.push(pid.number);
+    }
+    // The connections to the servers stay.
+    pids.dedup();
+    assert!(pids.len() < 4, "{pids:?}");
+}
+
+#[tokio::test]
+async fn discard_all_undoes_what_a_session_has_left() {
+    let pool = crate::support::pool().await;
+    let mut conn = pool.get().await.unwrap();
+    run(
+        &mut conn,
+        "SET application_name = 'mine'; CREATE TEMP TABLE kept (n int); SELECT pg_advisory_lock(7)",
+    )
+    .await
+    .unwrap();
+    run(&mut conn, "DISCARD ALL;").await.unwrap();
+    let name: String = diesel::select(current_setting("application_name"))
+        .get_result(&mut conn)
+        .await
+        .unwrap();
+    assert_ne!(name, "mine");
+    assert_ne!(who(&mut conn).await, "primary");
+    crate::support::eventually("the table is gone", || async {
+        let mut conn = pool.get().await.unwrap();
+        let look = "SELECT count(*)::int AS number FROM pg_class WHERE relname = 'kept'";
+        let found: crate::support::Number = diesel::sql_query(look)
+            .get_result(&mut conn.primary())
+            .await
+            .unwrap();
+        found.number == 0
+    })
+    .await;
+    // What the session wrote before it still sees.
+    insert("before").execute(&mut conn).await.unwrap();
+    run(&mut conn, "discard all").await.unwrap();
+    assert_eq!(count(&mut conn).await, 4);
+    // The server refuses it in a transaction.
+    let refused = conn
+        .transaction(async |conn| run(conn, "DISCARD ALL").await)
+        .await
+        .unwrap_err();
+    assert!(
+        refused.to_string().contains("transaction block"),
+        "{refused}"
+    );
+}
