@@ -89,8 +89,7 @@ impl Cluster {
         let (publish, topology) = watch::channel(Arc::new(first));
         let (board, oids) = (Arc::<Board>::default(), Arc::<OidCache>::default());
         let (bell, stop) = (Bell::default(), CancellationToken::new());
-        let door = bell.door();
-        let health = Arc::new(settings.health);
+        let (door, health) = (bell.door(), Arc::new(settings.health));
         let promoter = Promoter {
             topology: topology.clone(),
             commands: commands.downgrade(),

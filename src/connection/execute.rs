@@ -139,11 +139,7 @@ impl ReplicatedConnection {
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
         let mut journey = self.journey(action);
         let verdict = journey.verdict;
-        let discards = verdict.reason == RouteReason::SessionState && discards_all(action.sql());
-        if discards && self.session().discard_all() {
-            return Ok(A::Output::default());
-        }
-        if let Some(end) = self.end_of_lost_transaction(&journey) {
+        if let Some(end) = self.ends_here(&journey, action.sql()) {
             return Ok(end.map(|()| A::Output::default())?);
         }
         if self.cluster.takes_majority() {
@@ -166,13 +162,7 @@ impl ReplicatedConnection {
             }
             self.note_ending(&journey, &lease).await;
             let result = self.send(action, &lease, &mut journey).await;
-            for sql in lease.newly_prepared() {
-                // Who listens hears of one query, wherever it is tried.
-                if !journey.prepared.contains(&sql) {
-                    self.record(InstrumentationEvent::cache_query(&sql));
-                    journey.prepared.push(sql);
-                }
-            }
+            self.tell_prepared(&mut journey, &lease);
             match result {
                 Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => {
                     self.undo_begin(&lease).await;
@@ -201,6 +191,25 @@ impl ReplicatedConnection {
                         return over.map(|()| A::Output::default());
                     }
                 },
+            }
+        }
+    }
+
+    /// What becomes of a statement that no server has to do with.
+    fn ends_here(&self, journey: &Journey, sql: &str) -> Option<Result<(), Error>> {
+        let state = journey.verdict.reason == RouteReason::SessionState;
+        if state && discards_all(sql) && self.session().discard_all() {
+            return Some(Ok(()));
+        }
+        self.end_of_lost_transaction(journey)
+    }
+
+    /// Who listens hears of one query, wherever it is tried.
+    fn tell_prepared(&self, journey: &mut Journey, lease: &Lease) {
+        for sql in lease.newly_prepared() {
+            if !journey.prepared.contains(&sql) {
+                self.record(InstrumentationEvent::cache_query(&sql));
+                journey.prepared.push(sql);
             }
         }
     }

@@ -111,22 +111,8 @@ pub(crate) fn elect(all: &[Sight], past: Past) -> Elected {
     let sights: &[Sight] = &all.iter().map(|sight| sight.counted()).collect::<Vec<_>>();
     let past = follow_all(all, past);
     let cluster = past.cluster.or_else(|| cluster_of(sights));
-    let of_cluster = |sight: &Sight| match (sight.cluster, cluster) {
-        (Some(its), Some(ours)) => its == ours,
-        _ => true,
-    };
-    // As long as it cannot be told which of several clusters is meant, a timeline tells nothing. Where no
-    // node may tell its cluster, they are taken to be of one, as they were declared to be.
-    let timelines = sights.iter().filter(|sight| of_cluster(sight));
-    let none_tells = sights.iter().all(|sight| sight.cluster.is_none());
-    let newest = match cluster {
-        None if !none_tells => past.newest,
-        _ => timelines
-            .map(|sight| sight.timeline)
-            .max()
-            .unwrap_or(0)
-            .max(past.newest),
-    };
+    let of_cluster = |sight: &Sight| is_of(sight, cluster);
+    let newest = newest(sights, cluster, past);
     let takes_writes = |sight: &Sight| sight.role == Some(ServerRole::Primary);
     let may_rule = |place: usize| {
         sights.get(place).is_some_and(|sight| {
@@ -172,6 +158,25 @@ pub(crate) fn elect(all: &[Sight], past: Past) -> Elected {
         },
         standings,
     }
+}
+
+fn is_of(sight: &Sight, cluster: Option<u64>) -> bool {
+    match (sight.cluster, cluster) {
+        (Some(its), Some(ours)) => its == ours,
+        _ => true,
+    }
+}
+
+/// The newest timeline. As long as it cannot be told which of several clusters is meant, a timeline tells nothing.
+/// Where no node may tell its cluster, they are taken to be of one, as they were declared to be.
+fn newest(sights: &[Sight], cluster: Option<u64>, past: Past) -> u32 {
+    let none_tells = sights.iter().all(|sight| sight.cluster.is_none());
+    if cluster.is_none() && !none_tells {
+        return past.newest;
+    }
+    let ours = sights.iter().filter(|sight| is_of(sight, cluster));
+    let told = ours.map(|sight| sight.timeline).max();
+    told.unwrap_or(0).max(past.newest)
 }
 
 /// Where every server there is tells of one other cluster, the one before is gone: somebody has put another one

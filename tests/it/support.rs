@@ -139,6 +139,19 @@ where
     }
 }
 
+/// Watches the condition hold for so long: what must not happen does not.
+pub async fn always<F, Fut>(what: &str, time: Duration, mut condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        assert!(condition().await, "not any more: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Whether every node is up in the eyes of the pool.
 pub fn all_up(pool: &ReplicatedPool) -> bool {
     let up =

@@ -9,7 +9,9 @@ use diesel_replicated::{
     Consistency, Error, ErrorExt, NodeConfig, NodeKind, Outcome, ReplicatedPool, RetryPolicy,
 };
 
-use crate::support::{all_up, builder_for, count, eventually, insert, on, own_cluster, run};
+use crate::support::{
+    all_up, always, builder_for, count, eventually, insert, on, own_cluster, run,
+};
 
 fn fence(node: &LocalNode, on: bool) {
     let set = if on {
@@ -83,8 +85,10 @@ async fn waits(local: &Arc<LocalCluster>, pool: &ReplicatedPool, fenced: usize) 
             }
         }));
     }
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    assert_eq!(on(local, node).await, before, "something broke the fence");
+    always("the fence holds", Duration::from_millis(700), || async {
+        on(local, node).await == before
+    })
+    .await;
     on(local, move |local| {
         fence(local.nodes().nth(fenced).unwrap(), false)
     })

@@ -159,7 +159,7 @@ fn line_of(event: &Event) -> (&'static str, String) {
             reason => (reason.as_str(), String::new()),
         },
         Event::DegradationOver { .. } => ("degradation_over", String::new()),
-        other => panic!("{other:?}"),
+        other => ("which line?", format!("{other:?}")),
     }
 }
 
@@ -239,4 +239,36 @@ async fn a_dropped_database_is_told_in_a_few_lines() {
     let lines = log.all("", "drop-");
     println!("{}", lines.join("\n"));
     assert!(lines.len() <= 40, "{} lines", lines.len());
+}
+
+/// A job that runs for a second makes a pool for one read. What it asks of a server to know where that is, is bounded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_lived_pool_asks_each_node_for_little() {
+    let local = crate::support::blocking(|| {
+        let builder = LocalCluster::builder().setting("log_statement", "all");
+        let local = builder.start().unwrap();
+        crate::support::fill(&local, "app");
+        std::sync::Arc::new(local)
+    })
+    .await;
+    let asked = |node: &diesel_replicated::testing::LocalNode| {
+        let of_app =
+            |line: &&str| line.contains(" LOG:  execute ") || line.contains(" LOG:  statement: ");
+        node.log().lines().filter(of_app).count()
+    };
+    let before: Vec<usize> = local.nodes().map(asked).collect();
+    let pool = builder_named(&local, "short", "app").build().await.unwrap();
+    let mut conn = pool.get().await.unwrap();
+    assert_eq!(count(&mut conn).await, 3);
+    drop(conn);
+    pool.close(Duration::from_secs(5)).await;
+    let mut all: Vec<usize> = local
+        .nodes()
+        .map(asked)
+        .zip(before)
+        .map(|(now, then)| now - then)
+        .collect();
+    all.sort_unstable();
+    // Two connections to each node, and one of them has loaded the catalog.
+    assert!(all[2] <= 26 && all[0] <= 16, "{all:?}");
 }
