@@ -13,6 +13,7 @@
 )]
 
 mod answers;
+mod connections;
 mod errors;
 mod foreseen;
 mod history;
@@ -24,6 +25,7 @@ mod outages_quorum;
 mod poisoned;
 mod state;
 mod state_code;
+mod statements;
 #[path = "../it/support.rs"]
 mod support;
 mod told;
