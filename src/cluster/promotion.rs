@@ -12,9 +12,8 @@ use super::member::Member;
 use super::outlook::{Outlook, told};
 use super::topology::Topology;
 use crate::config::{HealthConfig, PromotionConfig};
-use crate::election::promotion::{
-    Answer, Heard, Known, Premise, Role, Terms, Voter, candidate, premise,
-};
+use crate::election::promotion::attempt::{self, ANOTHER_PROMOTES, Attempt, End, Next, Ordered};
+use crate::election::promotion::{Answer, Heard, Known, Premise, Role, Terms};
 use crate::error::{Error, PromotionRefusal};
 use crate::guarantee::Board;
 use crate::node::{self, Ballot, Clock, Facts, Place};
@@ -23,9 +22,6 @@ use crate::status::{Door, Event, Promoted};
 
 /// How often a server that was promoted is asked whether it has come to that.
 const PATIENCE: Duration = Duration::from_millis(10);
-
-/// What a node says that has agreed with somebody else.
-pub(super) const ANOTHER_PROMOTES: &str = "another process is promoting";
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
@@ -70,14 +66,6 @@ pub(crate) struct Promoter {
     pub(super) replacing: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// A node that was asked to agree.
-struct Asked {
-    ballot: Result<Ballot, String>,
-    voter: Voter,
-    /// Its clock, before it was asked where it is for the last time.
-    clock: Option<Clock>,
-}
-
 impl Promoter {
     /// Promotes a replica, if nothing speaks against it.
     pub(crate) async fn promote(&self, order: &Order) -> Result<Promoted, Error> {
@@ -98,36 +86,47 @@ impl Promoter {
             max_loss_bytes: self.config.max_loss_bytes,
             forced: order.forced,
         };
-        // The locks are held until the end of this call, whichever it is.
-        let mut asked = self.ask_all(&topology).await;
-        let voters: Vec<Voter> = asked.iter().map(|asked| asked.voter.clone()).collect();
-        let known = self.known(&topology);
-        let place = match candidate(&voters, &known, &terms) {
-            Ok(place) => place,
-            Err(reasons) => return Err(self.refused(reasons, order.target.is_some())),
+        let priority = |member: &Member| match member.elsewhere {
+            None => member.node.pool.connector().settings.promotion_priority,
+            // It is of no use to this pool, whatever it is to others.
+            Some(_) => 0,
         };
-        let node = &topology.members[place];
-        let Asked { ballot, clock, .. } = asked.swap_remove(place);
-        match (ballot, clock) {
-            (Ok(ballot), Some(clock)) => {
-                let rests_on = premise(&voters, place, &known, &terms);
-                let order = self.order(rests_on, clock);
-                self.act(node, ballot, order, known.newest).await
+        let nodes = topology.members.iter();
+        let nodes = nodes.map(|member| (member.node.name.clone(), priority(member)));
+        let drive = Drive {
+            promoter: self,
+            attempt: Attempt::new(nodes, self.known(&topology), terms),
+            // The locks are held until the end of this call, whichever it is.
+            ballots: topology.members.iter().map(|_| None).collect(),
+            topology: &topology,
+            begun: None,
+            void: Instant::now(),
+        };
+        match drive.run().await {
+            End::Promoted { place, timeline } => {
+                let node = topology.members[place].node.name.clone();
+                let at = SystemTime::now();
+                self.door.ring(Event::Promoted {
+                    at,
+                    node: node.clone(),
+                    timeline,
+                });
+                Ok(Promoted { node, timeline })
             }
-            (Err(cause), _) => Err(self.failed(node, cause)),
-            (Ok(_), None) => Err(self.failed(node, "it did not tell its time".to_owned())),
+            End::Refused(reasons) => Err(self.refused(reasons, order.target.is_some())),
+            End::Failed { place, cause } => Err(self.failed(&topology.members[place], cause)),
         }
     }
 
     /// What is sent to the node. It is void when who sent it does not wait for it any more.
-    fn order(&self, rests_on: Premise, asked: Clock) -> node::Order {
-        let (not_heard, no_more) = match rests_on {
+    fn order(&self, decided: attempt::Order<Clock>) -> node::Order {
+        let (not_heard, no_more) = match decided.rests_on {
             Premise::Lately => (None, None),
             Premise::NotHeard(age) => (Some(age), None),
             Premise::NoMore(has) => (None, Some(has)),
         };
         node::Order {
-            asked,
+            asked: decided.clock,
             // The others are asked as long as this, and then this node has as long to hear of it.
             valid: self.health.timeout.saturating_mul(2),
             not_heard,
@@ -164,55 +163,6 @@ impl Promoter {
         Error::PromotionFailed { node, cause }
     }
 
-    /// Once the node has begun it cannot be taken back.
-    async fn act(
-        &self,
-        member: &Member,
-        mut ballot: Ballot,
-        order: node::Order,
-        newest: u32,
-    ) -> Result<Promoted, Error> {
-        let node = member.node.name.clone();
-        tracing::warn!(target: "diesel_replicated", node, "promotion_started");
-        let begun = Instant::now();
-        match timeout(self.health.timeout, ballot.promote(&order)).await {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => {
-                return Err(self.refused(vec![PromotionRefusal::Outdated { node }], true));
-            }
-            Ok(Err(error)) => return Err(self.failed(member, error.to_string())),
-            Err(_) => {
-                let void = order.asked.certainly_past(order.valid);
-                let _ = timeout(self.health.timeout, ballot.recall(&member.node)).await;
-                // Until then the others' locks keep everybody else from acting.
-                tokio::time::sleep_until(void.into()).await;
-                return Err(self.failed(member, "no answer to `pg_promote`".to_owned()));
-            }
-        }
-        while begun.elapsed() < self.config.timeout {
-            let facts = match timeout(self.health.timeout, ballot.ask()).await {
-                Ok(Ok(facts)) => facts,
-                Ok(Err(error)) => return Err(self.failed(member, error.to_string())),
-                Err(_) => None,
-            };
-            if let Some(facts) = facts.filter(|facts| rules(facts, newest)) {
-                let timeline = facts.timeline;
-                self.tell(member, facts);
-                tracing::warn!(target: "diesel_replicated", node, timeline, took = begun.elapsed().as_secs_f64(), "promoted");
-                let at = SystemTime::now();
-                self.door.ring(Event::Promoted {
-                    at,
-                    node: node.clone(),
-                    timeline,
-                });
-                return Ok(Promoted { node, timeline });
-            }
-            tokio::time::sleep(PATIENCE).await;
-        }
-        let cause = format!("it does not take writes after {:?}", self.config.timeout);
-        Err(self.failed(member, cause))
-    }
-
     /// The manager need not wait to hear it from a watcher.
     fn tell(&self, member: &Member, facts: Facts) {
         if let Some(commands) = self.commands.upgrade() {
@@ -235,94 +185,165 @@ impl Promoter {
             confirming: view.synchronous_standbys,
         })
     }
+}
 
-    /// Connects to all at once, then has them agree one after the other, always in the same order:
-    /// two processes that begin at the same time do not each get a part.
-    async fn ask_all(&self, topology: &Topology) -> Vec<Asked> {
-        let opening = topology.members.iter().map(|member| async move {
-            let opened = Ballot::open(&member.node, &self.config.database);
-            match timeout(self.health.timeout, opened).await {
-                Ok(Ok(ballot)) => Ok(ballot),
-                Ok(Err(error)) => Err(error.to_string()),
-                Err(_) => Err(format!("no answer within {:?}", self.health.timeout)),
-            }
-        });
-        let ballots = join_all(opening).await;
-        let mut asked = Vec::new();
-        for (member, ballot) in topology.members.iter().zip(ballots) {
-            asked.push(self.ask(member, ballot, topology).await);
+/// An attempt with real servers.
+struct Drive<'a> {
+    promoter: &'a Promoter,
+    topology: &'a Topology,
+    attempt: Attempt<Clock>,
+    ballots: Vec<Option<Ballot>>,
+    /// When the server has begun.
+    begun: Option<Instant>,
+    /// From then on no order of this attempt is carried out.
+    void: Instant,
+}
+
+impl Drive<'_> {
+    async fn run(mut self) -> End {
+        let mut next = Next::Open;
+        loop {
+            next = match next {
+                Next::Open => self.open().await,
+                Next::Lock(place) => {
+                    let taken = self.within(place, async |ballot| ballot.take().await).await;
+                    self.attempt.locked(place, taken)
+                }
+                Next::Ask(place) => {
+                    let told = self.within(place, async |ballot| ballot.ask().await).await;
+                    let answer = told.map(|facts| self.answer(place, facts.as_ref()));
+                    self.attempt.told(place, answer)
+                }
+                Next::Confirm(places) => self.confirm(&places).await,
+                Next::Decide => {
+                    let known = self.promoter.known(self.topology);
+                    self.attempt.decide(known.written, known.confirming)
+                }
+                Next::Promote(order) => self.promote(order).await,
+                Next::Recall(place) => self.recall(place).await,
+                Next::Watch(place) => self.watch(place).await,
+                Next::End(end) => return end,
+            };
         }
-        // The first to agree may have crashed since, and its lock with it.
-        let members = topology.members.iter();
-        let again = asked.iter_mut().zip(members);
-        join_all(again.map(|(asked, member)| self.still_agrees(asked, member, topology))).await;
-        asked
     }
 
-    /// Asks once more who has agreed: after all have, and so that the answers are of one moment.
-    async fn still_agrees(&self, asked: &mut Asked, member: &Member, topology: &Topology) {
-        if let (Ok(ballot), Ok(())) = (&mut asked.ballot, &asked.voter.vote) {
-            let answered = timeout(self.health.timeout, async {
+    fn limit(&self) -> Duration {
+        self.promoter.health.timeout
+    }
+
+    /// What comes of asking a node that was connected to, in time.
+    async fn within<T>(
+        &mut self,
+        place: usize,
+        ask: impl AsyncFnOnce(&mut Ballot) -> diesel::QueryResult<T>,
+    ) -> Result<T, String> {
+        let limit = self.limit();
+        let ballot = self.ballots[place].as_mut();
+        let ballot = ballot.ok_or_else(|| "it is not connected to".to_owned())?;
+        match timeout(limit, ask(ballot)).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {limit:?}")),
+        }
+    }
+
+    async fn open(&mut self) -> Next<Clock> {
+        let limit = self.limit();
+        let database = &self.promoter.config.database;
+        let opening = self.topology.members.iter().map(|member| async move {
+            match timeout(limit, Ballot::open(&member.node, database)).await {
+                Ok(Ok(ballot)) => Ok(ballot),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("no answer within {limit:?}")),
+            }
+        });
+        let mut next = None;
+        for (place, opened) in join_all(opening).await.into_iter().enumerate() {
+            let opened = opened.map(|ballot| self.ballots[place] = Some(ballot));
+            next = self.attempt.opened(place, opened);
+        }
+        next.unwrap_or(Next::Decide)
+    }
+
+    async fn confirm(&mut self, places: &[usize]) -> Next<Clock> {
+        let limit = self.limit();
+        let asked = self.ballots.iter_mut().enumerate();
+        let asked = asked.filter(|(place, _)| places.contains(place));
+        let asking = asked.map(|(place, ballot)| async move {
+            let Some(ballot) = ballot else {
+                return (place, None);
+            };
+            let answered = timeout(limit, async {
                 let clock = ballot.clock().await?;
                 Ok::<_, diesel::result::Error>((clock, ballot.ask().await?))
             });
-            match answered.await {
-                Ok(Ok((clock, facts))) => {
-                    asked.clock = Some(clock);
-                    asked.voter.answer = facts.map(|facts| answer(&facts, member, topology));
-                }
-                _ => asked.voter.vote = Err("its agreement was lost".to_owned()),
-            }
+            (place, answered.await.ok().and_then(Result::ok))
+        });
+        let mut next = None;
+        for (place, answered) in join_all(asking).await {
+            let confirmed =
+                answered.map(|(clock, facts)| (clock, self.answer(place, facts.as_ref())));
+            next = self.attempt.confirmed(place, confirmed);
         }
+        next.unwrap_or(Next::Decide)
     }
 
-    async fn ask(
-        &self,
-        member: &Member,
-        ballot: Result<Ballot, String>,
-        topology: &Topology,
-    ) -> Asked {
-        let mut voter = Voter {
-            name: member.node.name.clone(),
-            priority: match member.elsewhere {
-                None => member.node.pool.connector().settings.promotion_priority,
-                // It is of no use to this pool, whatever it is to others.
-                Some(_) => 0,
-            },
-            vote: Ok(()),
-            answer: None,
+    async fn promote(&mut self, order: attempt::Order<Clock>) -> Next<Clock> {
+        let (place, limit) = (order.place, self.limit());
+        let node = &self.topology.members[place].node.name;
+        tracing::warn!(target: "diesel_replicated", node, "promotion_started");
+        let Some(ballot) = self.ballots[place].as_mut() else {
+            return self.attempt.recalled(place);
         };
-        let mut ballot = match ballot {
-            Ok(ballot) => ballot,
-            Err(cause) => {
-                voter.vote = Err(cause.clone());
-                return Asked {
-                    ballot: Err(cause),
-                    voter,
-                    clock: None,
-                };
-            }
+        let order = self.promoter.order(order);
+        self.begun = Some(Instant::now());
+        let ordered = match timeout(limit, ballot.promote(&order)).await {
+            Ok(Ok(true)) => Ordered::Begun,
+            Ok(Ok(false)) => Ordered::Outdated,
+            Ok(Err(error)) => Ordered::Failed(error.to_string()),
+            Err(_) => Ordered::Silent,
         };
-        let answered = timeout(self.health.timeout, async {
-            let taken = ballot.take().await?;
-            // Asked after it has agreed: no other process changes it from then on.
-            Ok::<_, diesel::result::Error>((taken, ballot.ask().await?))
-        });
-        match answered.await {
-            Ok(Ok((taken, facts))) => {
-                if !taken {
-                    voter.vote = Err(ANOTHER_PROMOTES.to_owned());
-                }
-                voter.answer = facts.map(|facts| answer(&facts, member, topology));
+        self.void = order.asked.certainly_past(order.valid);
+        self.attempt.ordered(place, ordered)
+    }
+
+    async fn recall(&mut self, place: usize) -> Next<Clock> {
+        if let Some(ballot) = self.ballots[place].take() {
+            let node = &self.topology.members[place].node;
+            let _ = timeout(self.limit(), ballot.recall(node)).await;
+        }
+        // Until then the others' locks keep everybody else from acting.
+        tokio::time::sleep_until(self.void.into()).await;
+        self.attempt.recalled(place)
+    }
+
+    async fn watch(&mut self, place: usize) -> Next<Clock> {
+        let (limit, begun) = (self.limit(), self.begun.unwrap_or_else(Instant::now));
+        let Some(ballot) = self.ballots[place].as_mut() else {
+            return self.attempt.recalled(place);
+        };
+        let told = match timeout(limit, ballot.ask()).await {
+            Ok(Ok(facts)) => Ok(facts),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Ok(None),
+        };
+        let answer = told.as_ref().map_err(Clone::clone);
+        let answer = answer.map(|facts| self.answer(place, facts.as_ref()));
+        let times = (begun.elapsed(), self.promoter.config.timeout);
+        let next = self.attempt.watched(place, answer, times);
+        match (&next, told) {
+            (Next::End(End::Promoted { timeline, .. }), Ok(Some(facts))) => {
+                let member = &self.topology.members[place];
+                let (node, took) = (&member.node.name, begun.elapsed().as_secs_f64());
+                tracing::warn!(target: "diesel_replicated", node, timeline, took, "promoted");
+                self.promoter.tell(member, facts);
             }
-            Ok(Err(error)) => voter.vote = Err(error.to_string()),
-            Err(_) => voter.vote = Err(format!("no answer within {:?}", self.health.timeout)),
+            _ => tokio::time::sleep(PATIENCE).await,
         }
-        Asked {
-            ballot: Ok(ballot),
-            voter,
-            clock: None,
-        }
+        next
+    }
+
+    fn answer(&self, place: usize, facts: Option<&Facts>) -> Option<Answer> {
+        facts.map(|facts| answer(facts, &self.topology.members[place], self.topology))
     }
 }
 
@@ -335,10 +356,6 @@ fn is_a_lost_race(reason: &PromotionRefusal) -> bool {
         }
         _ => false,
     }
-}
-
-fn rules(facts: &Facts, newest: u32) -> bool {
-    matches!(facts.place, Place::Primary { .. }) && facts.timeline > newest
 }
 
 fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {

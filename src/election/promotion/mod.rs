@@ -3,6 +3,7 @@
 //! Nothing here asks anyone. It is decided by what the nodes say after they have agreed: from then on
 //! no other process changes them.
 
+pub(crate) mod attempt;
 #[cfg(test)]
 mod tests;
 

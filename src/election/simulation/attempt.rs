@@ -1,16 +1,14 @@
-//! An attempt at a promotion, step by step as `cluster::promotion` does it.
+//! An attempt at a promotion: what drives `election::promotion::attempt` here, as `cluster::promotion` does there.
 
 use std::time::Duration;
 
-use super::event::{Event, Order, Reply, Request};
+use super::event::{Event, Reply, Request};
 use super::process::{Process, Who};
 use super::server::{Facts, Place};
 use super::world::World;
 use super::{CLUSTER, Millis, TIMEOUT};
-use crate::election::promotion::{
-    Answer, Heard, Known, Premise, Role, Terms, Voter, candidate, premise,
-};
-use crate::error::PromotionRefusal as Refusal;
+use crate::election::promotion::attempt::{self, End, Next, Ordered};
+use crate::election::promotion::{Answer, Heard, Known, Role, Terms, Voter};
 use crate::position::Lsn;
 use crate::wire::ServerRole;
 
@@ -22,68 +20,56 @@ const SETTLING: Millis = 5_000;
 const PATIENCE: Millis = 60;
 /// How long that may take.
 const LIMIT: Millis = 10_000;
-
-/// What is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    Open,
-    Lock(usize),
-    Ask(usize),
-    Decided(usize),
-    Promote(usize),
-    /// Until when.
-    Wait(usize, Millis),
-}
+/// As `cluster::promotion` has it: so long after it was given an order is void.
+pub(super) const VALID: Millis = 2 * TIMEOUT;
 
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) number: u64,
-    pub(super) stage: Stage,
-    /// Counts the stages, so that a late answer or a limit of an earlier one is told.
-    pub(super) step: u32,
-    /// Which servers have answered at all.
-    opened: Vec<Option<bool>>,
-    pub(super) voters: Vec<Voter>,
+    /// What is being done, or is about to be.
+    next: Next<Millis>,
+    machine: attempt::Attempt<Millis>,
+    /// Counts what is done, so that a late answer or a limit of an earlier step is told.
+    step: u32,
     /// Nothing that was flushed before this was missed.
     pub(super) asked: Option<Millis>,
-    pub(super) newest: u32,
-    order: Order,
+    /// When the server has begun.
+    begun: Millis,
+    void: Millis,
     /// When the last message arrives at each server: a connection keeps the order.
     pub(super) sent: Vec<Millis>,
 }
 
 impl Attempt {
-    fn new(number: u64, priorities: &[u32]) -> Self {
-        let voter = |(place, priority): (usize, &u32)| Voter {
-            name: place.to_string(),
-            priority: *priority,
-            vote: Err("does not answer".to_owned()),
-            answer: None,
-        };
+    fn new(number: u64, priorities: &[u32], known: Known, terms: Terms) -> Self {
+        let nodes = priorities.iter().enumerate();
+        let nodes = nodes.map(|(place, priority)| (place.to_string(), *priority));
         Self {
             number,
-            stage: Stage::Open,
+            next: Next::Open,
+            machine: attempt::Attempt::new(nodes, known, terms),
             step: 0,
-            opened: vec![None; priorities.len()],
-            voters: priorities.iter().enumerate().map(voter).collect(),
             asked: None,
-            newest: 0,
-            order: Order {
-                decided: 0,
-                rests_on: Premise::Lately,
-            },
+            begun: 0,
+            void: 0,
             sent: vec![0; priorities.len()],
         }
     }
-}
 
-impl Attempt {
     /// Whether it was decided that it may promote.
     pub(super) fn acts(&self) -> bool {
         matches!(
-            self.stage,
-            Stage::Decided(_) | Stage::Promote(_) | Stage::Wait(..)
+            self.next,
+            Next::Promote(_) | Next::Recall(_) | Next::Watch(_)
         )
+    }
+
+    pub(super) fn voters(&self) -> Vec<Voter> {
+        self.machine.clone().voters().clone()
+    }
+
+    pub(super) fn newest(&self) -> u32 {
+        self.machine.newest()
     }
 }
 
@@ -121,18 +107,38 @@ impl World {
     }
 
     pub(super) fn auto(&mut self, of: Who) {
-        let number = self.ledger.number();
         let it = &mut self.processes[of.process];
         it.roused = false;
-        if !it.has_lost_its_primary() || it.attempt.is_some() {
-            return;
+        if it.has_lost_its_primary() && it.attempt.is_none() {
+            self.attempt(of, None, None);
         }
-        it.attempt = Some(Attempt::new(number, &self.plan.priorities));
+    }
+
+    /// Begins to promote `target`, or the best, in the place of a primary that gives way, if one does.
+    pub(super) fn attempt(&mut self, of: Who, target: Option<usize>, yielding: Option<usize>) {
+        let number = self.ledger.number();
+        let rules = self.plan.rules;
+        let terms = Terms {
+            target,
+            witness_age: match rules.witness {
+                true => Duration::from_millis(self.plan.witness_age),
+                false => Duration::ZERO,
+            },
+            max_loss_bytes: self.plan.max_loss,
+            forced: false,
+            yielding,
+        };
+        let process = &mut self.processes[of.process];
+        let known = Known {
+            cluster: process.past.cluster,
+            newest: process.past.newest,
+            primary: process.past.primary,
+            ..Known::default()
+        };
+        let attempt = Attempt::new(number, &self.plan.priorities, known, terms);
+        process.attempt = Some(attempt);
         self.ledger.counts.attempts += 1;
-        for server in 0..self.servers.len() {
-            self.ask_in(of, server, |attempt, step| Request::Open { attempt, step });
-        }
-        self.limit(of, TIMEOUT);
+        self.step(of, number, 0);
     }
 
     /// Sends over the attempt's connection, which keeps the order.
@@ -158,13 +164,19 @@ impl World {
         }
     }
 
-    /// Goes on to `stage` after a short while, in which others do something, too.
-    fn advance(&mut self, of: Who, stage: Stage) {
-        let pause = self.pause();
+    /// Goes on after a short while, in which others do something, too.
+    fn advance(&mut self, of: Who, next: Next<Millis>) {
+        if let Next::End(end) = next {
+            return self.ended(of, end);
+        }
+        let pause = match next {
+            Next::Watch(_) => PATIENCE,
+            _ => self.pause(),
+        };
         let Some(attempt) = &mut self.processes[of.process].attempt else {
             return;
         };
-        attempt.stage = stage;
+        attempt.next = next;
         attempt.step += 1;
         let (number, step) = (attempt.number, attempt.step);
         self.after(pause, Event::Step { of, number, step });
@@ -183,7 +195,7 @@ impl World {
         attempt.is_some_and(|attempt| (attempt.number, attempt.step) == (number, step))
     }
 
-    /// Does what the stage begins with.
+    /// Does what is to be done next.
     pub(super) fn step(&mut self, of: Who, number: u64, step: u32) {
         if !self.is_current(of, number, step) {
             return;
@@ -191,44 +203,49 @@ impl World {
         let Some(attempt) = self.processes[of.process].attempt.as_mut() else {
             return;
         };
-        match attempt.stage {
-            Stage::Open => {}
-            Stage::Lock(server) if server == attempt.voters.len() => self.decide(of),
-            Stage::Lock(server) => {
-                if attempt.opened[server] != Some(true) {
-                    return self.advance(of, Stage::Lock(server + 1));
+        match attempt.next.clone() {
+            Next::Open => {
+                for server in 0..self.servers.len() {
+                    self.ask_in(of, server, |attempt, step| Request::Open { attempt, step });
                 }
+                self.limit(of, TIMEOUT);
+            }
+            Next::Lock(server) => {
                 self.ask_in(of, server, |attempt, step| Request::Lock { attempt, step });
                 self.limit(of, TIMEOUT);
             }
-            Stage::Ask(server) => {
+            Next::Ask(server) => {
                 attempt.asked = attempt.asked.or(Some(self.now));
-                self.ask_in(of, server, |attempt, step| Request::Ask { attempt, step });
-                self.limit(of, TIMEOUT);
+                self.where_is(of, &[server]);
             }
-            Stage::Decided(server) => {
-                let asked = attempt.asked.unwrap_or(0);
-                let (newest, order) = (attempt.newest, attempt.order);
-                self.ask_in(of, server, |attempt, step| Request::Promote {
+            Next::Watch(server) => self.where_is(of, &[server]),
+            Next::Confirm(servers) => self.where_is(of, &servers),
+            Next::Decide => self.decide(of),
+            Next::Promote(order) => {
+                let (asked, newest) = (attempt.asked.unwrap_or(0), attempt.newest());
+                attempt.void = order.clock + VALID;
+                self.ask_in(of, order.place, |attempt, step| Request::Promote {
                     attempt,
                     step,
                     asked,
                     newest,
                     order,
                 });
-                let attempt = self.processes[of.process].attempt.as_mut().unwrap();
-                attempt.stage = Stage::Promote(server);
                 self.limit(of, TIMEOUT);
             }
-            Stage::Promote(_) => {}
-            Stage::Wait(server, until) => {
-                if self.now > until {
-                    return self.end(of, SETTLING);
-                }
-                self.ask_in(of, server, |attempt, step| Request::Ask { attempt, step });
-                self.limit(of, TIMEOUT);
+            Next::Recall(_) => {
+                let until = attempt.void.saturating_sub(self.now);
+                self.limit(of, until);
             }
+            Next::End(_) => {}
         }
+    }
+
+    fn where_is(&mut self, of: Who, servers: &[usize]) {
+        for server in servers {
+            self.ask_in(of, *server, |attempt, step| Request::Ask { attempt, step });
+        }
+        self.limit(of, TIMEOUT);
     }
 
     /// Nothing was answered in time.
@@ -236,99 +253,51 @@ impl World {
         if !self.is_current(of, number, step) {
             return;
         }
-        let attempt = self.processes[of.process].attempt.as_ref().unwrap();
-        match attempt.stage {
-            Stage::Open => self.advance(of, Stage::Lock(0)),
+        let now = self.now;
+        let Some(attempt) = self.processes[of.process].attempt.as_mut() else {
+            return;
+        };
+        let (machine, late) = (&mut attempt.machine, || "no answer".to_owned());
+        let waiting = machine.waiting().to_vec().into_iter();
+        let next = match attempt.next.clone() {
+            Next::Open => waiting
+                .filter_map(|it| machine.opened(it, Err(late())))
+                .last(),
+            Next::Confirm(_) => waiting.filter_map(|it| machine.confirmed(it, None)).last(),
             // Its lock may have been taken all the same; it is not counted.
-            Stage::Lock(server) | Stage::Ask(server) => {
-                let attempt = self.processes[of.process].attempt.as_mut().unwrap();
-                attempt.voters[server].vote = Err("no answer".to_owned());
-                self.advance(of, Stage::Lock(server + 1));
+            Next::Lock(server) => Some(machine.locked(server, Err(late()))),
+            Next::Ask(server) => Some(machine.told(server, Err(late()))),
+            Next::Promote(order) => Some(machine.ordered(order.place, Ordered::Silent)),
+            Next::Recall(server) => Some(machine.recalled(server)),
+            Next::Watch(server) => {
+                Some(machine.watched(server, Ok(None), times(attempt.begun, now)))
             }
-            Stage::Decided(_) => {}
-            Stage::Promote(_) => self.end(of, SETTLING),
-            Stage::Wait(..) => self.advance(of, attempt.stage),
+            Next::Decide | Next::End(_) => None,
+        };
+        if let Some(next) = next {
+            self.advance(of, next);
         }
     }
 
     pub(super) fn answered(&mut self, of: Who, server: usize, reply: Reply) {
+        let now = self.now;
         let process = &mut self.processes[of.process];
         let Some(mut attempt) = process.attempt.take() else {
             return;
         };
-        let (number, step) = reply.of_attempt();
-        let stage = attempt.stage;
-        let current = attempt.number == number && attempt.step == step;
-        let mut next = None;
-        match (stage, reply) {
-            (Stage::Open, Reply::Opened { .. }) if current => attempt.opened[server] = Some(true),
-            (Stage::Open, Reply::Broken { .. }) if current => attempt.opened[server] = Some(false),
-            (Stage::Lock(place), Reply::Locked { taken, .. }) if current && place == server => {
-                attempt.voters[server].vote = if taken {
-                    Ok(())
-                } else {
-                    Err("another process is promoting".to_owned())
-                };
-                next = Some(Stage::Ask(server));
-            }
-            (Stage::Ask(place), Reply::Told { facts, .. }) if current && place == server => {
-                attempt.voters[server].answer = Some(answer(process, server, &facts));
-                next = Some(Stage::Lock(server + 1));
-            }
-            (Stage::Lock(place) | Stage::Ask(place), Reply::Broken { .. })
-                if current && place == server =>
-            {
-                attempt.voters[server].vote = Err("connection reset".to_owned());
-                next = Some(Stage::Lock(server + 1));
-            }
-            (Stage::Promote(place), Reply::Promoting { .. }) if current && place == server => {
-                next = Some(Stage::Wait(server, self.now + LIMIT));
-            }
-            (Stage::Wait(..), Reply::Told { facts, .. }) if current => {
-                let rules = matches!(facts.place, Place::Primary { .. });
-                if rules && facts.timeline > attempt.newest {
-                    process.heard(server, &facts, self.now);
-                    process.attempt = Some(attempt);
-                    return self.end(of, SETTLING);
-                }
-                process.attempt = Some(attempt);
-                let Stage::Wait(..) = stage else { return };
-                return self.later(of, PATIENCE);
-            }
-            (
-                Stage::Promote(_) | Stage::Wait(..),
-                reply @ (Reply::Broken { .. } | Reply::Outdated { .. }),
-            ) if current => {
-                process.attempt = Some(attempt);
-                return self.gives_up(of, server, &reply);
-            }
-            _ => {}
+        let current = reply.of_attempt() == (attempt.number, attempt.step);
+        let next = if current {
+            take(process, &mut attempt, server, &reply, now)
+        } else {
+            None
+        };
+        if let (Some(Next::End(End::Promoted { .. })), Reply::Told { facts, .. }) = (&next, &reply)
+        {
+            process.heard(server, facts, now);
         }
-        let all = stage == Stage::Open && attempt.opened.iter().all(Option::is_some);
         process.attempt = Some(attempt);
-        match next {
-            Some(next) => self.advance(of, next),
-            None if all => self.advance(of, Stage::Lock(0)),
-            None => {}
-        }
-    }
-
-    fn gives_up(&mut self, of: Who, server: usize, reply: &Reply) {
-        let mut pause = SETTLING;
-        if let Reply::Outdated { .. } = reply {
-            let node = server.to_string();
-            self.ledger.refused(&[Refusal::Outdated { node }]);
-            pause = self.chance.within(RETRY.0, RETRY.1);
-        }
-        self.end(of, pause);
-    }
-
-    /// The same stage once more after `pause`.
-    fn later(&mut self, of: Who, pause: Millis) {
-        if let Some(attempt) = &mut self.processes[of.process].attempt {
-            attempt.step += 1;
-            let (number, step) = (attempt.number, attempt.step);
-            self.after(pause, Event::Step { of, number, step });
+        if let Some(next) = next {
+            self.advance(of, next);
         }
     }
 
@@ -338,60 +307,94 @@ impl World {
         let Some(attempt) = &mut process.attempt else {
             return;
         };
-        let known = Known {
-            cluster: process.past.cluster,
-            newest: process.past.newest,
-            primary: process.past.primary,
-            written: process.written,
-            confirming: if rules.confirmers {
-                process.confirming
-            } else {
-                0
-            },
-        };
-        let terms = Terms {
-            target: None,
-            witness_age: match rules.witness {
-                true => Duration::from_millis(self.plan.witness_age),
-                false => Duration::ZERO,
-            },
-            max_loss_bytes: self.plan.max_loss,
-            forced: false,
-            yielding: None,
+        let confirming = match rules.confirmers {
+            true => process.confirming,
+            false => 0,
         };
         if !rules.majority {
-            for voter in attempt
-                .voters
-                .iter_mut()
-                .filter(|voter| voter.answer.is_some())
-            {
+            let voters = attempt.machine.voters().iter_mut();
+            for voter in voters.filter(|voter| voter.answer.is_some()) {
                 voter.vote = Ok(());
             }
         }
-        match candidate(&attempt.voters, &known, &terms) {
-            Ok(place) => {
-                attempt.newest = known.newest;
-                attempt.order = Order {
-                    decided: self.now,
-                    rests_on: premise(&attempt.voters, place, &known, &terms),
-                };
-                self.check_decision(of, place);
-                self.advance(of, Stage::Decided(place));
-            }
-            Err(reasons) => {
-                self.ledger.refused(&reasons);
-                let pause = self.chance.within(RETRY.0, RETRY.1);
-                self.end(of, pause);
-            }
+        let next = attempt.machine.decide(process.written, confirming);
+        if let Next::Promote(order) = &next {
+            let place = order.place;
+            self.check_decision(of, place);
         }
+        self.advance(of, next);
     }
 
     /// The connections end, and the locks with them.
-    fn end(&mut self, of: Who, pause: Millis) {
+    fn ended(&mut self, of: Who, end: End) {
+        let pause = match end {
+            End::Refused(reasons) => {
+                self.ledger.refused(&reasons);
+                self.chance.within(RETRY.0, RETRY.1)
+            }
+            End::Promoted { .. } | End::Failed { .. } => SETTLING,
+        };
         for server in 0..self.servers.len() {
             self.ask_in(of, server, |attempt, _| Request::Close { attempt });
         }
         self.processes[of.process].attempt = None;
         self.rouse(of.process, pause);
+    }
+}
+
+fn times(begun: Millis, now: Millis) -> (Duration, Duration) {
+    let elapsed = Duration::from_millis(now.saturating_sub(begun));
+    (elapsed, Duration::from_millis(LIMIT))
+}
+
+/// What follows from an answer to what is being done.
+fn take(
+    process: &Process,
+    attempt: &mut Attempt,
+    server: usize,
+    reply: &Reply,
+    now: Millis,
+) -> Option<Next<Millis>> {
+    let broken = || "connection reset".to_owned();
+    let machine = &mut attempt.machine;
+    match (&attempt.next, reply) {
+        (Next::Open, Reply::Opened { .. }) => machine.opened(server, Ok(())),
+        (Next::Open, Reply::Broken { .. }) => machine.opened(server, Err(broken())),
+        (Next::Lock(place), Reply::Locked { taken, .. }) if *place == server => {
+            Some(machine.locked(server, Ok(*taken)))
+        }
+        (Next::Lock(place), Reply::Broken { .. }) if *place == server => {
+            Some(machine.locked(server, Err(broken())))
+        }
+        (Next::Ask(place), Reply::Told { facts, .. }) if *place == server => {
+            let answer = answer(process, server, facts);
+            Some(machine.told(server, Ok(Some(answer))))
+        }
+        (Next::Ask(place), Reply::Broken { .. }) if *place == server => {
+            Some(machine.told(server, Err(broken())))
+        }
+        (Next::Confirm(_), Reply::Told { facts, at, .. }) => {
+            let answer = answer(process, server, facts);
+            machine.confirmed(server, Some((*at, Some(answer))))
+        }
+        (Next::Confirm(_), Reply::Broken { .. }) => machine.confirmed(server, None),
+        (Next::Promote(order), Reply::Promoting { .. }) => {
+            attempt.begun = now;
+            Some(machine.ordered(order.place, Ordered::Begun))
+        }
+        (Next::Promote(order), Reply::Outdated { .. }) => {
+            Some(machine.ordered(order.place, Ordered::Outdated))
+        }
+        (Next::Promote(order), Reply::Broken { .. }) => {
+            Some(machine.ordered(order.place, Ordered::Failed(broken())))
+        }
+        (Next::Watch(place), Reply::Told { facts, .. }) if *place == server => {
+            let answer = answer(process, server, facts);
+            Some(machine.watched(server, Ok(Some(answer)), times(attempt.begun, now)))
+        }
+        (Next::Watch(place), Reply::Broken { .. }) if *place == server => {
+            Some(machine.watched(server, Err(broken()), times(attempt.begun, now)))
+        }
+        _ => None,
     }
 }

@@ -4,15 +4,9 @@ use super::Millis;
 use super::ledger::{Kept, Write};
 use super::process::Who;
 use super::server::Facts;
-use crate::election::promotion::Premise;
+use crate::election::promotion::attempt;
 
-/// As `node::Order`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Order {
-    /// When the decision was made.
-    pub(super) decided: Millis,
-    pub(super) rests_on: Premise,
-}
+pub(super) type Order = attempt::Order<Millis>;
 
 #[derive(Clone, Debug)]
 pub(super) enum Request {
@@ -73,6 +67,8 @@ pub(super) enum Reply {
         attempt: u64,
         step: u32,
         facts: Facts,
+        /// What the server's clock showed before.
+        at: Millis,
     },
     Promoting {
         attempt: u64,

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::Millis;
+use super::attempt::VALID;
 use super::event::Order;
 use super::process::Who;
 use super::server::Server;
 use super::world::World;
-use super::{Millis, TIMEOUT};
 use crate::election::promotion::{Role, needed};
 use crate::error::PromotionRefusal;
 
@@ -233,7 +234,7 @@ impl World {
 
     /// Before a server does what it was told.
     pub(super) fn check_order(&mut self, place: usize, order: &Order) {
-        let late = self.now.saturating_sub(order.decided);
+        let late = self.now.saturating_sub(order.clock);
         let stream = self.servers[place].stream;
         let ago = stream.map(|stream| self.now.saturating_sub(stream.heard));
         let by_primary = |from: usize| {
@@ -242,7 +243,7 @@ impl World {
         };
         let heard = stream.is_some_and(|stream| by_primary(stream.from))
             && ago.is_some_and(|ago| ago < self.plan.witness_age);
-        if late > 2 * TIMEOUT || heard {
+        if late > VALID || heard {
             self.ledger.violated(format!(
                 "s{place} is promoted by an order of {late} ms ago, and has heard {ago:?} ago"
             ));
@@ -261,18 +262,20 @@ impl World {
             self.servers.iter().filter(mine).count()
         };
         let mut wrong = None;
-        let believed = attempt.voters.iter().filter(|voter| voter.vote.is_ok());
+        let (voters, newest) = (attempt.voters(), attempt.newest());
+        let believed = voters.iter().filter(|voter| voter.vote.is_ok());
         if believed.count() < needed {
             wrong = Some("without a majority");
         }
-        let answers = attempt.voters.iter().filter_map(|voter| voter.answer);
+        let answers = voters.iter().filter_map(|voter| voter.answer);
         let rules = |role| role == Role::TakesWrites;
-        if answers.clone().any(|it| {
-            it.timeline > attempt.newest || rules(it.role) && it.timeline == attempt.newest
-        }) {
+        if answers
+            .clone()
+            .any(|it| it.timeline > newest || rules(it.role) && it.timeline == newest)
+        {
             wrong = Some("beside a primary that told so");
         }
-        for (voter, server) in attempt.voters.iter().zip(&self.servers) {
+        for (voter, server) in voters.iter().zip(&self.servers) {
             if voter.vote.is_ok() && server.lock != Some(attempt.number) {
                 self.ledger.counts.lapsed += 1;
                 if server.has_session(attempt.number) {
@@ -283,7 +286,7 @@ impl World {
                 let primary = &self.servers[stream.from];
                 let before = attempt.asked.is_some_and(|asked| stream.heard < asked);
                 let lately = self.now - stream.heard < self.plan.witness_age;
-                primary.rules() && primary.timeline() == attempt.newest && before && lately
+                primary.rules() && primary.timeline() == newest && before && lately
             });
             if voter.answer.is_some() && heard {
                 wrong = Some("beside a primary that a replica hears of");

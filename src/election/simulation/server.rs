@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::Millis;
+use super::attempt::VALID;
 use super::event::Order;
 use super::process::Who;
-use super::{Millis, TIMEOUT};
 use crate::election::promotion::Premise;
 
 /// A timeline in a server's history: where it begins, and by which promotion.
@@ -178,7 +179,7 @@ impl Server {
             Premise::NotHeard(age) => !heard(age),
             Premise::NoMore(has) => self.log.len() as u64 <= has.0,
         };
-        holds && now < order.decided + 2 * TIMEOUT
+        holds && now < order.clock + VALID
     }
 
     pub(super) fn end_session(&mut self, attempt: u64) {

@@ -120,6 +120,7 @@ impl World {
                 attempt,
                 step,
                 facts: server.facts(confirming, now),
+                at: now,
             },
             Request::Promote {
                 attempt,
