@@ -11,6 +11,7 @@ use super::member::Member;
 use super::promotion::{Order, Promoter};
 use super::topology::Topology;
 use crate::deadline;
+use crate::election::promotion::switchover::{Next, Switchover};
 use crate::error::{Error, PromotionRefusal};
 use crate::node::{Ballot, Place};
 use crate::position::Lsn;
@@ -24,65 +25,30 @@ impl Promoter {
     /// Puts `to` in the place of the primary within `limit`, or leaves everything as it was.
     pub(super) async fn switchover(&self, to: &str, limit: Duration) -> Result<Promoted, Error> {
         let deadline = deadline::after(Instant::now(), limit);
-        let failed = |cause: String| Error::PromotionFailed {
-            node: to.to_owned(),
-            cause,
-        };
-        let late = |what: &str| failed(format!("{what} within {limit:?}"));
         let replacing = timeout(until(deadline), self.replacing.lock()).await;
-        let _alone =
-            replacing.map_err(|_| late("another promotion of this process did not end"))?;
+        let _alone = replacing.map_err(|_| Error::PromotionFailed {
+            node: to.to_owned(),
+            cause: format!("another promotion of this process did not end within {limit:?}"),
+        })?;
         let topology = Arc::clone(&self.topology.borrow());
         let (old, new) = pair(&topology, to)?;
-        let opening = async {
-            let mut over_old = self.open(old).await?;
-            let may = over_old.may_fence().await;
-            may.map_err(|error| failed(error.to_string()))?
-                .then_some((over_old, self.open(new).await?))
-                .ok_or_else(|| {
-                    failed(
-                        "a switchover takes a superuser, who can keep the old primary from being \
-                         written to"
-                            .to_owned(),
-                    )
-                })
+        let drive = Drive {
+            promoter: self,
+            old,
+            new,
+            limit,
+            deadline,
+            over_new: None,
+            hold: None,
+            fence: Fence {
+                promoter: self.clone(),
+                old: old.clone(),
+                ballot: None,
+                begun: false,
+                kept: false,
+            },
         };
-        let opened = timeout(until(deadline), opening).await;
-        let (over_old, over_new) = opened.map_err(|_| late("the two did not answer"))??;
-        let hold = Hold::of(self.commands.clone()).await?;
-        let mut fence = Fence {
-            promoter: self.clone(),
-            old: old.clone(),
-            ballot: Some(over_old),
-            begun: false,
-            kept: false,
-        };
-        let ready = timeout(until(deadline), self.ready(&mut fence, over_new)).await;
-        let ready = ready.map_err(|_| late("what has to come first was not done"));
-        let result = match ready.and_then(|ready| ready.map_err(|error| failed(error.to_string())))
-        {
-            Ok(()) => {
-                // Whether the other has begun, only its own word tells.
-                fence.kept = true;
-                let result = self.promote(&Order::in_the_place_of(old, to)).await;
-                fence.kept = !stays_primary(&result);
-                result
-            }
-            Err(error) => Err(error),
-        };
-        fence.end().await;
-        drop(hold);
-        result
-    }
-
-    /// What comes before a promotion: nothing is under way on the old primary, nobody can write there any
-    /// more, and the other has all that was written.
-    async fn ready(&self, fence: &mut Fence, mut new: Ballot) -> diesel::QueryResult<()> {
-        fence.old.node.drained().await;
-        if let Some(written) = fence.set().await? {
-            replayed(&mut new, written).await?;
-        }
-        Ok(())
+        drive.run().await
     }
 
     async fn open(&self, member: &Member) -> Result<Ballot, Error> {
@@ -94,6 +60,141 @@ impl Promoter {
                 cause: format!("no answer within {:?}", self.health.timeout),
             }),
         }
+    }
+}
+
+/// A switchover of real servers. Whoever drops it leaves nothing held and nothing fenced.
+struct Drive<'a> {
+    promoter: &'a Promoter,
+    old: &'a Member,
+    new: &'a Member,
+    limit: Duration,
+    deadline: Instant,
+    over_new: Option<Ballot>,
+    hold: Option<Hold>,
+    fence: Fence,
+}
+
+impl Drive<'_> {
+    async fn run(mut self) -> Result<Promoted, Error> {
+        let mut machine = Switchover::new();
+        let mut next = Next::Open;
+        loop {
+            next = match next {
+                Next::Open => {
+                    let opened = timeout(until(self.deadline), self.open()).await;
+                    let opened = self.in_time(opened, "the two did not answer");
+                    machine.opened(opened)
+                }
+                Next::Hold => {
+                    let held = timeout(until(self.deadline), self.hold()).await;
+                    let held = self.in_time(held, "writes were not held back");
+                    machine.held(held)
+                }
+                Next::Drain => {
+                    let drained = timeout(until(self.deadline), self.drain()).await;
+                    let drained = self.in_time(drained, NOT_DONE);
+                    machine.drained(drained)
+                }
+                Next::Fence => {
+                    let written = timeout(until(self.deadline), self.fence()).await;
+                    let written = self.in_time(written, NOT_DONE);
+                    machine.fenced(written)
+                }
+                Next::CatchUp(written) => {
+                    let done = timeout(until(self.deadline), self.catch_up(written)).await;
+                    machine.caught_up(self.in_time(done, NOT_DONE))
+                }
+                Next::Promote => {
+                    // Whether the other has begun, only its own word tells.
+                    self.fence.kept = true;
+                    let order = Order::in_the_place_of(self.old, &self.new.node.name);
+                    let result = self.promoter.promote(&order).await;
+                    let refused = refused(&result).map(<[_]>::to_vec);
+                    machine.attempted(result, refused.as_deref())
+                }
+                Next::Lift => {
+                    self.fence.kept = false;
+                    self.fence.end().await;
+                    machine.lifted()
+                }
+                Next::Release => {
+                    self.hold = None;
+                    machine.released()
+                }
+                Next::End(result) => return result,
+            };
+        }
+    }
+
+    /// One deadline is over all that comes before the promotion.
+    fn in_time<T>(&self, done: Timed<T>, late: &str) -> Result<T, Error> {
+        done.unwrap_or_else(|_| Err(self.failed(format!("{late} within {:?}", self.limit))))
+    }
+
+    fn failed(&self, cause: String) -> Error {
+        Error::PromotionFailed {
+            node: self.new.node.name.clone(),
+            cause,
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), Error> {
+        let mut over_old = self.promoter.open(self.old).await?;
+        let may = over_old.may_fence().await;
+        if !may.map_err(|error| self.failed(error.to_string()))? {
+            let wanting = "a switchover takes a superuser, who can keep the old primary from being written to";
+            return Err(self.failed(wanting.to_owned()));
+        }
+        self.fence.ballot = Some(over_old);
+        self.over_new = Some(self.promoter.open(self.new).await?);
+        Ok(())
+    }
+
+    async fn hold(&mut self) -> Result<(), Error> {
+        self.hold = Some(Hold::of(self.promoter.commands.clone()).await?);
+        Ok(())
+    }
+
+    async fn drain(&mut self) -> Result<(), Error> {
+        self.old.node.drained().await;
+        Ok(())
+    }
+
+    async fn fence(&mut self) -> Result<Option<Lsn>, Error> {
+        let written = self.fence.set().await;
+        written.map_err(|error| self.failed(error.to_string()))
+    }
+
+    /// Waits until the standby has replayed all of this.
+    async fn catch_up(&mut self, written: Lsn) -> Result<(), Error> {
+        let Some(mut ballot) = self.over_new.take() else {
+            return Ok(());
+        };
+        loop {
+            let facts = ballot.ask().await;
+            let facts = facts.map_err(|error| self.failed(error.to_string()))?;
+            if let Some(Place::Standby { replayed, .. }) = facts.map(|facts| facts.place) {
+                if replayed.is_some_and(|replayed| replayed >= written) {
+                    return Ok(());
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+/// What came of a step, unless the deadline passed.
+type Timed<T> = Result<Result<T, Error>, tokio::time::error::Elapsed>;
+
+const NOT_DONE: &str = "what has to come first was not done";
+
+/// Why nothing was done, if nothing was.
+fn refused(result: &Result<Promoted, Error>) -> Option<&[PromotionRefusal]> {
+    match result {
+        Err(Error::PromotionRefused { reasons }) => Some(reasons),
+        Err(Error::UnknownNode { .. }) => Some(&[]),
+        _ => None,
     }
 }
 
@@ -158,7 +259,7 @@ impl Fence {
     }
 
     /// Takes it away again, if it is not kept, and waits for that.
-    async fn end(mut self) {
+    async fn end(&mut self) {
         if let Some(lifting) = self.lifting() {
             lifting.await;
         }
@@ -197,18 +298,6 @@ async fn lift(promoter: Promoter, old: Member, mut ballot: Ballot) {
     }
 }
 
-/// Whether the old primary remains what it was. A promotion that has begun may yet come to its end, and
-/// who was overtaken by another's must not be written to again.
-fn stays_primary(result: &Result<Promoted, Error>) -> bool {
-    match result {
-        Err(Error::PromotionRefused { reasons }) => !reasons
-            .iter()
-            .any(|reason| matches!(reason, PromotionRefusal::Overtaken { .. })),
-        Err(Error::UnknownNode { .. }) => true,
-        _ => false,
-    }
-}
-
 fn until(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
@@ -236,17 +325,4 @@ fn pair<'t>(topology: &'t Topology, to: &str) -> Result<(&'t Member, &'t Member)
         nodes: topology.describe(),
     })?;
     Ok((old, new))
-}
-
-/// Waits until the standby has replayed all of this.
-async fn replayed(ballot: &mut Ballot, written: Lsn) -> diesel::QueryResult<()> {
-    loop {
-        let place = ballot.ask().await?.map(|facts| facts.place);
-        if let Some(Place::Standby { replayed, .. }) = place {
-            if replayed.is_some_and(|replayed| replayed >= written) {
-                return Ok(());
-            }
-        }
-        sleep(PAUSE).await;
-    }
 }

@@ -4,6 +4,7 @@
 //! no other process changes them.
 
 pub(crate) mod attempt;
+pub(crate) mod switchover;
 #[cfg(test)]
 mod tests;
 
