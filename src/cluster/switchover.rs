@@ -44,6 +44,7 @@ impl Promoter {
                 promoter: self.clone(),
                 old: old.clone(),
                 ballot: None,
+                pid: 0,
                 begun: false,
                 kept: false,
             },
@@ -146,7 +147,14 @@ impl Drive<'_> {
             let wanting = "a switchover takes a superuser, who can keep the old primary from being written to";
             return Err(self.failed(wanting.to_owned()));
         }
-        self.fence.ballot = Some(over_old);
+        let Some(pid) = over_old
+            .claim()
+            .await
+            .map_err(|error| self.failed(error.to_string()))?
+        else {
+            return Err(self.failed("another process replaces the primary".to_owned()));
+        };
+        (self.fence.ballot, self.fence.pid) = (Some(over_old), pid);
         self.over_new = Some(self.promoter.open(self.new).await?);
         Ok(())
     }
@@ -233,6 +241,8 @@ struct Fence {
     old: Member,
     /// Over which it is set; `None` once that has been given away.
     ballot: Option<Ballot>,
+    /// The server's process at its other end, which has the claim on the primary.
+    pid: i32,
     /// It may be set.
     begun: bool,
     kept: bool,
@@ -267,7 +277,8 @@ impl Fence {
 
     fn lifting(&mut self) -> Option<impl Future<Output = ()> + use<>> {
         let ballot = self.ballot.take().filter(|_| self.begun && !self.kept)?;
-        Some(lift(self.promoter.clone(), self.old.clone(), ballot))
+        let (promoter, old) = (self.promoter.clone(), self.old.clone());
+        Some(lift(promoter, old, ballot, self.pid))
     }
 }
 
@@ -279,15 +290,21 @@ impl Drop for Fence {
     }
 }
 
-/// Takes the fence away, over another connection if that one is of no use.
-async fn lift(promoter: Promoter, old: Member, mut ballot: Ballot) {
+/// Takes the fence away, over another connection if that one is of no use. If another process has claimed the primary
+/// since, the fence is that one's.
+async fn lift(promoter: Promoter, old: Member, mut ballot: Ballot, pid: i32) {
     let patience = promoter.health.timeout;
     let done = async {
         while !matches!(timeout(patience, ballot.unfence()).await, Ok(Ok(()))) {
             ballot = loop {
                 sleep(PAUSE).await;
-                if let Ok(another) = promoter.open(&old).await {
-                    break another;
+                let Ok(mut another) = promoter.open(&old).await else {
+                    continue;
+                };
+                match timeout(patience, another.take_over(pid)).await {
+                    Ok(Ok(Some(true))) => break another,
+                    Ok(Ok(Some(false))) => return,
+                    _ => {}
                 }
             };
         }

@@ -396,7 +396,8 @@ impl Watcher {
             return Ok(());
         }
         self.looked_at_commits = Instant::now();
-        let wait = if self.board.with(|view| view.synchronous_standbys) > 0 && self.is_primary() {
+        let standbys = self.board.with(|view| view.synchronous_standbys);
+        let wait = if standbys.unwrap_or_default() > 0 && self.is_primary() {
             match timeout(self.health.timeout, monitor.commits_wait()).await {
                 Ok(Ok(wait)) => wait,
                 // It may not be asked.
@@ -510,7 +511,7 @@ impl Watcher {
     /// `remote_apply` with fewer confirmations than replicas does not say which replicas show the
     /// commit.
     fn note_synchronous(&self, standbys: usize) {
-        if self.board.with(|view| view.synchronous_standbys) == standbys {
+        if self.board.with(|view| view.synchronous_standbys) == Some(standbys) {
             return;
         }
         let replicas = self.topology.borrow().replicas().count();

@@ -91,8 +91,8 @@ pub enum PromotionRefusal {
     SynchronousMissing {
         /// The replicas that cannot be asked.
         nodes: Vec<String>,
-        /// How many confirm a commit.
-        confirming: usize,
+        /// How many confirm a commit; `None` if the primary was gone before it could be asked.
+        confirming: Option<usize>,
     },
 }
 
@@ -143,7 +143,19 @@ impl fmt::Display for PromotionRefusal {
                 "`{node}` lacks {bytes} bytes of what the primary has written, and {allowed} are \
                  tolerated (`max_loss_bytes`)"
             ),
-            Self::SynchronousMissing { nodes, confirming } => write!(
+            Self::SynchronousMissing {
+                nodes,
+                confirming: None,
+            } => write!(
+                f,
+                "how many standbys confirm a commit is not known, and {} cannot be asked: an \
+                 acknowledged commit may be there alone",
+                nodes.join(", ")
+            ),
+            Self::SynchronousMissing {
+                nodes,
+                confirming: Some(confirming),
+            } => write!(
                 f,
                 "{confirming} standbys confirm a commit, and {} cannot be asked: an acknowledged \
                  commit may be there alone",

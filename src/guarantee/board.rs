@@ -18,7 +18,8 @@ pub(crate) struct View {
     /// The system identifier of the cluster.
     pub(crate) cluster: Option<u64>,
     /// So many standbys have to confirm a commit. They show it before the primary does.
-    pub(crate) synchronous_standbys: usize,
+    /// `None` until the primary has told.
+    pub(crate) synchronous_standbys: Option<usize>,
     /// The primary was found to show everything up to here.
     shown: Option<Position>,
 }
@@ -213,7 +214,7 @@ impl Board {
     ) {
         self.view.send_modify(|view| {
             view.cluster = cluster.into().or(view.cluster);
-            view.synchronous_standbys = synchronous_standbys;
+            view.synchronous_standbys = Some(synchronous_standbys);
             if let Some(new) = &forks {
                 view.learn(new, sample.timeline, sample.flushed);
             }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use diesel::sql_types::{BigInt, Bool, Double, Text};
+use diesel::sql_types::{BigInt, Bool, Double, Integer, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
@@ -17,6 +17,15 @@ use crate::position::Lsn;
 /// Advisory locks work on standbys, and each server has its own; see
 /// <https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS>.
 const KEY: i64 = i64::from_be_bytes(*b"diesel_r");
+
+/// The key of the claim on a primary that is to give way: `diesel_f`. Who has it may fence the primary, and takes no
+/// fence away but its own: two processes may be asked for a switchover at once.
+const CLAIM: i64 = i64::from_be_bytes(*b"diesel_f");
+
+/// Who holds the claim.
+const HOLDER: &str = "pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted \
+    AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
+    AND (classid::bigint << 32 | objid::bigint) = $1";
 
 /// A process that vanishes must not keep its locks for long: the server ends its connection.
 const SETTINGS: &str = "SET idle_session_timeout = '60s'; SET statement_timeout = '10s'; \
@@ -185,6 +194,38 @@ impl Ballot {
     pub(crate) async fn may_fence(&mut self) -> QueryResult<bool> {
         let may = "SELECT rolsuper AS yes FROM pg_catalog.pg_roles WHERE rolname = current_user";
         self.ask_whether(sql_query(may)).await
+    }
+
+    /// Takes the claim on this primary, for as long as this lives. By which process of the server it is held; `None`
+    /// if another has it.
+    pub(crate) async fn claim(&mut self) -> QueryResult<Option<i32>> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Bool)]
+            taken: bool,
+            #[diesel(sql_type = Integer)]
+            pid: i32,
+        }
+        let claim = "SELECT pg_catalog.pg_try_advisory_lock($1) AS taken, \
+            pg_catalog.pg_backend_pid() AS pid";
+        let claim = sql_query(claim).bind::<BigInt, _>(CLAIM);
+        let row: Row = RunQueryDsl::get_result(claim, &mut self.connection.pg).await?;
+        Ok(row.taken.then_some(row.pid))
+    }
+
+    /// Takes the claim over from a connection of this process's that may be gone. `None` if the server has not ended
+    /// that yet; `false` if somebody else has the claim by now.
+    pub(crate) async fn take_over(&mut self, pid: i32) -> QueryResult<Option<bool>> {
+        let end = format!(
+            "SELECT pg_catalog.count(pg_catalog.pg_terminate_backend(pid)) > 0 AS yes FROM {HOLDER} AND pid = $2"
+        );
+        let end = sql_query(end)
+            .bind::<BigInt, _>(CLAIM)
+            .bind::<Integer, _>(pid);
+        if self.ask_whether(end).await? {
+            return Ok(None);
+        }
+        Ok(Some(self.claim().await?.is_some()))
     }
 
     /// Has transactions be read only from now on where nobody says otherwise, whoever connects. Returns

@@ -10,6 +10,7 @@ use crate::status::{Limit, NodeStatus, PoolStatus};
 pub(super) fn of(cluster: &Cluster) -> PoolStatus {
     let topology = cluster.topology();
     let synchronous_standbys = cluster.board.with(|view| view.synchronous_standbys);
+    let synchronous_standbys = synchronous_standbys.unwrap_or_default();
     let takes_writes = topology.takes_writes();
     let nodes = topology.members.iter();
     let (learned, promotion) = (cluster.learned(), cluster.promotion());

@@ -246,3 +246,69 @@ async fn a_switchover_whose_caller_goes_away_holds_nobody() {
     .await;
     drop(local);
 }
+
+/// Two operators ask two processes at once. Whichever is refused takes no fence away from under the other, which
+/// would let writes through that the new primary does not have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_switchovers_at_once_one_is_made_and_nothing_is_lost() {
+    let (local, pool) = start().await;
+    let builder = builder_for(&local, "app").failover_wait(PATIENT);
+    let other = builder.build().await.unwrap();
+    eventually("all are up", || async { all_up(&other) }).await;
+    let stop = CancellationToken::new();
+    let workers = (0..3).map(|worker| tokio::spawn(work(pool.clone(), worker, stop.clone())));
+    let workers: Vec<_> = workers.collect();
+    let (one, two) = tokio::join!(pool.switchover("replica-1"), other.switchover("replica-2"));
+    let made: Vec<_> = [&one, &two].into_iter().flatten().collect();
+    assert_eq!(made.len(), 1, "{one:?} {two:?}");
+    let primary = made[0].node.clone();
+    stop.cancel();
+    let mut written = 3;
+    for worker in futures_util::future::join_all(workers).await {
+        // A connection of the pool that was refused may have been ended by the other one's fence.
+        written += worker.unwrap().unwrap_or(0);
+    }
+    let rows = blocking(move || {
+        let rows = local
+            .node(&primary)
+            .unwrap()
+            .sql("app", "SELECT count(*) FROM users");
+        rows.unwrap()[0][0]
+            .clone()
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+    })
+    .await;
+    assert!(rows >= written, "{rows} of {written}");
+}
+
+#[tokio::test]
+async fn a_primary_that_another_process_replaces_is_not_fenced() {
+    let (local, pool) = start().await;
+    let mut holder = pool.get().await.unwrap();
+    drop(holder);
+    // The database in which processes agree.
+    let url = local.primary().url("postgres");
+    holder = ReplicatedPool::connect(&url)
+        .await
+        .unwrap()
+        .get()
+        .await
+        .unwrap();
+    // `diesel_f` as a number.
+    run(&mut holder, "SELECT pg_advisory_lock(7235425822644658022)")
+        .await
+        .unwrap();
+    let refused = pool.switchover("replica-1").await.unwrap_err();
+    assert!(refused.to_string().contains("another process"), "{refused}");
+    insert("after")
+        .execute(&mut pool.get().await.unwrap())
+        .await
+        .unwrap();
+    drop(holder);
+    eventually("it can be replaced", || async {
+        pool.switchover("replica-1").await.is_ok()
+    })
+    .await;
+}

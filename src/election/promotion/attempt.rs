@@ -192,8 +192,12 @@ impl<C: Copy> Attempt<C> {
     }
 
     /// Whom to promote, if anybody, where the primary is known to have `written` so far, and so many standbys confirm
-    /// a commit.
-    pub(crate) fn decide(&mut self, written: Option<Position>, confirming: usize) -> Next<C> {
+    /// a commit, if that is known.
+    pub(crate) fn decide(
+        &mut self,
+        written: Option<Position>,
+        confirming: Option<usize>,
+    ) -> Next<C> {
         self.known.written = written;
         self.known.confirming = confirming;
         let known = &self.known;

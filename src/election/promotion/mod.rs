@@ -64,8 +64,8 @@ pub(crate) struct Known {
     pub(crate) primary: Option<usize>,
     /// How far the primary is known to have come.
     pub(crate) written: Option<Position>,
-    /// So many standbys confirm a commit.
-    pub(crate) confirming: usize,
+    /// So many standbys confirm a commit, if the primary has told.
+    pub(crate) confirming: Option<usize>,
 }
 
 /// What is asked for, and what is tolerated.
@@ -236,7 +236,9 @@ fn synchronous(voters: &[Voter], known: &Known) -> Option<Refusal> {
     });
     let nodes: Vec<String> = unheard.map(|(_, voter)| voter.name.clone()).collect();
     let confirming = known.confirming;
-    (confirming > 0 && nodes.len() >= confirming)
+    // Where it is not known, one alone may have.
+    let fewest = confirming.unwrap_or(1);
+    (fewest > 0 && nodes.len() >= fewest)
         .then_some(Refusal::SynchronousMissing { nodes, confirming })
 }
 

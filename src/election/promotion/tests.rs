@@ -44,7 +44,7 @@ fn known(written: u64) -> Known {
         newest: NEWEST,
         primary: Some(0),
         written: Some(Position::new(NEWEST, Lsn(written))),
-        confirming: 0,
+        confirming: Some(0),
     }
 }
 
@@ -219,7 +219,7 @@ fn what_may_be_lost_is_bounded() {
 #[test]
 fn with_synchronous_replication_no_confirmer_may_be_missing() {
     let synchronous = Known {
-        confirming: 1,
+        confirming: Some(1),
         ..known(500)
     };
     let mut voters = cluster(&[500, 500, 500]);
@@ -228,10 +228,10 @@ fn with_synchronous_replication_no_confirmer_may_be_missing() {
     voters.push(follows("r4", 500));
     assert!(matches!(
         &refusals(&voters, &synchronous, &TERMS)[..],
-        [Refusal::SynchronousMissing { nodes, confirming: 1 }] if nodes == &["r3"]
+        [Refusal::SynchronousMissing { nodes, confirming: Some(1) }] if nodes == &["r3"]
     ));
     let two = Known {
-        confirming: 2,
+        confirming: Some(2),
         ..synchronous
     };
     assert_eq!(candidate(&voters, &two, &TERMS), Ok(1));
@@ -240,7 +240,7 @@ fn with_synchronous_replication_no_confirmer_may_be_missing() {
 #[test]
 fn who_receives_nothing_may_have_confirmed_on_a_newer_timeline_than_it_tells() {
     let synchronous = Known {
-        confirming: 1,
+        confirming: Some(1),
         ..known(500)
     };
     let mut voters = cluster(&[500, 500, 700]);
@@ -321,7 +321,7 @@ proptest! {
     fn nobody_is_promoted_beside_a_primary_without_a_majority_or_with_too_great_a_loss(
         voters in proptest::collection::vec(voter(), 1..7),
         written in 0..900u64,
-        confirming in 0..3usize,
+        confirming in proptest::option::of(0..3usize),
     ) {
         let known = Known { confirming, ..known(written) };
         let Ok(place) = candidate(&voters, &known, &TERMS) else { return Ok(()); };
@@ -341,6 +341,6 @@ proptest! {
         let unheard = voters.iter().skip(1).filter(|voter| {
             !matches!(voter.answer, Some(Answer { role: Role::Follows { .. }, .. }))
         });
-        prop_assert!(confirming == 0 || unheard.count() < confirming);
+        prop_assert!(confirming == Some(0) || unheard.count() < confirming.unwrap_or(1));
     }
 }

@@ -26,6 +26,8 @@ pub(super) const VALID: Millis = 2 * TIMEOUT;
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) number: u64,
+    /// A primary that gives way.
+    pub(super) yielding: Option<usize>,
     /// What is being done, or is about to be.
     next: Next<Millis>,
     machine: attempt::Attempt<Millis>,
@@ -46,6 +48,7 @@ impl Attempt {
         let nodes = nodes.map(|(place, priority)| (place.to_string(), *priority));
         Self {
             number,
+            yielding: terms.yielding,
             next: Next::Open,
             machine: attempt::Attempt::new(nodes, known, terms),
             step: 0,
@@ -99,7 +102,8 @@ impl World {
     /// Looks whether there is something to do; as `Promoter::wait_and_promote`.
     pub(super) fn rouse(&mut self, process: usize, pause: Millis) {
         let it = &mut self.processes[process];
-        if it.has_lost_its_primary() && it.attempt.is_none() && !it.roused {
+        let idle = it.attempt.is_none() && it.switch.is_none();
+        if it.has_lost_its_primary() && idle && !it.roused {
             it.roused = true;
             let of = it.who;
             self.after(pause, Event::Auto { of });
@@ -109,7 +113,7 @@ impl World {
     pub(super) fn auto(&mut self, of: Who) {
         let it = &mut self.processes[of.process];
         it.roused = false;
-        if it.has_lost_its_primary() && it.attempt.is_none() {
+        if it.has_lost_its_primary() && it.attempt.is_none() && it.switch.is_none() {
             self.attempt(of, None, None);
         }
     }
@@ -309,7 +313,7 @@ impl World {
         };
         let confirming = match rules.confirmers {
             true => process.confirming,
-            false => 0,
+            false => Some(0),
         };
         if !rules.majority {
             let voters = attempt.machine.voters().iter_mut();
@@ -327,9 +331,9 @@ impl World {
 
     /// The connections end, and the locks with them.
     fn ended(&mut self, of: Who, end: End) {
-        let pause = match end {
+        let pause = match &end {
             End::Refused(reasons) => {
-                self.ledger.refused(&reasons);
+                self.ledger.refused(reasons);
                 self.chance.within(RETRY.0, RETRY.1)
             }
             End::Promoted { .. } | End::Failed { .. } => SETTLING,
@@ -338,7 +342,9 @@ impl World {
             self.ask_in(of, server, |attempt, _| Request::Close { attempt });
         }
         self.processes[of.process].attempt = None;
-        self.rouse(of.process, pause);
+        if !self.switch_attempted(of, &end) {
+            self.rouse(of.process, pause);
+        }
     }
 }
 

@@ -39,6 +39,23 @@ pub(super) enum Request {
     Close {
         attempt: u64,
     },
+    /// That nobody else takes the primary's place meanwhile.
+    Claim {
+        number: u64,
+        step: u32,
+    },
+    Look {
+        number: u64,
+        step: u32,
+    },
+    Fence {
+        number: u64,
+        step: u32,
+    },
+    Lift {
+        number: u64,
+        step: u32,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +100,31 @@ pub(super) enum Reply {
         attempt: u64,
         step: u32,
     },
+    Claimed {
+        number: u64,
+        step: u32,
+        taken: bool,
+    },
+    Seen {
+        number: u64,
+        step: u32,
+        facts: Facts,
+    },
+    /// Nobody writes there any more; its log ends there.
+    Fenced {
+        number: u64,
+        step: u32,
+        end: u64,
+    },
+    Lifted {
+        number: u64,
+        step: u32,
+    },
+    /// The connection of a switchover is gone.
+    Lost {
+        number: u64,
+        step: u32,
+    },
 }
 
 impl Reply {
@@ -94,6 +136,11 @@ impl Reply {
             | Self::Promoting { attempt, step }
             | Self::Outdated { attempt, step }
             | Self::Broken { attempt, step } => (*attempt, *step),
+            Self::Claimed { number, step, .. }
+            | Self::Seen { number, step, .. }
+            | Self::Fenced { number, step, .. }
+            | Self::Lifted { number, step }
+            | Self::Lost { number, step } => (*number, *step),
             _ => (0, 0),
         }
     }
@@ -124,6 +171,17 @@ pub(super) enum Event {
         step: u32,
     },
     Step {
+        of: Who,
+        number: u64,
+        step: u32,
+    },
+    /// The same of switchovers.
+    Switch {
+        of: Who,
+        number: u64,
+        step: u32,
+    },
+    Late {
         of: Who,
         number: u64,
         step: u32,
@@ -166,6 +224,8 @@ pub(super) enum Event {
         boot: u32,
         asked: Millis,
         newest: u32,
+        /// In the place of a primary that gave way.
+        yielded: bool,
     },
     Restartpoint {
         server: usize,
@@ -176,6 +236,7 @@ pub(super) enum Event {
     },
     // What is done to them.
     Fault,
+    Switchover,
     Restart {
         server: usize,
     },

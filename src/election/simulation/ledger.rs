@@ -8,7 +8,7 @@ use super::event::Order;
 use super::process::Who;
 use super::server::Server;
 use super::world::World;
-use crate::election::promotion::{Role, needed};
+use crate::election::promotion::{Premise, Role, needed};
 use crate::error::PromotionRefusal;
 
 /// For so long at the most does a process write to a primary that was replaced by one which it reaches.
@@ -44,6 +44,10 @@ pub(super) struct Promotion {
     pub(super) asked: Millis,
     /// The newest timeline that the process knew of.
     pub(super) newest: u32,
+    /// In the place of a primary that gave way.
+    pub(super) yielded: bool,
+    /// When it takes writes.
+    pub(super) opened: Millis,
 }
 
 /// Sums over many runs.
@@ -72,6 +76,9 @@ pub(super) struct Counts {
     /// Processes that wrote to two servers on one timeline.
     pub(super) changed_sides: u64,
     pub(super) rebuilt: u64,
+    /// Switchovers that were asked for, and that were made.
+    pub(super) switchovers: u64,
+    pub(super) switched: u64,
     /// The longest that it took to recover after the faults.
     pub(super) recovery: Millis,
 }
@@ -95,6 +102,8 @@ impl Counts {
         self.twins += other.twins;
         self.changed_sides += other.changed_sides;
         self.rebuilt += other.rebuilt;
+        self.switchovers += other.switchovers;
+        self.switched += other.switched;
         self.recovery = self.recovery.max(other.recovery);
     }
 }
@@ -183,13 +192,18 @@ impl Ledger {
             if last.log.get(write.end - 1) == Some(&write.record) {
                 continue;
             }
+            let its = self.chain(write.promotion);
+            let parted = chain.iter().rev().find(|it| !its.contains(it));
+            let parted = parted.map(|it| self.promotions[*it]);
+            let before = |it: &Promotion| write.flushed < it.opened && it.newest >= write.timeline;
+            if parted.filter(|it| it.yielded).is_some_and(|it| before(&it)) {
+                self.violated(format!("{write:?} was lost by a switchover"));
+            }
             if !synchronous {
                 self.counts.asynchronous += 1;
                 continue;
             }
-            let its = self.chain(write.promotion);
-            let parted = chain.iter().rev().find(|it| !its.contains(it));
-            match parted.map(|it| self.promotions[*it]) {
+            match parted {
                 Some(it) if it.newest < write.timeline => self.counts.unaware += 1,
                 Some(it) if write.flushed >= it.asked && !all => self.counts.beside += 1,
                 _ if operated => self.counts.chosen += 1,
@@ -241,7 +255,9 @@ impl World {
             let sender = &self.servers[from];
             sender.rules() && sender.timeline() == self.servers[place].timeline()
         };
-        let heard = stream.is_some_and(|stream| by_primary(stream.from))
+        let yielded = order.rests_on == Premise::Lately;
+        let heard = !yielded
+            && stream.is_some_and(|stream| by_primary(stream.from))
             && ago.is_some_and(|ago| ago < self.plan.witness_age);
         if late > VALID || heard {
             self.ledger.violated(format!(
@@ -267,7 +283,10 @@ impl World {
         if believed.count() < needed {
             wrong = Some("without a majority");
         }
-        let answers = voters.iter().filter_map(|voter| voter.answer);
+        let yielding = attempt.yielding;
+        let others = voters.iter().enumerate();
+        let others = others.filter(|(place, _)| yielding != Some(*place));
+        let answers = others.filter_map(|(_, voter)| voter.answer);
         let rules = |role| role == Role::TakesWrites;
         if answers
             .clone()
@@ -288,7 +307,7 @@ impl World {
                 let lately = self.now - stream.heard < self.plan.witness_age;
                 primary.rules() && primary.timeline() == newest && before && lately
             });
-            if voter.answer.is_some() && heard {
+            if voter.answer.is_some() && heard && yielding.is_none() {
                 wrong = Some("beside a primary that a replica hears of");
             }
         }

@@ -16,6 +16,7 @@
 //!   most for four seconds to one that was replaced by a server which it reaches;
 //! - with synchronous replication the last primary has every write that was acknowledged before who
 //!   promoted asked the first server; with as many confirming as there are standbys, all that were ever;
+//! - a switchover loses no write that was acknowledged before it, with asynchronous replication either;
 //! - when the faults are over all processes agree on one primary on the newest timeline, and write.
 //!
 //! What is not promised happens, too, and is counted ([`ledger::Counts`]):
@@ -40,6 +41,7 @@ mod process;
 mod server;
 mod serving;
 mod streaming;
+mod switchover;
 mod world;
 
 use crate::config::DeclaredRole;
@@ -68,6 +70,7 @@ struct Rules {
     confirmers: bool,
     generations: bool,
     premise: bool,
+    claims: bool,
 }
 
 const ALL: Rules = Rules {
@@ -76,6 +79,7 @@ const ALL: Rules = Rules {
     confirmers: true,
     generations: true,
     premise: true,
+    claims: true,
 };
 
 /// What one run is made of.
@@ -94,6 +98,7 @@ struct Plan {
     write_quorum: bool,
     cascading: bool,
     faults: u64,
+    switchovers: u64,
     faults_until: Millis,
 }
 
@@ -125,7 +130,8 @@ impl Plan {
             after: 500,
             write_quorum: chance.percent(50),
             cascading: chance.percent(30),
-            faults: chance.within(1, 10),
+            faults: chance.within(0, 10),
+            switchovers: [0, 0, 1, 2, 4][chance.place(5)],
             faults_until: chance.within(15_000, 40_000),
         }
     }
@@ -145,6 +151,15 @@ fn run(seed: u64, rules: Rules, traced: bool) -> (Counts, Option<String>, Vec<St
     for _ in 0..world.plan.faults {
         let at = world.chance.within(3_000, until - 1_000);
         world.at(at, Event::Fault);
+    }
+    let mut at = world.chance.within(3_000, until - 1_000);
+    for _ in 0..world.plan.switchovers {
+        world.at(at, Event::Switchover);
+        // Two operators may ask two processes at once.
+        at = match world.chance.percent(50) {
+            true => at + world.chance.within(0, 2_000),
+            false => world.chance.within(3_000, until - 1_000),
+        };
     }
     world.after(2_000, Event::Agent);
     world.run(until);
@@ -265,6 +280,13 @@ fn without_a_rule_an_invariant_breaks() {
             "generations",
             Rules {
                 generations: false,
+                ..ALL
+            },
+        ),
+        (
+            "a claim on the primary",
+            Rules {
+                claims: false,
                 ..ALL
             },
         ),

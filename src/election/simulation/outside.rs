@@ -9,10 +9,14 @@ use super::{Millis, Plan};
 /// How often the agent looks.
 const ROUNDS: (Millis, Millis) = (1_000, 4_000);
 
+/// A primary that has been fenced for so long was left so (`primary_left_fenced`).
+const LEFT: Millis = 30_000;
+
 impl World {
     pub(super) fn outside(&mut self, event: Event) {
         match event {
             Event::Fault => self.fault(),
+            Event::Switchover => self.switchover(),
             Event::Restart { server } => self.restart(server),
             Event::Revive { process } => self.revive(process),
             Event::Agent => {
@@ -191,6 +195,13 @@ impl World {
             }
             _ => return,
         };
+        if self.servers[primary]
+            .fenced
+            .is_some_and(|since| now > since + LEFT)
+        {
+            self.servers[primary].fenced = None;
+            self.note(|| format!("the fence of s{primary} is taken away"));
+        }
         for place in 0..self.servers.len() {
             let server = &self.servers[place];
             if place == primary
@@ -246,6 +257,7 @@ impl World {
         (server.log, server.history) = (source.log, source.history);
         (server.heard_of, server.control) = (source.heard_of, source.control);
         (server.primary, server.upstream) = (false, from);
+        server.fenced = source.fenced;
         server.start(self.now);
     }
 }

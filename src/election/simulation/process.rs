@@ -2,6 +2,7 @@
 
 use super::ledger::Write;
 use super::server::{Facts, Place};
+use super::switchover::Switch;
 use super::{CLUSTER, INTERVAL, Millis, TIMEOUT, attempt::Attempt};
 use crate::config::DeclaredRole;
 use crate::election::promotion::has_quorum;
@@ -52,9 +53,12 @@ pub(super) struct Process {
     forks: Forks,
     /// How far the primary was, and how many standbys confirm there.
     pub(super) written: Option<Position>,
-    pub(super) confirming: usize,
+    pub(super) confirming: Option<usize>,
     quorum_lost: bool,
     pub(super) attempt: Option<Attempt>,
+    pub(super) switch: Option<Switch>,
+    /// Its new writes are held back.
+    pub(super) held: bool,
     /// It is to look whether to promote.
     pub(super) roused: bool,
     pub(super) wrote: Option<Millis>,
@@ -73,10 +77,12 @@ impl Process {
             past: Past::default(),
             forks: Forks::default(),
             written: None,
-            confirming: 0,
+            confirming: None,
             // Nobody was asked yet.
             quorum_lost: write_quorum,
             attempt: None,
+            switch: None,
+            held: false,
             roused: false,
             wrote: None,
         }
@@ -97,7 +103,9 @@ impl Process {
     /// As `Topology::takes_writes`.
     pub(super) fn takes_writes(&self) -> bool {
         let primary = self.past.primary.map(|place| &self.members[place]);
-        !self.quorum_lost && primary.is_some_and(|member| member.asked && !member.down)
+        !self.quorum_lost
+            && !self.held
+            && primary.is_some_and(|member| member.asked && !member.down)
     }
 
     /// As `Topology::has_lost_its_primary`.
@@ -169,7 +177,7 @@ impl Process {
         else {
             return;
         };
-        self.confirming = *confirming;
+        self.confirming = Some(*confirming);
         self.written = Some(Position::new(facts.timeline, Lsn(facts.end)));
         if facts.timeline > self.forks.current() {
             let ends = history.iter().zip(history.iter().skip(1));

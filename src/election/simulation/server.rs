@@ -76,6 +76,10 @@ pub(super) struct Server {
     pub(super) pending: Vec<Pending>,
     pub(super) sessions: Vec<Session>,
     pub(super) lock: Option<u64>,
+    /// Nobody but who sets it may write there, since when. It outlives a crash.
+    pub(super) fenced: Option<Millis>,
+    /// Who may do that.
+    pub(super) claim: Option<u64>,
 }
 
 /// What a server says of itself.
@@ -124,6 +128,8 @@ impl Server {
             pending: Vec::new(),
             sessions: Vec::new(),
             lock: None,
+            fenced: None,
+            claim: None,
         }
     }
 
@@ -159,6 +165,7 @@ impl Server {
         self.pending.clear();
         self.sessions.clear();
         self.lock = None;
+        self.claim = None;
     }
 
     pub(super) fn start(&mut self, now: Millis) {
@@ -184,8 +191,8 @@ impl Server {
 
     pub(super) fn end_session(&mut self, attempt: u64) {
         self.sessions.retain(|session| session.attempt != attempt);
-        if self.lock == Some(attempt) {
-            self.lock = None;
+        for held in [&mut self.lock, &mut self.claim] {
+            *held = held.filter(|held| *held != attempt);
         }
     }
 

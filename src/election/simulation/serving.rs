@@ -7,6 +7,7 @@ use super::process::Who;
 use super::server::{Pending, Segment, Session};
 use super::world::World;
 use super::{KEEPALIVE, Millis};
+use crate::election::promotion::Premise;
 
 impl World {
     pub(super) fn in_server(&mut self, event: Event) {
@@ -53,7 +54,8 @@ impl World {
                 boot,
                 asked,
                 newest,
-            } => self.open(server, boot, asked, newest),
+                yielded,
+            } => self.open(server, boot, (asked, newest), yielded),
             Event::Restartpoint { server } => {
                 let it = &mut self.servers[server];
                 it.control = it.timeline();
@@ -71,6 +73,12 @@ impl World {
             | Request::Ask { attempt, step }
             | Request::Promote { attempt, step, .. } => {
                 self.respond(of, server, Reply::Broken { attempt, step });
+            }
+            Request::Claim { number, step }
+            | Request::Look { number, step }
+            | Request::Fence { number, step }
+            | Request::Lift { number, step } => {
+                self.respond(of, server, Reply::Lost { number, step });
             }
             Request::Write { .. } | Request::Heartbeat | Request::Close { .. } => {}
         }
@@ -100,6 +108,10 @@ impl World {
                 Reply::Opened { attempt, step }
             }
             Request::Close { attempt } => return server.end_session(attempt),
+            Request::Claim { .. }
+            | Request::Look { .. }
+            | Request::Fence { .. }
+            | Request::Lift { .. } => return self.serve_switch(of, place, &request),
             Request::Lock { attempt, step }
             | Request::Ask { attempt, step }
             | Request::Promote { attempt, step, .. }
@@ -133,6 +145,59 @@ impl World {
         self.respond(of, place, reply);
     }
 
+    /// What a switchover asks of the server.
+    fn serve_switch(&mut self, of: Who, place: usize, request: &Request) {
+        let (now, confirming, claims) = (self.now, self.plan.confirming, self.plan.rules.claims);
+        let server = &mut self.servers[place];
+        let reply = match *request {
+            Request::Claim { number, step } => {
+                let taken = !claims || *server.claim.get_or_insert(number) == number;
+                server.sessions.push(Session {
+                    attempt: number,
+                    of,
+                    silent_since: None,
+                });
+                let event = Event::Keepalive {
+                    server: place,
+                    attempt: number,
+                };
+                self.after(KEEPALIVE / 4, event);
+                Reply::Claimed {
+                    number,
+                    step,
+                    taken,
+                }
+            }
+            Request::Look { number, step } => Reply::Seen {
+                number,
+                step,
+                facts: server.facts(confirming, now),
+            },
+            Request::Fence { number, step } if server.primary && server.has_session(number) => {
+                server.fenced = Some(now);
+                // The connections of others end, and what they held with them.
+                server.pending.clear();
+                server.sessions.retain(|session| session.attempt == number);
+                server.lock = None;
+                Reply::Fenced {
+                    number,
+                    step,
+                    end: server.log.len() as u64,
+                }
+            }
+            Request::Lift { number, step } => {
+                // Over whichever connection; another's fence is none of its business.
+                if !claims || server.claim.is_none_or(|claim| claim == number) {
+                    server.fenced = None;
+                }
+                Reply::Lifted { number, step }
+            }
+            Request::Fence { number, step } => Reply::Lost { number, step },
+            _ => return,
+        };
+        self.respond(of, place, reply);
+    }
+
     /// The server is to be promoted.
     fn ordered(
         &mut self,
@@ -149,12 +214,14 @@ impl World {
             return Reply::Outdated { attempt, step };
         }
         self.check_order(place, order);
-        self.promote(place, asked, newest);
+        let yielded = order.rests_on == Premise::Lately;
+        self.promote(place, (asked, newest), yielded);
         Reply::Promoting { attempt, step }
     }
 
     fn write_there(&mut self, place: usize, of: Option<(Who, u64)>) {
-        if !self.servers[place].primary {
+        let server = &self.servers[place];
+        if !server.primary || of.is_some() && server.fenced.is_some() {
             return;
         }
         let record = self.append(place);
@@ -215,7 +282,7 @@ impl World {
     }
 
     /// `pg_promote`: it follows nobody any more, and takes writes a while later.
-    fn promote(&mut self, place: usize, asked: Millis, newest: u32) {
+    fn promote(&mut self, place: usize, (asked, newest): (Millis, u32), yielded: bool) {
         if std::mem::replace(&mut self.servers[place].promoting, true) {
             return;
         }
@@ -229,11 +296,12 @@ impl World {
             boot,
             asked,
             newest,
+            yielded,
         };
         self.after(pause, event);
     }
 
-    fn open(&mut self, place: usize, boot: u32, asked: Millis, newest: u32) {
+    fn open(&mut self, place: usize, boot: u32, (asked, newest): (Millis, u32), yielded: bool) {
         let (now, server) = (self.now, &mut self.servers[place]);
         if server.boot != boot || !server.promoting {
             return;
@@ -244,6 +312,8 @@ impl World {
             timeline,
             asked,
             newest,
+            yielded,
+            opened: now,
         });
         (server.promoting, server.primary, server.since) = (false, true, now);
         server.heard_of = timeline;

@@ -117,6 +117,8 @@ impl World {
             | Event::Auto { of }
             | Event::Limit { of, .. }
             | Event::Step { of, .. }
+            | Event::Switch { of, .. }
+            | Event::Late { of, .. }
             | Event::Reply { of, .. } => {
                 let process = &self.processes[of.process];
                 if process.who != of || !process.up {
@@ -128,7 +130,9 @@ impl World {
                 self.in_process(of, event);
                 self.rouse(of.process, self.plan.after);
             }
-            Event::Fault | Event::Restart { .. } | Event::Revive { .. } => self.outside(event),
+            Event::Fault | Event::Switchover | Event::Restart { .. } | Event::Revive { .. } => {
+                self.outside(event)
+            }
             Event::Agent | Event::Rebuilt { .. } => self.outside(event),
             _ => self.in_server(event),
         }
@@ -154,6 +158,8 @@ impl World {
             Event::Auto { .. } => self.auto(of),
             Event::Limit { number, step, .. } => self.limit_reached(of, number, step),
             Event::Step { number, step, .. } => self.step(of, number, step),
+            Event::Switch { number, step, .. } => self.switch_step(of, number, step),
+            Event::Late { number, step, .. } => self.switch_late(of, number, step),
             Event::Reply { server, reply, .. } => self.reply(of, server, reply),
             _ => {}
         }
@@ -233,6 +239,11 @@ impl World {
                     self.ledger.acknowledged(kept);
                 }
             }
+            reply @ (Reply::Claimed { .. }
+            | Reply::Seen { .. }
+            | Reply::Fenced { .. }
+            | Reply::Lifted { .. }
+            | Reply::Lost { .. }) => self.switch_answered(of, server, &reply),
             reply => self.answered(of, server, reply),
         }
     }
