@@ -143,24 +143,17 @@ impl fmt::Display for PromotionRefusal {
                 "`{node}` lacks {bytes} bytes of what the primary has written, and {allowed} are \
                  tolerated (`max_loss_bytes`)"
             ),
-            Self::SynchronousMissing {
-                nodes,
-                confirming: None,
-            } => write!(
-                f,
-                "how many standbys confirm a commit is not known, and {} cannot be asked: an \
-                 acknowledged commit may be there alone",
-                nodes.join(", ")
-            ),
-            Self::SynchronousMissing {
-                nodes,
-                confirming: Some(confirming),
-            } => write!(
-                f,
-                "{confirming} standbys confirm a commit, and {} cannot be asked: an acknowledged \
-                 commit may be there alone",
-                nodes.join(", ")
-            ),
+            Self::SynchronousMissing { nodes, confirming } => {
+                match confirming {
+                    Some(number) => write!(f, "{number} standbys confirm a commit")?,
+                    None => f.write_str("how many standbys confirm a commit is not known")?,
+                }
+                write!(
+                    f,
+                    ", and {} cannot be asked: an acknowledged commit may be there alone",
+                    nodes.join(", ")
+                )
+            }
         }
     }
 }
