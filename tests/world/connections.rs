@@ -310,7 +310,7 @@ async fn a_replica_that_lets_nobody_read_yet_serves_nothing() {
     assert!(starting.await.unwrap().is_err());
 }
 
-// REPORT 23
+// sqlx #83: futures that are dropped while they wait for a connection take its place with them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_stops_waiting_for_a_connection_leaves_its_place() {
     let pool = builder(&database().await)
@@ -339,7 +339,7 @@ async fn whoever_stops_waiting_for_a_connection_leaves_its_place() {
     assert_eq!(pool.status().connections_out, 0);
 }
 
-// REPORT 24
+// sqlx #3292: all connections reach their age at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_are_old_are_replaced_without_a_word() {
     let builder = builder(&database().await).max_size(3);
@@ -367,7 +367,7 @@ async fn connections_that_are_old_are_replaced_without_a_word() {
     assert_eq!(count(&mut pool.get().await.unwrap()).await, 183);
 }
 
-// REPORT 25
+// raml-module-builder #1095: a name that does not resolve is a bare "Timeout".
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_nobody_knows_is_named() {
     let database = database().await;
@@ -392,7 +392,7 @@ async fn a_name_that_nobody_knows_is_named() {
     assert!(said.contains("no-such-host.invalid"), "{said}");
 }
 
-// REPORT 26
+// sqlx #1389: a pool or listener that is dropped after its runtime panics.
 #[test]
 fn a_pool_may_outlive_its_runtime() {
     let pool = {
@@ -426,7 +426,7 @@ fn a_pool_may_outlive_its_runtime() {
     drop(pool);
 }
 
-// REPORT 30
+// asyncpg #1247: of a hundred workers that wait for ten connections some wait too long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_longest_is_served_first() {
     let pool = builder(&database().await)
@@ -456,7 +456,7 @@ async fn who_waits_longest_is_served_first() {
     assert_eq!(*order.lock().unwrap(), (0..12).collect::<Vec<_>>());
 }
 
-// REPORT 31
+// pgpool2 #137: replicas that are back get no reads until somebody attaches them by hand.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_go_back_to_the_replicas_when_these_are_back() {
     let local = own_cluster().await;
@@ -496,7 +496,7 @@ async fn reads_go_back_to_the_replicas_when_these_are_back() {
     }
 }
 
-// REPORT 34
+// bitnami-docker-pgpool #1: nodes that came back after a failover are not used until the pooler is restarted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_was_rebuilt_at_its_address_serves_again() {
     let local = own_cluster().await;

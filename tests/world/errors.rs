@@ -638,3 +638,33 @@ async fn what_was_learned_is_shown() {
     assert_eq!(learned.len(), 1);
     assert_eq!(learned[0].sql, "SELECT innocent() AS number");
 }
+
+/// A function that was declared STABLE, and for which the operator vouches, acts on another server and then fails
+/// with a code that says "try again". Whoever acts elsewhere is not to be repeated by us.
+#[tokio::test]
+async fn what_acts_elsewhere_and_fails_is_not_repeated() {
+    let database = database().await;
+    let port = cluster().primary().port();
+    let acts = format!(
+        "CREATE EXTENSION dblink; CREATE TABLE acted (at timestamptz DEFAULT now());
+         CREATE FUNCTION acts() RETURNS integer STABLE LANGUAGE plpgsql AS $$ BEGIN
+           PERFORM dblink_exec('host=127.0.0.1 port={port} user=postgres dbname={database}',
+             'INSERT INTO acted DEFAULT VALUES');
+           RAISE EXCEPTION 'could not serialize access' USING ERRCODE = '40001'; END $$"
+    );
+    sql(&database, acts.leak()).await;
+    let pool = builder(&database).allow_function("acts");
+    let pool = pool.build().await.unwrap();
+    let mut conn = pool.get().await.unwrap();
+    let error = sql_query("SELECT acts() AS number")
+        .get_result::<Number>(&mut conn)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("could not serialize"), "{error}");
+    assert_ne!(conn.last_route().unwrap().node, "primary");
+    let acted: Number = sql_query("SELECT count(*)::int AS number FROM acted")
+        .get_result(&mut conn.primary())
+        .await
+        .unwrap();
+    assert_eq!(acted.number, 1);
+}

@@ -226,7 +226,7 @@ async fn a_materialized_view_is_read_as_it_was_refreshed() {
     }
 }
 
-// REPORT 18
+// sqlalchemy #10591: what cannot run inside of a transaction block is run in one.
 #[tokio::test]
 async fn what_may_be_in_no_transaction_is_in_none() {
     let pool = pool().await;
@@ -243,7 +243,6 @@ async fn what_may_be_in_no_transaction_is_in_none() {
     assert_eq!(count(&mut conn).await, 3);
 }
 
-// REPORT 19
 #[tokio::test]
 async fn a_select_that_makes_a_table_is_a_write() {
     let pool = pool().await;
@@ -261,7 +260,7 @@ async fn a_select_that_makes_a_table_is_a_write() {
     assert_eq!(number(&mut pool.get().await.unwrap(), more).await, 3);
 }
 
-// REPORT 20
+// silverstripe-postgresql #77: the last value is asked for, and it is that of another session.
 #[tokio::test]
 async fn the_last_value_of_a_sequence_is_the_sessions_own() {
     let pool = pool().await;
@@ -275,7 +274,7 @@ async fn the_last_value_of_a_sequence_is_the_sessions_own() {
     assert_eq!(number(&mut one, last).await, 4);
 }
 
-// REPORT 21
+// sequelize #9216: an upsert reads its row back from a replica that does not have it yet.
 #[tokio::test]
 async fn an_upsert_is_read_back() {
     let pool = pool().await;
@@ -297,7 +296,7 @@ async fn an_upsert_is_read_back() {
     }
 }
 
-// REPORT 22
+// civitai #3796: a delete goes by what a replica still shows.
 #[tokio::test]
 async fn what_was_deleted_is_not_read_any_more() {
     let pool = pool().await;
@@ -316,7 +315,7 @@ async fn what_was_deleted_is_not_read_any_more() {
     }
 }
 
-// REPORT 27
+// distribute_reads #17: a select in parentheses is not taken for one.
 #[tokio::test]
 async fn each_form_of_a_query_is_a_read() {
     let pool = pool().await;
@@ -335,7 +334,7 @@ async fn each_form_of_a_query_is_a_read() {
     }
 }
 
-// REPORT 28
+// hatchet #3898: a timeout that was set for one transaction stays for the next user of the connection.
 #[tokio::test]
 async fn what_is_set_for_a_transaction_ends_with_it() {
     let database = database().await;
@@ -374,7 +373,7 @@ async fn what_is_set_for_a_transaction_ends_with_it() {
     assert_ne!(row.name, "local");
 }
 
-// REPORT 29
+// ey-cookbooks-stable-v5 #290: replicas had another time zone than the primary.
 #[tokio::test]
 async fn times_read_the_same_on_every_node() {
     let database = database().await;
@@ -408,7 +407,7 @@ async fn times_read_the_same_on_every_node() {
     );
 }
 
-// REPORT 32
+// pgdog #1061: a huge `IN` list takes minutes and all memory in the parser.
 #[tokio::test]
 async fn a_long_list_is_read_on_a_replica() {
     let pool = pool().await;
@@ -423,7 +422,7 @@ async fn a_long_list_is_read_on_a_replica() {
     assert_eq!(number(&mut conn, &literal).await, 200_000);
 }
 
-// REPORT 33
+// pgdog #1275: of several statements in one text only the first was looked at.
 #[tokio::test]
 async fn a_write_behind_a_select_in_one_text_is_a_write() {
     let pool = pool().await;
