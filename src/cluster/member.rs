@@ -257,7 +257,10 @@ impl Member {
             (Standing::Superseded { newest }, _) => {
                 format!("primary of timeline {timeline}, and the cluster has gone on to {newest}")
             }
-            (Standing::Foreign, _) => "of another cluster".to_owned(),
+            (Standing::Foreign, _) => {
+                "of another cluster: the pool goes over to that when every node leads there"
+                    .to_owned()
+            }
             (Standing::Twin, _) => {
                 let other = self.twin.as_ref().map_or("another", |other| &other.name);
                 format!("the same server as `{other}`, under another name: remove one of them")

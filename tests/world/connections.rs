@@ -30,7 +30,6 @@ async fn text(conn: &mut ReplicatedConnection, sql: &str) -> String {
     row.name
 }
 
-// REPORT 8
 #[tokio::test]
 async fn a_password_may_be_of_any_characters() {
     let local = own_cluster().await;
@@ -71,7 +70,6 @@ async fn a_password_may_be_of_any_characters() {
     assert_eq!(conn.last_route().unwrap().kind, NodeKind::Replica);
 }
 
-// REPORT 9
 #[tokio::test]
 async fn options_of_the_url_hold_on_every_node() {
     let database = database().await;
@@ -100,7 +98,6 @@ async fn options_of_the_url_hold_on_every_node() {
     }
 }
 
-// REPORT 10
 #[tokio::test]
 async fn an_address_of_the_newer_kind_is_one() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
@@ -135,7 +132,6 @@ async fn an_address_of_the_newer_kind_is_one() {
     assert_eq!(conn.last_route().unwrap().node, format!("[::1]:{two}"));
 }
 
-// REPORT 11
 #[tokio::test]
 async fn a_socket_of_the_machine_is_an_address_too() {
     let folder = std::env::temp_dir().join(format!("dr-{}", std::process::id()));
@@ -174,7 +170,6 @@ async fn a_socket_of_the_machine_is_an_address_too() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
-// REPORT 12
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_the_server_ends_for_being_idle_fail_nobody() {
     let local = own_cluster().await;
@@ -220,7 +215,6 @@ async fn connections_that_the_server_ends_for_being_idle_fail_nobody() {
     .await;
 }
 
-// REPORT 13
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_was_ended_for_being_idle_is_lost_as_a_whole() {
     let pool = builder(&database().await)
@@ -249,7 +243,7 @@ async fn a_transaction_that_was_ended_for_being_idle_is_lost_as_a_whole() {
     assert!(all_up(&pool));
 }
 
-// REPORT 14
+// pgcat #622: a server is banned because a query on it took too long.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_takes_too_long_fails_once_and_says_nothing_of_its_node() {
     let pool = builder(&database().await).build().await.unwrap();
@@ -270,7 +264,6 @@ async fn a_statement_that_takes_too_long_fails_once_and_says_nothing_of_its_node
     .await;
 }
 
-// REPORT 15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_lets_nobody_read_yet_serves_nothing() {
     let local = own_cluster().await;

@@ -297,3 +297,58 @@ async fn the_pool_follows_when_every_name_leads_to_another_cluster() {
     };
     assert_eq!(told.await, (old, new));
 }
+
+// CloudNativePG, Patroni on Kubernetes: a name that always leads to the primary, beside the names of the nodes. It is no
+// node of its own, before a failover and after it, and counts in no majority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_follows_the_primary_is_no_node_of_its_own() {
+    let local = own_cluster().await;
+    let node = |node: &diesel_replicated::testing::LocalNode| {
+        NodeConfig::new(node.url("app")).name(node.name())
+    };
+    // A port of its own, which leads to whoever is the primary.
+    let endpoint = local.primary().proxied_url("app").unwrap();
+    let replicas = local.replicas().iter();
+    let builder = ReplicatedPool::builder()
+        .primary(NodeConfig::new(endpoint).name("rw"))
+        .replica(node(local.primary()));
+    let builder = replicas.fold(builder, |builder, replica| builder.replica(node(replica)));
+    let pool = builder
+        .promotion(PromotionConfig::automatic())
+        .failover_wait(Duration::from_secs(60))
+        .build()
+        .await
+        .unwrap();
+    let mut conn = pool.get().await.unwrap();
+    insert("Barbara").execute(&mut conn).await.unwrap();
+    let first = pool.status();
+    assert_eq!(first.nodes.iter().filter(|node| unused(node)).count(), 1);
+    // Two of three servers are a majority; of four names they would be none.
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.primary().kill().unwrap();
+    })
+    .await;
+    insert("Edith").execute(&mut conn).await.unwrap();
+    let promoted = pool.status().primary.unwrap();
+    assert!(promoted.starts_with("replica"), "{promoted}");
+    on(&local, move |local| {
+        let port = local.node(&promoted).unwrap().port();
+        local.primary().proxy().unwrap().lead_to(port);
+    })
+    .await;
+    eventually("the name is one of the new primary", || async {
+        let state = pool.status();
+        let twins = state
+            .nodes
+            .iter()
+            .filter(|node| node.standing.contains("the same server"));
+        state.takes_writes && twins.count() == 1
+    })
+    .await;
+    for n in 0..20 {
+        insert(&format!("n{n}")).execute(&mut conn).await.unwrap();
+    }
+    assert_eq!(count(&mut conn).await, 25);
+    assert_eq!(pool.status().timeline, 2);
+}

@@ -39,7 +39,7 @@ async fn reading(pool: &ReplicatedPool) -> ReplicatedConnection {
     conn
 }
 
-// REPORT 1
+// pgcat #829, active_record_proxy_adapters #45: a statement with a `WITH` is taken for a read, whatever is in it.
 #[tokio::test]
 async fn a_query_that_writes_in_its_with_runs_on_the_primary_once() {
     let pool = pool().await;
@@ -59,7 +59,6 @@ async fn a_query_that_writes_in_its_with_runs_on_the_primary_once() {
     assert_eq!(count(&mut conn).await, 3);
 }
 
-// REPORT 2
 #[tokio::test]
 async fn comments_before_a_statement_change_nothing() {
     let pool = pool().await;
@@ -82,7 +81,7 @@ async fn comments_before_a_statement_change_nothing() {
     assert_eq!(number(&mut conn, visits).await, 4);
 }
 
-// REPORT 3
+// pgcat #750 and #887, db-replica #75, sequel #1041, shardingsphere #11711: a select that locks goes to a replica.
 #[tokio::test]
 async fn a_job_is_taken_from_a_queue_on_the_primary() {
     let pool = pool().await;
@@ -97,9 +96,18 @@ async fn a_job_is_taken_from_a_queue_on_the_primary() {
     assert_route(&other, "primary");
     run(&mut conn, "COMMIT").await.unwrap();
     assert_eq!(number(&mut other, take).await, 1);
+    for strength in [
+        "NO KEY UPDATE OF users SKIP LOCKED",
+        "SHARE",
+        "KEY SHARE NOWAIT",
+    ] {
+        let mut fresh = pool.get().await.unwrap();
+        let lock = format!("SELECT id AS number FROM users WHERE id = 1 FOR {strength}");
+        assert_eq!(number(&mut fresh, &lock).await, 1);
+        assert_route(&fresh, "primary");
+    }
 }
 
-// REPORT 4
 #[tokio::test]
 async fn an_explained_write_that_is_analysed_runs_on_the_primary() {
     let pool = pool().await;
@@ -119,7 +127,6 @@ async fn an_explained_write_that_is_analysed_runs_on_the_primary() {
     assert!(is_read(&fresh), "{:?}", fresh.last_route());
 }
 
-// REPORT 5
 #[tokio::test]
 async fn more_values_than_the_protocol_carries_are_refused_and_break_nothing() {
     let pool = pool().await;
@@ -145,7 +152,6 @@ async fn more_values_than_the_protocol_carries_are_refused_and_break_nothing() {
     assert_eq!(count(&mut conn).await, 4);
 }
 
-// REPORT 6
 #[tokio::test]
 async fn a_zero_byte_in_a_text_fails_its_statement_alone() {
     let pool = pool().await;
@@ -160,7 +166,6 @@ async fn a_zero_byte_in_a_text_fails_its_statement_alone() {
     assert_eq!(count(&mut conn).await, 4);
 }
 
-// REPORT 7
 #[tokio::test]
 async fn an_empty_statement_is_answered() {
     let pool = pool().await;
@@ -174,7 +179,6 @@ async fn an_empty_statement_is_answered() {
     assert_eq!(count(&mut conn).await, 3);
 }
 
-// REPORT 16
 #[tokio::test]
 async fn a_prepared_transaction_is_the_primarys() {
     let local = blocking(|| {
@@ -205,7 +209,6 @@ async fn a_prepared_transaction_is_the_primarys() {
     assert_eq!(count(&mut conn).await, 4);
 }
 
-// REPORT 17
 #[tokio::test]
 async fn a_materialized_view_is_read_as_it_was_refreshed() {
     let pool = pool().await;
