@@ -1,8 +1,9 @@
 //! Statements of which a replica has shown that they are not the reads that they look like.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::Verdict;
 use super::cache::{OwnedKey, QueryKey, Verdicts};
@@ -80,7 +81,7 @@ impl Learned {
     }
 
     fn lessons(&self) -> MutexGuard<'_, VecDeque<Lesson>> {
-        self.lessons.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lessons.lock()
     }
 }
 

@@ -26,9 +26,11 @@ mod tests;
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
 
 use crate::config::FunctionConfig;
 use crate::route::RouteReason;
@@ -155,7 +157,7 @@ impl Classifier {
     fn judged(&self, id: Option<TypeId>, sql: &str) -> Verdict {
         let key = QueryKey::new(id, sql);
         let ground = {
-            let ground = self.ground.read().unwrap_or_else(PoisonError::into_inner);
+            let ground = self.ground.read();
             if let Some(verdict) = ground.verdicts.get(key) {
                 return verdict;
             }
@@ -171,13 +173,13 @@ impl Classifier {
             self.wants_catalog.store(true, Ordering::Relaxed);
         }
         if let Some(name) = judgement.declared {
-            let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut declared = self.declared.lock();
             if declared.len() < DECLARED && !declared.contains_key(&name) {
                 declared.insert(name, false);
                 self.tells_declared.store(true, Ordering::Relaxed);
             }
         }
-        let current = self.ground.read().unwrap_or_else(PoisonError::into_inner);
+        let current = self.ground.read();
         let verdict = self.learned.get(key).unwrap_or(judgement.verdict);
         if Arc::ptr_eq(&current, &ground) {
             current.verdicts.insert(key, verdict);
@@ -192,7 +194,7 @@ impl Classifier {
             return Vec::new();
         }
         self.tells_declared.store(false, Ordering::Relaxed);
-        let mut declared = self.declared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut declared = self.declared.lock();
         let news = declared.iter_mut().filter(|(_, told)| !**told);
         news.map(|(name, told)| {
             *told = true;
@@ -216,7 +218,7 @@ impl Classifier {
             ..verdict
         };
         self.learned.insert(key, verdict, sql, now);
-        let ground = self.ground.read().unwrap_or_else(PoisonError::into_inner);
+        let ground = self.ground.read();
         ground.verdicts.insert(key, verdict);
     }
 
@@ -229,7 +231,7 @@ impl Classifier {
     pub(crate) fn forget_learned(&self, now: Instant) {
         if self.learned.is_over(now) {
             // Nobody reads meanwhile, who could take an old verdict over.
-            let ground = self.ground.write().unwrap_or_else(PoisonError::into_inner);
+            let ground = self.ground.write();
             self.learned.forget(now, &ground.verdicts);
         }
     }
@@ -244,7 +246,7 @@ impl Classifier {
         });
         // Before the exchange: a name that is met after it must not be forgotten.
         self.wants_catalog.store(false, Ordering::Relaxed);
-        let mut place = self.ground.write().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.ground.write();
         let old = std::mem::replace(&mut *place, ground);
         drop(place);
         // Outside the lock, as it may be large.

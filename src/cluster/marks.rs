@@ -1,7 +1,9 @@
 //! What the primary was given to do so that its standbys can be told from others.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::node::Mark;
 
@@ -54,6 +56,6 @@ impl Marks {
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Arc<Mark>>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.last.lock()
     }
 }

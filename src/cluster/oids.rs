@@ -1,8 +1,10 @@
 //! What is remembered of the database's catalog: the OIDs of custom types, once for all connections, and
 //! since when a connection may trust its own memory.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::statement::{CustomType, OidMap, Oids};
 
@@ -49,6 +51,6 @@ impl OidCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<OidMap>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock()
     }
 }

@@ -1,9 +1,9 @@
 //! What stands in the way of an automatic promotion, found out before one is needed.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use super::member::Member;
@@ -51,11 +51,11 @@ impl Outlook {
     }
 
     fn gist(&self) -> MutexGuard<'_, String> {
-        self.gist.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gist.lock()
     }
 
     fn status(&self) -> MutexGuard<'_, PromotionStatus> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock()
     }
 }
 

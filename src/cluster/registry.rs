@@ -1,7 +1,7 @@
 //! Clusters that connections opened from a URL alone share within the process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// One lock per URL, so that one cluster that is slow to start holds up no other.
 type Slot = Arc<Mutex<Option<Arc<Cluster>>>>;
 
-static CLUSTERS: std::sync::Mutex<Option<HashMap<String, Slot>>> = std::sync::Mutex::new(None);
+static CLUSTERS: parking_lot::Mutex<Option<HashMap<String, Slot>>> = parking_lot::Mutex::new(None);
 
 /// The cluster behind `url`: the one that others opened, or a new one on the background runtime.
 pub(crate) async fn shared(url: &str) -> Result<Arc<Cluster>, Error> {
@@ -42,7 +42,7 @@ pub(crate) async fn shared(url: &str) -> Result<Arc<Cluster>, Error> {
 }
 
 fn slot(url: &str) -> Slot {
-    let mut clusters = CLUSTERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut clusters = CLUSTERS.lock();
     let clusters = clusters.get_or_insert_default();
     Arc::clone(clusters.entry(url.to_owned()).or_default())
 }
@@ -66,7 +66,7 @@ async fn close_when_unused(slot: Slot) {
 
 /// Nobody else has the slot, nor can get it while the registry is locked: the URL is forgotten.
 fn forget(slot: &Slot) {
-    let mut clusters = CLUSTERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut clusters = CLUSTERS.lock();
     if let Some(clusters) = &mut *clusters {
         let is_free = |it: &Slot| Arc::ptr_eq(it, slot) && Arc::strong_count(it) == 2;
         clusters.retain(|_, it| !is_free(it));

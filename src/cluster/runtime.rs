@@ -1,8 +1,8 @@
 //! The runtime that a cluster's sockets, timers and tasks live on.
 
 use std::io;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 static BACKGROUND: Mutex<Option<Runtime>> = Mutex::new(None);
@@ -11,7 +11,7 @@ static BACKGROUND: Mutex<Option<Runtime>> = Mutex::new(None);
 /// application or are used from none (the synchronous wrapper brings one without timers, which
 /// runs only during each call).
 pub(super) fn background() -> io::Result<Handle> {
-    let mut background = BACKGROUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut background = BACKGROUND.lock();
     if let Some(runtime) = &*background {
         return Ok(runtime.handle().clone());
     }

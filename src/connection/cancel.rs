@@ -1,8 +1,9 @@
 //! Cancelling what a connection is running, from elsewhere.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::context::TokioContext;
 
@@ -16,13 +17,13 @@ pub(super) struct Running(Mutex<Vec<NodeCancel>>);
 
 impl Running {
     pub(super) fn note(&self, lease: &Lease) {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.0.lock();
         running.retain(|cancel| !cancel.is_over());
         running.push(lease.canceller());
     }
 
     fn busy(&self) -> Vec<NodeCancel> {
-        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.0.lock();
         running
             .iter()
             .filter(|cancel| !cancel.is_over() && cancel.is_busy())

@@ -28,12 +28,13 @@ mod types;
 mod writing;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use diesel::QueryResult;
 use diesel::connection::{CacheSize, DynInstrumentation, InstrumentationEvent};
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::cluster::{Cluster, Permit, Purpose};
 use crate::error::Error;
@@ -188,7 +189,6 @@ impl ReplicatedConnection {
         }
         self.session
             .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
             .primary
             .as_mut()
             .and_then(Arc::get_mut)
@@ -214,10 +214,7 @@ impl ReplicatedConnection {
     /// transaction stays: tests keep one open between checkouts on purpose. (Any other makes the
     /// connection broken.)
     fn renew(&mut self) {
-        let session = self
-            .session
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let session = self.session.get_mut();
         session.notice_transaction_end();
         if session.transaction.is_none() {
             let settings = match &self.origin {
@@ -237,10 +234,7 @@ impl ReplicatedConnection {
     /// Takes what was set until now as what every user of the connection is to have: a pool over this
     /// one checks a connection before it lends it out, and its hooks have run before that.
     fn settle_origin(&mut self) {
-        let session = self
-            .session
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let session = self.session.get_mut();
         if matches!(self.origin, Origin::Open) {
             self.origin = if session.pinned || session.transaction.is_some() {
                 Origin::Unknown
@@ -253,10 +247,7 @@ impl ReplicatedConnection {
     /// Whether a pool over this one would have to make the connection anew to have it as it was when it
     /// was first lent out. Comes after its first use.
     fn has_lost_its_origin(&mut self) -> bool {
-        let session = self
-            .session
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let session = self.session.get_mut();
         if matches!(self.origin, Origin::Open) {
             // Lent out unchecked: its hooks cannot be told from its user.
             let touched = session.pinned || !session.settings.is_empty();
@@ -270,7 +261,7 @@ impl ReplicatedConnection {
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+        self.session.lock()
     }
 
     fn note_route(&self, served: &Served) {
@@ -286,10 +277,7 @@ impl ReplicatedConnection {
     }
 
     fn record(&self, event: InstrumentationEvent<'_>) {
-        let mut instrumentation = self
-            .instrumentation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut instrumentation = self.instrumentation.lock();
         instrumentation.on_connection_event(event);
     }
 

@@ -1,6 +1,6 @@
 //! Notifications that the primary sends after LISTEN.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel::pg::PgNotification;
@@ -38,10 +38,7 @@ impl ReplicatedConnection {
     pub fn notifications_stream(
         &mut self,
     ) -> impl Stream<Item = QueryResult<PgNotification>> + Send + '_ {
-        let session = self
-            .session
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let session = self.session.get_mut();
         session.notice_transaction_end();
         let source = match session.primary.as_mut().map(Arc::get_mut) {
             None => Source::Nothing,

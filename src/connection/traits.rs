@@ -16,7 +16,6 @@ use diesel_async::{
 };
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::ReplicatedConnection;
@@ -178,25 +177,16 @@ impl AsyncConnection for ReplicatedConnection {
     }
 
     fn instrumentation(&mut self) -> &mut dyn Instrumentation {
-        &mut **self
-            .instrumentation
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
+        &mut **self.instrumentation.get_mut()
     }
 
     fn set_instrumentation(&mut self, instrumentation: impl Instrumentation) {
-        *self
-            .instrumentation
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner) = instrumentation.into();
+        *self.instrumentation.get_mut() = instrumentation.into();
     }
 
     fn set_prepared_statement_cache_size(&mut self, size: CacheSize) {
         self.cache_size = size;
-        let session = self
-            .session
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let session = self.session.get_mut();
         session.notice_transaction_end();
         // One that a row stream still uses keeps its cache until it goes back.
         for lease in [&mut session.primary, &mut session.replica] {
@@ -233,10 +223,7 @@ impl PoolableConnection for ReplicatedConnection {
         let test_transaction = manager
             .transaction_depth()
             .is_ok_and(|depth| depth.is_some());
-        let session = self
-            .session
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let session = self.session.get_mut();
         session.notice_transaction_end();
         if test_transaction && session.transaction.is_some() {
             return broken;

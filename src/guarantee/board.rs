@@ -1,9 +1,10 @@
 //! What is known of the primary's positions, and the tickets of writes that wait to learn theirs.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::Left;
@@ -128,7 +129,7 @@ impl Board {
     }
 
     fn left(&self) -> MutexGuard<'_, Vec<Left>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+        self.left.lock()
     }
 
     /// Waits until a ticket is drawn after that with the number `upto`. For the primary's watcher alone.

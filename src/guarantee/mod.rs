@@ -11,14 +11,15 @@ mod progress;
 mod tests;
 mod witness;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use board::Covering;
 pub(crate) use board::{Board, NewTimeline, Ticket};
 use left::Fate;
 pub(crate) use left::Left;
 pub(crate) use need::Need;
+use parking_lot::{Mutex, MutexGuard};
 pub use progress::Stage;
 pub(crate) use progress::{Progress, Received, Sighting};
 pub(crate) use witness::Witness;
@@ -318,7 +319,7 @@ impl Guarantee {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.touched.store(true, Ordering::Release);
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,9 +1,10 @@
 //! How far one node is, as it last said, and who waits to hear more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::witness::{Question, Witness};
@@ -137,8 +138,7 @@ impl Progress {
     }
 
     fn questions(&self) -> MutexGuard<'_, Vec<Question>> {
-        let questions = self.questions.lock();
-        questions.unwrap_or_else(PoisonError::into_inner)
+        self.questions.lock()
     }
 
     /// Whether what is known was asked for at or after `moment`.

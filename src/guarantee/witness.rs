@@ -3,8 +3,9 @@
 //! A commit is sent to standbys before the primary itself shows it: by a moment, or for as long as it
 //! waits for a synchronous standby.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::MutexGuard;
 use tokio::sync::oneshot;
 
 use super::Progress;
@@ -48,8 +49,7 @@ impl Witness {
     }
 
     fn vouched(&self) -> MutexGuard<'_, Option<Arc<Wire>>> {
-        let vouched = self.progress.vouched.lock();
-        vouched.unwrap_or_else(PoisonError::into_inner)
+        self.progress.vouched.lock()
     }
 }
 

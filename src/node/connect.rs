@@ -3,14 +3,15 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use diesel::result::ConnectionError;
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_core::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
@@ -80,9 +81,7 @@ impl Connector {
     }
 
     fn generation(&self) -> MutexGuard<'_, Arc<Generation>> {
-        self.generation
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.generation.lock()
     }
 
     /// Opens a connection and sets it up, within `connect_timeout`.

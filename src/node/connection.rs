@@ -1,11 +1,12 @@
 //! One open server connection with everything that belongs to it.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
+use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use crate::wire::{Notifications, Wire};
@@ -110,7 +111,7 @@ struct Prepared(Mutex<Vec<String>>);
 
 impl Prepared {
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.lock())
     }
 }
 
@@ -123,7 +124,7 @@ struct PreparedTap(Arc<Prepared>);
 impl Instrumentation for PreparedTap {
     fn on_connection_event(&mut self, event: InstrumentationEvent<'_>) {
         if let InstrumentationEvent::CacheQuery { sql, .. } = event {
-            let mut prepared = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut prepared = self.0.0.lock();
             prepared.push(sql.to_owned());
         }
     }

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::pool::Pooled;
@@ -117,7 +118,7 @@ impl Lease {
 
     /// Notes that the session makes these settings. Comes before it does.
     pub(crate) fn note_settings<'a>(&self, names: impl Iterator<Item = &'a str>) {
-        let mut settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut settings = self.settings.lock();
         settings.extend(names.map(Box::from));
     }
 
@@ -210,11 +211,7 @@ impl Drop for Lease {
                     || *self.lent.get_mut()
                     || pooled.wire.forgot_statements(),
                 state: *self.state.get_mut(),
-                settings: std::mem::take(
-                    self.settings
-                        .get_mut()
-                        .unwrap_or_else(PoisonError::into_inner),
-                ),
+                settings: std::mem::take(self.settings.get_mut()),
             };
             recycle::give_back(pooled, condition, &self.node);
         }

@@ -1,7 +1,8 @@
 //! Whether the task that watches a node goes on: it says so, and somebody else looks.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::config::HealthConfig;
 
@@ -20,15 +21,12 @@ impl Default for Pulse {
 
 impl Pulse {
     pub(crate) fn beat(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.0.lock() = Instant::now();
     }
 
     /// How long ago it last said so.
     pub(crate) fn age(&self) -> Duration {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .elapsed()
+        self.0.lock().elapsed()
     }
 
     /// Whether it has been silent for longer than all its waits together may take.
@@ -52,7 +50,7 @@ mod tests {
         assert!(!pulse.is_still(&health));
         let long_ago = Instant::now().checked_sub(Duration::from_secs(60));
         if let Some(long_ago) = long_ago {
-            *pulse.0.lock().unwrap() = long_ago;
+            *pulse.0.lock() = long_ago;
             assert!(pulse.is_still(&health));
             pulse.beat();
             assert!(!pulse.is_still(&health));

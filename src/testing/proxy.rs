@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::error::{ClusterError, io};
 use super::ports::free_port;
@@ -119,14 +121,14 @@ impl Shared {
     }
 
     fn close_links(&self) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links.lock();
         for link in links.drain(..) {
             let _ = link.shutdown(Shutdown::Both);
         }
     }
 
     fn keep(&self, link: &TcpStream) -> io::Result<()> {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut links = self.links.lock();
         links.push(link.try_clone()?);
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! Notifications that a connection has received and nobody has read yet, a bounded number of them.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use diesel::pg::PgNotification;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// How many bytes of channels and payloads are kept.
@@ -79,7 +79,7 @@ impl Notifications {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

@@ -470,10 +470,10 @@ async fn reads_go_back_to_the_replicas_when_these_are_back() {
     .await;
     assert_eq!(count(&mut held).await, 3);
     let route = held.last_route().unwrap();
-    assert_eq!(
-        (route.kind, route.reason),
-        (NodeKind::Primary, RouteReason::NoUsableReplica)
-    );
+    // Whether it was tried on one of them first is a matter of moments.
+    let reasons = [RouteReason::NoUsableReplica, RouteReason::ReplicaFailed];
+    assert_eq!(route.kind, NodeKind::Primary);
+    assert!(reasons.contains(&route.reason), "{route:?}");
     on(&local, |local| {
         local
             .replicas()

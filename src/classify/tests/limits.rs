@@ -112,7 +112,7 @@ fn the_memory_of_verdicts_is_bounded_and_keeps_texts_and_types_apart() {
         classifier.classify(None, "anything").reason,
         RouteReason::UnknownStatement
     );
-    let ground = classifier.ground.read().unwrap();
+    let ground = classifier.ground.read();
     assert!(ground.verdicts.len() < 80_000, "{}", ground.verdicts.len());
 }
 
