@@ -2,18 +2,6 @@
 
 use std::time::Duration;
 
-/// The accepted units, each with its length in nanoseconds.
-const UNITS: &[(&str, u128)] = &[
-    ("ns", 1),
-    ("us", 1_000),
-    ("ms", 1_000_000),
-    ("s", 1_000_000_000),
-    ("min", 60_000_000_000),
-    ("m", 60_000_000_000),
-    ("h", 3_600_000_000_000),
-    ("d", 86_400_000_000_000),
-];
-
 /// What [`parse`] reads, for errors.
 pub(crate) const EXPECTED: &str =
     "a duration, such as 30 (seconds), 2.5, `250ms`, `30s`, `10min` or `1h`";
@@ -22,31 +10,19 @@ pub(crate) const EXPECTED: &str =
 pub(crate) const EXPECTED_LIMIT: &str =
     "a duration, such as 30 (seconds), 2.5, `250ms`, `30s`, `10min` or `1h`, nor `never`";
 
-/// A number with an optional fraction and an optional unit; without a unit it is seconds.
+/// What `humantime` reads, and a plain number for seconds.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     let text = text.trim();
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let unit = unit.trim_start();
-    let scale = if unit.is_empty() {
-        1_000_000_000
-    } else {
-        UNITS.iter().find(|(name, _)| *name == unit)?.1
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() || (number.contains('.') && fraction.is_empty()) {
-        return None;
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok().map(Duration::from_secs);
     }
-    let mut nanos = whole.parse::<u128>().ok()?.checked_mul(scale)?;
-    let mut digit_scale = scale;
-    // Digits below a nanosecond are dropped.
-    for digit in fraction.chars() {
-        digit_scale /= 10;
-        nanos = nanos.checked_add(u128::from(digit.to_digit(10)?) * digit_scale)?;
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    match text.split_once('.') {
+        Some((whole, fraction)) if number(whole) && number(fraction) => {
+            Duration::try_from_secs_f64(text.parse().ok()?).ok()
+        }
+        _ => humantime::parse_duration(text).ok(),
     }
-    from_nanos(nanos)
 }
 
 /// As [`parse`], and `never` for no limit.
@@ -58,23 +34,17 @@ pub(crate) fn parse_limit(text: &str) -> Option<Option<Duration>> {
     }
 }
 
-fn from_nanos(nanos: u128) -> Option<Duration> {
-    let seconds = u64::try_from(nanos / 1_000_000_000).ok()?;
-    let rest = u32::try_from(nanos % 1_000_000_000).ok()?;
-    Some(Duration::new(seconds, rest))
-}
-
 /// The shortest exact text: [`parse`] reads it back as the same duration.
 pub(crate) fn format(duration: Duration) -> String {
-    let nanos = duration.as_nanos();
-    ["s", "ms", "us", "ns"]
-        .iter()
-        .filter_map(|unit| UNITS.iter().find(|(name, _)| name == unit))
-        .find(|(_, scale)| nanos % *scale == 0)
-        .map_or_else(
-            || format!("{nanos}ns"),
-            |(unit, scale)| format!("{}{unit}", nanos / scale),
-        )
+    let (seconds, rest) = (duration.as_secs(), duration.subsec_nanos());
+    match (seconds, rest) {
+        (_, 0) => format!("{seconds}s"),
+        (0, _) if rest % 1_000_000 == 0 => format!("{}ms", rest / 1_000_000),
+        (0, _) if rest % 1_000 == 0 => format!("{}us", rest / 1_000),
+        (0, _) => format!("{rest}ns"),
+        (_, _) if rest % 1_000_000 == 0 => format!("{seconds}s{}ms", rest / 1_000_000),
+        _ => format!("{seconds}s{rest}ns"),
+    }
 }
 
 /// How serde writes and reads the durations: as the texts above, or as a number of seconds.
@@ -215,7 +185,17 @@ mod tests {
             assert_eq!(parse(text), Some(Duration::from_millis(millis)), "{text}");
         }
         for text in [
-            "", "s", ".5", "1.", "1.2.3", "-1", "+1", "1e3", "never", "5 weeks", "1 s s",
+            "",
+            "s",
+            ".5",
+            "1.",
+            "1.2.3",
+            "-1",
+            "+1",
+            "1e3",
+            "never",
+            "5 fortnights",
+            "1 s s",
         ] {
             assert_eq!(parse(text), None, "{text}");
         }

@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use futures_core::Stream;
 use tokio::sync::broadcast;
-use tokio_util::sync::ReusableBoxFuture;
+use tokio_stream::wrappers::BroadcastStream;
+use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
 use super::{Degraded, NodeHealth};
 use crate::error::PromotionRefusal;
@@ -186,42 +187,21 @@ impl Door {
             .0
             .upgrade()
             .unwrap_or_else(|| broadcast::Sender::new(1));
-        Events::new(sender.subscribe())
+        Events(BroadcastStream::new(sender.subscribe()))
     }
 }
 
 /// The events of a pool, from the subscription on; see
 /// [`ReplicatedPool::subscribe`](crate::ReplicatedPool::subscribe). Ends when the pool is closed.
 #[derive(Debug)]
-pub struct Events {
-    next: ReusableBoxFuture<'static, (Option<Event>, broadcast::Receiver<Event>)>,
-}
-
-impl Events {
-    fn new(receiver: broadcast::Receiver<Event>) -> Self {
-        Self {
-            next: ReusableBoxFuture::new(next(receiver)),
-        }
-    }
-}
-
-async fn next(
-    mut receiver: broadcast::Receiver<Event>,
-) -> (Option<Event>, broadcast::Receiver<Event>) {
-    let event = match receiver.recv().await {
-        Ok(event) => Some(event),
-        Err(broadcast::error::RecvError::Lagged(events)) => Some(Event::Missed { events }),
-        Err(broadcast::error::RecvError::Closed) => None,
-    };
-    (event, receiver)
-}
+pub struct Events(BroadcastStream<Event>);
 
 impl Stream for Events {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        let (event, receiver) = std::task::ready!(self.next.poll(cx));
-        self.next.set(next(receiver));
-        Poll::Ready(event)
+        let missed = |BroadcastStreamRecvError::Lagged(events)| Event::Missed { events };
+        let next = std::task::ready!(Pin::new(&mut self.0).poll_next(cx));
+        Poll::Ready(next.map(|event| event.unwrap_or_else(missed)))
     }
 }
