@@ -124,7 +124,7 @@ pub enum ConfigError {
         problem: UrlProblem,
     },
     /// A connection string has a parameter that nothing here knows.
-    #[error("node `{node}`: {} Known are: {}", unknown(name.as_deref()), known())]
+    #[error("node `{node}`: {} (`Config::from_url` lists all)", unknown(name.as_deref()))]
     UnknownParameter {
         /// The node.
         node: String,
@@ -388,20 +388,23 @@ fn or_never(setting: &str) -> &'static str {
 }
 
 fn unknown(name: Option<&str>) -> String {
-    match name {
-        Some(name) => format!("its URL has an unknown parameter `{name}`: remove or correct it."),
-        None => "its URL has an unknown parameter after the password, not shown as it may be a \
-                 piece of it: in a URL write `%26` for an `&` in the password, and in `key=value` \
-                 form quote the password."
-            .to_owned(),
+    let Some(name) = name else {
+        return "its URL has an unknown parameter after the password, not shown as it may be a piece of it: in a URL \
+                write `%26` for an `&` in the password, and in `key=value` form quote the password"
+            .to_owned();
+    };
+    match nearest(name) {
+        Some(known) => {
+            format!("its URL has an unknown parameter `{name}`: did you mean `{known}`?")
+        }
+        None => format!("its URL has an unknown parameter `{name}`: remove it"),
     }
 }
 
-fn known() -> String {
-    let names: Vec<&str> = setting::LIBPQ
-        .iter()
-        .chain(setting::POOL)
-        .copied()
-        .collect();
-    names.join(", ")
+/// The parameter that was meant, if one is like it.
+fn nearest(name: &str) -> Option<&'static str> {
+    let known = setting::LIBPQ.iter().chain(setting::POOL).copied();
+    let distance = |known: &&str| strsim::damerau_levenshtein(known, name);
+    let nearest = known.min_by_key(distance)?;
+    (distance(&nearest) <= name.len() / 3 + 1).then_some(nearest)
 }

@@ -42,6 +42,24 @@ impl From<Config> for Builder {
 }
 
 impl Builder {
+    /// Begins with what a URL says that names every host; see [`Config::from_url`].
+    ///
+    /// ```
+    /// # fn example() -> Result<(), diesel_replicated::Error> {
+    /// use diesel_replicated::Builder;
+    ///
+    /// let builder = Builder::from_url("postgres://app@db1,db2,db3/app")?.max_size(20);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_url`].
+    pub fn from_url(url: &str) -> Result<Self, Error> {
+        Ok(Config::from_url(url)?.into())
+    }
+
     /// The node that takes writes.
     #[doc(alias = "master")]
     pub fn primary(self, primary: impl Into<NodeConfig>) -> Self {

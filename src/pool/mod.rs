@@ -64,6 +64,15 @@ impl ReplicatedPool {
         Builder::from(Config::from_url(url)?).build().await
     }
 
+    /// Builds a pool from the environment; see [`Config::from_env`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_env`] and [`connect`](Self::connect).
+    pub async fn from_env() -> Result<Self, Error> {
+        Builder::from(Config::from_env()?).build().await
+    }
+
     /// Hands out a connection.
     ///
     /// This touches no server and waits for nothing; the statements of the connection do, each

@@ -272,7 +272,7 @@ fn what_is_not_supported_is_named() {
     let table: &[(&str, &[&str])] = &[
         (
             "postgres://db1/a?max_sise=3",
-            &["`db1:5432`", "`max_sise`", "max_size", "options"],
+            &["`db1:5432`", "`max_sise`", "max_size", "`max_size`"],
         ),
         (
             "host=db1 password='hunter2' nope=3",
@@ -377,5 +377,27 @@ fn passwords_are_masked_where_urls_are_shown() {
         let shown = format!("url: {shown},");
         let debug = format!("{:?}", Replica::new(url));
         assert!(debug.contains(&shown), "{debug}");
+    }
+}
+
+#[test]
+fn a_misspelled_parameter_is_told_with_the_one_that_was_meant() {
+    for (wrong, meant) in [
+        ("maxsize", Some("max_size")),
+        ("weight", Some("weights")),
+        ("conection_timeout", Some("connection_timeout")),
+        ("consistancy", Some("consistency")),
+        ("pgbouncer", None),
+        ("schema", None),
+    ] {
+        let url = format!("postgres://app@db1/app?{wrong}=1");
+        let said = Config::from_url(&url).unwrap_err().to_string();
+        match meant {
+            Some(meant) => assert!(said.contains(&format!("did you mean `{meant}`?")), "{said}"),
+            None => assert!(
+                said.contains("remove it") && !said.contains("did you"),
+                "{said}"
+            ),
+        }
     }
 }
