@@ -291,7 +291,7 @@ impl Scan<'_> {
             || OF_SERVER_PREFIXES
                 .iter()
                 .any(|prefix| name.starts_with(prefix));
-        // Writing to it is `SET`.
+        // PendingWrite to it is `SET`.
         found.written.leaves |= name == "pg_settings";
         let code = self.known.catalog.map(Catalog::code);
         if let Some(runs) = code.and_then(|code| code.runs(&name)) {

@@ -210,7 +210,7 @@ impl Manager {
         self.classifier.forget_learned(std::time::Instant::now());
         let topology = Arc::clone(&self.publish.borrow());
         for member in topology.members.iter().filter(|member| member.is_up()) {
-            let measure = measure(member, &topology, &self.board);
+            let measure = measure(member, &topology, &self.write_log);
             self.hear(&member.node, Signal::Measured(measure));
             if member.node.pulse.is_still(&self.health) {
                 self.watch_anew(member);

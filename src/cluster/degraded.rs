@@ -95,13 +95,13 @@ impl Manager {
                 tracing::warn!(target: "diesel_replicated", node, reason, cause, "degraded");
             }
             let what = what.clone();
-            self.bell.ring(Event::Degraded { at, what });
+            self.event_bus.ring(Event::Degraded { at, what });
         }
         for what in before.iter().filter(|it| !has(&now, it)) {
             let (node, reason) = (&what.node, what.reason.as_str());
             tracing::info!(target: "diesel_replicated", node, reason, "degradation_over");
             let what = what.clone();
-            self.bell.ring(Event::DegradationOver { at, what });
+            self.event_bus.ring(Event::DegradationOver { at, what });
         }
         self.degraded = now;
     }

@@ -24,10 +24,10 @@ use crate::config::{
 };
 use crate::deadline;
 use crate::error::Error;
-use crate::guarantee::Board;
+use crate::guarantee::WriteLog;
 use crate::node::{Node, SetupHook};
 use crate::routing::LoadBalancingPolicy;
-use crate::status::{Bell, Door, LearnedStatement, Promoted, PromotionStatus};
+use crate::status::{EventBus, EventSender, LearnedStatement, Promoted, PromotionStatus};
 
 /// How many messages to the manager may wait. Failures beyond are dropped: the next statement
 /// that meets them tells again.
@@ -54,9 +54,9 @@ pub(crate) struct Cluster {
     settle_limit: Duration,
     pub(crate) classifier: Arc<Classifier>,
     /// What is known of the primary's positions.
-    pub(crate) board: Arc<Board>,
+    pub(crate) write_log: Arc<WriteLog>,
     /// Who is told what happens to the nodes.
-    pub(crate) door: Door,
+    pub(crate) event_sender: EventSender,
     pub(crate) consistency: ConsistencyConfig,
     pub(crate) oids: Arc<OidCache>,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
@@ -87,16 +87,16 @@ impl Cluster {
         let first = maker.topology(settings.nodes, settings.promotion.write_quorum);
         let classifier = Arc::new(Classifier::new(&settings.functions));
         let (publish, topology) = watch::channel(Arc::new(first));
-        let (board, oids) = (Arc::<Board>::default(), Arc::<OidCache>::default());
-        let (bell, stop) = (Bell::default(), CancellationToken::new());
-        let (door, health) = (bell.door(), Arc::new(settings.health));
+        let (write_log, oids) = (Arc::<WriteLog>::default(), Arc::<OidCache>::default());
+        let (event_bus, stop) = (EventBus::default(), CancellationToken::new());
+        let (event_sender, health) = (event_bus.event_sender(), Arc::new(settings.health));
         let promoter = Promoter {
             topology: topology.clone(),
             commands: commands.downgrade(),
-            board: Arc::clone(&board),
+            write_log: Arc::clone(&write_log),
             config: Arc::new(settings.promotion),
             health: Arc::clone(&health),
-            door: door.clone(),
+            event_sender: event_sender.clone(),
             replacing: Arc::default(),
             outlook: Arc::default(),
         };
@@ -107,10 +107,10 @@ impl Cluster {
             stop: stop.clone(),
             classifier: Arc::clone(&classifier),
             oids: Arc::clone(&oids),
-            board: Arc::clone(&board),
+            write_log: Arc::clone(&write_log),
             sweep: settings.commit_resolution == CommitResolution::Marker,
             remote_apply: settings.durability == Some(Durability::RemoteApply),
-            bell,
+            event_bus,
             promoter: promoter.clone(),
         });
         runtime.spawn(manager.run());
@@ -121,8 +121,8 @@ impl Cluster {
             maker,
             settle_limit,
             classifier,
-            board,
-            door,
+            write_log,
+            event_sender,
             oids,
             policy: options.policy,
             tracker: Tracker::new(),
@@ -167,7 +167,7 @@ impl Cluster {
         let looking = async {
             loop {
                 // Made before the look, so that no news can be missed.
-                let news = self.board.news();
+                let news = self.write_log.news();
                 if let Some(found) = look() {
                     return found;
                 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::member::Member;
 use super::topology::Topology;
 use crate::election;
-use crate::guarantee::Board;
+use crate::guarantee::WriteLog;
 use crate::health::Apart;
 use crate::node::{Facts, Place, Receiver};
 use crate::position::{Forks, Lsn, Position, Standing};
@@ -141,7 +141,7 @@ pub(crate) struct Followed {
 /// What is known beside the nodes themselves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known<'k> {
-    pub(super) board: &'k Board,
+    pub(super) write_log: &'k WriteLog,
 }
 
 impl Known<'_> {
@@ -175,7 +175,8 @@ impl Known<'_> {
     }
 
     fn verdict(&self, line: &Line, newest: u32) -> Verdict {
-        self.board.with(|view| verdict(line, newest, &view.forks))
+        self.write_log
+            .with(|view| verdict(line, newest, &view.forks))
     }
 
     /// Whether judging the node anew by these facts would change something.

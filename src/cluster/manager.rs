@@ -23,10 +23,10 @@ use super::topology::{Gate, Topology};
 use crate::classify::{Catalog, Classifier};
 use crate::config::HealthConfig;
 use crate::error::{ConnectError, Error};
-use crate::guarantee::{Board, NewTimeline};
+use crate::guarantee::{NewTimeline, WriteLog};
 use crate::health::Signal;
 use crate::node::{Facts, Node, Place, Probe};
-use crate::status::{Bell, Degraded};
+use crate::status::{Degraded, EventBus};
 
 /// How long loading the catalog may take.
 const CATALOG_LIMIT: Duration = Duration::from_secs(20);
@@ -115,11 +115,11 @@ pub(super) struct Parts {
     pub(super) stop: CancellationToken,
     pub(super) classifier: Arc<Classifier>,
     pub(super) oids: Arc<OidCache>,
-    pub(super) board: Arc<Board>,
+    pub(super) write_log: Arc<WriteLog>,
     pub(super) remote_apply: bool,
     /// Old markers of commits are to be removed.
     pub(super) sweep: bool,
-    pub(super) bell: Bell,
+    pub(super) event_bus: EventBus,
     pub(super) promoter: Promoter,
 }
 
@@ -130,11 +130,11 @@ pub(crate) struct Manager {
     stop: CancellationToken,
     pub(super) classifier: Arc<Classifier>,
     oids: Arc<OidCache>,
-    pub(super) board: Arc<Board>,
+    pub(super) write_log: Arc<WriteLog>,
     pub(super) remote_apply: bool,
     /// Old markers of commits are to be removed.
     pub(super) sweep: bool,
-    pub(super) bell: Bell,
+    pub(super) event_bus: EventBus,
     pub(super) health: Arc<HealthConfig>,
     pub(super) promoter: Promoter,
     /// One for each node. They end with their node, or with the manager.
@@ -180,10 +180,10 @@ impl Manager {
             stop: parts.stop,
             classifier: parts.classifier,
             oids: parts.oids,
-            board: parts.board,
+            write_log: parts.write_log,
             remote_apply: parts.remote_apply,
             sweep: parts.sweep,
-            bell: parts.bell,
+            event_bus: parts.event_bus,
             health: Arc::clone(&parts.promoter.health),
             promoter: parts.promoter,
             watchers: JoinSet::new(),
@@ -311,7 +311,7 @@ impl Manager {
                 .primary()
                 .is_some_and(|member| Arc::ptr_eq(&member.node, node));
             if rules && facts.timeline == next.timeline() {
-                self.board.learn(fork, facts.timeline, *begun);
+                self.write_log.learn(fork, facts.timeline, *begun);
             }
         }
         self.change(node, note);
@@ -399,7 +399,7 @@ impl Manager {
         let replaced = before.cluster().is_some() && after.cluster() != before.cluster();
         if replaced && !after.members.is_empty() {
             // Before anybody can write to it.
-            self.board.begin_anew(after.cluster());
+            self.write_log.begin_anew(after.cluster());
             self.marks.forget();
             self.oids.outdated(self.oids.generation());
             self.classifier.note_change();
@@ -414,12 +414,14 @@ impl Manager {
             members.for_each(|member| member.progress.nudge());
         }
         self.follow_the_gate(&before, &after);
-        succession::follow(&before, &after, &self.bell);
+        succession::follow(&before, &after, &self.event_bus);
     }
 
     /// What standbys are compared by.
     pub(super) fn known(&self) -> Known<'_> {
-        Known { board: &self.board }
+        Known {
+            write_log: &self.write_log,
+        }
     }
 
     /// Ends the connections of every node, and with the sender tells that all is over.

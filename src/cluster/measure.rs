@@ -4,17 +4,17 @@ use std::time::{Duration, Instant};
 
 use super::member::Member;
 use super::topology::Topology;
-use crate::guarantee::Board;
+use crate::guarantee::WriteLog;
 use crate::health::Measure;
 use crate::position::Standing;
 use crate::route::NodeKind;
 
 /// How far a replica is behind the primary, in bytes and in time.
-pub(crate) fn lag(member: &Member, board: &Board) -> (Option<u64>, Option<Duration>) {
+pub(crate) fn lag(member: &Member, write_log: &WriteLog) -> (Option<u64>, Option<Duration>) {
     let Some(replayed) = member.progress.position() else {
         return (None, None);
     };
-    board.with(|view| {
+    write_log.with(|view| {
         let latest = view.history.latest();
         let bytes = latest
             .filter(|latest| latest.timeline == replayed.timeline)
@@ -27,10 +27,10 @@ pub(crate) fn lag(member: &Member, board: &Board) -> (Option<u64>, Option<Durati
 }
 
 /// How `member` is doing beside the others.
-pub(super) fn measure(member: &Member, topology: &Topology, board: &Board) -> Measure {
+pub(super) fn measure(member: &Member, topology: &Topology, write_log: &WriteLog) -> Measure {
     let (lag_bytes, lag) = match member.kind() {
         // While nothing is written, nobody falls behind.
-        Some(NodeKind::Replica) if topology.takes_writes() => lag(member, board),
+        Some(NodeKind::Replica) if topology.takes_writes() => lag(member, write_log),
         Some(NodeKind::Replica) => (None, None),
         _ => (Some(0), Some(Duration::ZERO)),
     };

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 use super::lineage::Followed;
 use crate::config::{DeclaredRole, HealthConfig};
 use crate::election::{Sight, Standing};
-use crate::guarantee::Progress;
+use crate::guarantee::ReplicaPosition;
 use crate::health::{Apart, Health, Signal};
 use crate::node::{Facts, Node, Place, Receiver, Run};
 use crate::route::NodeKind;
@@ -21,7 +21,7 @@ const REMEMBERED: usize = 16;
 pub(crate) struct Member {
     pub(crate) node: Arc<Node>,
     /// How far it is in the log.
-    pub(crate) progress: Arc<Progress>,
+    pub(crate) progress: Arc<ReplicaPosition>,
     pub(crate) declared: DeclaredRole,
     /// What the server itself last said.
     pub(crate) role: Option<ServerRole>,
@@ -60,7 +60,7 @@ impl Member {
     pub(crate) fn new(node: Arc<Node>, declared: DeclaredRole) -> Self {
         Self {
             node,
-            progress: Progress::new(),
+            progress: ReplicaPosition::new(),
             declared,
             role: None,
             health: Health::default(),

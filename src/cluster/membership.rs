@@ -19,7 +19,7 @@ impl Manager {
             Arc::clone(&member.node),
             Arc::clone(&member.progress),
             Surroundings {
-                board: Arc::clone(&self.board),
+                write_log: Arc::clone(&self.write_log),
                 marks: Arc::clone(&self.marks),
                 topology: self.publish.subscribe(),
                 commands: self.commands.clone(),

@@ -10,7 +10,7 @@ use super::member::Member;
 use super::promotion::Promoter;
 use super::topology::Topology;
 use crate::error::PromotionRefusal;
-use crate::node::Ballot;
+use crate::node::PromotionLock;
 use crate::status::PromotionStatus;
 
 /// The fewest nodes of which a majority is left when one is gone.
@@ -92,8 +92,9 @@ impl Promoter {
     async fn hindrance(&self, member: &Member) -> Option<String> {
         let name = &member.node.name;
         let looking = async {
-            let mut ballot = Ballot::open(&member.node, &self.config.database).await?;
-            Ok::<_, crate::error::ConnectError>(ballot.lacks().await)
+            let mut promotion_lock =
+                PromotionLock::open(&member.node, &self.config.database).await?;
+            Ok::<_, crate::error::ConnectError>(promotion_lock.lacks().await)
         };
         match timeout(self.health.timeout, looking).await {
             Ok(Ok(Ok(grant))) => {

@@ -15,10 +15,10 @@ use crate::config::{HealthConfig, PromotionConfig};
 use crate::election::promotion::attempt::{self, ANOTHER_PROMOTES, Attempt, End, Next, Ordered};
 use crate::election::promotion::{Answer, Heard, Known, Premise, Role, Terms};
 use crate::error::{Error, PromotionRefusal};
-use crate::guarantee::Board;
-use crate::node::{self, Ballot, Clock, Facts, Place};
+use crate::guarantee::WriteLog;
+use crate::node::{self, Clock, Facts, Place, PromotionLock};
 use crate::position::{Lsn, Sample};
-use crate::status::{Door, Event, Promoted};
+use crate::status::{Event, EventSender, Promoted};
 
 /// How often a server that was promoted is asked whether it has come to that.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -57,10 +57,10 @@ impl Order {
 pub(crate) struct Promoter {
     pub(super) topology: watch::Receiver<Arc<Topology>>,
     pub(super) commands: mpsc::WeakSender<Command>,
-    pub(super) board: Arc<Board>,
+    pub(super) write_log: Arc<WriteLog>,
     pub(super) config: Arc<PromotionConfig>,
     pub(super) health: Arc<HealthConfig>,
-    pub(super) door: Door,
+    pub(super) event_sender: EventSender,
     pub(super) outlook: Arc<Outlook>,
     /// Held by who replaces a primary that lives.
     pub(super) replacing: Arc<tokio::sync::Mutex<()>>,
@@ -97,7 +97,7 @@ impl Promoter {
             promoter: self,
             attempt: Attempt::new(nodes, self.known(&topology), terms),
             // The locks are held until the end of this call, whichever it is.
-            ballots: topology.members.iter().map(|_| None).collect(),
+            promotion_locks: topology.members.iter().map(|_| None).collect(),
             topology: &topology,
             begun: None,
             void: Instant::now(),
@@ -106,7 +106,7 @@ impl Promoter {
             End::Promoted { place, timeline } => {
                 let node = topology.members[place].node.name.clone();
                 let at = SystemTime::now();
-                self.door.ring(Event::Promoted {
+                self.event_sender.ring(Event::Promoted {
                     at,
                     node: node.clone(),
                     timeline,
@@ -143,7 +143,7 @@ impl Promoter {
             } else {
                 tracing::warn!(target: "diesel_replicated", reason, "promotion_refused");
             }
-            self.door.ring(Event::PromotionRefused {
+            self.event_sender.ring(Event::PromotionRefused {
                 at: SystemTime::now(),
                 reasons: reasons.clone(),
             });
@@ -155,7 +155,7 @@ impl Promoter {
         let node = member.node.name.clone();
         tracing::error!(target: "diesel_replicated", node, cause, "promotion_failed");
         self.outlook.failed(format!("`{node}`: {cause}"));
-        self.door.ring(Event::PromotionFailed {
+        self.event_sender.ring(Event::PromotionFailed {
             at: SystemTime::now(),
             node: node.clone(),
             cause: cause.clone(),
@@ -177,7 +177,7 @@ impl Promoter {
     fn known(&self, topology: &Topology) -> Known {
         let primary = topology.primary().map(|member| member.node.name.as_str());
         let is_it = |member: &Member| Some(member.node.name.as_str()) == primary;
-        self.board.with(|view| Known {
+        self.write_log.with(|view| Known {
             cluster: topology.cluster(),
             newest: topology.timeline(),
             primary: topology.members.iter().position(is_it),
@@ -192,7 +192,7 @@ struct Drive<'a> {
     promoter: &'a Promoter,
     topology: &'a Topology,
     attempt: Attempt<Clock>,
-    ballots: Vec<Option<Ballot>>,
+    promotion_locks: Vec<Option<PromotionLock>>,
     /// When the server has begun.
     begun: Option<Instant>,
     /// From then on no order of this attempt is carried out.
@@ -206,11 +206,15 @@ impl Drive<'_> {
             next = match next {
                 Next::Open => self.open().await,
                 Next::Lock(place) => {
-                    let taken = self.within(place, async |ballot| ballot.take().await).await;
+                    let taken = self
+                        .within(place, async |promotion_lock| promotion_lock.take().await)
+                        .await;
                     self.attempt.locked(place, taken)
                 }
                 Next::Ask(place) => {
-                    let told = self.within(place, async |ballot| ballot.ask().await).await;
+                    let told = self
+                        .within(place, async |promotion_lock| promotion_lock.ask().await)
+                        .await;
                     let answer = told.map(|facts| self.answer(place, facts.as_ref()));
                     self.attempt.told(place, answer)
                 }
@@ -235,12 +239,12 @@ impl Drive<'_> {
     async fn within<T>(
         &mut self,
         place: usize,
-        ask: impl AsyncFnOnce(&mut Ballot) -> diesel::QueryResult<T>,
+        ask: impl AsyncFnOnce(&mut PromotionLock) -> diesel::QueryResult<T>,
     ) -> Result<T, String> {
         let limit = self.limit();
-        let ballot = self.ballots[place].as_mut();
-        let ballot = ballot.ok_or_else(|| "it is not connected to".to_owned())?;
-        match timeout(limit, ask(ballot)).await {
+        let promotion_lock = self.promotion_locks[place].as_mut();
+        let promotion_lock = promotion_lock.ok_or_else(|| "it is not connected to".to_owned())?;
+        match timeout(limit, ask(promotion_lock)).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
             Err(_) => Err(format!("no answer within {limit:?}")),
         }
@@ -250,15 +254,16 @@ impl Drive<'_> {
         let limit = self.limit();
         let database = &self.promoter.config.database;
         let opening = self.topology.members.iter().map(|member| async move {
-            match timeout(limit, Ballot::open(&member.node, database)).await {
-                Ok(Ok(ballot)) => Ok(ballot),
+            match timeout(limit, PromotionLock::open(&member.node, database)).await {
+                Ok(Ok(promotion_lock)) => Ok(promotion_lock),
                 Ok(Err(error)) => Err(error.to_string()),
                 Err(_) => Err(format!("no answer within {limit:?}")),
             }
         });
         let mut next = None;
         for (place, opened) in join_all(opening).await.into_iter().enumerate() {
-            let opened = opened.map(|ballot| self.ballots[place] = Some(ballot));
+            let opened =
+                opened.map(|promotion_lock| self.promotion_locks[place] = Some(promotion_lock));
             next = self.attempt.opened(place, opened);
         }
         next.unwrap_or(Next::Decide)
@@ -266,15 +271,15 @@ impl Drive<'_> {
 
     async fn confirm(&mut self, places: &[usize]) -> Next<Clock> {
         let limit = self.limit();
-        let asked = self.ballots.iter_mut().enumerate();
+        let asked = self.promotion_locks.iter_mut().enumerate();
         let asked = asked.filter(|(place, _)| places.contains(place));
-        let asking = asked.map(|(place, ballot)| async move {
-            let Some(ballot) = ballot else {
+        let asking = asked.map(|(place, promotion_lock)| async move {
+            let Some(promotion_lock) = promotion_lock else {
                 return (place, None);
             };
             let answered = timeout(limit, async {
-                let clock = ballot.clock().await?;
-                Ok::<_, diesel::result::Error>((clock, ballot.ask().await?))
+                let clock = promotion_lock.clock().await?;
+                Ok::<_, diesel::result::Error>((clock, promotion_lock.ask().await?))
             });
             (place, answered.await.ok().and_then(Result::ok))
         });
@@ -291,12 +296,12 @@ impl Drive<'_> {
         let (place, limit) = (order.place, self.limit());
         let node = &self.topology.members[place].node.name;
         tracing::warn!(target: "diesel_replicated", node, "promotion_started");
-        let Some(ballot) = self.ballots[place].as_mut() else {
+        let Some(promotion_lock) = self.promotion_locks[place].as_mut() else {
             return self.attempt.recalled(place);
         };
         let order = self.promoter.order(order);
         self.begun = Some(Instant::now());
-        let ordered = match timeout(limit, ballot.promote(&order)).await {
+        let ordered = match timeout(limit, promotion_lock.promote(&order)).await {
             Ok(Ok(true)) => Ordered::Begun,
             Ok(Ok(false)) => Ordered::Outdated,
             Ok(Err(error)) => Ordered::Failed(error.to_string()),
@@ -307,9 +312,9 @@ impl Drive<'_> {
     }
 
     async fn recall(&mut self, place: usize) -> Next<Clock> {
-        if let Some(ballot) = self.ballots[place].take() {
+        if let Some(promotion_lock) = self.promotion_locks[place].take() {
             let node = &self.topology.members[place].node;
-            let _ = timeout(self.limit(), ballot.recall(node)).await;
+            let _ = timeout(self.limit(), promotion_lock.recall(node)).await;
         }
         // Until then the others' locks keep everybody else from acting.
         tokio::time::sleep_until(self.void.into()).await;
@@ -318,10 +323,10 @@ impl Drive<'_> {
 
     async fn watch(&mut self, place: usize) -> Next<Clock> {
         let (limit, begun) = (self.limit(), self.begun.unwrap_or_else(Instant::now));
-        let Some(ballot) = self.ballots[place].as_mut() else {
+        let Some(promotion_lock) = self.promotion_locks[place].as_mut() else {
             return self.attempt.recalled(place);
         };
-        let told = match timeout(limit, ballot.ask()).await {
+        let told = match timeout(limit, promotion_lock.ask()).await {
             Ok(Ok(facts)) => Ok(facts),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Ok(None),

@@ -7,14 +7,14 @@ use super::member::Member;
 use super::topology::Topology;
 use crate::election::Standing;
 use crate::node::Node;
-use crate::status::{Bell, Event, NodeHealth};
+use crate::status::{Event, EventBus, NodeHealth};
 use crate::wire::ServerRole;
 
 /// Comes after `after` was published: whoever takes a connection from now on, looks there.
 ///
 /// What was opened to a node while it was the primary must not run one more statement once another
 /// is, or may be.
-pub(super) fn follow(before: &Topology, after: &Topology, bell: &Bell) {
+pub(super) fn follow(before: &Topology, after: &Topology, event_bus: &EventBus) {
     let of = |topology: &Topology| topology.primary().map(|member| Arc::clone(&member.node));
     let (old, new) = (of(before), of(after));
     if !same(old.as_ref(), new.as_ref()) {
@@ -26,7 +26,7 @@ pub(super) fn follow(before: &Topology, after: &Topology, bell: &Bell) {
         } else {
             tracing::info!(target: "diesel_replicated", from, to, timeline, "primary_changed");
         }
-        bell.ring(Event::PrimaryChanged {
+        event_bus.ring(Event::PrimaryChanged {
             at: SystemTime::now(),
             from,
             to,
@@ -36,7 +36,7 @@ pub(super) fn follow(before: &Topology, after: &Topology, bell: &Bell) {
     if let (Some(from), Some(to)) = (before.cluster(), after.cluster()) {
         if from != to {
             tracing::warn!(target: "diesel_replicated", from, to, "cluster_replaced");
-            bell.ring(Event::ClusterReplaced {
+            event_bus.ring(Event::ClusterReplaced {
                 at: SystemTime::now(),
                 from,
                 to,
@@ -45,7 +45,7 @@ pub(super) fn follow(before: &Topology, after: &Topology, bell: &Bell) {
     }
     for member in &after.members {
         if let Some(earlier) = before.member(&member.node) {
-            compare(earlier, member, after, bell);
+            compare(earlier, member, after, event_bus);
         }
     }
 }
@@ -58,7 +58,7 @@ fn same(one: Option<&Arc<Node>>, other: Option<&Arc<Node>>) -> bool {
     }
 }
 
-fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
+fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &EventBus) {
     let (at, node) = (SystemTime::now(), member.node.name.clone());
     let (from, to) = (earlier.health.kind(), member.health.kind());
     if from != to {
@@ -72,7 +72,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
             tracing::info!(target: "diesel_replicated", node, from, to, cause, "node_changed");
         }
         let node = node.clone();
-        bell.ring(Event::NodeChanged {
+        event_bus.ring(Event::NodeChanged {
             at,
             node,
             from,
@@ -86,7 +86,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
         depose(ruled, member);
         let standing = member.what();
         tracing::info!(target: "diesel_replicated", node, standing, "standing_changed");
-        bell.ring(Event::StandingChanged {
+        event_bus.ring(Event::StandingChanged {
             at,
             node: node.clone(),
             standing,
@@ -94,7 +94,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
     }
     if earlier.fenced != member.fenced && member.role == Some(ServerRole::Primary) {
         tracing::warn!(target: "diesel_replicated", node, fenced = member.fenced, "primary_fenced");
-        bell.ring(Event::StandingChanged {
+        event_bus.ring(Event::StandingChanged {
             at,
             node: node.clone(),
             standing: member.what(),
@@ -110,7 +110,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, bell: &Bell) {
         let upstream = address.map(|address| after.name_at(address));
         let paused = member.paused;
         tracing::info!(target: "diesel_replicated", node, upstream, paused, "replication_changed");
-        bell.ring(Event::ReplicationChanged {
+        event_bus.ring(Event::ReplicationChanged {
             at,
             node,
             upstream,

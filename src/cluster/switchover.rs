@@ -13,7 +13,7 @@ use super::topology::Topology;
 use crate::deadline;
 use crate::election::promotion::switchover::{Next, Switchover};
 use crate::error::{Error, PromotionRefusal};
-use crate::node::{Ballot, Place};
+use crate::node::{Place, PromotionLock};
 use crate::position::Lsn;
 use crate::route::NodeKind;
 use crate::status::Promoted;
@@ -43,7 +43,7 @@ impl Promoter {
             fence: Fence {
                 promoter: self.clone(),
                 old: old.clone(),
-                ballot: None,
+                promotion_lock: None,
                 pid: 0,
                 begun: false,
                 kept: false,
@@ -52,8 +52,8 @@ impl Promoter {
         drive.run().await
     }
 
-    async fn open(&self, member: &Member) -> Result<Ballot, Error> {
-        let opened = Ballot::open(&member.node, &self.config.database);
+    async fn open(&self, member: &Member) -> Result<PromotionLock, Error> {
+        let opened = PromotionLock::open(&member.node, &self.config.database);
         match timeout(self.health.timeout, opened).await {
             Ok(opened) => opened.map_err(Error::from),
             Err(_) => Err(Error::PromotionFailed {
@@ -71,7 +71,7 @@ struct Drive<'a> {
     new: &'a Member,
     limit: Duration,
     deadline: Instant,
-    over_new: Option<Ballot>,
+    over_new: Option<PromotionLock>,
     hold: Option<Hold>,
     fence: Fence,
 }
@@ -154,7 +154,7 @@ impl Drive<'_> {
         else {
             return Err(self.failed("another process replaces the primary".to_owned()));
         };
-        (self.fence.ballot, self.fence.pid) = (Some(over_old), pid);
+        (self.fence.promotion_lock, self.fence.pid) = (Some(over_old), pid);
         self.over_new = Some(self.promoter.open(self.new).await?);
         Ok(())
     }
@@ -176,11 +176,11 @@ impl Drive<'_> {
 
     /// Waits until the standby has replayed all of this.
     async fn catch_up(&mut self, written: Lsn) -> Result<(), Error> {
-        let Some(mut ballot) = self.over_new.take() else {
+        let Some(mut promotion_lock) = self.over_new.take() else {
             return Ok(());
         };
         loop {
-            let facts = ballot.ask().await;
+            let facts = promotion_lock.ask().await;
             let facts = facts.map_err(|error| self.failed(error.to_string()))?;
             if let Some(Place::Standby { replayed, .. }) = facts.map(|facts| facts.place) {
                 if replayed.is_some_and(|replayed| replayed >= written) {
@@ -240,7 +240,7 @@ struct Fence {
     promoter: Promoter,
     old: Member,
     /// Over which it is set; `None` once that has been given away.
-    ballot: Option<Ballot>,
+    promotion_lock: Option<PromotionLock>,
     /// The server's process at its other end, which has the claim on the primary.
     pid: i32,
     /// It may be set.
@@ -251,17 +251,17 @@ struct Fence {
 impl Fence {
     /// Has nobody write there any more. Where it had come to by then.
     async fn set(&mut self) -> diesel::QueryResult<Option<Lsn>> {
-        let Some(ballot) = &mut self.ballot else {
+        let Some(promotion_lock) = &mut self.promotion_lock else {
             return Ok(None);
         };
         let connector = self.old.node.pool.connector();
         connector.end_generation("another node takes the primary's place".to_owned());
         self.begun = true;
-        let fenced = ballot.fence().await?;
-        while ballot.end_others(&fenced).await? {
+        let fenced = promotion_lock.fence().await?;
+        while promotion_lock.end_others(&fenced).await? {
             sleep(PAUSE).await;
         }
-        let facts = ballot.ask().await?;
+        let facts = promotion_lock.ask().await?;
         Ok(facts.and_then(|facts| match facts.place {
             Place::Primary { inserted, .. } => inserted,
             Place::Standby { .. } => None,
@@ -276,9 +276,12 @@ impl Fence {
     }
 
     fn lifting(&mut self) -> Option<impl Future<Output = ()> + use<>> {
-        let ballot = self.ballot.take().filter(|_| self.begun && !self.kept)?;
+        let promotion_lock = self
+            .promotion_lock
+            .take()
+            .filter(|_| self.begun && !self.kept)?;
         let (promoter, old) = (self.promoter.clone(), self.old.clone());
-        Some(lift(promoter, old, ballot, self.pid))
+        Some(lift(promoter, old, promotion_lock, self.pid))
     }
 }
 
@@ -292,11 +295,14 @@ impl Drop for Fence {
 
 /// Takes the fence away, over another connection if that one is of no use. If another process has claimed the primary
 /// since, the fence is that one's.
-async fn lift(promoter: Promoter, old: Member, mut ballot: Ballot, pid: i32) {
+async fn lift(promoter: Promoter, old: Member, mut promotion_lock: PromotionLock, pid: i32) {
     let patience = promoter.health.timeout;
     let done = async {
-        while !matches!(timeout(patience, ballot.unfence()).await, Ok(Ok(()))) {
-            ballot = loop {
+        while !matches!(
+            timeout(patience, promotion_lock.unfence()).await,
+            Ok(Ok(()))
+        ) {
+            promotion_lock = loop {
                 sleep(PAUSE).await;
                 let Ok(mut another) = promoter.open(&old).await else {
                     continue;

@@ -16,7 +16,7 @@ use super::marks::Marks;
 use super::member::Member;
 use super::topology::Topology;
 use crate::config::{COMMIT_MARKER_SQL, HealthConfig};
-use crate::guarantee::{Board, NewTimeline, Progress, Received};
+use crate::guarantee::{NewTimeline, Received, ReplicaPosition, WriteLog};
 use crate::node::{Facts, Monitor, Node, Place};
 use crate::position::{Lsn, Position, Sample};
 
@@ -53,7 +53,7 @@ const IDENTITY: Duration = Duration::from_secs(5);
 /// What all watchers share.
 #[derive(Clone)]
 pub(super) struct Surroundings {
-    pub(super) board: Arc<Board>,
+    pub(super) write_log: Arc<WriteLog>,
     pub(super) marks: Arc<Marks>,
     pub(super) topology: watch::Receiver<Arc<Topology>>,
     pub(super) commands: mpsc::WeakSender<Command>,
@@ -71,8 +71,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Watcher {
     node: Arc<Node>,
-    progress: Arc<Progress>,
-    board: Arc<Board>,
+    progress: Arc<ReplicaPosition>,
+    write_log: Arc<WriteLog>,
     marks: Arc<Marks>,
     topology: watch::Receiver<Arc<Topology>>,
     commands: mpsc::WeakSender<Command>,
@@ -108,11 +108,15 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    pub(super) fn new(node: Arc<Node>, progress: Arc<Progress>, around: Surroundings) -> Self {
+    pub(super) fn new(
+        node: Arc<Node>,
+        progress: Arc<ReplicaPosition>,
+        around: Surroundings,
+    ) -> Self {
         Self {
             node,
             progress,
-            board: around.board,
+            write_log: around.write_log,
             marks: around.marks,
             topology: around.topology,
             commands: around.commands,
@@ -217,7 +221,7 @@ impl Watcher {
         loop {
             self.node.pulse.beat();
             let asked = Instant::now();
-            let upto = self.board.drawn();
+            let upto = self.write_log.drawn();
             let question = self.progress.asks();
             match timeout(self.health.timeout, monitor.ask()).await {
                 Ok(Ok(Some(mut facts))) => {
@@ -362,7 +366,9 @@ impl Watcher {
     }
 
     fn known(&self) -> Known<'_> {
-        Known { board: &self.board }
+        Known {
+            write_log: &self.write_log,
+        }
     }
 
     /// Tells of changes of the code in the database: a migration of another process makes them as well.
@@ -396,7 +402,7 @@ impl Watcher {
             return Ok(());
         }
         self.looked_at_commits = Instant::now();
-        let standbys = self.board.with(|view| view.synchronous_standbys);
+        let standbys = self.write_log.with(|view| view.synchronous_standbys);
         let wait = if standbys.unwrap_or_default() > 0 && self.is_primary() {
             match timeout(self.health.timeout, monitor.commits_wait()).await {
                 Ok(Ok(wait)) => wait,
@@ -418,7 +424,7 @@ impl Watcher {
         if !self.heartbeat || last.elapsed() < self.health.interval || !self.is_primary() {
             return Ok(());
         }
-        let latest = self.board.with(|view| view.history.latest().copied());
+        let latest = self.write_log.with(|view| view.history.latest().copied());
         let now = latest.map_or(place, |sample| sample.flushed);
         self.beaten = (Instant::now(), now);
         if now != place {
@@ -481,7 +487,7 @@ impl Watcher {
                 self.note_synchronous(synchronous_standbys);
                 let cluster = (facts.cluster, synchronous_standbys);
                 let learns = timeline.is_some();
-                self.board.publish(cluster, sample, timeline);
+                self.write_log.publish(cluster, sample, timeline);
                 if learns {
                     self.tell(Command::Judge);
                 }
@@ -493,25 +499,25 @@ impl Watcher {
                 ..
             } => {
                 self.replayed = replayed;
-                let cluster = self.board.with(|view| view.cluster);
+                let cluster = self.write_log.with(|view| view.cluster);
                 let ours = |cluster| facts.cluster.is_none_or(|its| its == cluster);
                 if cluster.is_none_or(ours) && facts.timeline != 0 {
                     let shown = Position::new(facts.timeline, replayed);
                     let received = received.map(|(flushed, written)| Received { written, flushed });
                     self.progress
                         .publish((question, asked), shown, (received, snapshot), wire);
-                    self.board.tell();
+                    self.write_log.tell();
                 }
             }
             // It may not tell where it is.
-            Place::Primary { .. } | Place::Standby { .. } => self.board.tell(),
+            Place::Primary { .. } | Place::Standby { .. } => self.write_log.tell(),
         }
     }
 
     /// `remote_apply` with fewer confirmations than replicas does not say which replicas show the
     /// commit.
     fn note_synchronous(&self, standbys: usize) {
-        if self.board.with(|view| view.synchronous_standbys) == Some(standbys) {
+        if self.write_log.with(|view| view.synchronous_standbys) == Some(standbys) {
             return;
         }
         let replicas = self.topology.borrow().replicas().count();
@@ -537,7 +543,7 @@ impl Watcher {
         tokio::select! {
             () = self.progress.wanted() => {}
             () = self.idle() => {}
-            () = self.board.written_after(self.upto), if primary => {
+            () = self.write_log.written_after(self.upto), if primary => {
                 let spaced = tokio::time::sleep_until((asked + SPACING).into());
                 tokio::select! {
                     () = self.progress.wanted() => {}
@@ -552,7 +558,7 @@ impl Watcher {
         if self.fresh.load(Ordering::Relaxed) {
             sleep(SETTLED).await;
             self.fresh.store(false, Ordering::Relaxed);
-            let latest = self.board.latest();
+            let latest = self.write_log.latest();
             for replica in self.topology.borrow().usable_replicas() {
                 let has_it = |latest: &Position| {
                     let replayed = replica.progress.position();
@@ -610,7 +616,7 @@ impl Watcher {
 
     /// How the log came to be on the timeline of a node that takes writes, if that is a new one.
     async fn fork(&self, monitor: &mut Monitor, facts: &Facts) -> Option<NewTimeline> {
-        let known = self.board.with(|view| view.forks.current());
+        let known = self.write_log.with(|view| view.forks.current());
         if !matches!(facts.place, Place::Primary { .. }) || facts.timeline <= known {
             return None;
         }

@@ -7,8 +7,8 @@ use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::StreamExt;
 
+use super::pending_write::PendingWrite;
 use super::stream::RowStream;
-use super::writing::Writing;
 use crate::cluster::Cluster;
 use crate::error::Outcome;
 use crate::node::Lease;
@@ -50,13 +50,13 @@ pub(super) struct Report {
     pub(super) cluster: Weak<Cluster>,
     /// What to tell the caller then.
     pub(super) outcome_if_lost: Outcome,
-    pub(super) writing: Option<Writing>,
+    pub(super) pending_write: Option<PendingWrite>,
 }
 
 impl Report {
     pub(super) fn acknowledged(self) {
-        if let Some(writing) = self.writing {
-            writing.acknowledged();
+        if let Some(pending_write) = self.pending_write {
+            pending_write.acknowledged();
         }
     }
 }

@@ -17,7 +17,7 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::ReplicatedConnection;
-use super::execute::Journey;
+use super::execute::Execution;
 use crate::classify::TransactionControl;
 use crate::config::CommitResolution;
 use crate::error::{Error, ErrorExt, Outcome, SqlState};
@@ -38,7 +38,7 @@ const RUN: &str = "(SELECT pg_catalog.concat(pg_catalog.pg_postmaster_start_time
 
 /// How to find out what becomes of a COMMIT.
 #[derive(Debug)]
-pub(super) struct Doubt {
+pub(super) struct PendingCommit {
     mark: Mark,
     /// The backend that is to commit.
     pid: i32,
@@ -105,13 +105,13 @@ impl ReplicatedConnection {
     /// wanted and it is one that writes.
     pub(super) async fn mark(
         &self,
-        journey: &mut Journey,
+        execution: &mut Execution,
         sql: &str,
         lease: &Arc<Lease>,
     ) -> QueryResult<()> {
         let way = self.cluster.commit_resolution;
-        if journey.writing.is_none()
-            || journey.verdict.control != Some(TransactionControl::End)
+        if execution.pending_write.is_none()
+            || execution.verdict.control != Some(TransactionControl::End)
             || !sql.trim().eq_ignore_ascii_case("commit")
             || lease.wire.transaction_status() != b'T'
         {
@@ -130,12 +130,12 @@ impl ReplicatedConnection {
             } else {
                 Mark::Number(number)
             };
-            journey.doubt = Some(Doubt {
+            execution.pending_commit = Some(PendingCommit {
                 mark,
                 pid: begun.pid,
                 timeline: begun.timeline,
                 run: begun.run,
-                era: self.cluster.board.era(),
+                era: self.cluster.write_log.era(),
             });
         }
         using.finish();
@@ -163,16 +163,16 @@ impl ReplicatedConnection {
     /// What the caller of a COMMIT is told that failed with `error`.
     pub(super) async fn resolved(
         &self,
-        journey: &mut Journey,
+        execution: &mut Execution,
         error: diesel::result::Error,
     ) -> QueryResult<()> {
-        let Some(doubt) = journey.doubt.take() else {
+        let Some(pending_commit) = execution.pending_commit.take() else {
             return Err(error);
         };
         if error.outcome() != Outcome::Unknown {
             return Err(error);
         }
-        let asking = async { tokio::time::timeout(LIMIT, self.ask_for(&doubt)).await };
+        let asking = async { tokio::time::timeout(LIMIT, self.ask_for(&pending_commit)).await };
         let answer = self.cluster.within(asking).await;
         let answer = answer.unwrap_or(Answer::Unknown);
         tracing::warn!(target: "diesel_replicated", answer = answer.as_str(), "commit_resolved");
@@ -187,13 +187,13 @@ impl ReplicatedConnection {
     }
 
     /// Asks whoever is the primary, again and again until there is an answer.
-    async fn ask_for(&self, doubt: &Doubt) -> Answer {
+    async fn ask_for(&self, pending_commit: &PendingCommit) -> Answer {
         let deadline = Instant::now() + LIMIT;
         while Instant::now() < deadline {
             // A primary that goes away, too, is followed by another.
             if let Ok(lease) = self.primary_apart().await {
-                let same_cluster = doubt.era == self.cluster.board.era();
-                match ask(doubt, &lease, same_cluster).await {
+                let same_cluster = pending_commit.era == self.cluster.write_log.era();
+                match ask(pending_commit, &lease, same_cluster).await {
                     Ok(Some(answer)) => return answer,
                     Ok(None) => {}
                     Err(error) if lease.is_usable() => {
@@ -212,20 +212,24 @@ impl ReplicatedConnection {
 
 /// Asks once. `None` if it is not decided yet. Another cluster knows no number of the one before, and may not have
 /// got its markers.
-async fn ask(doubt: &Doubt, lease: &Arc<Lease>, same_cluster: bool) -> QueryResult<Option<Answer>> {
+async fn ask(
+    pending_commit: &PendingCommit,
+    lease: &Arc<Lease>,
+    same_cluster: bool,
+) -> QueryResult<Option<Answer>> {
     let using = lease.enter();
     let mut connection = lease.pg();
     let look = format!(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid = $1) AS running, \
          {TIMELINE} AS timeline, {RUN} AS run"
     );
-    let look = sql_query(look).bind::<Integer, _>(doubt.pid);
+    let look = sql_query(look).bind::<Integer, _>(pending_commit.pid);
     let found: Found = look.get_result(&mut connection).await?;
-    let same = found.timeline == doubt.timeline && same_cluster;
+    let same = found.timeline == pending_commit.timeline && same_cluster;
     // Looked for only after its backend was seen to be gone, in a statement of its own: a snapshot is older
     // than what is read of the backends beside it.
     let gone = !same || !found.running;
-    let answer = match &doubt.mark {
+    let answer = match &pending_commit.mark {
         Mark::Number(_) if !same => Some(Answer::Unknown),
         Mark::Number(number) => {
             let status = "SELECT pg_catalog.pg_xact_status($1::text::xid8) AS status";
@@ -239,7 +243,7 @@ async fn ask(doubt: &Doubt, lease: &Arc<Lease>, same_cluster: bool) -> QueryResu
                 using.finish();
                 return Ok(Some(Answer::RolledBack));
             }
-            match (told?.status.as_deref(), found.run == doubt.run) {
+            match (told?.status.as_deref(), found.run == pending_commit.run) {
                 (Some("committed"), true) => Some(Answer::Committed),
                 (Some("aborted"), _) | (Some("in progress"), false) => Some(Answer::RolledBack),
                 (Some("in progress"), true) => None,

@@ -8,7 +8,7 @@ use super::{ReplicatedConnection, Scope};
 use crate::cluster::{Cluster, Topology};
 use crate::config::{Consistency, WriteScope};
 use crate::deadline;
-use crate::guarantee::{Guarantee, Left, Positions, Progress, UNTOLD};
+use crate::guarantee::{Left, Positions, ReplicaPosition, SessionHistory, UNTOLD};
 use crate::node::Lease;
 use crate::position::Position;
 use crate::route::RouteReason;
@@ -69,7 +69,7 @@ impl ReplicatedConnection {
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {
         let session = self.session();
-        session.guarantee.lost(&self.cluster.board)
+        session.guarantee.lost(&self.cluster.write_log)
     }
 
     /// The timeline of the primary at the other end; 0 if it is not known.
@@ -90,7 +90,7 @@ impl ReplicatedConnection {
         let lent = || Left::lent(&lease.wire, timeline);
         self.session().guarantee.lends(lent());
         if self.cluster.consistency.write_scope == WriteScope::Pool {
-            self.cluster.board.leave(lent());
+            self.cluster.write_log.leave(lent());
         }
     }
 
@@ -105,7 +105,7 @@ impl ReplicatedConnection {
         if level == Consistency::Eventual || !guarantee.is_touched() {
             return None;
         }
-        let board = &self.cluster.board;
+        let write_log = &self.cluster.write_log;
         let mut timeline = self.timeline_of(lease);
         if timeline == 0 && guarantee.awaits_timeline() {
             // A pool that has just begun may have seen that it takes writes, and no more.
@@ -123,33 +123,33 @@ impl ReplicatedConnection {
                 return Some(RouteReason::UnclearWrite);
             }
         }
-        if guarantee.awaits_word_of(timeline, board) {
+        if guarantee.awaits_word_of(timeline, write_log) {
             let topology = self.cluster.topology();
             let asked = topology.member(lease.node());
             let _asked = asked.map(|member| member.progress.want());
             let deadline = deadline::after(Instant::now(), self.cluster.health.timeout);
-            let look = || (!guarantee.awaits_word_of(timeline, board)).then_some(());
+            let look = || (!guarantee.awaits_word_of(timeline, write_log)).then_some(());
             if self.cluster.with_news(deadline, look).await.is_none() {
                 guarantee.gives_up_on(timeline);
             }
         }
-        guarantee.reason_on(timeline, board)
+        guarantee.reason_on(timeline, write_log)
     }
 }
 
 /// The token of a session. What is not known yet is asked for, and waited for as long as a read
 /// would wait.
-pub(crate) async fn token_of(cluster: &Arc<Cluster>, guarantee: &Guarantee) -> SessionToken {
-    let board = &cluster.board;
+pub(crate) async fn token_of(cluster: &Arc<Cluster>, guarantee: &SessionHistory) -> SessionToken {
+    let write_log = &cluster.write_log;
     let deadline = deadline::after(Instant::now(), cluster.consistency.wait);
-    let mut known = guarantee.positions(board);
+    let mut known = guarantee.positions(write_log);
     let topology = cluster.topology();
     let primary = topology.primary().map(|member| &member.progress);
     let open = |known: &Positions| known.unknown.is_some() || known.unseen;
     let asked = known.reads.iter().chain(primary.filter(|_| open(&known)));
-    let _asked: Vec<_> = asked.map(Progress::want).collect();
+    let _asked: Vec<_> = asked.map(ReplicaPosition::want).collect();
     let look = || {
-        known = guarantee.positions(board);
+        known = guarantee.positions(write_log);
         (!open(&known) && known.reads.is_empty()).then_some(())
     };
     let _ = cluster.with_news(deadline, look).await;

@@ -100,7 +100,7 @@ impl ReplicatedConnection {
         let topology = self.cluster.topology();
         let wanted = required(replicas, &topology)?;
         let guarantee = Arc::clone(&self.session().guarantee);
-        let board = &self.cluster.board;
+        let write_log = &self.cluster.write_log;
         let _asked: Vec<_> = topology
             .members
             .iter()
@@ -108,8 +108,8 @@ impl ReplicatedConnection {
             .collect();
         let mut answer = None;
         let look = || {
-            let known = guarantee.positions(board);
-            if let Some(position) = guarantee.lost(board) {
+            let known = guarantee.positions(write_log);
+            if let Some(position) = guarantee.lost(write_log) {
                 return Some(Err(Error::WriteLost { position }));
             }
             answer = known
@@ -131,7 +131,7 @@ impl ReplicatedConnection {
                 let place = member.progress.at(stage);
                 let covers = |place| {
                     self.cluster
-                        .board
+                        .write_log
                         .with(|view| view.forks.covers(place, written))
                 };
                 place.is_some_and(covers)

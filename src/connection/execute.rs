@@ -9,24 +9,24 @@ use futures_util::future::join;
 
 use super::ReplicatedConnection;
 use super::action::{Action, Report};
-use super::commit::Doubt;
+use super::commit::PendingCommit;
+use super::pending_write::PendingWrite;
 use super::reading::{Reading, Served};
 use super::recovery::{Next, outcome_if_lost};
 use super::session::{Session, Transaction};
 use super::settings::{Setting, keeps_names};
-use super::writing::Writing;
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::config::{CommitResolution, Consistency};
 use crate::error::Error;
-use crate::guarantee::Need;
+use crate::guarantee::ReadRequirement;
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, Stale};
 use crate::wire::ServerRole;
 
 /// One statement on its way.
-pub(super) struct Journey {
+pub(super) struct Execution {
     pub(super) verdict: Verdict,
     pub(super) decision: Decision,
     /// Replicas that failed it.
@@ -44,15 +44,15 @@ pub(super) struct Journey {
     pub(super) fallback: bool,
     pub(super) only_rolls_back: bool,
     /// What the node has to have that serves it.
-    pub(super) need: Need,
-    pub(super) writing: Option<Writing>,
+    pub(super) need: ReadRequirement,
+    pub(super) pending_write: Option<PendingWrite>,
     /// Nothing that runs was sent at the last attempt.
     pub(super) unsent: bool,
     /// At the last attempt the server refused it before anything of it ran.
     pub(super) refused: bool,
     pub(super) started: Instant,
     /// How to find out what becomes of it, if it is a COMMIT.
-    pub(super) doubt: Option<Doubt>,
+    pub(super) pending_commit: Option<PendingCommit>,
     /// What it sets for the session, if that can be set on any connection.
     pub(super) settings: Vec<Setting>,
     /// The connection did not take the session's settings.
@@ -61,7 +61,7 @@ pub(super) struct Journey {
     prepared: Vec<String>,
 }
 
-impl Journey {
+impl Execution {
     /// What it wants of the primary.
     pub(super) fn purpose(&self) -> Purpose {
         let Verdict {
@@ -87,7 +87,7 @@ impl Journey {
 
 impl ReplicatedConnection {
     /// What is known of a statement before it is sent.
-    fn journey<A: Action>(&self, action: &A) -> Journey {
+    fn execution<A: Action>(&self, action: &A) -> Execution {
         let mut verdict = self.cluster.classifier.classify(action.id(), action.sql());
         let settings = Self::settings_of(action, verdict.leaves);
         if settings.is_none() {
@@ -111,8 +111,8 @@ impl ReplicatedConnection {
         let need = self.need(verdict);
         let only_rolls_back = only_rolls_back(verdict, action.sql());
         let keeps_names = keeps_names(verdict, &settings);
-        let (decision, writing) = self.decide(verdict, &need, only_rolls_back, keeps_names);
-        Journey {
+        let (decision, pending_write) = self.decide(verdict, &need, only_rolls_back, keeps_names);
+        Execution {
             verdict,
             decision,
             avoid: Vec::new(),
@@ -124,11 +124,11 @@ impl ReplicatedConnection {
             fallback: false,
             only_rolls_back,
             need,
-            writing,
+            pending_write,
             unsent: false,
             refused: false,
             started: Instant::now(),
-            doubt: None,
+            pending_commit: None,
             settings,
             settings_refused: false,
             prepared: Vec::new(),
@@ -137,57 +137,57 @@ impl ReplicatedConnection {
 
     /// Sends a statement to the node that it needs, and again elsewhere where that is harmless.
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
-        let mut journey = self.journey(action);
-        let verdict = journey.verdict;
-        if let Some(end) = self.ends_here(&journey, action.sql()) {
+        let mut execution = self.execution(action);
+        let verdict = execution.verdict;
+        if let Some(end) = self.ends_here(&execution, action.sql()) {
             return Ok(end.map(|()| A::Output::default())?);
         }
         if self.cluster.takes_majority() {
             self.has_majority(verdict).await?;
         }
         loop {
-            let (lease, on_replica) = self.lease(&mut journey).await?;
-            if journey.writing.is_some() || verdict.control.is_some() && !on_replica {
+            let (lease, on_replica) = self.lease(&mut execution).await?;
+            if execution.pending_write.is_some() || verdict.control.is_some() && !on_replica {
                 self.tell_durability(&lease).await?;
             }
-            if !on_replica && journey.writing.is_none() {
+            if !on_replica && execution.pending_write.is_none() {
                 self.primary_shows(&lease).await?;
             }
             self.begins(verdict, &lease, on_replica);
-            if let Some(writing) = &mut journey.writing {
-                writing.sent_over(&lease.wire, self.timeline_of(&lease));
+            if let Some(pending_write) = &mut execution.pending_write {
+                pending_write.sent_over(&lease.wire, self.timeline_of(&lease));
             }
             if !on_replica && self.cluster.commit_resolution != CommitResolution::Off {
-                Box::pin(self.mark(&mut journey, action.sql(), &lease)).await?;
+                Box::pin(self.mark(&mut execution, action.sql(), &lease)).await?;
             }
-            self.note_ending(&journey, &lease).await;
-            let result = self.send(action, &lease, &mut journey).await;
-            self.tell_prepared(&mut journey, &lease);
+            self.note_ending(&execution, &lease).await;
+            let result = self.send(action, &lease, &mut execution).await;
+            self.tell_prepared(&mut execution, &lease);
             match result {
                 Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => {
                     self.undo_begin(&lease).await;
-                    Box::pin(self.until_it_takes_writes(&mut journey, lease, None)).await?;
+                    Box::pin(self.until_it_takes_writes(&mut execution, lease, None)).await?;
                 }
                 Ok(output) => {
-                    self.note_settings(&mut journey, action.sql(), &lease);
-                    self.succeeded(&journey, &lease, action);
+                    self.note_settings(&mut execution, action.sql(), &lease);
+                    self.succeeded(&execution, &lease, action);
                     let report = Report {
                         cluster: Arc::downgrade(&self.cluster),
-                        outcome_if_lost: outcome_if_lost(&journey),
-                        writing: journey.writing.take(),
+                        outcome_if_lost: outcome_if_lost(&execution),
+                        pending_write: execution.pending_write.take(),
                     };
                     return Ok(action.reporting(output, report));
                 }
-                Err(error) => match self.failed(&mut journey, &lease, on_replica, error) {
+                Err(error) => match self.failed(&mut execution, &lease, on_replica, error) {
                     Ok(Next::Retry) => {}
                     Ok(Next::Done) => return Ok(A::Output::default()),
                     Ok(Next::Refused(error)) => {
-                        let waits = self.until_it_takes_writes(&mut journey, lease, Some(error));
+                        let waits = self.until_it_takes_writes(&mut execution, lease, Some(error));
                         Box::pin(waits).await?;
                     }
                     Err(error) => {
                         drop(lease);
-                        let over = Box::pin(self.resolved(&mut journey, error)).await;
+                        let over = Box::pin(self.resolved(&mut execution, error)).await;
                         return over.map(|()| A::Output::default());
                     }
                 },
@@ -196,26 +196,26 @@ impl ReplicatedConnection {
     }
 
     /// What becomes of a statement that no server has to do with.
-    fn ends_here(&self, journey: &Journey, sql: &str) -> Option<Result<(), Error>> {
-        let state = journey.verdict.reason == RouteReason::SessionState;
+    fn ends_here(&self, execution: &Execution, sql: &str) -> Option<Result<(), Error>> {
+        let state = execution.verdict.reason == RouteReason::SessionState;
         if state && discards_all(sql) && self.session().discard_all() {
             return Some(Ok(()));
         }
-        self.end_of_lost_transaction(journey)
+        self.end_of_lost_transaction(execution)
     }
 
     /// Who listens hears of one query, wherever it is tried.
-    fn tell_prepared(&self, journey: &mut Journey, lease: &Lease) {
+    fn tell_prepared(&self, execution: &mut Execution, lease: &Lease) {
         for sql in lease.newly_prepared() {
-            if !journey.prepared.contains(&sql) {
+            if !execution.prepared.contains(&sql) {
                 self.record(InstrumentationEvent::cache_query(&sql));
-                journey.prepared.push(sql);
+                execution.prepared.push(sql);
             }
         }
     }
 
     /// What the node must have that serves the statement: all that the session's reads need.
-    fn need(&self, verdict: Verdict) -> Need {
+    fn need(&self, verdict: Verdict) -> ReadRequirement {
         let may_move = verdict.reason == RouteReason::PlainSelect
             || matches!(
                 verdict.control,
@@ -231,26 +231,26 @@ impl ReplicatedConnection {
         let level = self.level_of(&session);
         if !may_move || session.forced == Some(NodeKind::Replica) || session.transaction.is_some() {
             return match level {
-                Consistency::Eventual => Need::anything(),
-                _ => Need::default(),
+                Consistency::Eventual => ReadRequirement::anything(),
+                _ => ReadRequirement::default(),
             };
         }
         let config = &self.cluster.consistency;
         if level == Consistency::Strong && !config.strong_reads_on_replicas {
-            return Need::primary(RouteReason::Strong);
+            return ReadRequirement::primary(RouteReason::Strong);
         }
         session
             .guarantee
-            .need(level, config.write_scope, &self.cluster.board)
+            .need(level, config.write_scope, &self.cluster.write_log)
     }
 
     fn decide(
         &self,
         verdict: Verdict,
-        need: &Need,
+        need: &ReadRequirement,
         only_rolls_back: bool,
         keeps_names: bool,
-    ) -> (Decision, Option<Writing>) {
+    ) -> (Decision, Option<PendingWrite>) {
         let mut session = self.session();
         let decision = session.decide(
             verdict,
@@ -260,15 +260,15 @@ impl ReplicatedConnection {
         );
         let writes =
             matches!(decision, Decision::Primary(_)) && session.commits(verdict, only_rolls_back);
-        let writing = writes.then(|| self.writing(&session));
-        (decision, writing)
+        let pending_write = writes.then(|| self.pending_write(&session));
+        (decision, pending_write)
     }
 
     /// Notes a write that is about to be sent.
-    pub(super) fn writing(&self, session: &Session) -> Writing {
+    pub(super) fn pending_write(&self, session: &Session) -> PendingWrite {
         let config = &self.cluster.consistency;
-        let board = &self.cluster.board;
-        Writing::starts(&session.guarantee, board, session.consistency, config)
+        let write_log = &self.cluster.write_log;
+        PendingWrite::starts(&session.guarantee, write_log, session.consistency, config)
     }
 
     /// Sends the statement to a connection that has the settings of the session.
@@ -276,16 +276,20 @@ impl ReplicatedConnection {
         &self,
         action: &mut A,
         lease: &Arc<Lease>,
-        journey: &mut Journey,
+        execution: &mut Execution,
     ) -> QueryResult<A::Output> {
-        (journey.unsent, journey.refused, journey.settings_refused) = (true, false, false);
+        (
+            execution.unsent,
+            execution.refused,
+            execution.settings_refused,
+        ) = (true, false, false);
         let told = match self.untold_settings(lease) {
             None => Ok(()),
             // In one round trip; what was read with other settings is thrown away.
-            Some(untold) if journey.verdict.idempotent && !lease.wire.in_transaction() => {
+            Some(untold) if execution.verdict.idempotent && !lease.wire.in_transaction() => {
                 let (told, result) = Box::pin(join(
                     self.tell_settings(lease, untold),
-                    self.send_alone(action, lease, journey),
+                    self.send_alone(action, lease, execution),
                 ))
                 .await;
                 if told.is_ok() {
@@ -296,39 +300,39 @@ impl ReplicatedConnection {
             Some(untold) => self.tell_settings(lease, untold).await,
         };
         if let Err(error) = told {
-            (journey.unsent, journey.settings_refused) = (true, true);
+            (execution.unsent, execution.settings_refused) = (true, true);
             return Err(error);
         }
-        self.send_alone(action, lease, journey).await
+        self.send_alone(action, lease, execution).await
     }
 
     async fn send_alone<A: Action>(
         &self,
         action: &mut A,
         lease: &Arc<Lease>,
-        journey: &mut Journey,
+        execution: &mut Execution,
     ) -> QueryResult<A::Output> {
         if let Some(statement) = action.statement() {
             let stale = lease.is_stale(self.cluster.oids.generation());
             // What is prepared for others is so for the types that they mean.
             let own = self.session().own_types.is_some() && !statement.custom_types().is_empty();
-            statement.prepare_anew(stale || own || journey.healing.is_some());
-            journey.custom_types = !statement.custom_types().is_empty();
+            statement.prepare_anew(stale || own || execution.healing.is_some());
+            execution.custom_types = !statement.custom_types().is_empty();
             self.resolve_types(statement, lease).await?;
         }
         let (commands, ran) = (lease.wire.commands(), lease.wire.ran());
         let result = action.send(lease).await;
-        journey.unsent = result.is_err() && lease.wire.commands() == commands;
-        journey.refused = result.is_err() && lease.wire.ran() == ran;
+        execution.unsent = result.is_err() && lease.wire.commands() == commands;
+        execution.refused = result.is_err() && lease.wire.ran() == ran;
         result
     }
 
     /// The connection for the journey's next attempt, and whether it is a replica's.
-    async fn lease(&self, journey: &mut Journey) -> Result<(Arc<Lease>, bool), Error> {
+    async fn lease(&self, execution: &mut Execution) -> Result<(Arc<Lease>, bool), Error> {
         if self.cluster.is_over() {
             return Err(Error::Closed);
         }
-        let mut served = match journey.decision {
+        let mut served = match execution.decision {
             Decision::TransactionReplica => {
                 let reason = RouteReason::ReadOnlyTransaction;
                 match self.transaction_lease()? {
@@ -344,7 +348,7 @@ impl ReplicatedConnection {
                 let lease = match self.transaction_lease()? {
                     Some(lease) => lease,
                     None => {
-                        self.primary_lease(journey.fallback, journey.purpose())
+                        self.primary_lease(execution.fallback, execution.purpose())
                             .await?
                     }
                 };
@@ -353,8 +357,8 @@ impl ReplicatedConnection {
             Decision::Replica { reason, .. } => {
                 let reading = Reading {
                     reason,
-                    avoid: &mut journey.avoid,
-                    need: &mut journey.need,
+                    avoid: &mut execution.avoid,
+                    need: &mut execution.need,
                     started: Instant::now(),
                 };
                 self.reading_lease(reading).await?
@@ -363,7 +367,7 @@ impl ReplicatedConnection {
         if served.kind == NodeKind::Primary {
             let loss = self.learns_of_loss(&served.lease).await;
             let reads = matches!(
-                journey.decision,
+                execution.decision,
                 Decision::Replica { .. } | Decision::Primary(RouteReason::OwnWrite)
             );
             if let Some(reason) = loss.filter(|_| reads && served.reason != RouteReason::Forced) {
@@ -373,7 +377,7 @@ impl ReplicatedConnection {
         self.note_route(&served);
         let Served { lease, kind, .. } = served;
         let on_replica = kind == NodeKind::Replica;
-        leave(journey, &lease, on_replica)?;
+        leave(execution, &lease, on_replica)?;
         Ok((lease, on_replica))
     }
 
@@ -390,23 +394,23 @@ impl ReplicatedConnection {
         }
     }
 
-    fn succeeded<A: Action>(&self, journey: &Journey, lease: &Arc<Lease>, action: &A) {
+    fn succeeded<A: Action>(&self, execution: &Execution, lease: &Arc<Lease>, action: &A) {
         let promoted = lease.wire.role() == Some(ServerRole::Primary);
-        if promoted && matches!(journey.decision, Decision::Replica { .. }) {
+        if promoted && matches!(execution.decision, Decision::Replica { .. }) {
             self.note_promotion(lease);
         }
         self.note_seen(lease);
-        if journey.healing == Some(Stale::Types) {
+        if execution.healing == Some(Stale::Types) {
             // It was that: what others have prepared is as old.
             self.cluster.oids.outdated(lease.remembers());
         }
-        if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
+        if let Some(TransactionControl::Begin { .. }) = execution.verdict.control {
             if let Some(transaction) = &mut self.session().transaction {
                 transaction.begun = true;
             }
         }
-        self.note_catalog_change(journey.verdict);
-        if journey.learn {
+        self.note_catalog_change(execution.verdict);
+        if execution.learn {
             // A replica refused it and the primary accepted it: it is the primary's from now on.
             // Its text holds no bind values.
             tracing::warn!(
@@ -434,7 +438,7 @@ impl ReplicatedConnection {
     fn note_seen(&self, lease: &Arc<Lease>) {
         let session = self.session();
         session.guarantee.answered_over(&lease.wire);
-        self.cluster.board.answered_over(&lease.wire);
+        self.cluster.write_log.answered_over(&lease.wire);
         if self.level_of(&session) == Consistency::Causal {
             if let Some(member) = self.cluster.topology().member(lease.node()) {
                 session.guarantee.saw_on(&member.progress, &lease.wire);
@@ -457,18 +461,18 @@ impl ReplicatedConnection {
 }
 
 /// Notes what the statement will leave on the connection, or refuses it where that would be lost.
-fn leave(journey: &Journey, lease: &Lease, on_replica: bool) -> Result<(), Error> {
+fn leave(execution: &Execution, lease: &Lease, on_replica: bool) -> Result<(), Error> {
     let node = || lease.node().name.clone();
-    match journey.verdict.leaves {
+    match execution.verdict.leaves {
         Leaves::State if on_replica => return Err(Error::SessionStateOnReplica { node: node() }),
         Leaves::State | Leaves::Unknown => lease.note_state(),
-        Leaves::Settings => lease.note_settings(journey.settings.iter().map(|made| &*made.name)),
+        Leaves::Settings => lease.note_settings(execution.settings.iter().map(|made| &*made.name)),
         Leaves::Nothing => {}
     }
-    if journey.verdict.indelible {
+    if execution.verdict.indelible {
         lease.note_lent();
     }
-    if journey.verdict.locks && on_replica {
+    if execution.verdict.locks && on_replica {
         return Err(Error::LockOnReplica { node: node() });
     }
     Ok(())

@@ -11,7 +11,7 @@ use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
 use super::acquire::no_primary;
-use super::execute::Journey;
+use super::execute::Execution;
 use crate::classify::{TransactionControl, Verdict};
 use crate::deadline;
 use crate::error::{Error, SqlState};
@@ -49,7 +49,7 @@ impl ReplicatedConnection {
     /// only, and nothing else came to an end with that.
     pub(super) fn is_refused_as_read_only(
         &self,
-        journey: &Journey,
+        execution: &Execution,
         lease: &Lease,
         failure: &Failure,
     ) -> bool {
@@ -68,7 +68,8 @@ impl ReplicatedConnection {
         }
         // The server reports a setting that it has just read from its files only at the end of the
         // statement: asking tells, not what is known now.
-        journey.verdict.control.is_none() && (lease.wire.is_read_only() || journey.outdated == 0)
+        execution.verdict.control.is_none()
+            && (lease.wire.is_read_only() || execution.outdated == 0)
     }
 
     /// Whose the setting is by which this session's transactions are read only.
@@ -87,14 +88,14 @@ impl ReplicatedConnection {
     /// gets if waiting is in vain, because no fence is the cause.
     pub(super) async fn until_it_takes_writes(
         &self,
-        journey: &mut Journey,
+        execution: &mut Execution,
         lease: Arc<Lease>,
         refused: Option<DieselError>,
     ) -> QueryResult<()> {
         let whose = self.whose_read_only(&lease).await;
         let node = Arc::clone(lease.node());
-        journey.outdated += 1;
-        let deadline = deadline::after(journey.started, self.cluster.outage_wait());
+        execution.outdated += 1;
+        let deadline = deadline::after(execution.started, self.cluster.outage_wait());
         match (whose, refused) {
             (Some(Whose::Servers), _) => {
                 self.cluster.fenced(&node).await?;
@@ -102,24 +103,24 @@ impl ReplicatedConnection {
                 let look =
                     |topology: &crate::cluster::Topology| topology.takes_writes().then_some(());
                 if self.cluster.with_changes(deadline, look).await.is_none() {
-                    never_sent(journey);
+                    never_sent(execution);
                     return Err(no_primary(&self.cluster.topology()).into());
                 }
                 Ok(())
             }
             (Some(Whose::Logins(whose)), Some(_)) => {
-                never_sent(journey);
+                never_sent(execution);
                 let node = node.name.clone();
                 Err(Error::ReadOnlyLogin { node, whose }.into())
             }
             (Some(Whose::Sessions), Some(error)) => {
-                if let Some(writing) = journey.writing.take() {
-                    writing.refused();
+                if let Some(pending_write) = execution.pending_write.take() {
+                    pending_write.refused();
                 }
                 Err(error)
             }
-            (_, refused) if journey.outdated > OUTDATED => {
-                never_sent(journey);
+            (_, refused) if execution.outdated > OUTDATED => {
+                never_sent(execution);
                 Err(refused.unwrap_or_else(|| no_primary(&self.cluster.topology()).into()))
             }
             (Some(Whose::Outdated) | None, _) => {
@@ -144,8 +145,8 @@ impl ReplicatedConnection {
     }
 }
 
-fn never_sent(journey: &mut Journey) {
-    if let Some(writing) = journey.writing.take() {
-        writing.never_sent();
+fn never_sent(execution: &mut Execution) {
+    if let Some(pending_write) = execution.pending_write.take() {
+        pending_write.never_sent();
     }
 }

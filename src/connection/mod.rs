@@ -12,6 +12,7 @@ mod failure;
 mod fence;
 mod func;
 mod notifications;
+mod pending_write;
 mod quorum;
 mod reading;
 mod recovery;
@@ -25,7 +26,6 @@ mod stream;
 mod traits;
 mod transaction_builder;
 mod types;
-mod writing;
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::cluster::{Cluster, Permit, Purpose};
 use crate::error::Error;
-use crate::guarantee::Guarantee;
+use crate::guarantee::SessionHistory;
 use crate::node::Lease;
 use crate::route::{NodeKind, Route, RouteReason};
 
@@ -47,7 +47,7 @@ use cancel::Running;
 pub(crate) use consistency::token_of;
 pub use durability::{Replicas, Replication};
 use reading::Served;
-use route::Way;
+use route::LastRoute;
 pub use scope::Scope;
 use session::Session;
 use settings::Settings;
@@ -107,7 +107,10 @@ enum Origin {
 
 impl ReplicatedConnection {
     /// A connection that has touched no server yet.
-    pub(crate) fn new(cluster: Arc<Cluster>, guarantee: Arc<Guarantee>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        cluster: Arc<Cluster>,
+        guarantee: Arc<SessionHistory>,
+    ) -> Result<Self, Error> {
         let permit = cluster.tracker.admit().ok_or(Error::Closed)?;
         Ok(Self {
             cluster,
@@ -154,7 +157,7 @@ impl ReplicatedConnection {
     /// Which node served the last statement, and why that one.
     #[must_use]
     pub fn last_route(&self) -> Option<Route> {
-        self.session().last_route.as_ref().map(Way::route)
+        self.session().last_route.as_ref().map(LastRoute::route)
     }
 
     /// The connection to the primary itself, for what only it can do.
@@ -268,7 +271,7 @@ impl ReplicatedConnection {
         let node = served.lease.node();
         let (kind, reason) = (served.kind, served.reason);
         tracing::trace!(target: "diesel_replicated", node = node.name, %kind, %reason, "route");
-        self.session().last_route = Some(Way {
+        self.session().last_route = Some(LastRoute {
             node: Arc::clone(node),
             kind,
             reason,

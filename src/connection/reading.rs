@@ -9,7 +9,7 @@ use crate::cluster::{Member, Purpose, Topology};
 use crate::config::WriteScope;
 use crate::deadline;
 use crate::error::Error;
-use crate::guarantee::Need;
+use crate::guarantee::ReadRequirement;
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
 
@@ -26,7 +26,7 @@ pub(super) struct Reading<'a> {
     pub(super) reason: RouteReason,
     /// Nodes that have failed it.
     pub(super) avoid: &'a mut Vec<Arc<Node>>,
-    pub(super) need: &'a mut Need,
+    pub(super) need: &'a mut ReadRequirement,
     pub(super) started: Instant,
 }
 
@@ -185,13 +185,13 @@ impl ReplicatedConnection {
         reading.may_use(member)
             && reading
                 .need
-                .is_met_by(&member.progress, &self.cluster.board)
+                .is_met_by(&member.progress, &self.cluster.write_log)
     }
 
     /// Whether the server at the other end of a new connection is the one that was asked where it
     /// is, and not one that was restarted since: it is asked once more. And how long that took.
     async fn is_proven(&self, lease: &Arc<Lease>, reading: &mut Reading<'_>) -> (bool, Duration) {
-        let board = &self.cluster.board;
+        let write_log = &self.cluster.write_log;
         if reading.need.is_nothing() {
             return (true, Duration::ZERO);
         }
@@ -201,15 +201,15 @@ impl ReplicatedConnection {
         };
         let started = Instant::now();
         if member.progress.asked_since(lease.opened) {
-            let met = reading.need.is_met_by(&member.progress, board);
+            let met = reading.need.is_met_by(&member.progress, write_log);
             return (met, Duration::ZERO);
         }
         let _asked = member.progress.want();
         let deadline = deadline::after(started, self.cluster.consistency.wait);
         let look = || {
-            reading.need.refresh(board);
+            reading.need.refresh(write_log);
             let asked = member.progress.asked_since(lease.opened);
-            asked.then(|| reading.need.is_met_by(&member.progress, board))
+            asked.then(|| reading.need.is_met_by(&member.progress, write_log))
         };
         let met = self.cluster.with_news(deadline, look).await;
         (met == Some(true), started.elapsed())
@@ -217,7 +217,7 @@ impl ReplicatedConnection {
 
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.
     async fn caught_up(&self, reading: &mut Reading<'_>) -> bool {
-        let board = &self.cluster.board;
+        let write_log = &self.cluster.write_log;
         let deadline = deadline::after(reading.started, self.cluster.consistency.wait);
         if Instant::now() >= deadline {
             return false;
@@ -231,7 +231,7 @@ impl ReplicatedConnection {
             .collect();
         let started = Instant::now();
         let mut look = || {
-            reading.need.refresh(board);
+            reading.need.refresh(write_log);
             let topology = self.cluster.topology();
             let mut replicas = topology.usable_replicas();
             if replicas.any(|member| self.qualifies(member, reading)) {
@@ -240,7 +240,7 @@ impl ReplicatedConnection {
             if gently {
                 self.ask_gently(&topology, reading);
             }
-            let in_vain = reading.need.is_beyond_primary(board, started);
+            let in_vain = reading.need.is_beyond_primary(write_log, started);
             in_vain.then_some(false)
         };
         if !gently {

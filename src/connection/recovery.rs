@@ -8,7 +8,7 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::ReplicatedConnection;
 use super::acquire::cause_of_death;
-use super::execute::Journey;
+use super::execute::Execution;
 use super::failure::lost;
 use super::settings::Ending;
 use crate::classify::{TransactionControl, Verdict};
@@ -36,59 +36,59 @@ impl ReplicatedConnection {
     /// Prepares the next attempt, or returns the error that the caller gets.
     pub(super) fn failed(
         &self,
-        journey: &mut Journey,
+        execution: &mut Execution,
         lease: &Arc<Lease>,
         on_replica: bool,
         error: DieselError,
     ) -> QueryResult<Next> {
         let failure = lease.diagnose(&error);
-        let symptoms = symptoms(journey, &failure);
-        if journey.verdict.control == Some(TransactionControl::End) {
+        let symptoms = symptoms(execution, &failure);
+        if execution.verdict.control == Some(TransactionControl::End) {
             // A COMMIT that is refused rolls back.
             self.session().settings_ending(match failure.lost {
                 Some(_) => Ending::Unknown,
                 None => Ending::RolledBack,
             });
         }
-        if let Some(TransactionControl::Begin { .. }) = journey.verdict.control {
+        if let Some(TransactionControl::Begin { .. }) = execution.verdict.control {
             // It has not begun.
             self.session().transaction = None;
         }
         if let Some(stale) = stale(symptoms) {
             self.forget(stale, lease);
-            if self.may_heal(journey, lease) {
-                journey.heals += 1;
-                journey.healing = Some(stale);
+            if self.may_heal(execution, lease) {
+                execution.heals += 1;
+                execution.healing = Some(stale);
                 return Ok(Next::Retry);
             }
         }
-        if on_replica && matches!(journey.decision, Decision::Replica { may_move: true, .. }) {
-            self.failed_on_replica(journey, lease, (symptoms, &failure), error)?;
+        if on_replica && matches!(execution.decision, Decision::Replica { may_move: true, .. }) {
+            self.failed_on_replica(execution, lease, (symptoms, &failure), error)?;
             return Ok(Next::Retry);
         }
-        if !on_replica && self.is_refused_as_read_only(journey, lease, &failure) {
+        if !on_replica && self.is_refused_as_read_only(execution, lease, &failure) {
             return Ok(Next::Refused(error));
         }
-        self.note_serialization_failure(journey.verdict, &error);
-        if failure.lost.is_some() && (self.may_send_again(journey) || self.may_move(journey)) {
+        self.note_serialization_failure(execution.verdict, &error);
+        if failure.lost.is_some() && (self.may_send_again(execution) || self.may_move(execution)) {
             lease.condemn();
             if !failure.ours {
                 self.cluster.suspect(lease.node(), cause_of_death(lease));
             }
             return Ok(Next::Retry);
         }
-        let writing = journey.writing.take();
+        let pending_write = execution.pending_write.take();
         let cluster = Arc::downgrade(&self.cluster);
-        let Some(lost) = lost(&cluster, lease, &failure, outcome_if_lost(journey)) else {
-            if let Some(writing) = writing {
-                writing.refused();
+        let Some(lost) = lost(&cluster, lease, &failure, outcome_if_lost(execution)) else {
+            if let Some(pending_write) = pending_write {
+                pending_write.refused();
             }
             return Err(error);
         };
-        if let Some(writing) = writing.filter(|_| journey.unsent) {
-            writing.never_sent();
+        if let Some(pending_write) = pending_write.filter(|_| execution.unsent) {
+            pending_write.never_sent();
         }
-        let ends = journey.verdict.control == Some(TransactionControl::End);
+        let ends = execution.verdict.control == Some(TransactionControl::End);
         let mut session = self.session();
         if ends {
             // Whether it was committed or not, the session is out of it.
@@ -96,7 +96,7 @@ impl ReplicatedConnection {
         }
         match (session.transaction.is_some(), failure.lost) {
             // The server rolls back what it loses.
-            _ if ends && journey.only_rolls_back => Ok(Next::Done),
+            _ if ends && execution.only_rolls_back => Ok(Next::Done),
             (true, Some(cause)) => {
                 let node = lease.node().name.clone();
                 Err(Error::TransactionLost { node, cause }.into())
@@ -131,35 +131,35 @@ impl ReplicatedConnection {
 
     /// Whether a statement that was refused for a connection's outdated memory can be sent once more,
     /// prepared anew: in a transaction it cannot, as the server has given that up.
-    fn may_heal(&self, journey: &Journey, lease: &Lease) -> bool {
-        journey.heals < HEALS
-            && journey.verdict.control.is_none()
+    fn may_heal(&self, execution: &Execution, lease: &Lease) -> bool {
+        execution.heals < HEALS
+            && execution.verdict.control.is_none()
             && !lease.wire.in_transaction()
             && self.session().transaction.is_none()
     }
 
     /// Whether the statement can be sent over another connection: nothing of it was sent over the one
     /// that was lost, and nothing else was lost with that.
-    fn may_send_again(&self, journey: &Journey) -> bool {
+    fn may_send_again(&self, execution: &Execution) -> bool {
         let session = self.session();
-        journey.unsent
-            && journey.verdict.control != Some(TransactionControl::End)
+        execution.unsent
+            && execution.verdict.control != Some(TransactionControl::End)
             && session.transaction.is_none()
             && !session.pinned
-            && journey.started.elapsed() < self.cluster.outage_wait()
+            && execution.started.elapsed() < self.cluster.outage_wait()
     }
 
     /// Whether the primary only stood in for a replica: a plain select runs again elsewhere, or on the next
     /// primary.
-    fn may_move(&self, journey: &Journey) -> bool {
-        matches!(journey.decision, Decision::Replica { may_move: true, .. })
+    fn may_move(&self, execution: &Execution) -> bool {
+        matches!(execution.decision, Decision::Replica { may_move: true, .. })
             && self.session().transaction.is_none()
-            && journey.started.elapsed() < self.cluster.outage_wait()
+            && execution.started.elapsed() < self.cluster.outage_wait()
     }
 
     fn failed_on_replica(
         &self,
-        journey: &mut Journey,
+        execution: &mut Execution,
         lease: &Arc<Lease>,
         (symptoms, failure): (Symptoms, &Failure),
         error: DieselError,
@@ -168,7 +168,7 @@ impl ReplicatedConnection {
         let missing_type = matches!(error, DieselError::SerializationError(_));
         let mut recovery = recover(symptoms);
         // The primary has the last word on a setting, and on roles that have not arrived here.
-        let of_settings = journey.settings_refused || !journey.settings.is_empty();
+        let of_settings = execution.settings_refused || !execution.settings.is_empty();
         let final_here = matches!(recovery, Recovery::Return | Recovery::Primary { .. });
         if missing_type || of_settings && final_here {
             recovery = Recovery::Primary { learn: false };
@@ -188,25 +188,25 @@ impl ReplicatedConnection {
                 if !failure.ours {
                     self.cluster.suspect(lease.node(), cause);
                 }
-                journey.avoid.push(Arc::clone(lease.node()));
+                execution.avoid.push(Arc::clone(lease.node()));
             }
-            Recovery::OtherNode => journey.avoid.push(Arc::clone(lease.node())),
+            Recovery::OtherNode => execution.avoid.push(Arc::clone(lease.node())),
             Recovery::FreshConnection => {
                 lease.condemn();
-                journey.heals += 1;
-                if journey.heals >= HEALS {
-                    journey.decision = primary(RouteReason::ReplicaFailed);
-                    journey.fallback = true;
+                execution.heals += 1;
+                if execution.heals >= HEALS {
+                    execution.decision = primary(RouteReason::ReplicaFailed);
+                    execution.fallback = true;
                 }
             }
             Recovery::Primary { learn } if self.session().forced.is_none() => {
-                journey.learn = learn;
+                execution.learn = learn;
                 if learn {
                     // Whatever the replica refused for being read only may well write.
-                    let writing = self.writing(&self.session());
-                    journey.writing = Some(writing);
+                    let pending_write = self.pending_write(&self.session());
+                    execution.pending_write = Some(pending_write);
                 }
-                journey.decision = primary(if learn {
+                execution.decision = primary(if learn {
                     RouteReason::Learned
                 } else {
                     RouteReason::ReplicaFailed
@@ -233,34 +233,37 @@ impl ReplicatedConnection {
 
     /// The end of a transaction whose connection has died: it is rolled back already, so ROLLBACK
     /// has nothing to do, and COMMIT has failed. Either way the session is out of it.
-    pub(super) fn end_of_lost_transaction(&self, journey: &Journey) -> Option<Result<(), Error>> {
-        if journey.verdict.control != Some(TransactionControl::End) {
+    pub(super) fn end_of_lost_transaction(
+        &self,
+        execution: &Execution,
+    ) -> Option<Result<(), Error>> {
+        if execution.verdict.control != Some(TransactionControl::End) {
             return None;
         }
         let lost = self.transaction_lease().err()?;
         self.session().transaction_ended();
-        let done = journey.only_rolls_back;
+        let done = execution.only_rolls_back;
         Some(if done { Ok(()) } else { Err(lost) })
     }
 }
 
-fn symptoms(journey: &Journey, failure: &Failure) -> Symptoms {
+fn symptoms(execution: &Execution, failure: &Failure) -> Symptoms {
     Symptoms {
         remark: failure.remark,
         lost: failure.lost.is_some(),
-        unsent: journey.unsent,
-        refused: journey.refused,
-        custom_types: journey.custom_types,
+        unsent: execution.unsent,
+        refused: execution.refused,
+        custom_types: execution.custom_types,
     }
 }
 
 /// What became of a statement whose connection broke: a read, or the beginning of a transaction,
 /// leaves nothing behind.
-pub(super) fn outcome_if_lost(journey: &Journey) -> Outcome {
-    if journey.unsent {
+pub(super) fn outcome_if_lost(execution: &Execution) -> Outcome {
+    if execution.unsent {
         return Outcome::NotRun;
     }
-    let Journey { verdict, learn, .. } = journey;
+    let Execution { verdict, learn, .. } = execution;
     let harmless = match verdict.control {
         None => verdict.idempotent,
         Some(control) => control != TransactionControl::End,

@@ -8,14 +8,14 @@ use crate::route::{NodeKind, Route, RouteReason};
 
 /// A route as it is noted for every statement: without an allocation.
 #[derive(Clone, Debug)]
-pub(super) struct Way {
+pub(super) struct LastRoute {
     pub(super) node: Arc<Node>,
     pub(super) kind: NodeKind,
     pub(super) reason: RouteReason,
     pub(super) waited: Duration,
 }
 
-impl Way {
+impl LastRoute {
     pub(super) fn route(&self) -> Route {
         Route {
             node: self.node.name.clone(),

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::durability::Wanted;
-use super::route::Way;
+use super::route::LastRoute;
 use super::settings::{Ending, Settings};
 use crate::classify::{TransactionControl, Verdict};
 use crate::config::Consistency;
-use crate::guarantee::Guarantee;
+use crate::guarantee::SessionHistory;
 use crate::node::{Busy, Lease};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, SessionView, TransactionView, decide};
@@ -36,7 +36,7 @@ pub(super) struct Session {
     pub(super) settings_before: Option<Settings>,
     pub(super) ending: Ending,
     /// What the session has written and seen; other connections may share it.
-    pub(super) guarantee: Arc<Guarantee>,
+    pub(super) guarantee: Arc<SessionHistory>,
     /// What reads must see, if not what the pool says.
     pub(super) consistency: Option<Consistency>,
     pub(super) durability: Wanted,
@@ -44,7 +44,7 @@ pub(super) struct Session {
     pub(super) changed_catalog: bool,
     /// Types as this session sees them, where that may differ from what others see.
     pub(super) own_types: Option<Arc<OidMap>>,
-    pub(super) last_route: Option<Way>,
+    pub(super) last_route: Option<LastRoute>,
 }
 
 /// An open transaction.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::ReplicatedConnection;
 use super::action::Action;
-use super::execute::Journey;
+use super::execute::Execution;
 use super::session::Session;
 use crate::classify::{Argument, Change, Leaves, TransactionControl, Verdict, can_travel, changes};
 use crate::node::Lease;
@@ -176,19 +176,19 @@ impl ReplicatedConnection {
     }
 
     /// How the statement ends the transaction that is open on the connection, if it does.
-    pub(super) async fn note_ending(&self, journey: &Journey, lease: &Lease) {
-        if journey.verdict.control != Some(TransactionControl::End)
+    pub(super) async fn note_ending(&self, execution: &Execution, lease: &Lease) {
+        if execution.verdict.control != Some(TransactionControl::End)
             || self.session().settings_before.is_none()
         {
             return;
         }
         // An error reaches the caller a moment before the server says what became of the transaction.
         lease.wire.answered().await;
-        let alone = !journey.verdict.writes;
+        let alone = !execution.verdict.writes;
         let ending = match lease.wire.transaction_status() {
             // The server turns COMMIT into ROLLBACK.
             b'E' if alone => Ending::RolledBack,
-            _ if journey.only_rolls_back => Ending::RolledBack,
+            _ if execution.only_rolls_back => Ending::RolledBack,
             b'T' if alone => Ending::Committed,
             _ => Ending::Unknown,
         };
@@ -196,13 +196,13 @@ impl ReplicatedConnection {
     }
 
     /// What follows for the settings from a statement that has succeeded.
-    pub(super) fn note_settings(&self, journey: &mut Journey, sql: &str, lease: &Lease) {
-        let made = std::mem::take(&mut journey.settings);
+    pub(super) fn note_settings(&self, execution: &mut Execution, sql: &str, lease: &Lease) {
+        let made = std::mem::take(&mut execution.settings);
         let mut session = self.session();
         if !made.is_empty() {
             session.settings_made(made, lease);
         }
-        let back = journey.verdict.control == Some(TransactionControl::Within)
+        let back = execution.verdict.control == Some(TransactionControl::Within)
             && session.settings_before.is_some()
             && starts_with(sql, "rollback");
         if back {

@@ -15,7 +15,7 @@ use super::ReplicatedConnection;
 use crate::config::Consistency;
 use crate::deadline;
 use crate::error::Error;
-use crate::guarantee::{Ahead, Guarantee, Progress, Witness};
+use crate::guarantee::{ReplicaPosition, SessionHistory, ShownUpTo, StandbySnapshot};
 use crate::node::Lease;
 use crate::position::{Position, Standing};
 
@@ -88,8 +88,8 @@ impl ReplicatedConnection {
     }
 
     /// Waits until the primary shows what the session has seen on replicas.
-    async fn shows_seen(&self, lease: &Arc<Lease>, guarantee: &Guarantee) -> QueryResult<()> {
-        let board = &self.cluster.board;
+    async fn shows_seen(&self, lease: &Arc<Lease>, guarantee: &SessionHistory) -> QueryResult<()> {
+        let write_log = &self.cluster.write_log;
         let topology = self.cluster.topology();
         let Some(member) = topology.member(lease.node()) else {
             return Ok(());
@@ -101,16 +101,16 @@ impl ReplicatedConnection {
         if !self.knows_seen(guarantee, primary).await {
             return self.shows_anything(lease).await;
         }
-        let Some(ahead) = guarantee.ahead(board) else {
+        let Some(ahead) = guarantee.ahead(write_log) else {
             return Ok(());
         };
         let witnessed = match ahead {
-            Ahead::UpTo(seen) if board.is_shown(seen) => true,
-            Ahead::UpTo(seen) => match self.witness(seen) {
+            ShownUpTo::UpTo(seen) if write_log.is_shown(seen) => true,
+            ShownUpTo::UpTo(seen) => match self.witness(seen) {
                 Some(witness) => self.shows_witnessed(lease, &witness).await?,
                 None => false,
             },
-            Ahead::Anything => false,
+            ShownUpTo::Anything => false,
         };
         if !witnessed {
             self.shows_anything(lease).await?;
@@ -127,7 +127,7 @@ impl ReplicatedConnection {
         let _asked: Vec<_> = replicas.iter().map(|progress| progress.want()).collect();
         let look = || {
             // One that has gone is not asked any more.
-            let open = |progress: &&&Arc<Progress>| progress.position().is_some();
+            let open = |progress: &&&Arc<ReplicaPosition>| progress.position().is_some();
             let mut asked = replicas.iter().filter(open);
             let all = asked.all(|progress| progress.asked_since(now));
             all.then_some(())
@@ -139,39 +139,45 @@ impl ReplicatedConnection {
             .map(|progress| progress.witness().filter(|_| progress.asked_since(now)))
             .collect();
         // What showed more before it was restarted cannot be asked for that any more.
-        let mut known = witnesses
-            .iter()
-            .all(|witness| witness.as_ref().is_some_and(Witness::is_vouched_for));
+        let mut known = witnesses.iter().all(|witness| {
+            witness
+                .as_ref()
+                .is_some_and(StandbySnapshot::is_vouched_for)
+        });
         for witness in witnesses.iter().flatten() {
-            if self.cluster.board.standing(witness.position) == Standing::Kept {
+            if self.cluster.write_log.standing(witness.position) == Standing::Kept {
                 known &= self.shows_witnessed(lease, witness).await?;
             }
         }
         if !known {
             self.shows_anything(lease).await?;
-            witnesses.iter().flatten().for_each(Witness::vouch);
+            witnesses.iter().flatten().for_each(StandbySnapshot::vouch);
         }
         Ok(())
     }
 
     /// A standby that shows everything up to `seen`.
-    fn witness(&self, seen: Position) -> Option<Witness> {
+    fn witness(&self, seen: Position) -> Option<StandbySnapshot> {
         let topology = self.cluster.topology();
         let mut witnesses = topology
             .replicas()
             .filter_map(|member| member.progress.witness());
-        let covers = |witness: &Witness| {
+        let covers = |witness: &StandbySnapshot| {
             let place = witness.position;
             self.cluster
-                .board
+                .write_log
                 .with(|view| view.forks.covers(place, seen))
         };
         witnesses.find(covers)
     }
 
     /// Waits until the primary shows what a standby has shown. `false` if that has gone.
-    async fn shows_witnessed(&self, lease: &Arc<Lease>, witness: &Witness) -> QueryResult<bool> {
-        if self.cluster.board.is_shown(witness.position) {
+    async fn shows_witnessed(
+        &self,
+        lease: &Arc<Lease>,
+        witness: &StandbySnapshot,
+    ) -> QueryResult<bool> {
+        if self.cluster.write_log.is_shown(witness.position) {
             return Ok(true);
         }
         let deadline = Instant::now() + PATIENCE;
@@ -190,7 +196,7 @@ impl ReplicatedConnection {
             }
             self.pause().await;
         }
-        self.cluster.board.shows(witness.position);
+        self.cluster.write_log.shows(witness.position);
         Ok(true)
     }
 
@@ -220,14 +226,14 @@ impl ReplicatedConnection {
 
     /// Waits until it is known what the session has seen. `false` if a node did not say in time.
     /// What it saw on the primary does not count.
-    async fn knows_seen(&self, guarantee: &Guarantee, primary: &Arc<Progress>) -> bool {
-        let board = &self.cluster.board;
-        let elsewhere = |read: &Arc<Progress>| !Arc::ptr_eq(read, primary);
-        let mut seen = guarantee.positions(board).reads;
+    async fn knows_seen(&self, guarantee: &SessionHistory, primary: &Arc<ReplicaPosition>) -> bool {
+        let write_log = &self.cluster.write_log;
+        let elsewhere = |read: &Arc<ReplicaPosition>| !Arc::ptr_eq(read, primary);
+        let mut seen = guarantee.positions(write_log).reads;
         seen.retain(elsewhere);
-        let _asked: Vec<_> = seen.iter().map(Progress::want).collect();
+        let _asked: Vec<_> = seen.iter().map(ReplicaPosition::want).collect();
         let look = || {
-            let reads = guarantee.positions(board).reads;
+            let reads = guarantee.positions(write_log).reads;
             (!reads.iter().any(elsewhere)).then_some(())
         };
         let deadline = deadline::after(Instant::now(), self.cluster.consistency.wait);

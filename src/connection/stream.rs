@@ -44,8 +44,8 @@ impl RowStream {
         if self.rows.is_none() {
             report.acknowledged();
         } else {
-            if let Some(writing) = &mut report.writing {
-                writing.answering();
+            if let Some(pending_write) = &mut report.pending_write {
+                pending_write.answering();
             }
             self.report = Some(report);
         }
@@ -72,8 +72,8 @@ impl RowStream {
             // What was being written is in doubt.
             Some(lost) => lost,
             None => {
-                if let Some(writing) = report.writing {
-                    writing.refused();
+                if let Some(pending_write) = report.pending_write {
+                    pending_write.refused();
                 }
                 error
             }

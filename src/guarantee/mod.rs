@@ -1,28 +1,28 @@
 //! What one session has written and seen, and so what its reads need.
 //!
 //! A session may be several connections, at once or one after the other, in one process or in many:
-//! what belongs together shares a [`Guarantee`].
+//! what belongs together shares a [`SessionHistory`].
 
-mod board;
 mod left;
-mod need;
-mod progress;
+mod replica_position;
+mod requirement;
+mod standby_snapshot;
 #[cfg(test)]
 mod tests;
-mod witness;
+mod write_log;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use board::Covering;
-pub(crate) use board::{Board, NewTimeline, Ticket};
 use left::Fate;
 pub(crate) use left::Left;
-pub(crate) use need::Need;
 use parking_lot::{Mutex, MutexGuard};
-pub use progress::Stage;
-pub(crate) use progress::{Progress, Received, Sighting};
-pub(crate) use witness::Witness;
+pub use replica_position::Stage;
+pub(crate) use replica_position::{ReadMark, Received, ReplicaPosition};
+pub(crate) use requirement::ReadRequirement;
+pub(crate) use standby_snapshot::StandbySnapshot;
+use write_log::Covering;
+pub(crate) use write_log::{NewTimeline, WriteLog, WriteSeq};
 
 use crate::config::{Consistency, WriteScope};
 use crate::position::{Lsn, Position, Standing};
@@ -34,7 +34,7 @@ pub(crate) const UNTOLD: u32 = u32::MAX;
 
 /// What one session has written and seen.
 #[derive(Debug, Default)]
-pub(crate) struct Guarantee {
+pub(crate) struct SessionHistory {
     /// Anything was ever noted. Most sessions only read, and need not look further.
     touched: AtomicBool,
     state: Mutex<State>,
@@ -50,21 +50,21 @@ struct State {
     /// known.
     in_doubt: Option<u32>,
     /// The last acknowledged write whose position has not been learnt yet.
-    ticket: Option<Ticket>,
-    /// A write was acknowledged on this timeline for which no ticket has been drawn: one that is drawn
+    seq: Option<WriteSeq>,
+    /// A write was acknowledged on this timeline for which no sequence number has been taken: one that is taken
     /// when somebody needs it covers it, too.
     draws: Option<u32>,
     written: Option<Position>,
     seen: Option<Position>,
-    /// The same as the ticket, for what was seen on nodes that cannot be asked any more.
-    sought: Option<Ticket>,
+    /// The same as the sequence number, for what was seen on nodes that cannot be asked any more.
+    sought: Option<WriteSeq>,
     seeks: bool,
     /// The primary of this timeline did not tell in time how that came to be.
     untold: u32,
     /// What was seen on these nodes is what they showed before they were asked this question.
-    reads: Vec<Sighting>,
+    reads: Vec<ReadMark>,
     /// What standbys have shown to the session; the primary may not show it yet.
-    ahead: Option<Ahead>,
+    ahead: Option<ShownUpTo>,
     /// The cluster that the positions belong to, as long as that has not been compared.
     cluster: Option<u64>,
     /// The last write's wait for a synchronous standby was cancelled.
@@ -77,14 +77,14 @@ struct State {
 
 /// What was seen on standbys, and perhaps not yet on the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ahead {
+pub(crate) enum ShownUpTo {
     /// All that is visible where the log has been replayed up to here.
     UpTo(Position),
     /// The node that showed it is gone: anything until now.
     Anything,
 }
 
-impl Guarantee {
+impl SessionHistory {
     /// What a session begins with that goes on from elsewhere, on the cluster of this identifier.
     pub(crate) fn resumed(cluster: u64, written: Option<Position>, seen: Option<Position>) -> Self {
         let state = Mutex::new(State {
@@ -95,8 +95,8 @@ impl Guarantee {
             written: written.filter(|written| !written.is_somewhere()),
             seen: seen.filter(|seen| !seen.is_somewhere()),
             ahead: seen.map(|seen| match seen.is_somewhere() {
-                true => Ahead::Anything,
-                false => Ahead::UpTo(seen),
+                true => ShownUpTo::Anything,
+                false => ShownUpTo::UpTo(seen),
             }),
             // 0 if its maker did not know it yet; the places in it then are unknown, too.
             cluster: Some(cluster).filter(|cluster| *cluster != 0),
@@ -113,13 +113,18 @@ impl Guarantee {
         self.state().in_flight += 1;
     }
 
-    /// A write was answered, after which `ticket` was drawn; `unconfirmed` if a synchronous standby had
+    /// A write was answered, after which `seq` was taken; `unconfirmed` if a synchronous standby had
     /// not confirmed it.
-    pub(crate) fn write_acknowledged(&self, ticket: Ticket, unconfirmed: bool, board: &Board) {
+    pub(crate) fn write_acknowledged(
+        &self,
+        seq: WriteSeq,
+        unconfirmed: bool,
+        write_log: &WriteLog,
+    ) {
         let mut state = self.state();
         state.unconfirmed = unconfirmed;
         state.in_flight = state.in_flight.saturating_sub(1);
-        state.holds(ticket, board);
+        state.holds(seq, write_log);
     }
 
     /// A write's answer is not waited for any more.
@@ -154,26 +159,31 @@ impl Guarantee {
     }
 
     /// What a read of this session needs that begins now.
-    pub(crate) fn need(&self, level: Consistency, scope: WriteScope, board: &Board) -> Need {
+    pub(crate) fn need(
+        &self,
+        level: Consistency,
+        scope: WriteScope,
+        write_log: &WriteLog,
+    ) -> ReadRequirement {
         match level {
-            Consistency::Eventual => return Need::anything(),
-            Consistency::BoundedStaleness(bound) => return Need::no_older_than(bound),
-            Consistency::Strong => return Need::of_now(),
+            Consistency::Eventual => return ReadRequirement::anything(),
+            Consistency::BoundedStaleness(bound) => return ReadRequirement::no_older_than(bound),
+            Consistency::Strong => return ReadRequirement::of_now(),
             Consistency::ReadYourWrites | Consistency::Causal => {}
         }
         if scope == WriteScope::Session && !self.is_touched() {
-            return Need::default();
+            return ReadRequirement::default();
         }
         let mut state = self.state();
-        if let Some(reason) = state.settle(board) {
-            return Need::primary(reason);
+        if let Some(reason) = state.settle(write_log) {
+            return ReadRequirement::primary(reason);
         }
-        let mut need = Need::unless(RouteReason::OwnWrite);
-        if let Some(ticket) = state.ticket {
-            need.awaits(ticket);
+        let mut need = ReadRequirement::unless(RouteReason::OwnWrite);
+        if let Some(seq) = state.seq {
+            need.awaits(seq);
         }
         if scope == WriteScope::Pool {
-            need.awaits_all(board.of_all());
+            need.awaits_all(write_log.of_all());
         }
         if let Some(written) = state.written {
             need.covers(written);
@@ -187,21 +197,21 @@ impl Guarantee {
             }
             need.follows(state.reads.clone());
         }
-        need.refresh(board);
+        need.refresh(write_log);
         need
     }
 
     /// What was written and seen as far as that is known now, and what is still to be learnt.
-    pub(crate) fn positions(&self, board: &Board) -> Positions {
+    pub(crate) fn positions(&self, write_log: &WriteLog) -> Positions {
         let mut state = self.state();
-        let _ = state.settle(board);
+        let _ = state.settle(write_log);
         let unknown = if state.lost.is_some() {
-            state.ticket.map(|ticket| ticket.timeline)
+            state.seq.map(|seq| seq.timeline)
         } else {
             state.unknown()
         };
         Positions {
-            cluster: board.with(|view| view.cluster),
+            cluster: write_log.with(|view| view.cluster),
             written: state.written,
             seen: state.seen,
             unknown,
@@ -216,7 +226,7 @@ impl Guarantee {
 
     /// Whether the session has written on a timeline before this one, of which it is not known yet where
     /// it ended: what it wrote may be lost.
-    pub(crate) fn awaits_word_of(&self, timeline: u32, board: &Board) -> bool {
+    pub(crate) fn awaits_word_of(&self, timeline: u32, write_log: &WriteLog) -> bool {
         if !self.is_touched() {
             return false;
         }
@@ -224,8 +234,8 @@ impl Guarantee {
         if !state.wrote_before(timeline) || state.untold == timeline {
             return false;
         }
-        let _ = state.settle(board);
-        board.timeline() < timeline && state.wrote_before(timeline)
+        let _ = state.settle(write_log);
+        write_log.timeline() < timeline && state.wrote_before(timeline)
     }
 
     /// Whether the session has written on some timeline, so that it matters on which the primary is; if that
@@ -245,7 +255,7 @@ impl Guarantee {
 
     /// Why the primary serves what only the primary can tell of after a failover: something of the
     /// session's is lost, or may be.
-    pub(crate) fn reason_on(&self, timeline: u32, board: &Board) -> Option<RouteReason> {
+    pub(crate) fn reason_on(&self, timeline: u32, write_log: &WriteLog) -> Option<RouteReason> {
         if !self.is_touched() {
             return None;
         }
@@ -253,7 +263,7 @@ impl Guarantee {
         if state.lost.is_none() && !state.wrote_before(timeline) {
             return None;
         }
-        let reason = state.settle(board);
+        let reason = state.settle(write_log);
         let told = [RouteReason::LostWrite, RouteReason::UnclearWrite];
         let untold = || (state.untold == timeline).then_some(RouteReason::UnclearWrite);
         reason
@@ -262,7 +272,7 @@ impl Guarantee {
     }
 
     /// A read has seen what a node shows, over this connection.
-    pub(crate) fn saw_on(&self, progress: &Arc<Progress>, over: &Wire) {
+    pub(crate) fn saw_on(&self, progress: &Arc<ReplicaPosition>, over: &Wire) {
         // One that is closed may have been to an earlier run of the server.
         let sighting = progress.sighted(!over.is_closed());
         let mut state = self.state();
@@ -278,7 +288,7 @@ impl Guarantee {
     }
 
     /// Whether no standby has shown anything to the session that the primary may not show.
-    pub(crate) fn saw_nothing_but(&self, primary: &Arc<Progress>) -> bool {
+    pub(crate) fn saw_nothing_but(&self, primary: &Arc<ReplicaPosition>) -> bool {
         if !self.is_touched() {
             return true;
         }
@@ -287,28 +297,28 @@ impl Guarantee {
     }
 
     /// What the primary must show before the session reads there.
-    pub(crate) fn ahead(&self, board: &Board) -> Option<Ahead> {
+    pub(crate) fn ahead(&self, write_log: &WriteLog) -> Option<ShownUpTo> {
         let mut state = self.state();
-        state.renew(board);
+        state.renew(write_log);
         state.forget_dead();
-        state.learn(board);
-        state.fence(board);
+        state.learn(write_log);
+        state.fence(write_log);
         state.ahead
     }
 
     /// The primary shows this; it will not take it back.
-    pub(crate) fn is_shown_by_primary(&self, what: Ahead) {
+    pub(crate) fn is_shown_by_primary(&self, what: ShownUpTo) {
         let mut state = self.state();
         state.ahead = state.ahead.filter(|ahead| *ahead != what);
     }
 
     /// What the session wrote and what did not survive a failover, if that has happened.
-    pub(crate) fn lost(&self, board: &Board) -> Option<Position> {
+    pub(crate) fn lost(&self, write_log: &WriteLog) -> Option<Position> {
         if !self.is_touched() {
             return None;
         }
         let mut state = self.state();
-        let _ = state.settle(board);
+        let _ = state.settle(write_log);
         state.lost
     }
 
@@ -335,16 +345,16 @@ pub(crate) struct Positions {
     /// The same of what was seen.
     pub(crate) unseen: bool,
     /// What was seen last will be known when these have been asked.
-    pub(crate) reads: Vec<Arc<Progress>>,
+    pub(crate) reads: Vec<Arc<ReplicaPosition>>,
 }
 
 impl State {
     /// Learns what can be learnt by now. Tells why only the primary can serve, if so.
-    fn settle(&mut self, board: &Board) -> Option<RouteReason> {
-        self.renew(board);
-        self.settle_left(board);
+    fn settle(&mut self, write_log: &WriteLog) -> Option<RouteReason> {
+        self.renew(write_log);
+        self.settle_left(write_log);
         if let Some(cluster) = self.cluster {
-            match board.with(|view| view.cluster) {
+            match write_log.with(|view| view.cluster) {
                 None => return Some(RouteReason::OwnWrite),
                 Some(here) => {
                     self.cluster = None;
@@ -357,17 +367,17 @@ impl State {
         }
         self.forget_dead();
         if let Some(timeline) = self.draws.take() {
-            self.holds(board.draw(timeline), board);
+            self.holds(write_log.draw(timeline), write_log);
         }
         if std::mem::take(&mut self.seeks) {
-            self.sought = Some(board.draw(0));
+            self.sought = Some(write_log.draw(0));
         }
-        self.learn(board);
-        self.fence(board);
+        self.learn(write_log);
+        self.fence(write_log);
         if self.lost.is_some() {
             return Some(RouteReason::LostWrite);
         }
-        if self.written.is_some_and(|it| is_unclear(it, board)) {
+        if self.written.is_some_and(|it| is_unclear(it, write_log)) {
             return Some(RouteReason::UnclearWrite);
         }
         let unknown = self.in_flight > 0 || !self.left.is_empty() || self.in_doubt.is_some();
@@ -375,7 +385,7 @@ impl State {
     }
 
     /// Sees what became of writes that were left.
-    fn settle_left(&mut self, board: &Board) {
+    fn settle_left(&mut self, write_log: &WriteLog) {
         let (mut over, mut in_doubt, mut broken) = (None, self.in_doubt, None);
         self.left.retain(|left| match left.fate() {
             Fate::UnderWay => true,
@@ -396,14 +406,14 @@ impl State {
         });
         self.in_doubt = in_doubt;
         for timeline in [over, broken].into_iter().flatten() {
-            self.holds(board.draw(timeline), board);
+            self.holds(write_log.draw(timeline), write_log);
         }
     }
 
     /// Where another cluster has come in the place of the one before, nothing that was written or seen there can be
     /// looked for.
-    fn renew(&mut self, board: &Board) {
-        let era = board.era();
+    fn renew(&mut self, write_log: &WriteLog) {
+        let era = write_log.era();
         if era == self.era {
             return;
         }
@@ -423,23 +433,23 @@ impl State {
         }
     }
 
-    /// A write with this ticket was acknowledged.
-    fn holds(&mut self, ticket: Ticket, board: &Board) {
-        self.renew(board);
-        if self.ticket.is_some_and(|it| it.timeline != ticket.timeline) {
-            self.learn(board);
+    /// A write with this sequence number was acknowledged.
+    fn holds(&mut self, seq: WriteSeq, write_log: &WriteLog) {
+        self.renew(write_log);
+        if self.seq.is_some_and(|it| it.timeline != seq.timeline) {
+            self.learn(write_log);
         }
-        self.ticket = match self.ticket {
+        self.seq = match self.seq {
             // Two primaries: nobody will tell of the former one any more.
-            Some(earlier) if earlier.timeline != 0 && earlier.timeline < ticket.timeline => {
-                self.may_be_lost(earlier.timeline, board);
-                Some(ticket)
+            Some(earlier) if earlier.timeline != 0 && earlier.timeline < seq.timeline => {
+                self.may_be_lost(earlier.timeline, write_log);
+                Some(seq)
             }
-            Some(earlier) => Some(Ticket {
-                number: earlier.number.max(ticket.number),
-                timeline: earlier.timeline.max(ticket.timeline),
+            Some(earlier) => Some(WriteSeq {
+                number: earlier.number.max(seq.number),
+                timeline: earlier.timeline.max(seq.timeline),
             }),
-            None => Some(ticket),
+            None => Some(seq),
         };
     }
 
@@ -452,15 +462,15 @@ impl State {
         }
         let left = self.left.iter().map(Left::timeline).max();
         let flying = (self.in_flight > 0).then_some(0);
-        let ticket = self.ticket.map(|ticket| ticket.timeline);
-        ticket.max(left).max(self.in_doubt).max(flying)
+        let seq = self.seq.map(|seq| seq.timeline);
+        seq.max(left).max(self.in_doubt).max(flying)
     }
 
     /// Whether there is a write, acknowledged on a timeline before this one.
     fn wrote_before(&self, timeline: u32) -> bool {
         let before = |other: u32| other != 0 && other < timeline;
         self.written.is_some_and(|it| before(it.timeline))
-            || self.ticket.is_some_and(|it| before(it.timeline))
+            || self.seq.is_some_and(|it| before(it.timeline))
             || self.draws.is_some_and(before)
             || self.left.iter().any(|left| before(left.timeline()))
     }
@@ -472,26 +482,26 @@ impl State {
         self.reads.retain(|read| !read.is_lost());
         if self.reads.len() < reads {
             self.seeks = true;
-            self.ahead = Some(Ahead::Anything);
+            self.ahead = Some(ShownUpTo::Anything);
         }
     }
 
     /// Turns what is to be learnt into positions where nodes have been asked since.
-    fn learn(&mut self, board: &Board) {
-        if let Some(ticket) = self.ticket {
-            match board.covering(ticket) {
+    fn learn(&mut self, write_log: &WriteLog) {
+        if let Some(seq) = self.seq {
+            match write_log.covering(seq) {
                 Covering::Unknown => {}
                 Covering::At(position) => {
-                    self.ticket = None;
+                    self.seq = None;
                     self.written = later(self.written, position);
                 }
                 Covering::Over => {
-                    self.ticket = None;
-                    self.may_be_lost(ticket.timeline, board);
+                    self.seq = None;
+                    self.may_be_lost(seq.timeline, write_log);
                 }
             }
         }
-        if let Some(Covering::At(position)) = self.sought.map(|ticket| board.covering(ticket)) {
+        if let Some(Covering::At(position)) = self.sought.map(|seq| write_log.covering(seq)) {
             self.sought = None;
             self.seen = later(self.seen, position);
         }
@@ -504,9 +514,9 @@ impl State {
             seen = later(seen, place);
             ahead = match ahead {
                 _ if !shown.by_standby => ahead,
-                Some(Ahead::Anything) => Some(Ahead::Anything),
-                Some(Ahead::UpTo(before)) => Some(Ahead::UpTo(before.max(place))),
-                None => Some(Ahead::UpTo(place)),
+                Some(ShownUpTo::Anything) => Some(ShownUpTo::Anything),
+                Some(ShownUpTo::UpTo(before)) => Some(ShownUpTo::UpTo(before.max(place))),
+                None => Some(ShownUpTo::UpTo(place)),
             };
             false
         });
@@ -515,24 +525,24 @@ impl State {
 
     /// A write that was acknowledged on this timeline, which has ended before its place was learnt: it may
     /// be beyond the end, and nobody can tell any more. That is said, as a loss would be.
-    fn may_be_lost(&mut self, timeline: u32, board: &Board) {
-        let end = board.end_of(timeline);
+    fn may_be_lost(&mut self, timeline: u32, write_log: &WriteLog) {
+        let end = write_log.end_of(timeline);
         tracing::warn!(target: "diesel_replicated", position = %end, certain = false, "write_lost");
         self.lost = Some(end);
-        if let Some(latest) = board.latest() {
+        if let Some(latest) = write_log.latest() {
             self.written = later(self.written, latest);
         }
     }
 
     /// A position beyond a fork cannot be reached by anyone, and must not be compared. What the
     /// session wrote and saw before the fork, it must still see.
-    fn fence(&mut self, board: &Board) {
-        let kept = |position: Position| match fate_of(position, board) {
-            Fork::Beyond { .. } => board.with(|view| view.forks.kept_of(position)),
+    fn fence(&mut self, write_log: &WriteLog) {
+        let kept = |position: Position| match fate_of(position, write_log) {
+            Fork::Beyond { .. } => write_log.with(|view| view.forks.kept_of(position)),
             Fork::Before | Fork::Unknown => position,
         };
         if let Some(lost) = self.written {
-            if let Fork::Beyond { certain } = fate_of(lost, board) {
+            if let Fork::Beyond { certain } = fate_of(lost, write_log) {
                 tracing::warn!(target: "diesel_replicated", position = %lost, certain, "write_lost");
                 self.lost = Some(lost);
             }
@@ -541,8 +551,8 @@ impl State {
         self.seen = self.seen.map(kept);
         // What is kept, the new primary shows.
         self.ahead = self.ahead.filter(|ahead| match ahead {
-            Ahead::UpTo(seen) => !matches!(fate_of(*seen, board), Fork::Beyond { .. }),
-            Ahead::Anything => true,
+            ShownUpTo::UpTo(seen) => !matches!(fate_of(*seen, write_log), Fork::Beyond { .. }),
+            ShownUpTo::Anything => true,
         });
     }
 }
@@ -558,12 +568,12 @@ enum Fork {
     Unknown,
 }
 
-fn fate_of(position: Position, board: &Board) -> Fork {
-    match board.standing(position) {
+fn fate_of(position: Position, write_log: &WriteLog) -> Fork {
+    match write_log.standing(position) {
         Standing::Kept | Standing::Ahead => Fork::Before,
         Standing::Lost => Fork::Beyond { certain: true },
         // Nothing more will be heard of it, and what is not known to be kept may be lost.
-        Standing::Unclear if board.knows_end_of(position.timeline) => {
+        Standing::Unclear if write_log.knows_end_of(position.timeline) => {
             Fork::Beyond { certain: false }
         }
         Standing::Unclear => Fork::Unknown,
@@ -571,8 +581,8 @@ fn fate_of(position: Position, board: &Board) -> Fork {
 }
 
 /// Whether it cannot be told if the position is part of the history.
-fn is_unclear(position: Position, board: &Board) -> bool {
-    fate_of(position, board) == Fork::Unknown
+fn is_unclear(position: Position, write_log: &WriteLog) -> bool {
+    fate_of(position, write_log) == Fork::Unknown
 }
 
 fn later(known: Option<Position>, position: Position) -> Option<Position> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::{Board, Guarantee, Left, NewTimeline, Progress};
+use super::{Left, NewTimeline, ReplicaPosition, SessionHistory, WriteLog};
 use crate::config::{Consistency, WriteScope};
 use crate::position::{Lsn, Position, Sample};
 use crate::route::RouteReason;
@@ -14,20 +14,20 @@ use crate::wire::Wire;
 const RYW: Consistency = Consistency::ReadYourWrites;
 
 /// The primary is asked, and is at `lsn`.
-fn sampled(board: &Board, timeline: u32, lsn: u64) {
+fn sampled(write_log: &WriteLog, timeline: u32, lsn: u64) {
     let sample = Sample {
-        upto: board.drawn(),
+        upto: write_log.drawn(),
         asked: Instant::now(),
         timeline,
         flushed: Lsn(lsn),
         inserted: Lsn(lsn),
     };
     let history = NewTimeline::History((1..timeline).map(|old| (old, Lsn(100))).collect());
-    board.publish((7, 0), sample, Some(history));
+    write_log.publish((7, 0), sample, Some(history));
 }
 
-fn replica(timeline: u32, lsn: u64) -> Arc<Progress> {
-    let progress = Progress::new();
+fn replica(timeline: u32, lsn: u64) -> Arc<ReplicaPosition> {
+    let progress = ReplicaPosition::new();
     let question = progress.asks();
     let place = Position::new(timeline, Lsn(lsn));
     let now = (question, Instant::now());
@@ -35,272 +35,280 @@ fn replica(timeline: u32, lsn: u64) -> Arc<Progress> {
     progress
 }
 
-fn may_read(guarantee: &Guarantee, level: Consistency, board: &Board, on: &Arc<Progress>) -> bool {
-    let need = guarantee.need(level, WriteScope::Session, board);
-    need.only_primary().is_none() && need.is_met_by(on, board)
+fn may_read(
+    guarantee: &SessionHistory,
+    level: Consistency,
+    write_log: &WriteLog,
+    on: &Arc<ReplicaPosition>,
+) -> bool {
+    let need = guarantee.need(level, WriteScope::Session, write_log);
+    need.only_primary().is_none() && need.is_met_by(on, write_log)
 }
 
 #[test]
 fn a_write_is_read_where_it_has_been_replayed() {
-    let board = Board::default();
-    sampled(&board, 1, 10);
-    let guarantee = Guarantee::default();
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 10);
+    let guarantee = SessionHistory::default();
     assert!(
-        may_read(&guarantee, RYW, &board, &replica(1, 0)),
+        may_read(&guarantee, RYW, &write_log, &replica(1, 0)),
         "nothing written"
     );
     guarantee.write_starts();
     assert!(
-        !may_read(&guarantee, RYW, &board, &replica(1, 99)),
+        !may_read(&guarantee, RYW, &write_log, &replica(1, 99)),
         "under way"
     );
-    guarantee.write_acknowledged(board.draw(1), false, &board);
+    guarantee.write_acknowledged(write_log.draw(1), false, &write_log);
     assert!(
-        !may_read(&guarantee, RYW, &board, &replica(1, 99)),
+        !may_read(&guarantee, RYW, &write_log, &replica(1, 99)),
         "nobody was asked since"
     );
-    sampled(&board, 1, 20);
-    assert!(!may_read(&guarantee, RYW, &board, &replica(1, 19)));
-    assert!(may_read(&guarantee, RYW, &board, &replica(1, 20)));
+    sampled(&write_log, 1, 20);
+    assert!(!may_read(&guarantee, RYW, &write_log, &replica(1, 19)));
+    assert!(may_read(&guarantee, RYW, &write_log, &replica(1, 20)));
     // What was learnt once stays, however far the primary goes on.
-    sampled(&board, 1, 500);
-    assert!(may_read(&guarantee, RYW, &board, &replica(1, 20)));
+    sampled(&write_log, 1, 500);
+    assert!(may_read(&guarantee, RYW, &write_log, &replica(1, 20)));
     assert!(may_read(
         &guarantee,
         Consistency::Eventual,
-        &board,
+        &write_log,
         &replica(1, 0)
     ));
 }
 
 #[test]
 fn a_write_left_behind_is_in_doubt_until_its_connection_has_answered() {
-    let board = Board::default();
+    let write_log = WriteLog::default();
     let wire = Arc::new(Wire::default());
-    let guarantee = Guarantee::default();
+    let guarantee = SessionHistory::default();
     guarantee.write_starts();
     guarantee.write_left(Left::write(&wire, 1, false));
-    sampled(&board, 1, 10);
+    sampled(&write_log, 1, 10);
     // It may not have reached the socket yet, though nothing is owed there.
-    assert!(!may_read(&guarantee, RYW, &board, &replica(1, 99)));
+    assert!(!may_read(&guarantee, RYW, &write_log, &replica(1, 99)));
     guarantee.answered_over(&wire);
     assert!(
-        !may_read(&guarantee, RYW, &board, &replica(1, 99)),
-        "its ticket is new"
+        !may_read(&guarantee, RYW, &write_log, &replica(1, 99)),
+        "its sequence number is new"
     );
-    sampled(&board, 1, 30);
-    assert!(!may_read(&guarantee, RYW, &board, &replica(1, 29)));
-    assert!(may_read(&guarantee, RYW, &board, &replica(1, 30)));
+    sampled(&write_log, 1, 30);
+    assert!(!may_read(&guarantee, RYW, &write_log, &replica(1, 29)));
+    assert!(may_read(&guarantee, RYW, &write_log, &replica(1, 30)));
 }
 
 #[test]
 fn a_causal_session_needs_what_it_saw() {
-    let board = Board::default();
-    sampled(&board, 1, 10);
-    let guarantee = Guarantee::default();
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 10);
+    let guarantee = SessionHistory::default();
     let seen = replica(1, 50);
     guarantee.saw_on(&seen, &Wire::default());
     let causal = Consistency::Causal;
     assert!(
-        may_read(&guarantee, causal, &board, &seen),
+        may_read(&guarantee, causal, &write_log, &seen),
         "the same node shows it"
     );
     assert!(
-        may_read(&guarantee, RYW, &board, &replica(1, 10)),
+        may_read(&guarantee, RYW, &write_log, &replica(1, 10)),
         "not its own"
     );
     assert!(
-        !may_read(&guarantee, causal, &board, &replica(1, 99)),
+        !may_read(&guarantee, causal, &write_log, &replica(1, 99)),
         "what it saw is not known"
     );
 }
 
 #[test]
 fn what_a_failover_has_lost_is_said_and_not_compared() {
-    let board = Board::default();
-    sampled(&board, 1, 90);
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 90);
     let (kept, lost) = (
         Some(Position::new(1, Lsn(100))),
         Some(Position::new(1, Lsn(101))),
     );
-    sampled(&board, 2, 150);
-    let guarantee = Guarantee::resumed(7, lost, None);
-    let need = guarantee.need(RYW, WriteScope::Session, &board);
+    sampled(&write_log, 2, 150);
+    let guarantee = SessionHistory::resumed(7, lost, None);
+    let need = guarantee.need(RYW, WriteScope::Session, &write_log);
     assert_eq!(need.only_primary(), Some(RouteReason::LostWrite));
-    assert_eq!(guarantee.lost(&board), lost);
+    assert_eq!(guarantee.lost(&write_log), lost);
     // What it had written and seen before, is to be seen wherever it goes on.
     assert_eq!(
-        guarantee.positions(&board).written,
+        guarantee.positions(&write_log).written,
         Some(Position::new(2, Lsn(100)))
     );
-    let saw = Guarantee::resumed(7, None, lost);
+    let saw = SessionHistory::resumed(7, None, lost);
     assert!(!may_read(
         &saw,
         Consistency::Causal,
-        &board,
+        &write_log,
         &replica(2, 99)
     ));
     assert!(may_read(
         &saw,
         Consistency::Causal,
-        &board,
+        &write_log,
         &replica(2, 100)
     ));
-    let guarantee = Guarantee::resumed(7, kept, None);
-    assert!(may_read(&guarantee, RYW, &board, &replica(2, 120)));
+    let guarantee = SessionHistory::resumed(7, kept, None);
+    assert!(may_read(&guarantee, RYW, &write_log, &replica(2, 120)));
     // Another cluster's positions mean nothing here.
-    let guarantee = Guarantee::resumed(8, lost, lost);
-    assert!(may_read(&guarantee, RYW, &board, &replica(1, 0)));
+    let guarantee = SessionHistory::resumed(8, lost, lost);
+    assert!(may_read(&guarantee, RYW, &write_log, &replica(1, 0)));
 }
 
 /// A session whose write was acknowledged by the primary of this timeline.
-fn wrote_on(timeline: u32, board: &Board) -> Guarantee {
-    let guarantee = Guarantee::default();
+fn wrote_on(timeline: u32, write_log: &WriteLog) -> SessionHistory {
+    let guarantee = SessionHistory::default();
     guarantee.write_starts();
-    guarantee.write_acknowledged(board.draw(timeline), false, board);
+    guarantee.write_acknowledged(write_log.draw(timeline), false, write_log);
     guarantee
 }
 
 #[test]
 fn the_next_primary_covers_nothing_that_the_one_before_acknowledged() {
-    let board = Board::default();
-    sampled(&board, 1, 90);
-    let (known, unknown) = (wrote_on(1, &board), Guarantee::default());
-    sampled(&board, 1, 95);
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 90);
+    let (known, unknown) = (wrote_on(1, &write_log), SessionHistory::default());
+    sampled(&write_log, 1, 95);
     unknown.write_starts();
-    unknown.write_acknowledged(board.draw(1), false, &board);
-    assert!(!known.awaits_word_of(1, &board) && known.awaits_word_of(2, &board));
-    assert_eq!(known.reason_on(1, &board), None);
-    sampled(&board, 2, 150);
-    assert!(!known.awaits_word_of(2, &board) && !unknown.awaits_word_of(2, &board));
+    unknown.write_acknowledged(write_log.draw(1), false, &write_log);
+    assert!(!known.awaits_word_of(1, &write_log) && known.awaits_word_of(2, &write_log));
+    assert_eq!(known.reason_on(1, &write_log), None);
+    sampled(&write_log, 2, 150);
+    assert!(!known.awaits_word_of(2, &write_log) && !unknown.awaits_word_of(2, &write_log));
     // It was told before the fork, and is kept.
-    assert!(may_read(&known, RYW, &board, &replica(2, 100)));
+    assert!(may_read(&known, RYW, &write_log, &replica(2, 100)));
     assert_eq!(
-        (known.lost(&board), known.reason_on(2, &board)),
+        (known.lost(&write_log), known.reason_on(2, &write_log)),
         (None, None)
     );
     // Of the other nobody can tell.
-    let need = unknown.need(RYW, WriteScope::Session, &board);
+    let need = unknown.need(RYW, WriteScope::Session, &write_log);
     assert_eq!(need.only_primary(), Some(RouteReason::LostWrite));
-    assert_eq!(unknown.reason_on(2, &board), Some(RouteReason::LostWrite));
-    assert_eq!(unknown.lost(&board).map(|lost| lost.timeline), Some(1));
+    assert_eq!(
+        unknown.reason_on(2, &write_log),
+        Some(RouteReason::LostWrite)
+    );
+    assert_eq!(unknown.lost(&write_log).map(|lost| lost.timeline), Some(1));
     // What it goes on with has all that survived.
-    let written = unknown.positions(&board).written;
+    let written = unknown.positions(&write_log).written;
     assert_eq!(written, Some(Position::new(2, Lsn(150))));
     // A stranger has lost nothing, though he reads what the whole pool wrote.
-    let stranger = Guarantee::default();
-    let need = stranger.need(RYW, WriteScope::Pool, &board);
+    let stranger = SessionHistory::default();
+    let need = stranger.need(RYW, WriteScope::Pool, &write_log);
     assert_eq!(need.only_primary(), None);
-    assert!(need.is_met_by(&replica(2, 150), &board));
-    assert_eq!(stranger.lost(&board), None);
+    assert!(need.is_met_by(&replica(2, 150), &write_log));
+    assert_eq!(stranger.lost(&write_log), None);
 }
 
 #[test]
 fn a_loss_is_told_though_the_session_writes_on() {
-    let board = Board::default();
-    sampled(&board, 1, 90);
-    let guarantee = wrote_on(1, &board);
-    sampled(&board, 2, 150);
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 90);
+    let guarantee = wrote_on(1, &write_log);
+    sampled(&write_log, 2, 150);
     guarantee.write_starts();
-    guarantee.write_acknowledged(board.draw(2), false, &board);
-    assert!(guarantee.lost(&board).is_some());
+    guarantee.write_acknowledged(write_log.draw(2), false, &write_log);
+    assert!(guarantee.lost(&write_log).is_some());
     // And with what was acknowledged by the former primary after the other had been met.
-    let late = wrote_on(1, &board);
-    assert!(late.lost(&board).is_some());
+    let late = wrote_on(1, &write_log);
+    assert!(late.lost(&write_log).is_some());
     // What the new one acknowledges, its word covers.
-    let fine = wrote_on(2, &board);
-    sampled(&board, 2, 170);
-    assert_eq!(fine.lost(&board), None);
-    assert!(may_read(&fine, RYW, &board, &replica(2, 170)));
+    let fine = wrote_on(2, &write_log);
+    sampled(&write_log, 2, 170);
+    assert_eq!(fine.lost(&write_log), None);
+    assert!(may_read(&fine, RYW, &write_log, &replica(2, 170)));
 }
 
 #[test]
 fn a_write_left_on_a_primary_that_is_over_may_be_lost() {
-    let board = Board::default();
-    sampled(&board, 1, 90);
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 90);
     let broken = Arc::new(Wire::broken());
     for (answering, told) in [(true, true), (false, false)] {
-        let guarantee = Guarantee::default();
+        let guarantee = SessionHistory::default();
         guarantee.write_starts();
         guarantee.write_left(Left::write(&broken, 1, answering));
-        sampled(&board, 2, 150);
+        sampled(&write_log, 2, 150);
         // Whoever was told that the outcome is unknown needs no other word.
-        assert_eq!(guarantee.lost(&board).is_some(), told);
-        assert!(!may_read(&guarantee, RYW, &board, &replica(2, 999)));
+        assert_eq!(guarantee.lost(&write_log).is_some(), told);
+        assert!(!may_read(&guarantee, RYW, &write_log, &replica(2, 999)));
     }
 }
 
 #[test]
 fn a_token_without_a_place_tells_of_its_loss_by_its_timeline() {
-    let board = Board::default();
+    let write_log = WriteLog::default();
     let somewhere = |timeline| Some(Position::somewhere(timeline));
-    let early = Guarantee::resumed(7, somewhere(1), None);
-    assert!(!may_read(&early, RYW, &board, &replica(1, 999)));
-    assert_eq!(early.positions(&board).unknown, Some(1));
-    sampled(&board, 2, 150);
-    for lost in [early, Guarantee::resumed(7, somewhere(1), None)] {
-        assert!(lost.lost(&board).is_some());
+    let early = SessionHistory::resumed(7, somewhere(1), None);
+    assert!(!may_read(&early, RYW, &write_log, &replica(1, 999)));
+    assert_eq!(early.positions(&write_log).unknown, Some(1));
+    sampled(&write_log, 2, 150);
+    for lost in [early, SessionHistory::resumed(7, somewhere(1), None)] {
+        assert!(lost.lost(&write_log).is_some());
     }
     // Of this timeline, or, as tokens once were, of an unknown one: what is asked next covers it.
     for timeline in [2, 0] {
-        let fine = Guarantee::resumed(7, somewhere(timeline), None);
-        assert!(!may_read(&fine, RYW, &board, &replica(2, 150)));
-        sampled(&board, 2, 150);
-        assert!(may_read(&fine, RYW, &board, &replica(2, 150)));
-        assert_eq!(fine.lost(&board), None);
+        let fine = SessionHistory::resumed(7, somewhere(timeline), None);
+        assert!(!may_read(&fine, RYW, &write_log, &replica(2, 150)));
+        sampled(&write_log, 2, 150);
+        assert!(may_read(&fine, RYW, &write_log, &replica(2, 150)));
+        assert_eq!(fine.lost(&write_log), None);
     }
 }
 
 #[test]
 fn what_is_not_known_to_be_kept_is_told() {
-    let board = Board::default();
-    sampled(&board, 1, 90);
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 90);
     let bounds = NewTimeline::Bounds { replayed: Lsn(100) };
     let sample = Sample {
-        upto: board.drawn(),
+        upto: write_log.drawn(),
         asked: Instant::now(),
         timeline: 2,
         flushed: Lsn(150),
         inserted: Lsn(150),
     };
-    board.publish((7, 0), sample, Some(bounds));
+    write_log.publish((7, 0), sample, Some(bounds));
     let at = |lsn| Some(Position::new(1, Lsn(lsn)));
-    let lost = |lsn| Guarantee::resumed(7, at(lsn), None).lost(&board);
+    let lost = |lsn| SessionHistory::resumed(7, at(lsn), None).lost(&write_log);
     assert_eq!([lost(100), lost(101), lost(151)], [None, at(101), at(151)]);
     // How timelines ended before this process began, nobody has told it.
-    let board = Board::default();
+    let write_log = WriteLog::default();
     let bounds = NewTimeline::Bounds { replayed: Lsn(0) };
-    board.publish((7, 0), sample, Some(bounds));
-    let guarantee = Guarantee::resumed(7, at(5), None);
-    let need = guarantee.need(RYW, WriteScope::Session, &board);
+    write_log.publish((7, 0), sample, Some(bounds));
+    let guarantee = SessionHistory::resumed(7, at(5), None);
+    let need = guarantee.need(RYW, WriteScope::Session, &write_log);
     assert_eq!(need.only_primary(), Some(RouteReason::UnclearWrite));
-    assert_eq!(guarantee.lost(&board), None);
+    assert_eq!(guarantee.lost(&write_log), None);
 }
 
 #[test]
 fn the_pool_sees_what_was_left_on_its_way() {
-    let board = Board::default();
-    sampled(&board, 1, 10);
-    let pool = |on: &Arc<Progress>| {
-        let stranger = Guarantee::default();
-        let mut need = stranger.need(RYW, WriteScope::Pool, &board);
-        sampled(&board, 1, 20);
-        need.refresh(&board);
-        need.is_met_by(on, &board)
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 10);
+    let pool = |on: &Arc<ReplicaPosition>| {
+        let stranger = SessionHistory::default();
+        let mut need = stranger.need(RYW, WriteScope::Pool, &write_log);
+        sampled(&write_log, 1, 20);
+        need.refresh(&write_log);
+        need.is_met_by(on, &write_log)
     };
     assert!(pool(&replica(1, 0)), "nothing was written");
     let wire = Arc::new(Wire::default());
-    board.leave(Left::write(&wire, 1, false));
-    board.leave(Left::write(&wire, 1, false));
+    write_log.leave(Left::write(&wire, 1, false));
+    write_log.leave(Left::write(&wire, 1, false));
     for _ in 0..2 {
         // It may be done at any moment.
         assert!(!pool(&replica(1, 19)));
         assert!(pool(&replica(1, 20)));
     }
-    board.answered_over(&wire);
+    write_log.answered_over(&wire);
     assert!(!pool(&replica(1, 19)));
-    let drawn = board.drawn();
-    assert_eq!(board.of_all(), drawn, "it is over");
+    let drawn = write_log.drawn();
+    assert_eq!(write_log.of_all(), drawn, "it is over");
 }
 
 /// What may happen to a session and around it.
@@ -325,34 +333,34 @@ proptest! {
     /// read from has the last write.
     #[test]
     fn whoever_may_be_read_from_has_every_write(steps in steps(), replayed in 0..80u64) {
-        let board = Board::default();
-        let guarantee = Guarantee::default();
+        let write_log = WriteLog::default();
+        let guarantee = SessionHistory::default();
         let (mut primary, mut written) = (0, 0);
-        sampled(&board, 1, primary);
+        sampled(&write_log, 1, primary);
         for step in steps {
             match step {
                 Step::Write | Step::WriteQuietly => {
                     guarantee.write_starts();
                     primary += 1;
                     written = primary;
-                    let ticket = match step {
-                        Step::Write => board.draw(1),
-                        _ => board.draw_quietly(1),
+                    let seq = match step {
+                        Step::Write => write_log.draw(1),
+                        _ => write_log.draw_quietly(1),
                     };
-                    guarantee.write_acknowledged(ticket, false, &board);
+                    guarantee.write_acknowledged(seq, false, &write_log);
                 }
                 Step::Ask(others) => {
                     primary += others;
-                    sampled(&board, 1, primary);
+                    sampled(&write_log, 1, primary);
                 }
             }
-            if may_read(&guarantee, RYW, &board, &replica(1, replayed)) {
+            if may_read(&guarantee, RYW, &write_log, &replica(1, replayed)) {
                 prop_assert!(replayed >= written);
             }
         }
         // And a replica that has all may be read from, as soon as the primary has been asked.
-        let _ = may_read(&guarantee, RYW, &board, &replica(1, primary));
-        sampled(&board, 1, primary);
-        prop_assert!(may_read(&guarantee, RYW, &board, &replica(1, primary)));
+        let _ = may_read(&guarantee, RYW, &write_log, &replica(1, primary));
+        sampled(&write_log, 1, primary);
+        prop_assert!(may_read(&guarantee, RYW, &write_log, &replica(1, primary)));
     }
 }

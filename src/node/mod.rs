@@ -1,6 +1,5 @@
 //! One server's connections: opening, pooling, lending, and knowing when they are broken.
 
-mod ballot;
 mod cancel;
 mod connect;
 mod connection;
@@ -11,6 +10,7 @@ mod manager;
 mod mark;
 mod monitor;
 mod pool;
+mod promotion_lock;
 mod pulse;
 mod recycle;
 mod rights;
@@ -25,7 +25,6 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-pub(crate) use ballot::{Ballot, Clock, Order};
 pub(crate) use cancel::NodeCancel;
 pub(crate) use connect::{Connector, SetupHook};
 pub(crate) use connection::NodeConnection;
@@ -35,6 +34,7 @@ pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use mark::Mark;
 pub(crate) use monitor::{Monitor, code_changes};
 pub(crate) use pool::{NodePool, Pooled, Probe};
+pub(crate) use promotion_lock::{Clock, Order, PromotionLock};
 pub(crate) use pulse::Pulse;
 pub(crate) use rights::Limit;
 

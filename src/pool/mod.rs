@@ -174,7 +174,7 @@ impl ReplicatedPool {
     /// ```
     #[must_use]
     pub fn subscribe(&self) -> Events {
-        self.cluster.door.listen()
+        self.cluster.event_sender.listen()
     }
 
     /// Promotes a replica: the primary is gone, and this one is to take the writes.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cluster::Cluster;
 use crate::connection::{ReplicatedConnection, token_of};
 use crate::error::Error;
-use crate::guarantee::Guarantee;
+use crate::guarantee::SessionHistory;
 use crate::position::Position;
 use crate::token::SessionToken;
 
@@ -35,7 +35,7 @@ tokio::task_local! {
 #[derive(Clone)]
 pub struct Session {
     cluster: Arc<Cluster>,
-    guarantee: Arc<Guarantee>,
+    guarantee: Arc<SessionHistory>,
 }
 
 impl Session {
@@ -48,9 +48,9 @@ impl Session {
 
     pub(super) fn resumed(cluster: &Arc<Cluster>, token: &SessionToken) -> Self {
         let guarantee = if token.is_empty() {
-            Guarantee::default()
+            SessionHistory::default()
         } else {
-            Guarantee::resumed(token.cluster(), token.written(), token.seen())
+            SessionHistory::resumed(token.cluster(), token.written(), token.seen())
         };
         Self {
             cluster: Arc::clone(cluster),
@@ -84,7 +84,7 @@ impl Session {
     /// What this session wrote and what did not survive a failover, or may not have, if that has happened.
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {
-        self.guarantee.lost(&self.cluster.board)
+        self.guarantee.lost(&self.cluster.write_log)
     }
 
     /// Runs `future` within this session: what it gets from the pool belongs to it.

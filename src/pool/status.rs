@@ -9,7 +9,7 @@ use crate::status::{Limit, NodeStatus, PoolStatus};
 
 pub(super) fn of(cluster: &Cluster) -> PoolStatus {
     let topology = cluster.topology();
-    let synchronous_standbys = cluster.board.with(|view| view.synchronous_standbys);
+    let synchronous_standbys = cluster.write_log.with(|view| view.synchronous_standbys);
     let synchronous_standbys = synchronous_standbys.unwrap_or_default();
     let takes_writes = topology.takes_writes();
     let nodes = topology.members.iter();
@@ -39,7 +39,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
     let told = member.node.told();
     let asking = member.node.asking().clone();
     let (lag_bytes, lag) = match member.kind() {
-        Some(NodeKind::Replica) => lag(member, &cluster.board),
+        Some(NodeKind::Replica) => lag(member, &cluster.write_log),
         _ => (None, None),
     };
     let upstream = member.sender.as_deref();

@@ -11,7 +11,7 @@ const KEPT: usize = 1024;
 /// What the primary said of itself, asked once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
-    /// Every write of this pool with a ticket up to this one had been acknowledged before the
+    /// Every write of this pool with a sequence number up to this one had been acknowledged before the
     /// primary was asked.
     pub(crate) upto: u64,
     /// When it was asked. All that had been acknowledged to anyone by then is covered.
@@ -87,10 +87,10 @@ impl History {
         self.samples.back()
     }
 
-    /// The earliest sample that covers the write with this ticket, of the timeline of that write: what
+    /// The earliest sample that covers the write with this sequence number, of the timeline of that write: what
     /// the primary of another one says of itself covers nothing. `0` stands for any.
-    pub(crate) fn covering(&self, ticket: u64, timeline: u32) -> Option<&Sample> {
-        let place = self.samples.partition_point(|sample| sample.upto < ticket);
+    pub(crate) fn covering(&self, seq: u64, timeline: u32) -> Option<&Sample> {
+        let place = self.samples.partition_point(|sample| sample.upto < seq);
         let later = self.samples.iter().skip(place);
         let mut known = later.skip_while(|sample| sample.timeline < timeline);
         known
@@ -265,8 +265,8 @@ mod tests {
             let mut history = History::default();
             let (mut upto, mut lsn) = (0, 0);
             let mut all = Vec::new();
-            for (place, (tickets, bytes)) in steps.iter().enumerate() {
-                upto += tickets;
+            for (place, (seqs, bytes)) in steps.iter().enumerate() {
+                upto += seqs;
                 lsn += bytes;
                 let asked = start + Duration::from_millis(place as u64);
                 all.push(sample(upto, asked, lsn));
@@ -276,9 +276,9 @@ mod tests {
             prop_assert!(history.covering(upto + 1, 0).is_none());
             let now = start + Duration::from_secs(9);
             for place in asked {
-                let ticket = place.index(usize::try_from(upto).unwrap() + 1) as u64;
-                let exact = all.iter().find(|sample| sample.upto >= ticket).unwrap();
-                prop_assert!(history.covering(ticket, 1).unwrap().inserted >= exact.inserted);
+                let seq = place.index(usize::try_from(upto).unwrap() + 1) as u64;
+                let exact = all.iter().find(|sample| sample.upto >= seq).unwrap();
+                prop_assert!(history.covering(seq, 1).unwrap().inserted >= exact.inserted);
                 let replayed = place.index(usize::try_from(lsn).unwrap()) as u64;
                 let exact = all.iter().rev().find(|sample| sample.inserted.0 <= replayed);
                 if let Some(age) = history.age(at(replayed), now) {

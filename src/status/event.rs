@@ -149,31 +149,31 @@ pub enum Event {
 
 /// Rings for all who listen.
 #[derive(Clone, Debug)]
-pub(crate) struct Bell(broadcast::Sender<Event>);
+pub(crate) struct EventBus(broadcast::Sender<Event>);
 
-impl Default for Bell {
+impl Default for EventBus {
     fn default() -> Self {
         Self(broadcast::Sender::new(KEPT))
     }
 }
 
-impl Bell {
+impl EventBus {
     pub(crate) fn ring(&self, event: Event) {
         // Nobody may be listening, which is nobody's loss.
         let _ = self.0.send(event);
     }
 
     /// For those who listen. Their streams end with the bell.
-    pub(crate) fn door(&self) -> Door {
-        Door(self.0.downgrade())
+    pub(crate) fn event_sender(&self) -> EventSender {
+        EventSender(self.0.downgrade())
     }
 }
 
 /// Where the bell is listened to. It does not keep the bell.
 #[derive(Clone, Debug)]
-pub(crate) struct Door(broadcast::WeakSender<Event>);
+pub(crate) struct EventSender(broadcast::WeakSender<Event>);
 
-impl Door {
+impl EventSender {
     /// Rings, if there is still a bell.
     pub(crate) fn ring(&self, event: Event) {
         if let Some(sender) = self.0.upgrade() {

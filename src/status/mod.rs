@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 pub use degraded::{Degradation, Degraded};
-pub(crate) use event::{Bell, Door};
 pub use event::{Event, Events};
+pub(crate) use event::{EventBus, EventSender};
 
 use crate::position::Position;
 use crate::route::NodeKind;

@@ -199,9 +199,9 @@ impl Wire {
 
     /// By whom it is on is to be asked again.
     pub(crate) fn doubt_read_only(&self) {
-        let doubt = |now| (now != 0).then_some(1);
+        let pending_commit = |now| (now != 0).then_some(1);
         let (set, get) = (Ordering::AcqRel, Ordering::Acquire);
-        let _ = self.read_only.fetch_update(set, get, doubt);
+        let _ = self.read_only.fetch_update(set, get, pending_commit);
     }
 
     /// It was asked by whom it is on. Whatever was reported meanwhile stands above that.

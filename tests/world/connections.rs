@@ -30,6 +30,7 @@ async fn text(conn: &mut ReplicatedConnection, sql: &str) -> String {
     row.name
 }
 
+// node-postgres #133: a password with a `%` breaks the connection string.
 #[tokio::test]
 async fn a_password_may_be_of_any_characters() {
     let local = own_cluster().await;
@@ -70,6 +71,7 @@ async fn a_password_may_be_of_any_characters() {
     assert_eq!(conn.last_route().unwrap().kind, NodeKind::Replica);
 }
 
+// supavisor #206: `options=-c search_path=…` is ignored on the way.
 #[tokio::test]
 async fn options_of_the_url_hold_on_every_node() {
     let database = database().await;
@@ -98,6 +100,7 @@ async fn options_of_the_url_hold_on_every_node() {
     }
 }
 
+// asyncpg #838: an address in brackets is not read.
 #[tokio::test]
 async fn an_address_of_the_newer_kind_is_one() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
@@ -132,6 +135,7 @@ async fn an_address_of_the_newer_kind_is_one() {
     assert_eq!(conn.last_route().unwrap().node, format!("[::1]:{two}"));
 }
 
+// porsager/postgres #1057: the folder of a socket, percent-encoded as a host, is not decoded.
 #[tokio::test]
 async fn a_socket_of_the_machine_is_an_address_too() {
     let folder = std::env::temp_dir().join(format!("dr-{}", std::process::id()));
@@ -170,6 +174,7 @@ async fn a_socket_of_the_machine_is_an_address_too() {
     let _ = std::fs::remove_dir_all(&folder);
 }
 
+// node-postgres #2112: after ten idle minutes the next query fails.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_the_server_ends_for_being_idle_fail_nobody() {
     let local = own_cluster().await;
@@ -215,6 +220,7 @@ async fn connections_that_the_server_ends_for_being_idle_fail_nobody() {
     .await;
 }
 
+// porsager/postgres #1155: what comes after the end of its connection runs outside of the transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_that_was_ended_for_being_idle_is_lost_as_a_whole() {
     let pool = builder(&database().await)

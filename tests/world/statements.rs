@@ -59,6 +59,7 @@ async fn a_query_that_writes_in_its_with_runs_on_the_primary_once() {
     assert_eq!(count(&mut conn).await, 3);
 }
 
+// rails #40315: with a comment before it a read is not taken for one.
 #[tokio::test]
 async fn comments_before_a_statement_change_nothing() {
     let pool = pool().await;
@@ -127,6 +128,7 @@ async fn an_explained_write_that_is_analysed_runs_on_the_primary() {
     assert!(is_read(&fresh), "{:?}", fresh.last_route());
 }
 
+// pgjdbc #90: too many parameters close the connection, and the pool goes on handing it out.
 #[tokio::test]
 async fn more_values_than_the_protocol_carries_are_refused_and_break_nothing() {
     let pool = pool().await;
@@ -152,6 +154,7 @@ async fn more_values_than_the_protocol_carries_are_refused_and_break_nothing() {
     assert_eq!(count(&mut conn).await, 4);
 }
 
+// node-postgres #2080: a zero byte in a text is refused by the server.
 #[tokio::test]
 async fn a_zero_byte_in_a_text_fails_its_statement_alone() {
     let pool = pool().await;
@@ -166,6 +169,7 @@ async fn a_zero_byte_in_a_text_fails_its_statement_alone() {
     assert_eq!(count(&mut conn).await, 4);
 }
 
+// pgx #687: an empty statement is waited for without an end.
 #[tokio::test]
 async fn an_empty_statement_is_answered() {
     let pool = pool().await;
@@ -179,6 +183,7 @@ async fn an_empty_statement_is_answered() {
     assert_eq!(count(&mut conn).await, 3);
 }
 
+// pgx #1260: a prepared transaction does not belong to the connection any more that prepared it.
 #[tokio::test]
 async fn a_prepared_transaction_is_the_primarys() {
     let local = blocking(|| {

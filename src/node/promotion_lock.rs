@@ -97,12 +97,12 @@ impl Order {
 }
 
 /// A connection to a node that may agree. The lock is held for as long as this lives.
-pub(crate) struct Ballot {
+pub(crate) struct PromotionLock {
     connection: NodeConnection,
     identity: Identity,
 }
 
-impl Ballot {
+impl PromotionLock {
     /// The GRANT that is wanting for this node to be promoted by this role, if one is.
     pub(crate) async fn lacks(&mut self) -> QueryResult<Option<String>> {
         #[derive(QueryableByName)]

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::board::Covering;
-use super::{Board, Progress, Sighting, Ticket};
+use super::write_log::Covering;
+use super::{ReadMark, ReplicaPosition, WriteLog, WriteSeq};
 use crate::position::Position;
 use crate::route::RouteReason;
 
 /// What one read needs of the node that serves it. The default is that its log is the primary's.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Need {
+pub(crate) struct ReadRequirement {
     /// Whatever any replica has will do.
     anything: bool,
     /// Only the primary can serve, for this reason.
@@ -20,7 +20,7 @@ pub(crate) struct Need {
     /// Everything up to these.
     positions: [Option<Position>; 2],
     /// A write of the session's whose position is not known yet.
-    ticket: Option<Ticket>,
+    seq: Option<WriteSeq>,
     /// The same of writes of any session, whatever became of them.
     others: Option<u64>,
     /// What the primary has at this moment.
@@ -28,10 +28,10 @@ pub(crate) struct Need {
     /// Nothing older than this.
     age: Option<Duration>,
     /// What these nodes had shown before they were asked this question.
-    reads: Vec<Sighting>,
+    reads: Vec<ReadMark>,
 }
 
-impl Need {
+impl ReadRequirement {
     pub(crate) fn primary(reason: RouteReason) -> Self {
         Self {
             primary: Some(reason),
@@ -83,16 +83,16 @@ impl Need {
         }
     }
 
-    pub(super) fn awaits(&mut self, ticket: Ticket) {
-        self.ticket = Some(ticket);
+    pub(super) fn awaits(&mut self, seq: WriteSeq) {
+        self.seq = Some(seq);
     }
 
-    /// All that was written up to the ticket with this number, if there is any.
+    /// All that was written up to this sequence number, if there is any.
     pub(super) fn awaits_all(&mut self, number: u64) {
         self.others = self.others.max(Some(number).filter(|number| *number > 0));
     }
 
-    pub(super) fn follows(&mut self, reads: Vec<Sighting>) {
+    pub(super) fn follows(&mut self, reads: Vec<ReadMark>) {
         self.reads = reads;
     }
 
@@ -112,7 +112,7 @@ impl Need {
         self.primary.is_none() && self.otherwise.is_none()
             || self.primary.is_none()
                 && self.positions == [None, None]
-                && self.ticket.is_none()
+                && self.seq.is_none()
                 && self.others.is_none()
                 && self.since.is_none()
                 && self.age.is_none()
@@ -121,38 +121,38 @@ impl Need {
 
     /// Whether the primary has to be asked before it is known what a replica must have.
     pub(crate) fn wants_primary(&self) -> bool {
-        self.ticket.is_some() || self.others.is_some() || self.since.is_some()
+        self.seq.is_some() || self.others.is_some() || self.since.is_some()
     }
 
     /// Nodes that have to be asked what they had shown.
-    pub(crate) fn wants_answers(&self) -> impl Iterator<Item = &Arc<Progress>> {
-        self.reads.iter().map(Sighting::progress)
+    pub(crate) fn wants_answers(&self) -> impl Iterator<Item = &Arc<ReplicaPosition>> {
+        self.reads.iter().map(ReadMark::progress)
     }
 
     /// Puts positions in the place of what has been learnt by now.
-    pub(crate) fn refresh(&mut self, board: &Board) {
-        if let Some(ticket) = self.ticket {
-            match board.covering(ticket) {
+    pub(crate) fn refresh(&mut self, write_log: &WriteLog) {
+        if let Some(seq) = self.seq {
+            match write_log.covering(seq) {
                 Covering::Unknown => {}
                 Covering::At(position) => {
-                    self.ticket = None;
+                    self.seq = None;
                     self.covers(position);
                 }
                 Covering::Over => self.primary = Some(RouteReason::LostWrite),
             }
         }
         if let Some(number) = self.others {
-            let ticket = Ticket {
+            let seq = WriteSeq {
                 number,
                 timeline: 0,
             };
-            if let Covering::At(position) = board.covering(ticket) {
+            if let Covering::At(position) = write_log.covering(seq) {
                 self.others = None;
                 self.covers(position);
             }
         }
         if let Some(moment) = self.since {
-            if let Some(position) = board.asked_since(moment) {
+            if let Some(position) = write_log.asked_since(moment) {
                 self.since = None;
                 self.covers(position);
             }
@@ -165,17 +165,17 @@ impl Need {
         }
     }
 
-    /// Whether a node with this progress can serve. Comes after [`Need::refresh`].
-    pub(crate) fn is_met_by(&self, progress: &Arc<Progress>, board: &Board) -> bool {
+    /// Whether a node with this progress can serve. Comes after [`ReadRequirement::refresh`].
+    pub(crate) fn is_met_by(&self, progress: &Arc<ReplicaPosition>, write_log: &WriteLog) -> bool {
         if self.is_nothing() {
             return true;
         }
         let unknown = self.primary.is_some()
-            || self.ticket.is_some()
+            || self.seq.is_some()
             || self.others.is_some()
             || self.since.is_some();
         // What was seen on a node, the same node shows.
-        let elsewhere = |read: &Sighting| !read.is_on(progress) || read.is_lost();
+        let elsewhere = |read: &ReadMark| !read.is_on(progress) || read.is_lost();
         if unknown || self.reads.iter().any(elsewhere) {
             return false;
         }
@@ -186,7 +186,7 @@ impl Need {
         let Some(replayed) = progress.position() else {
             return false;
         };
-        board.with(|view| {
+        write_log.with(|view| {
             let young = self.age.is_none_or(|age| {
                 let known = view.history.age(replayed, Instant::now());
                 known.is_some_and(|known| known <= age)
@@ -199,8 +199,8 @@ impl Need {
     }
 
     /// Whether waiting is in vain: the primary itself, asked after `moment`, is not that far.
-    pub(crate) fn is_beyond_primary(&self, board: &Board, moment: Instant) -> bool {
-        let Some(primary) = board.asked_since(moment) else {
+    pub(crate) fn is_beyond_primary(&self, write_log: &WriteLog, moment: Instant) -> bool {
+        let Some(primary) = write_log.asked_since(moment) else {
             return false;
         };
         let beyond = |wanted: &Position| {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use crate::config::{Consistency, ConsistencyConfig, WriteScope};
-use crate::guarantee::{Board, Guarantee, Left};
+use crate::guarantee::{Left, SessionHistory, WriteLog};
 use crate::wire::Wire;
 
 /// A write that was sent, or is about to be. Dropped, it counts as left behind.
 #[derive(Debug)]
-pub(super) struct Writing {
-    guarantee: Arc<Guarantee>,
-    board: Arc<Board>,
+pub(super) struct PendingWrite {
+    guarantee: Arc<SessionHistory>,
+    write_log: Arc<WriteLog>,
     /// Its position is wanted as soon as it is done; otherwise only if somebody asks.
     eager: bool,
     /// Every session of the pool is to see it.
@@ -29,11 +29,11 @@ struct Sent {
     timeline: u32,
 }
 
-impl Writing {
+impl PendingWrite {
     /// Comes before the write is sent: a read that starts later must not miss it.
     pub(super) fn starts(
-        guarantee: &Arc<Guarantee>,
-        board: &Arc<Board>,
+        guarantee: &Arc<SessionHistory>,
+        write_log: &Arc<WriteLog>,
         session: Option<Consistency>,
         config: &ConsistencyConfig,
     ) -> Self {
@@ -43,7 +43,7 @@ impl Writing {
         let asks = |level| level != Consistency::Eventual;
         Self {
             guarantee: Arc::clone(guarantee),
-            board: Arc::clone(board),
+            write_log: Arc::clone(write_log),
             eager: shared || asks(config.level) || session.is_some_and(asks),
             shared,
             sent: None,
@@ -76,7 +76,7 @@ impl Writing {
         if wire.is_answered() {
             self.is_done();
         } else if self.shared {
-            self.board.leave(Left::write(wire, *timeline, true));
+            self.write_log.leave(Left::write(wire, *timeline, true));
         }
     }
 
@@ -100,17 +100,17 @@ impl Writing {
             tracing::warn!(target: "diesel_replicated", "commit_unconfirmed");
         }
         let timeline = self.sent.as_ref().map_or(0, |sent| sent.timeline);
-        let ticket = if self.eager {
-            self.board.draw(timeline)
+        let seq = if self.eager {
+            self.write_log.draw(timeline)
         } else {
-            self.board.draw_quietly(timeline)
+            self.write_log.draw_quietly(timeline)
         };
         self.guarantee
-            .write_acknowledged(ticket, unconfirmed, &self.board);
+            .write_acknowledged(seq, unconfirmed, &self.write_log);
     }
 }
 
-impl Drop for Writing {
+impl Drop for PendingWrite {
     fn drop(&mut self) {
         if self.over {
             return;
@@ -127,7 +127,7 @@ impl Drop for Writing {
         let left = || Left::write(wire, *timeline, self.answering);
         self.guarantee.write_left(left());
         if self.shared {
-            self.board.leave(left());
+            self.write_log.leave(left());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is known of the primary's positions, and the tickets of writes that wait to learn theirs.
+//! What is known of the primary's positions, and the sequence numbers of writes that wait to learn theirs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -31,13 +31,13 @@ pub(crate) struct View {
 /// Only that primary's word covers it. What the primary of another timeline says of itself tells
 /// nothing about what the one before had acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct WriteSeq {
     pub(crate) number: u64,
     /// 0 where it is not known, or does not matter.
     pub(crate) timeline: u32,
 }
 
-/// What is known of the place of a write with a ticket.
+/// What is known of the place of a write with a sequence number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Covering {
     /// The primary has not been asked since.
@@ -48,12 +48,12 @@ pub(crate) enum Covering {
     Over,
 }
 
-/// The board on which watchers write and sessions read.
+/// What monitors write of the primary, and sessions read.
 ///
 /// A write costs one addition here. Whatever the primary says of its position *after* a write was
 /// acknowledged covers it, so that one question serves all writes before it.
 #[derive(Debug, Default)]
-pub(crate) struct Board {
+pub(crate) struct WriteLog {
     drawn: AtomicU64,
     written: Notify,
     /// Writes of all sessions that were left on their way, where every session must see them.
@@ -66,23 +66,23 @@ pub(crate) struct Board {
     era: AtomicU64,
 }
 
-impl Board {
-    /// Draws a ticket for a write that was just acknowledged. The primary is asked for its place.
-    pub(crate) fn draw(&self, timeline: u32) -> Ticket {
-        let ticket = self.draw_quietly(timeline);
+impl WriteLog {
+    /// Takes a sequence number for a write that was just acknowledged. The primary is asked for its place.
+    pub(crate) fn draw(&self, timeline: u32) -> WriteSeq {
+        let seq = self.draw_quietly(timeline);
         self.written.notify_one();
-        ticket
+        seq
     }
 
-    /// Draws a ticket. Its place is learnt with whatever is asked next.
-    pub(crate) fn draw_quietly(&self, timeline: u32) -> Ticket {
-        Ticket {
+    /// Takes a sequence number. Its place is learnt with whatever is asked next.
+    pub(crate) fn draw_quietly(&self, timeline: u32) -> WriteSeq {
+        WriteSeq {
             number: self.drawn.fetch_add(1, Ordering::AcqRel) + 1,
             timeline,
         }
     }
 
-    /// The last ticket that was drawn; 0 before the first.
+    /// The last sequence number that was taken; 0 before the first.
     pub(crate) fn drawn(&self) -> u64 {
         self.drawn.load(Ordering::Acquire)
     }
@@ -105,7 +105,7 @@ impl Board {
         }
     }
 
-    /// The number of a ticket that covers whatever was written through the pool until now. What is on
+    /// A sequence number that covers whatever was written through the pool until now. What is on
     /// its way may be done: then it is that of a new one.
     pub(crate) fn of_all(&self) -> u64 {
         if self.under_way.load(Ordering::Acquire) > 0 {
@@ -119,7 +119,7 @@ impl Board {
         self.drawn()
     }
 
-    /// Drops what is over, each with a ticket that covers it.
+    /// Drops what is over, each with a sequence number that covers it.
     fn settle(&self, left: &mut Vec<Left>) {
         let before = left.len();
         left.retain_mut(|write| !write.is_past());
@@ -132,7 +132,7 @@ impl Board {
         self.left.lock()
     }
 
-    /// Waits until a ticket is drawn after that with the number `upto`. For the primary's watcher alone.
+    /// Waits until a sequence number after `upto` is taken. For the primary's watcher alone.
     pub(crate) async fn written_after(&self, upto: u64) {
         while self.drawn() <= upto {
             self.written.notified().await;
@@ -143,14 +143,12 @@ impl Board {
         read(&self.view.borrow())
     }
 
-    /// What is known of the place of the write with this ticket.
-    pub(crate) fn covering(&self, ticket: Ticket) -> Covering {
+    /// What is known of the place of the write with this sequence number.
+    pub(crate) fn covering(&self, seq: WriteSeq) -> Covering {
         let view = self.view.borrow();
-        match view.history.covering(ticket.number, ticket.timeline) {
+        match view.history.covering(seq.number, seq.timeline) {
             Some(sample) => Covering::At(sample.position()),
-            None if ticket.timeline != 0 && view.forks.current() > ticket.timeline => {
-                Covering::Over
-            }
+            None if seq.timeline != 0 && view.forks.current() > seq.timeline => Covering::Over,
             None => Covering::Unknown,
         }
     }

@@ -8,22 +8,22 @@ use std::sync::Arc;
 use parking_lot::MutexGuard;
 use tokio::sync::oneshot;
 
-use super::Progress;
+use super::ReplicaPosition;
 use crate::position::Position;
 use crate::wire::Wire;
 
 /// What a standby showed when it was last asked, and the connection over which it said so.
 #[derive(Clone, Debug)]
-pub(crate) struct Witness {
+pub(crate) struct StandbySnapshot {
     pub(crate) position: Position,
     /// As `pg_snapshot`. That of a standby lacks the transactions that are still under way; only
     /// that none begins at or after its `xmax` is known from it.
     pub(crate) snapshot: Arc<str>,
-    pub(super) progress: Arc<Progress>,
+    pub(super) progress: Arc<ReplicaPosition>,
     pub(super) wire: Arc<Wire>,
 }
 
-impl Witness {
+impl StandbySnapshot {
     /// Which of these transactions are over on the standby. `None` if it cannot be asked any more.
     pub(crate) async fn over(&self, transactions: Vec<i64>) -> Option<Vec<i64>> {
         let (answer, answered) = oneshot::channel();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
-use super::witness::{Question, Witness};
+use super::standby_snapshot::{Question, StandbySnapshot};
 use crate::position::{Lsn, Position};
 use crate::wire::Wire;
 
@@ -69,7 +69,7 @@ pub(crate) struct Received {
 
 /// How far one node is.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub(crate) struct ReplicaPosition {
     known: watch::Sender<Known>,
     asked: AtomicU64,
     waiting: AtomicUsize,
@@ -82,7 +82,7 @@ pub(crate) struct Progress {
     pub(super) vouched: Mutex<Option<Arc<Wire>>>,
 }
 
-impl Progress {
+impl ReplicaPosition {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             known: watch::Sender::new(Known::default()),
@@ -115,10 +115,10 @@ impl Progress {
     }
 
     /// What a standby last showed. `None` for a primary, and for who cannot be asked any more.
-    pub(crate) fn witness(self: &Arc<Self>) -> Option<Witness> {
+    pub(crate) fn witness(self: &Arc<Self>) -> Option<StandbySnapshot> {
         let known = self.known.borrow();
         let wire = known.wire.clone().filter(|wire| !wire.is_closed())?;
-        Some(Witness {
+        Some(StandbySnapshot {
             position: known.position?,
             snapshot: known.snapshot.clone()?,
             progress: Arc::clone(self),
@@ -152,8 +152,8 @@ impl Progress {
 
     /// A read has seen what the node shows; `same_run` if the server is known not to have been
     /// restarted since.
-    pub(crate) fn sighted(self: &Arc<Self>, same_run: bool) -> Sighting {
-        Sighting {
+    pub(crate) fn sighted(self: &Arc<Self>, same_run: bool) -> ReadMark {
+        ReadMark {
             // Put after whatever has happened until now.
             question: self.asked.load(Ordering::Acquire) + 1,
             wire: self.known.borrow().wire.clone().filter(|_| same_run),
@@ -231,20 +231,20 @@ impl Progress {
 
 /// What a read has seen on a node: what that showed before it was asked a certain question.
 #[derive(Clone, Debug)]
-pub(crate) struct Sighting {
-    progress: Arc<Progress>,
+pub(crate) struct ReadMark {
+    progress: Arc<ReplicaPosition>,
     question: u64,
     /// The connection over which the node is asked. Another one may be to another run of the
     /// server, which may show less.
     wire: Option<Arc<Wire>>,
 }
 
-impl Sighting {
-    pub(crate) fn progress(&self) -> &Arc<Progress> {
+impl ReadMark {
+    pub(crate) fn progress(&self) -> &Arc<ReplicaPosition> {
         &self.progress
     }
 
-    pub(crate) fn is_on(&self, progress: &Arc<Progress>) -> bool {
+    pub(crate) fn is_on(&self, progress: &Arc<ReplicaPosition>) -> bool {
         Arc::ptr_eq(&self.progress, progress)
     }
 
@@ -273,7 +273,7 @@ impl Sighting {
 
 /// Somebody waits for news of a node.
 #[derive(Debug)]
-pub(crate) struct Wanting(Arc<Progress>);
+pub(crate) struct Wanting(Arc<ReplicaPosition>);
 
 impl Drop for Wanting {
     fn drop(&mut self) {
