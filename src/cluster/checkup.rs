@@ -187,7 +187,7 @@ impl Manager {
         node.heard.beat();
         let health = Arc::clone(&self.health);
         if let Some(facts) = probe.facts.as_ref().filter(|_| !self.is_up(node)) {
-            // What its watcher said was of before.
+            // What its monitor said was of before.
             node.tells(facts, probe.took);
         }
         self.change(node, |member| {
@@ -229,7 +229,7 @@ impl Manager {
         let topology = Arc::clone(&self.publish.borrow());
         let (known, newest) = (self.known(), topology.timeline());
         let changes = |member: &Member| {
-            let told = member.node.told();
+            let told = member.node.last_report();
             told.is_some_and(|told| known.would_change(member, &told.facts, newest))
         };
         if topology.replicas().any(changes) {

@@ -156,7 +156,7 @@ impl Known<'_> {
         for member in &mut topology.members {
             let standby = member.standing == election::Standing::Replica
                 && member.role == Some(ServerRole::Standby);
-            let facts = member.node.told().filter(|_| standby);
+            let facts = member.node.last_report().filter(|_| standby);
             let line = facts.and_then(|told| {
                 let fresh = since.is_none_or(|since| told.asked >= since);
                 Line::of(&told.facts, member.timeline, fresh)
@@ -294,7 +294,7 @@ fn apart(
 impl Member {
     fn judged(&mut self, apart: Option<(Apart, Arc<str>)>) {
         let kind = |apart: Option<&(Apart, Arc<str>)>| apart.map(|(kind, _)| *kind);
-        self.stray = kind(apart.as_ref()) == Some(Apart::Diverged);
+        self.diverged = kind(apart.as_ref()) == Some(Apart::Diverged);
         // The words change with each position; what it is does not.
         if kind(apart.as_ref()) != kind(self.health.apart()) {
             self.become_apart(apart);

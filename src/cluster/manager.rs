@@ -138,7 +138,7 @@ pub(crate) struct Manager {
     pub(super) health: Arc<HealthConfig>,
     pub(super) promoter: Promoter,
     /// One for each node. They end with their node, or with the manager.
-    pub(super) watchers: JoinSet<()>,
+    pub(super) monitors: JoinSet<()>,
     pub(super) watching: Vec<(Arc<Node>, AbortHandle)>,
     pub(super) tasks: JoinSet<Finding>,
     pub(super) records: Vec<Record>,
@@ -186,7 +186,7 @@ impl Manager {
             event_bus: parts.event_bus,
             health: Arc::clone(&parts.promoter.health),
             promoter: parts.promoter,
-            watchers: JoinSet::new(),
+            monitors: JoinSet::new(),
             watching: Vec::new(),
             tasks: JoinSet::new(),
             records: Vec::new(),
@@ -206,7 +206,7 @@ impl Manager {
             self.probe(&member.node, Duration::ZERO);
         }
         if self.promoter.config.automatic {
-            self.watchers.spawn(self.promoter.clone().run());
+            self.monitors.spawn(self.promoter.clone().run());
         }
         let mut rounds = tokio::time::interval(self.health.interval);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -220,7 +220,7 @@ impl Manager {
                 },
                 () = at(self.catalog_due) => Turn::Catalog,
                 () = at(late) => Turn::Late,
-                Some(_) = self.watchers.join_next() => continue,
+                Some(_) = self.monitors.join_next() => continue,
                 Some(finding) = self.tasks.join_next() => match finding {
                     Ok(finding) => Turn::Learn(finding),
                     Err(panic) => {

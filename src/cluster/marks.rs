@@ -7,7 +7,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::node::Mark;
 
-/// The last [`Mark`], and whether one is wanted. All watchers of a cluster share it.
+/// The last [`Mark`], and whether one is wanted. All monitors of a cluster share it.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     /// On which timeline a standby is in doubt.
@@ -18,7 +18,7 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// The mark of this timeline. Where there is none yet, the primary's watcher is to make it.
+    /// The mark of this timeline. Where there is none yet, the primary's monitor is to make it.
     pub(super) fn of(&self, timeline: u32) -> Option<Arc<Mark>> {
         let found = self.known(timeline);
         if found.is_none() {
@@ -33,14 +33,14 @@ impl Marks {
         last.filter(|mark| mark.timeline == timeline)
     }
 
-    /// Whether one is to be made. For the primary's watcher.
+    /// Whether one is to be made. For the primary's monitor.
     pub(super) fn is_wanted(&self, timeline: u32) -> bool {
         self.wanted.load(Ordering::Acquire) == timeline
             && self.refused.load(Ordering::Acquire) != timeline
             && self.known(timeline).is_none()
     }
 
-    /// It was made, or cannot be. For the primary's watcher.
+    /// It was made, or cannot be. For the primary's monitor.
     pub(super) fn made(&self, timeline: u32, mark: Option<Mark>) {
         match mark {
             Some(mark) => *self.last() = Some(Arc::new(mark)),

@@ -34,7 +34,7 @@ pub(super) fn measure(member: &Member, topology: &Topology, write_log: &WriteLog
         Some(NodeKind::Replica) => (None, None),
         _ => (Some(0), Some(Duration::ZERO)),
     };
-    let round_trip = |member: &Member| member.node.told().map(|told| told.round_trip);
+    let round_trip = |member: &Member| member.node.last_report().map(|told| told.round_trip);
     let others = topology.members.iter();
     let others = others.filter(|other| other.is_of_use() && other.node.name != member.node.name);
     Measure {

@@ -39,7 +39,7 @@ pub(crate) struct Member {
     /// The timeline that it told; 0 while that is not known.
     pub(crate) timeline: u32,
     /// A standby that has what the primary lost: it is stuck there.
-    pub(crate) stray: bool,
+    pub(crate) diverged: bool,
     /// It takes no writes yet: the server has transactions be read only, whoever begins them.
     pub(crate) fenced: bool,
     /// Whether and since when it does not follow the primary.
@@ -70,7 +70,7 @@ impl Member {
             elsewhere: None,
             twin: None,
             timeline: 0,
-            stray: false,
+            diverged: false,
             fenced: false,
             followed: Followed::default(),
             standing: Standing::Unknown,
@@ -201,7 +201,7 @@ impl Member {
 
     /// Whether its server has told where it is, and not on which timeline.
     pub(super) fn is_asked_in_vain(&self) -> bool {
-        self.run.is_some() || self.node.told().is_some()
+        self.run.is_some() || self.node.last_report().is_some()
     }
 
     /// What the election sees of it.
@@ -236,7 +236,7 @@ impl Member {
             (Standing::Replica, DeclaredRole::Primary) => {
                 "declared the primary, but is a standby".to_owned()
             }
-            (Standing::Replica, _) if self.stray => {
+            (Standing::Replica, _) if self.diverged => {
                 "replica that is ahead of the primary and cannot follow it".to_owned()
             }
             (Standing::Replica, _) => NodeKind::Replica.to_string(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::manager::Manager;
 use super::member::Member;
+use super::monitor::{Monitor, Surroundings};
 use super::topology::Topology;
-use super::watcher::{Surroundings, Watcher};
 use crate::error::Error;
 use crate::health::Signal;
 use crate::node::Node;
@@ -15,7 +15,7 @@ use crate::route::NodeKind;
 impl Manager {
     pub(super) fn watch(&mut self, member: &Member) {
         member.node.pulse.beat();
-        let watcher = Watcher::new(
+        let monitor = Monitor::new(
             Arc::clone(&member.node),
             Arc::clone(&member.progress),
             Surroundings {
@@ -29,13 +29,13 @@ impl Manager {
                 health: Arc::clone(&self.health),
             },
         );
-        let watching = self.watchers.spawn(watcher.run());
+        let watching = self.monitors.spawn(monitor.run());
         self.watching
             .retain(|(node, _)| !Arc::ptr_eq(node, &member.node));
         self.watching.push((Arc::clone(&member.node), watching));
     }
 
-    /// Replaces a watcher that stands still, though every one of its waits has a bound.
+    /// Replaces a monitor that stands still, though every one of its waits has a bound.
     pub(super) fn watch_anew(&mut self, member: &Member) {
         let node = &member.node;
         tracing::error!(target: "diesel_replicated", node = node.name, "task_stalled");

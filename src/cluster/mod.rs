@@ -16,6 +16,7 @@ mod marks;
 mod measure;
 mod member;
 mod membership;
+mod monitor;
 mod oids;
 mod outlook;
 mod probe;
@@ -28,7 +29,6 @@ mod succession;
 mod switchover;
 mod topology;
 mod tracker;
-mod watcher;
 
 pub(crate) use degraded::degraded;
 pub(crate) use handle::{Cluster, Options};

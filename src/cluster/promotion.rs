@@ -163,7 +163,7 @@ impl Promoter {
         Error::PromotionFailed { node, cause }
     }
 
-    /// The manager need not wait to hear it from a watcher.
+    /// The manager need not wait to hear it from a monitor.
     fn tell(&self, member: &Member, facts: Facts) {
         if let Some(commands) = self.commands.upgrade() {
             let _ = commands.try_send(Command::Heard {
@@ -404,7 +404,7 @@ fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
         role: Role::Follows {
             has: flushed.max(replayed),
             hears,
-            stray: member.stray,
+            diverged: member.diverged,
         },
     }
 }

@@ -100,11 +100,11 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
             standing: member.what(),
         });
     }
-    let feed = |member: &Member| (member.sender.clone(), member.paused, member.stray);
+    let feed = |member: &Member| (member.sender.clone(), member.paused, member.diverged);
     // A primary receives from nobody, which is no news.
     if feed(earlier) != feed(member) && member.role == Some(ServerRole::Standby) {
-        if member.stray && !earlier.stray {
-            tracing::warn!(target: "diesel_replicated", node = member.describe(), "replica_stray");
+        if member.diverged && !earlier.diverged {
+            tracing::warn!(target: "diesel_replicated", node = member.describe(), "replica_diverged");
         }
         let address = member.sender.as_deref();
         let upstream = address.map(|address| after.name_at(address));
@@ -115,7 +115,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
             node,
             upstream,
             replay_paused: member.paused,
-            stray: member.stray,
+            diverged: member.diverged,
         });
     }
 }

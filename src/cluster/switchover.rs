@@ -336,7 +336,7 @@ fn pair<'t>(topology: &'t Topology, to: &str) -> Result<(&'t Member, &'t Member)
         let reasons = vec![PromotionRefusal::NotPromotable { node, why }];
         Error::PromotionRefused { reasons }
     };
-    if new.kind() != Some(NodeKind::Replica) || new.stray {
+    if new.kind() != Some(NodeKind::Replica) || new.diverged {
         return Err(refused("is not a replica of this cluster"));
     }
     if !new.is_up() {

@@ -126,13 +126,13 @@ impl ReplicaPosition {
         })
     }
 
-    /// Puts a question besides the usual one. For the watcher to answer.
+    /// Puts a question besides the usual one. For the monitor to answer.
     pub(super) fn put(&self, question: Question) {
         self.questions().push(question);
         self.nudge();
     }
 
-    /// Questions that were put besides the usual one. For the watcher alone.
+    /// Questions that were put besides the usual one. For the monitor alone.
     pub(crate) fn take_questions(&self) -> Vec<Question> {
         std::mem::take(&mut self.questions())
     }
@@ -161,12 +161,12 @@ impl ReplicaPosition {
         }
     }
 
-    /// The node is about to be asked. For the watcher alone.
+    /// The node is about to be asked. For the monitor alone.
     pub(crate) fn asks(&self) -> u64 {
         self.asked.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// The node has answered. For the watcher alone.
+    /// The node has answered. For the monitor alone.
     pub(crate) fn publish(
         &self,
         (question, at): (u64, Instant),
@@ -191,7 +191,7 @@ impl ReplicaPosition {
         self.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Waits until somebody wants news. For the watcher alone.
+    /// Waits until somebody wants news. For the monitor alone.
     pub(crate) async fn wanted(&self) {
         loop {
             let wanted = self.wanted.notified();

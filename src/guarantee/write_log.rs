@@ -132,7 +132,7 @@ impl WriteLog {
         self.left.lock()
     }
 
-    /// Waits until a sequence number after `upto` is taken. For the primary's watcher alone.
+    /// Waits until a sequence number after `upto` is taken. For the primary's monitor alone.
     pub(crate) async fn written_after(&self, upto: u64) {
         while self.drawn() <= upto {
             self.written.notified().await;

@@ -10,7 +10,7 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::facts::Place;
-use super::monitor::Monitor;
+use super::monitor_connection::MonitorConnection;
 use crate::position::Lsn;
 
 /// How many transactions: so many times a coin is tossed.
@@ -42,7 +42,7 @@ pub(crate) struct Mark {
     transactions: Vec<(i64, bool)>,
 }
 
-impl Monitor {
+impl MonitorConnection {
     /// Has a primary do what only its standbys show. `None` if it is none, or may not tell where it is.
     pub(crate) async fn mark(&mut self) -> QueryResult<Option<Mark>> {
         let done = self.toss().await;

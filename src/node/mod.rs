@@ -8,7 +8,7 @@ mod fence;
 mod lease;
 mod manager;
 mod mark;
-mod monitor;
+mod monitor_connection;
 mod pool;
 mod promotion_lock;
 mod pulse;
@@ -32,7 +32,7 @@ pub(crate) use facts::{Facts, Place, Receiver, Run};
 pub(crate) use fence::Whose;
 pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use mark::Mark;
-pub(crate) use monitor::{Monitor, code_changes};
+pub(crate) use monitor_connection::{MonitorConnection, code_changes};
 pub(crate) use pool::{NodePool, Pooled, Probe};
 pub(crate) use promotion_lock::{Clock, Order, PromotionLock};
 pub(crate) use pulse::Pulse;
@@ -55,7 +55,7 @@ pub(crate) type Reporter = Arc<dyn Fn(&Arc<Node>, Trouble) + Send + Sync>;
 
 /// What a server last said of itself.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub(crate) struct LastReport {
     pub(crate) facts: Facts,
     /// When it was asked; what has become of it since it has not told.
     pub(crate) asked: Instant,
@@ -82,9 +82,9 @@ pub(crate) struct Node {
     /// Statements, and transactions on this node alone, under way.
     in_flight: AtomicUsize,
     quiet: Notify,
-    told: Mutex<Option<Arc<Told>>>,
+    last_report: Mutex<Option<Arc<LastReport>>>,
     asking: Mutex<Asking>,
-    /// Of its watcher.
+    /// Of its monitor.
     pub(crate) pulse: Pulse,
     /// When it last answered.
     pub(crate) heard: Pulse,
@@ -119,7 +119,7 @@ impl Node {
                 pool: NodePool::new(connector, fallback_share),
                 in_flight: AtomicUsize::new(0),
                 quiet: Notify::new(),
-                told: Mutex::default(),
+                last_report: Mutex::default(),
                 asking: Mutex::default(),
                 pulse: Pulse::default(),
                 heard: Pulse::default(),
@@ -132,27 +132,27 @@ impl Node {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// The server has said this of itself, and took so long. For the watcher alone.
+    /// The server has said this of itself, and took so long. For the monitor alone.
     pub(crate) fn tells(&self, facts: &Facts, took: Duration) {
         /// Of the average, so much is the last answer's.
         const WEIGHT: f64 = 0.3;
         self.heard.beat();
         let now = Instant::now();
-        let mut told = self.told_mut();
+        let mut told = self.last_report_mut();
         let known = told.as_ref().map_or(took, |told| told.round_trip);
-        *told = Some(Arc::new(Told {
+        *told = Some(Arc::new(LastReport {
             facts: facts.clone(),
             asked: now.checked_sub(took).unwrap_or(now),
             round_trip: known.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT),
         }));
     }
 
-    pub(crate) fn told(&self) -> Option<Arc<Told>> {
-        self.told_mut().clone()
+    pub(crate) fn last_report(&self) -> Option<Arc<LastReport>> {
+        self.last_report_mut().clone()
     }
 
-    fn told_mut(&self) -> MutexGuard<'_, Option<Arc<Told>>> {
-        self.told.lock()
+    fn last_report_mut(&self) -> MutexGuard<'_, Option<Arc<LastReport>>> {
+        self.last_report.lock()
     }
 
     /// What may be asked of it, and why it cannot be asked, if so.

@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, Member, Topology, degraded, lag};
 use crate::guarantee::Stage;
-use crate::node::{self, Place, Told};
+use crate::node::{self, LastReport, Place};
 use crate::position::Position;
 use crate::route::NodeKind;
 use crate::status::{Limit, NodeStatus, PoolStatus};
@@ -36,7 +36,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
 
 fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
     let pool = member.node.pool.state();
-    let told = member.node.told();
+    let told = member.node.last_report();
     let asking = member.node.asking().clone();
     let (lag_bytes, lag) = match member.kind() {
         Some(NodeKind::Replica) => lag(member, &cluster.write_log),
@@ -65,7 +65,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
         upstream: upstream.map(|address| topology.name_at(address)),
         receiving: told.as_deref().and_then(receiving),
         replay_paused: member.paused,
-        stray: member.stray,
+        diverged: member.diverged,
         limited: asking.limits.iter().map(limit).collect(),
         monitor_error: asking.error,
         version: told
@@ -83,7 +83,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
 }
 
 /// `None` where it may not be asked.
-fn position(told: &Told, timeline: u32) -> Option<Position> {
+fn position(told: &LastReport, timeline: u32) -> Option<Position> {
     let lsn = match told.facts.place {
         Place::Primary { flushed, .. } => flushed?,
         Place::Standby { replayed, .. } => replayed?,
@@ -104,7 +104,7 @@ fn limit(limit: &node::Limit) -> Limit {
     Limit::new(right, costs.to_owned(), grant)
 }
 
-fn receiving(told: &Told) -> Option<bool> {
+fn receiving(told: &LastReport) -> Option<bool> {
     match told.facts.place {
         Place::Primary { .. } => None,
         Place::Standby { receives, .. } => receives,

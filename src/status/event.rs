@@ -106,7 +106,7 @@ pub enum Event {
         /// Somebody has paused its replay.
         replay_paused: bool,
         /// It is ahead of the primary, can follow nobody, and serves no reads.
-        stray: bool,
+        diverged: bool,
     },
     /// A replica was promoted by this process.
     #[non_exhaustive]

@@ -140,7 +140,7 @@ pub struct NodeStatus {
     /// Somebody has paused its replay (`pg_wal_replay_pause`).
     pub replay_paused: bool,
     /// It has what the primary lost in a failover, can follow nobody, and serves no reads.
-    pub stray: bool,
+    pub diverged: bool,
     /// What this role may not ask of the server, what that costs, and the statement that mends it.
     pub limited: Vec<Limit>,
     /// Why the server cannot be asked for its place, if so: what is said of it here is of before.

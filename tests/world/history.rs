@@ -239,9 +239,9 @@ async fn a_replica_without_a_receiver_is_proven_to_be_diverged() {
     let local = cluster("").await;
     let pool = started(builder(&local, "plain", "")).await;
     on(&local, |local| diverge(local, 3)).await;
-    eventually("it is stray", || async {
+    eventually("it is diverged", || async {
         let it = node(&pool, "replica-2");
-        it.health == NodeHealth::Diverged && it.stray
+        it.health == NodeHealth::Diverged && it.diverged
     })
     .await;
     let mut conn = pool.get().await.unwrap();

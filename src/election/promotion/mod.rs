@@ -41,7 +41,7 @@ pub(crate) enum Role {
         /// It receives its log from somebody.
         hears: Option<Heard>,
         /// It is known to be ahead of a fork.
-        stray: bool,
+        diverged: bool,
     },
 }
 
@@ -192,7 +192,7 @@ fn witnesses(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
         match answer(voter).filter(on_newest)?.role {
             Role::Follows {
                 hears: Some(Heard { from, ago }),
-                stray: false,
+                diverged: false,
                 ..
             } if !from.is_some_and(|from| relays(voters, from, known))
                 && ago.is_none_or(|ago| ago < terms.witness_age) =>
@@ -226,9 +226,9 @@ fn majority(voters: &[Voter]) -> Option<Refusal> {
 /// newer one: what it has cannot be compared, so that it is not heard.
 fn synchronous(voters: &[Voter], known: &Known) -> Option<Refusal> {
     let is_heard = |answer: Answer| match answer.role {
-        Role::Follows { hears, stray, .. } => {
-            answer.timeline >= known.newest || hears.is_some() || stray
-        }
+        Role::Follows {
+            hears, diverged, ..
+        } => answer.timeline >= known.newest || hears.is_some() || diverged,
         Role::TakesWrites => false,
     };
     let unheard = voters.iter().enumerate().filter(|(place, voter)| {
@@ -246,7 +246,9 @@ fn synchronous(voters: &[Voter], known: &Known) -> Option<Refusal> {
 fn has(voter: &Voter, known: &Known) -> Option<Lsn> {
     let answer = voter.answer.filter(|answer| is_of(known, answer))?;
     match answer.role {
-        Role::Follows { has, stray, .. } if !stray && answer.timeline == known.newest => Some(has),
+        Role::Follows { has, diverged, .. } if !diverged && answer.timeline == known.newest => {
+            Some(has)
+        }
         _ => None,
     }
 }

@@ -17,7 +17,7 @@ fn follows(name: &str, has: u64) -> Voter {
             role: Role::Follows {
                 has: Lsn(has),
                 hears: None,
-                stray: false,
+                diverged: false,
             },
         }),
     }
@@ -134,7 +134,7 @@ fn a_replica_that_hears_of_the_primary_speaks_for_its_life() {
                 from: Some(0),
                 ago: ago.map(Duration::from_secs),
             }),
-            stray: false,
+            diverged: false,
         };
     };
     hears(&mut heard[2], Some(9));
@@ -163,7 +163,7 @@ fn who_passes_on_is_no_witness_and_who_may_have_been_promoted_is() {
             from: Some(1),
             ago: Some(Duration::from_secs(1)),
         }),
-        stray: false,
+        diverged: false,
     };
     assert_eq!(candidate(&voters, &known(500), &TERMS), Ok(1));
     // It was promoted, and is heard of by this replica alone. Who is the primary is not known then.
@@ -254,9 +254,13 @@ fn who_receives_nothing_may_have_confirmed_on_a_newer_timeline_than_it_tells() {
         from: None,
         ago: Some(TERMS.witness_age),
     };
-    for (hears, stray) in [(Some(receives), false), (None, true)] {
+    for (hears, diverged) in [(Some(receives), false), (None, true)] {
         let has = Lsn(700);
-        answer(&mut voters[3]).role = Role::Follows { has, hears, stray };
+        answer(&mut voters[3]).role = Role::Follows {
+            has,
+            hears,
+            diverged,
+        };
         assert_eq!(candidate(&voters, &synchronous, &TERMS), Ok(1));
     }
 }
@@ -273,27 +277,27 @@ fn the_operators_choice_is_held_to_the_same_terms() {
     assert_eq!(refusals(&voters, &known(500), &pick(2, false)).len(), 2);
     assert_eq!(candidate(&voters, &known(500), &pick(2, true)), Ok(2));
     assert!(candidate(&voters, &known(500), &pick(0, true)).is_err());
-    let mut stray = cluster(&[500, 900]);
-    answer(&mut stray[2]).role = Role::Follows {
+    let mut diverged = cluster(&[500, 900]);
+    answer(&mut diverged[2]).role = Role::Follows {
         has: Lsn(900),
         hears: None,
-        stray: true,
+        diverged: true,
     };
-    assert!(candidate(&stray, &known(500), &pick(2, true)).is_err());
-    assert_eq!(candidate(&stray, &known(500), &TERMS), Ok(1));
+    assert!(candidate(&diverged, &known(500), &pick(2, true)).is_err());
+    assert_eq!(candidate(&diverged, &known(500), &TERMS), Ok(1));
 }
 
 fn voter() -> impl Strategy<Value = Voter> {
     let role = prop_oneof![
         1 => Just(Role::TakesWrites),
         5 => (0..900u64, proptest::option::weighted(0.2, 0..20u64), proptest::bool::weighted(0.1))
-            .prop_map(|(has, hears, stray)| Role::Follows {
+            .prop_map(|(has, hears, diverged)| Role::Follows {
                 has: Lsn(has),
                 hears: hears.map(|ago| Heard {
                     from: None,
                     ago: Some(Duration::from_secs(ago)),
                 }),
-                stray,
+                diverged,
             }),
     ];
     let answer = (7..9u64, 2..4u32, role).prop_map(|(cluster, timeline, role)| Answer {

@@ -79,7 +79,7 @@ impl Attempt {
 /// As `promotion::answer`.
 fn answer(process: &Process, server: usize, facts: &Facts) -> Answer {
     let (role, timeline) = process.told(server, facts);
-    let stray = process.members[server].stray;
+    let diverged = process.members[server].diverged;
     let role = match &facts.place {
         Place::Standby { receiver } if role == ServerRole::Standby => Role::Follows {
             has: Lsn(facts.end),
@@ -87,7 +87,7 @@ fn answer(process: &Process, server: usize, facts: &Facts) -> Answer {
                 let ago = Some(silent);
                 from.map(|_| Heard { from, ago })
             }),
-            stray,
+            diverged,
         },
         _ => Role::TakesWrites,
     };

@@ -25,7 +25,7 @@ pub(super) struct Who {
 pub(super) struct Member {
     pub(super) role: Option<ServerRole>,
     pub(super) timeline: u32,
-    pub(super) stray: bool,
+    pub(super) diverged: bool,
     told: bool,
     asked: bool,
     pub(super) down: bool,
@@ -138,9 +138,9 @@ impl Process {
         self.count_answers(now);
     }
 
-    /// As `Member::note` and `Watcher::is_stray`.
+    /// As `Member::note` and `Monitor::is_stray`.
     fn note(&mut self, server: usize, facts: &Facts) {
-        let stray = match &facts.place {
+        let diverged = match &facts.place {
             Place::Standby {
                 receiver: Some((timeline, ..)),
             } => {
@@ -152,7 +152,7 @@ impl Process {
         let (role, timeline) = self.told(server, facts);
         let member = &mut self.members[server];
         member.told = true;
-        (member.role, member.timeline, member.stray) = (Some(role), timeline, stray);
+        (member.role, member.timeline, member.diverged) = (Some(role), timeline, diverged);
         member.end = facts.end;
     }
 
@@ -168,7 +168,7 @@ impl Process {
         }
     }
 
-    /// As `Watcher::publish` does for the primary.
+    /// As `Monitor::publish` does for the primary.
     fn publish(&mut self, server: usize, facts: &Facts) {
         let Place::Primary {
             confirming,

@@ -73,7 +73,7 @@ pub(super) fn act(
     stage: &Mutex<Stage>,
     name: &str,
     verb: Verb,
-    stray: bool,
+    diverged: bool,
 ) -> Result<(), Error> {
     let node = cluster
         .node(name)
@@ -94,7 +94,7 @@ pub(super) fn act(
         Verb::Resume => act
             .replica(&now)
             .and_then(|()| node.resume_replay().map_err(fault)),
-        Verb::Restart => act.restart(&now, stray),
+        Verb::Restart => act.restart(&now, diverged),
         Verb::Promote => act.replica(&now).and_then(|()| act.promote()),
     }
 }
@@ -135,8 +135,8 @@ impl Act<'_> {
     }
 
     /// Whatever it was, it runs afterwards, and follows the primary if it is not the primary.
-    fn restart(&self, now: &Server, stray: bool) -> Result<(), Error> {
-        if self.is_outdated() || stray && !now.primary {
+    fn restart(&self, now: &Server, diverged: bool) -> Result<(), Error> {
+        if self.is_outdated() || diverged && !now.primary {
             return self.rebuild();
         }
         // One that is frozen could not stop.

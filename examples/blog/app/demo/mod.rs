@@ -74,7 +74,7 @@ impl Demo {
     }
 
     /// Does it, off the runtime and to its end, even if nobody waits for it any more.
-    async fn act(&self, node: String, verb: Verb, stray: bool) -> Result<(), Error> {
+    async fn act(&self, node: String, verb: Verb, diverged: bool) -> Result<(), Error> {
         let turn = Arc::clone(&self.turn).lock_owned().await;
         let Some(cluster) = self.cluster.upgrade() else {
             return Err(Error::Conflict("the cluster has ended".to_owned()));
@@ -82,7 +82,7 @@ impl Demo {
         let stage = Arc::clone(&self.stage);
         let done = spawn_blocking(move || {
             let _turn = turn;
-            faults::act(&cluster, &stage, &node, verb, stray)
+            faults::act(&cluster, &stage, &node, verb, diverged)
         });
         done.await.unwrap_or_else(|error| Err(failure(&error)))
     }
@@ -119,8 +119,12 @@ async fn on_node(
     let demo = app.demo.ok_or_else(nothing_here)?;
     let verb = Verb::named(&verb)
         .ok_or_else(|| Error::NotFound(format!("nodes cannot be told to `{verb}`")))?;
-    let stray = app.pool.status().node(&name).is_some_and(|node| node.stray);
-    demo.act(name, verb, stray).await?;
+    let diverged = app
+        .pool
+        .status()
+        .node(&name)
+        .is_some_and(|node| node.diverged);
+    demo.act(name, verb, diverged).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

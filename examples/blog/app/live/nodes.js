@@ -83,7 +83,7 @@ function howItIs(node, server) {
   else if (server && server.frozen) words += ", frozen";
   else if (node.replay_paused) words += ", replay paused";
   const state = STATES[node.health] || "fair";
-  const held = node.replay_paused || node.stray || (server && (server.frozen || !server.running));
+  const held = node.replay_paused || node.diverged || (server && (server.frozen || !server.running));
   return [words, state === "good" && held ? "fair" : state];
 }
 
@@ -92,7 +92,7 @@ function reasons(node) {
   // In most cases the standing is the kind once more.
   if (node.standing !== node.kind) reasons.push(node.standing);
   if (node.cause) reasons.push(node.cause);
-  if (node.stray) reasons.push("it is ahead of the primary, and must be rebuilt: restart it");
+  if (node.diverged) reasons.push("it is ahead of the primary, and must be rebuilt: restart it");
   return reasons.join("; ");
 }
 

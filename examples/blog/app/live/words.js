@@ -70,8 +70,8 @@ export function told(event) {
     case "replication_changed": {
       const parts = [event.upstream ? `receives from ${event.upstream}` : "receives nothing"];
       if (event.replay_paused) parts.push("its replay is paused");
-      if (event.stray) parts.push("it is ahead of the primary and must be rebuilt");
-      return [`${node} ${parts.join("; ")}`, event.upstream && !event.stray ? "good" : "fair"];
+      if (event.diverged) parts.push("it is ahead of the primary and must be rebuilt");
+      return [`${node} ${parts.join("; ")}`, event.upstream && !event.diverged ? "good" : "fair"];
     }
     case "promoted":
       return [`this application promoted ${node}: timeline ${event.timeline}`, "good"];

@@ -29,12 +29,12 @@ const CODE_CHANGES: &str = "SELECT sum(pg_catalog.pg_stat_get_tuples_inserted(oi
     pg_catalog.pg_partitioned_table, pg_catalog.pg_statistic_ext}'::pg_catalog.regclass[]) AS oid";
 
 /// A connection over which a node is asked again and again.
-pub(crate) struct Monitor {
+pub(crate) struct MonitorConnection {
     pub(super) connection: NodeConnection,
     identity: Identity,
 }
 
-impl Monitor {
+impl MonitorConnection {
     pub(crate) async fn open(node: &Node) -> Result<Self, ConnectError> {
         let mut connection = node.pool.connector().connect_monitor().await?;
         // A server that is far away has answered long before it has told where it is.

@@ -17,7 +17,7 @@ use super::member::Member;
 use super::topology::Topology;
 use crate::config::{COMMIT_MARKER_SQL, HealthConfig};
 use crate::guarantee::{NewTimeline, Received, ReplicaPosition, WriteLog};
-use crate::node::{Facts, Monitor, Node, Place};
+use crate::node::{Facts, MonitorConnection, Node, Place};
 use crate::position::{Lsn, Position, Sample};
 
 /// How often every node is asked while none takes writes: one may just be promoted.
@@ -50,7 +50,7 @@ const CODE: Duration = Duration::from_millis(500);
 /// How often what changes seldom is asked for.
 const IDENTITY: Duration = Duration::from_secs(5);
 
-/// What all watchers share.
+/// What all monitors share.
 #[derive(Clone)]
 pub(super) struct Surroundings {
     pub(super) write_log: Arc<WriteLog>,
@@ -69,7 +69,7 @@ pub(super) struct Surroundings {
 /// How often old markers of commits are removed, a bounded number at once.
 const SWEEP: Duration = Duration::from_secs(60);
 
-pub(super) struct Watcher {
+pub(super) struct Monitor {
     node: Arc<Node>,
     progress: Arc<ReplicaPosition>,
     write_log: Arc<WriteLog>,
@@ -107,7 +107,7 @@ pub(super) struct Watcher {
     upto: u64,
 }
 
-impl Watcher {
+impl Monitor {
     pub(super) fn new(
         node: Arc<Node>,
         progress: Arc<ReplicaPosition>,
@@ -166,7 +166,7 @@ impl Watcher {
             // The manager has ended; so will this task.
             return std::future::pending().await;
         }
-        let failed = match Monitor::open(&self.node).await {
+        let failed = match MonitorConnection::open(&self.node).await {
             Ok(mut monitor) => {
                 self.identified = Instant::now();
                 // The server may have been restarted, or rebuilt.
@@ -182,7 +182,7 @@ impl Watcher {
     }
 
     /// Tells of each right that is missing, once.
-    fn tell_limits(&mut self, monitor: &Monitor) {
+    fn tell_limits(&mut self, monitor: &MonitorConnection) {
         let limits = monitor.limits();
         self.node.asking().limits = Arc::clone(limits);
         let node = &self.node.name;
@@ -217,7 +217,7 @@ impl Watcher {
     }
 
     /// Asks again and again. Returns why it ended.
-    async fn follow(&mut self, monitor: &mut Monitor) -> String {
+    async fn follow(&mut self, monitor: &mut MonitorConnection) -> String {
         loop {
             self.node.pulse.beat();
             let asked = Instant::now();
@@ -274,7 +274,11 @@ impl Watcher {
 
     /// Adds to what the node says what is known beside it: on which timeline a standby is, and whether it
     /// shows what the primary was given to do; and gives a primary something to do, where that is wanted.
-    async fn place(&mut self, monitor: &mut Monitor, facts: &mut Facts) -> Result<(), String> {
+    async fn place(
+        &mut self,
+        monitor: &mut MonitorConnection,
+        facts: &mut Facts,
+    ) -> Result<(), String> {
         self.node.asking().error = None;
         if matches!(facts.place, Place::Primary { .. }) {
             return self.mark(monitor, facts.timeline).await;
@@ -319,7 +323,7 @@ impl Watcher {
     }
 
     /// Gives the primary something to do that only its standbys show, if one of them is in doubt.
-    async fn mark(&mut self, monitor: &mut Monitor, timeline: u32) -> Result<(), String> {
+    async fn mark(&mut self, monitor: &mut MonitorConnection, timeline: u32) -> Result<(), String> {
         if timeline == 0 || !self.is_primary() || !self.marks.is_wanted(timeline) {
             return Ok(());
         }
@@ -343,7 +347,7 @@ impl Watcher {
     }
 
     /// Has old markers of commits removed, and tells once if there is no table for them.
-    async fn tend_markers(&mut self, monitor: &mut Monitor) -> Result<(), String> {
+    async fn tend_markers(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
         if !self.sweep || !self.is_primary() {
             return Ok(());
         }
@@ -372,7 +376,7 @@ impl Watcher {
     }
 
     /// Tells of changes of the code in the database: a migration of another process makes them as well.
-    async fn look_at_code(&mut self, monitor: &mut Monitor) -> Result<(), String> {
+    async fn look_at_code(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
         let Some((last, known)) = self.code else {
             return Ok(());
         };
@@ -397,7 +401,7 @@ impl Watcher {
     }
 
     /// Sees whether commits wait for a synchronous standby.
-    async fn look_at_commits(&mut self, monitor: &mut Monitor) -> Result<(), String> {
+    async fn look_at_commits(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
         if self.looked_at_commits.elapsed() < self.health.interval {
             return Ok(());
         }
@@ -419,7 +423,7 @@ impl Watcher {
     }
 
     /// Has a primary that has written nothing for a while write a little, where that is wanted.
-    async fn beat(&mut self, monitor: &mut Monitor) -> Result<(), String> {
+    async fn beat(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
         let (last, place) = self.beaten;
         if !self.heartbeat || last.elapsed() < self.health.interval || !self.is_primary() {
             return Ok(());
@@ -456,7 +460,7 @@ impl Watcher {
 
     fn publish(
         &mut self,
-        monitor: &Monitor,
+        monitor: &MonitorConnection,
         facts: Facts,
         (upto, asked, question): (u64, Instant, u64),
         timeline: Option<NewTimeline>,
@@ -615,7 +619,7 @@ impl Watcher {
     }
 
     /// How the log came to be on the timeline of a node that takes writes, if that is a new one.
-    async fn fork(&self, monitor: &mut Monitor, facts: &Facts) -> Option<NewTimeline> {
+    async fn fork(&self, monitor: &mut MonitorConnection, facts: &Facts) -> Option<NewTimeline> {
         let known = self.write_log.with(|view| view.forks.current());
         if !matches!(facts.place, Place::Primary { .. }) || facts.timeline <= known {
             return None;
