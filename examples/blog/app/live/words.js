@@ -58,7 +58,7 @@ export function told(event) {
     case "node_changed": {
       const why = event.cause ? `: ${event.cause}` : "";
       const grave = { up: "good", down: "bad" }[event.to] || "fair";
-      return [`${node} was ${event.from} and is ${event.to}${why}`, grave];
+      return [`${node} is ${event.to}${why}`, grave];
     }
     case "primary_changed": {
       const line = event.timeline ? ` on timeline ${event.timeline}` : "";
@@ -79,6 +79,14 @@ export function told(event) {
       const reasons = event.reasons.map((one) => one.reason.replaceAll("_", " "));
       return [`no replica is promoted: ${reasons.join(", ")}`, "bad"];
     }
+    case "promotion_failed":
+      return [`${node} was not promoted: ${event.cause}`, "bad"];
+    case "cluster_replaced":
+      return ["every node is of another cluster now, which is used from here on", "bad"];
+    case "degraded":
+      return [`${event.what.node ? `${event.what.node}: ` : ""}${event.what.detail}`, "fair"];
+    case "degradation_over":
+      return [`${event.what.node ? `${event.what.node}: ` : ""}over: ${event.what.reason.replaceAll("_", " ")}`, "good"];
     case "missed":
       return [`${event.events} events were missed`, "fair"];
     default:
