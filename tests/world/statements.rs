@@ -59,7 +59,7 @@ async fn a_query_that_writes_in_its_with_runs_on_the_primary_once() {
     assert_eq!(count(&mut conn).await, 3);
 }
 
-// rails #40315: with a comment before it a read is not taken for one.
+// rails #40315, janus-ar #159: with a comment before it a read is not taken for one, and a write for one.
 #[tokio::test]
 async fn comments_before_a_statement_change_nothing() {
     let pool = pool().await;
@@ -109,6 +109,7 @@ async fn a_job_is_taken_from_a_queue_on_the_primary() {
     }
 }
 
+// vitess-sqlparser #36: `EXPLAIN ANALYZE` of a write is taken for a read.
 #[tokio::test]
 async fn an_explained_write_that_is_analysed_runs_on_the_primary() {
     let pool = pool().await;
