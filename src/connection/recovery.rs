@@ -139,10 +139,15 @@ impl ReplicatedConnection {
     }
 
     /// Whether the statement can be sent over another connection: nothing of it was sent over the one
-    /// that was lost, and nothing else was lost with that.
+    /// that was lost, or it only began a transaction, which is gone; and nothing else was lost with that.
     fn may_send_again(&self, execution: &Execution) -> bool {
         let session = self.session();
-        execution.unsent
+        let begins = matches!(
+            execution.verdict.control,
+            Some(TransactionControl::Begin { .. })
+        );
+        let left_nothing = begins && outcome_if_lost(execution) == Outcome::NotRun;
+        (execution.unsent || left_nothing)
             && execution.verdict.control != Some(TransactionControl::End)
             && session.transaction.is_none()
             && !session.pinned

@@ -175,6 +175,43 @@ async fn the_first_read_after_a_failover_knows_of_the_loss() {
     }
 }
 
+// RustCFML/RustCFML #175, aws/aws-advanced-go-wrapper #582 (the first statement meets a connection that is dead).
+#[tokio::test]
+async fn a_begin_that_died_with_the_primary_begins_on_the_next_one() {
+    let local = own_cluster().await;
+    let pool = pool(&local).await;
+    up(&pool).await;
+    let mut conn = pool.get().await.unwrap();
+    assert_eq!(count(&mut conn.primary()).await, 3);
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.primary().freeze();
+    })
+    .await;
+    let beginning = tokio::spawn(async move {
+        conn.transaction(async |conn| {
+            insert("kept").execute(conn).await?;
+            QueryResult::Ok(())
+        })
+        .await
+        .unwrap();
+        count(&mut conn.primary()).await
+    });
+    // Nobody reads what is sent to it, so nothing tells when it has been: the wire does.
+    eventually("BEGIN is under way", || async {
+        let status = pool.status();
+        let primary = status.primary.as_deref();
+        status
+            .nodes
+            .iter()
+            .any(|node| Some(&*node.name) == primary && node.in_flight > 0)
+    })
+    .await;
+    kill(&local).await;
+    on(&local, |local| local.replicas()[0].promote().unwrap()).await;
+    assert_eq!(beginning.await.unwrap(), 4);
+}
+
 #[tokio::test]
 async fn what_the_next_primary_has_is_not_told_as_lost() {
     let local = own_cluster().await;
