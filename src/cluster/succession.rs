@@ -45,8 +45,26 @@ pub(super) fn follow(before: &Topology, after: &Topology, event_bus: &EventBus) 
     }
     for member in &after.members {
         if let Some(earlier) = before.member(&member.node) {
-            compare(earlier, member, after, event_bus);
+            let goes_on = goes_on(earlier, member, after);
+            compare(earlier, member, after, goes_on, event_bus);
+            let is_twin = |member: &Member| member.standing == Standing::Twin;
+            let went_on = same(earlier.twin.as_ref(), old.as_ref());
+            if is_twin(earlier) && is_twin(member) && went_on && !goes_on {
+                end_connections(member);
+            }
         }
+    }
+}
+
+/// Whether what runs on a node's connections may go on although another name of its server is used now: the server
+/// is still the primary, and this name has led to no other one.
+fn goes_on(earlier: &Member, member: &Member, after: &Topology) -> bool {
+    let primary = after.primary().map(|primary| &primary.node);
+    let used = member.standing == Standing::Twin && same(member.twin.as_ref(), primary);
+    if earlier.standing == Standing::Twin {
+        used && same(earlier.twin.as_ref(), member.twin.as_ref())
+    } else {
+        used && member.run.is_some() && earlier.run == member.run
     }
 }
 
@@ -58,7 +76,13 @@ fn same(one: Option<&Arc<Node>>, other: Option<&Arc<Node>>) -> bool {
     }
 }
 
-fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &EventBus) {
+fn compare(
+    earlier: &Member,
+    member: &Member,
+    after: &Topology,
+    goes_on: bool,
+    event_bus: &EventBus,
+) {
     let (at, node) = (SystemTime::now(), member.node.name.clone());
     let (from, to) = (earlier.health.kind(), member.health.kind());
     if from != to {
@@ -83,7 +107,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
     if earlier.standing != member.standing {
         // One that was only expected to be the primary has ruled over nothing.
         let ruled = earlier.standing == Standing::Primary && earlier.role.is_some();
-        depose(ruled, member);
+        depose(ruled, goes_on, member);
         let standing = member.what();
         tracing::info!(target: "diesel_replicated", node, standing, "standing_changed");
         event_bus.ring(Event::StandingChanged {
@@ -121,7 +145,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
 }
 
 /// Ends the connections to a node that must not be used any more.
-fn depose(ruled: bool, member: &Member) {
+fn depose(ruled: bool, goes_on: bool, member: &Member) {
     let (node, reason) = (&member.node.name, member.describe());
     match member.standing {
         // One that is down can do no harm yet.
@@ -147,8 +171,12 @@ fn depose(ruled: bool, member: &Member) {
             | Standing::Twin
             | Standing::Elsewhere
     );
-    if ruled || useless {
-        let cause = format!("it is no longer the primary: {}", member.describe());
-        member.node.pool.connector().end_generation(cause);
+    if (ruled || useless) && !goes_on {
+        end_connections(member);
     }
+}
+
+fn end_connections(member: &Member) {
+    let cause = format!("it is no longer the primary: {}", member.describe());
+    member.node.pool.connector().end_generation(cause);
 }

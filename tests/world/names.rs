@@ -329,6 +329,11 @@ async fn a_name_that_follows_the_primary_is_no_node_of_its_own() {
         local.primary().kill().unwrap();
     })
     .await;
+    // What is sent before the death is known would be in doubt.
+    eventually("its death is known", || async {
+        pool.status().node("rw").unwrap().cause.is_some()
+    })
+    .await;
     insert("Edith").execute(&mut conn).await.unwrap();
     let promoted = pool.status().primary.unwrap();
     assert!(promoted.starts_with("replica"), "{promoted}");
