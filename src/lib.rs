@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod classify;
 mod cluster;
@@ -10,6 +11,7 @@ mod deadline;
 mod election;
 mod error;
 mod guarantee;
+pub mod guide;
 mod health;
 mod node;
 mod pool;

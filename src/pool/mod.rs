@@ -83,8 +83,19 @@ impl ReplicatedPool {
     ///
     /// [`Error::Closed`] after [`ReplicatedPool::close`].
     pub async fn get(&self) -> Result<ReplicatedConnection, Error> {
+        self.get_blocking()
+    }
+
+    /// As [`get`](Self::get), for code that is not async: synchronous Diesel uses the connection through diesel-async's
+    /// `AsyncConnectionWrapper`. It blocks for nothing, and works on any thread while the pool's runtime lives. See
+    /// [the guide](crate::guide::coming_from).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] after [`ReplicatedPool::close`].
+    pub fn get_blocking(&self) -> Result<ReplicatedConnection, Error> {
         match Session::ambient(&self.cluster) {
-            Some(session) => session.get().await,
+            Some(session) => session.connection(),
             None => ReplicatedConnection::new(Arc::clone(&self.cluster), Arc::default()),
         }
     }

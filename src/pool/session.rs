@@ -68,6 +68,10 @@ impl Session {
         reason = "as in other pools, so that one can be swapped for the other"
     )]
     pub async fn get(&self) -> Result<ReplicatedConnection, Error> {
+        self.connection()
+    }
+
+    pub(super) fn connection(&self) -> Result<ReplicatedConnection, Error> {
         let guarantee = Arc::clone(&self.guarantee);
         ReplicatedConnection::new(Arc::clone(&self.cluster), guarantee)
     }

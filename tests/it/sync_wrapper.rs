@@ -41,6 +41,38 @@ fn it_works_without_an_ambient_runtime() {
     assert!(rolled_back.is_err());
 }
 
+// Synchronous code in worker threads beside an async pool.
+#[test]
+fn synchronous_code_takes_connections_of_an_async_pool_on_its_own_threads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let url = runtime.block_on(async { cluster().url(&database().await) });
+    let pool = runtime
+        .block_on(diesel_replicated::ReplicatedPool::connect(&url))
+        .unwrap();
+    std::thread::scope(|scope| {
+        for n in 0..3 {
+            let pool = &pool;
+            scope.spawn(move || {
+                let mut conn = Sync::from(pool.get_blocking().unwrap());
+                let inserted = diesel::insert_into(users::table)
+                    .values(users::name.eq(format!("thread {n}")))
+                    .execute(&mut conn);
+                assert_eq!(inserted, Ok(1));
+                let count = users::table.count().get_result::<i64>(&mut conn).unwrap();
+                assert!(count >= 4, "{count}");
+            });
+        }
+    });
+    runtime.block_on(pool.close(std::time::Duration::from_secs(5)));
+    assert!(matches!(
+        pool.get_blocking(),
+        Err(diesel_replicated::Error::Closed)
+    ));
+}
+
 #[test]
 fn r2d2_works_as_it_is() {
     let url = cluster().url(&database_now());

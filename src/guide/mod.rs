@@ -1,0 +1,30 @@
+//! The guide: how to begin, and how to run it. Pages of text, no code.
+//!
+//! - [`getting_started`]: From nothing to a first query.
+//! - [`coming_from`]: Coming from bb8, deadpool, mobc or r2d2.
+//! - [`routing`]: Which statement goes where.
+//! - [`consistency`]: What a read sees.
+//! - [`failover`]: What happens when the primary changes.
+//! - [`operations`]: Running it: grants, limits, alerts.
+//! - [`terms`]: The words of this crate.
+
+#[doc = include_str!("getting_started.md")]
+pub mod getting_started {}
+
+#[doc = include_str!("coming_from.md")]
+pub mod coming_from {}
+
+#[doc = include_str!("routing.md")]
+pub mod routing {}
+
+#[doc = include_str!("consistency.md")]
+pub mod consistency {}
+
+#[doc = include_str!("failover.md")]
+pub mod failover {}
+
+#[doc = include_str!("operations.md")]
+pub mod operations {}
+
+#[doc = include_str!("terms.md")]
+pub mod terms {}
