@@ -1,16 +1,14 @@
 //! The three ways in which Diesel sends a statement, as one path sees them.
 
 use std::any::TypeId;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 use futures_util::StreamExt;
 
-use super::pending_write::PendingWrite;
+use super::report::Report;
 use super::stream::RowStream;
-use crate::cluster::Cluster;
-use crate::error::Outcome;
 use crate::node::Lease;
 use crate::statement::{Bound, Statement};
 
@@ -40,24 +38,6 @@ pub(super) trait Action: Send {
     fn reporting(&self, output: Self::Output, report: Report) -> Self::Output {
         report.acknowledged();
         output
-    }
-}
-
-/// What is to be done when a statement comes to its end.
-#[derive(Debug)]
-pub(super) struct Report {
-    /// Whom to tell of a connection that breaks.
-    pub(super) cluster: Weak<Cluster>,
-    /// What to tell the caller then.
-    pub(super) outcome_if_lost: Outcome,
-    pub(super) pending_write: Option<PendingWrite>,
-}
-
-impl Report {
-    pub(super) fn acknowledged(self) {
-        if let Some(pending_write) = self.pending_write {
-            pending_write.acknowledged();
-        }
     }
 }
 

@@ -8,11 +8,12 @@ use diesel::connection::InstrumentationEvent;
 use futures_util::future::join;
 
 use super::ReplicatedConnection;
-use super::action::{Action, Report};
+use super::action::Action;
 use super::commit::PendingCommit;
 use super::pending_write::PendingWrite;
 use super::reading::{Reading, Served};
 use super::recovery::{Next, outcome_if_lost};
+use super::report::Report;
 use super::session::{Session, Transaction};
 use super::settings::{Setting, keeps_names};
 use crate::classify::{Leaves, TransactionControl, Verdict};

@@ -16,6 +16,7 @@ mod pending_write;
 mod quorum;
 mod reading;
 mod recovery;
+mod report;
 mod retry;
 mod route;
 mod scope;

@@ -8,8 +8,8 @@ use diesel::QueryResult;
 use diesel_async::{AsyncConnectionCore, AsyncPgConnection};
 use futures_core::Stream;
 
-use super::action::Report;
 use super::failure::lost;
+use super::report::Report;
 use crate::node::Use;
 use crate::statement::Rows;
 

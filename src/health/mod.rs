@@ -15,10 +15,7 @@ use std::time::{Duration, Instant};
 use crate::config::HealthConfig;
 use crate::deadline;
 use crate::status::NodeHealth;
-use slow::Slowness;
-
-/// The share of its reads that a node has when it is slow, or has just come back.
-const LEAST: f64 = 0.1;
+use slow::{LEAST, Slowness};
 
 /// A lag has to fall to this part of its bound before it is over.
 const CAUGHT_UP: f64 = 0.8;

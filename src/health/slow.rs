@@ -4,9 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::LEAST;
 use crate::config::HealthConfig;
 use crate::deadline;
+
+/// The share of its reads that a node has when it is slow, or has just come back.
+pub(super) const LEAST: f64 = 0.1;
 
 /// So many looks in a row make a node slow, or quick again.
 const LOOKS: u32 = 3;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::error::{ClusterError, io};
-use super::node::{Host, LocalNode};
+use super::node::{Host, LocalNode, conninfo};
 use super::privileges::Privileges;
 
 /// Settings of every node. Replicas come up and catch up at once, and nothing is flushed.
@@ -127,10 +127,4 @@ fn run(mut command: Command) -> Result<(), ClusterError> {
         program,
         message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })
-}
-
-/// How a replica reaches the node that it follows.
-pub(super) fn conninfo(upstream: &LocalNode, name: &str) -> String {
-    let port = upstream.port();
-    format!("host=127.0.0.1 port={port} user=postgres application_name={name}")
 }

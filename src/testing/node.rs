@@ -12,7 +12,6 @@ use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::error::{ClusterError, io};
-use super::folders::conninfo;
 use super::ports::free_port;
 use super::privileges::Privileges;
 use super::processes::children_of;
@@ -385,4 +384,10 @@ impl fmt::Debug for LocalNode {
             .field("port", &self.port())
             .finish_non_exhaustive()
     }
+}
+
+/// How a replica reaches the node that it follows.
+pub(super) fn conninfo(upstream: &LocalNode, name: &str) -> String {
+    let port = upstream.port();
+    format!("host=127.0.0.1 port={port} user=postgres application_name={name}")
 }

@@ -12,24 +12,6 @@ use crate::token::{InvalidToken, SessionToken};
 /// More tokens than a well-meaning client has. Those beyond are not looked at.
 pub(super) const MOST: usize = 8;
 
-/// What cannot carry a token.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidCarrier {
-    /// It cannot be the name of a header.
-    #[error("`{0}` cannot be the name of a header")]
-    Header(String),
-    /// It cannot be the name of a cookie.
-    #[error("`{0}` cannot be the name of a cookie")]
-    CookieName(String),
-    /// It cannot be the path of a cookie.
-    #[error("`{0}` cannot be the path of a cookie")]
-    CookiePath(String),
-    /// It cannot be the domain of a cookie.
-    #[error("`{0}` cannot be the domain of a cookie")]
-    CookieDomain(String),
-}
-
 /// How a token travels.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Carrier {

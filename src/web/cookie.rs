@@ -6,7 +6,7 @@ use std::time::Duration;
 use cookie::{Cookie, SameSite};
 use http::HeaderValue;
 
-use super::carrier::InvalidCarrier;
+use super::error::InvalidCarrier;
 
 const NAME: &str = "drs";
 

@@ -10,8 +10,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::body::SessionBody;
-use super::carrier::{Carrier, InvalidCarrier, Place};
+use super::carrier::{Carrier, Place};
 use super::cookie::SessionCookie;
+use super::error::InvalidCarrier;
 use crate::pool::ReplicatedPool;
 use crate::position::Position;
 #[cfg(feature = "signed")]

@@ -49,6 +49,7 @@
 mod body;
 mod carrier;
 mod cookie;
+mod error;
 #[cfg(feature = "axum")]
 mod extract;
 mod layer;
@@ -58,8 +59,8 @@ mod tests;
 pub use ::cookie::SameSite;
 
 pub use self::body::SessionBody;
-pub use self::carrier::InvalidCarrier;
 pub use self::cookie::SessionCookie;
+pub use self::error::InvalidCarrier;
 #[cfg(feature = "axum")]
 pub use self::extract::{Connection, ConnectionRejection};
 pub use self::layer::{SessionLayer, SessionService};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::carrier::{Carrier, InvalidCarrier, MOST, Place};
+use super::carrier::{Carrier, MOST, Place};
+use super::error::InvalidCarrier;
 use super::{SameSite, SessionCookie};
 use crate::token::SessionToken;
 

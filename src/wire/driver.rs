@@ -8,11 +8,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 use tokio_postgres::{AsyncMessage, Connection};
 
+use super::generation::CLOSED;
 use super::state::{Death, Wire};
 use super::{Generation, Notifications};
 use crate::error::SqlState;
-
-pub(super) const CLOSED: &str = "the connection was closed by this pool";
 
 /// Drives `connection` in a task until it ends; what it is notified of is kept for who
 /// reads it.

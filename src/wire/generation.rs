@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 
-use super::driver::CLOSED;
+pub(super) const CLOSED: &str = "the connection was closed by this pool";
 
 /// All connections to one node that were opened while it was the same thing to us.
 #[derive(Debug)]
