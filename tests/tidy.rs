@@ -146,12 +146,9 @@ const CIRCLES: &[&str] = &[
     "src/classify: settings statement",
     "src/cluster: checkup manager outlook promotion",
     "src/cluster: identity lineage member topology",
-    "src/connection: acquire reading",
     "src/connection: commit execute recovery session settings",
     "src/election/simulation: attempt event ledger process server switchover world",
     "src/guarantee: replica_position standby_snapshot",
-    "src/statement: capture replay",
-    "src/testing: builder cluster",
     "src/wire: frame remark state",
 ];
 

@@ -6,25 +6,13 @@ use std::time::{Duration, Instant};
 use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
-use super::reading::Reading;
+use super::reading::{Chosen, Reading};
 use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::deadline;
 use crate::error::Error;
 use crate::node::{Lease, Node, Pooled, Whose};
 use crate::route::{NodeKind, RouteReason};
 use crate::wire::ServerRole;
-
-/// What a read that wants a replica gets.
-pub(super) enum Chosen {
-    Replica(Arc<Lease>),
-    /// There are usable replicas, and none of them has what the read must see.
-    Unmet,
-    /// The primary has to serve it; `fallback` if only for want of a replica.
-    Primary {
-        reason: RouteReason,
-        fallback: bool,
-    },
-}
 
 impl ReplicatedConnection {
     /// The primary's connection: the one that is held, or one from the pool. While there is no

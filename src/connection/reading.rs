@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ReplicatedConnection;
-use super::acquire::Chosen;
 use crate::cluster::{Member, Purpose, Topology};
 use crate::config::WriteScope;
 use crate::deadline;
@@ -28,6 +27,18 @@ pub(super) struct Reading<'a> {
     pub(super) avoid: &'a mut Vec<Arc<Node>>,
     pub(super) need: &'a mut ReadRequirement,
     pub(super) started: Instant,
+}
+
+/// What a read that wants a replica gets.
+pub(super) enum Chosen {
+    Replica(Arc<Lease>),
+    /// There are usable replicas, and none of them has what the read must see.
+    Unmet,
+    /// The primary has to serve it; `fallback` if only for want of a replica.
+    Primary {
+        reason: RouteReason,
+        fallback: bool,
+    },
 }
 
 /// Where a statement goes.

@@ -1,16 +1,22 @@
-//! Turns a Diesel query into a [`Statement`], synchronously, because the query itself is not `Send`.
+//! Turns a Diesel query into a [`Statement`], synchronously, because the query itself is not `Send`, and shows it to
+//! Diesel again as the query that it was.
 
 use std::any::TypeId;
+use std::marker::PhantomData;
 
 use diesel::QueryResult;
 use diesel::pg::{Pg, PgQueryBuilder};
-use diesel::query_builder::{QueryBuilder, QueryFragment, QueryId};
-use diesel_async::AsyncPgConnection;
+use diesel::query_builder::bind_collector::RawBytesBindCollector;
+use diesel::query_builder::{AstPass, Query, QueryBuilder, QueryFragment, QueryId};
+use diesel::sql_types::Untyped;
+use diesel_async::{AsyncConnectionCore, AsyncPgConnection};
 use futures_core::future::BoxFuture;
 
 use super::binds::Binds;
 use super::oids::CustomType;
-use super::replay::{self, Rows};
+
+/// The rows of one statement; they do not borrow the connection.
+pub(crate) type Rows = <AsyncPgConnection as AsyncConnectionCore>::Stream<'static, 'static>;
 
 /// How a statement is sent again: Diesel's own entry points, for the type of the query it was.
 pub(crate) type Send<R> =
@@ -42,8 +48,8 @@ impl Statement {
             cacheable,
             anew: false,
             id: Q::query_id(),
-            load: replay::load::<Q>,
-            execute: replay::execute::<Q>,
+            load: load::<Q>,
+            execute: execute::<Q>,
         })
     }
 
@@ -91,4 +97,53 @@ fn collect(query: &dyn QueryFragment<Pg>) -> QueryResult<(String, bool, Binds)> 
     query.to_sql(&mut builder, &Pg)?;
     let cacheable = query.is_safe_to_cache_prepared(&Pg)?;
     Ok((builder.finish(), cacheable, Binds::collect(query)?))
+}
+
+/// A statement under the static identity of the query type `Q`, so that the prepared-statement
+/// cache of the connection finds it by type.
+struct Replay<'a, Q> {
+    statement: &'a Statement,
+    query: PhantomData<fn() -> Q>,
+}
+
+impl<'a, Q> Replay<'a, Q> {
+    fn of(statement: &'a Statement) -> Self {
+        Self {
+            statement,
+            query: PhantomData,
+        }
+    }
+}
+
+impl<Q: QueryId> QueryId for Replay<'_, Q> {
+    type QueryId = Q::QueryId;
+    const HAS_STATIC_QUERY_ID: bool = Q::HAS_STATIC_QUERY_ID;
+}
+
+impl<Q> Query for Replay<'_, Q> {
+    type SqlType = Untyped;
+}
+
+impl<Q> QueryFragment<Pg> for Replay<'_, Q> {
+    fn walk_ast<'b>(&'b self, mut pass: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        if !self.statement.cacheable || self.statement.anew {
+            pass.unsafe_to_cache_prepared();
+        }
+        pass.push_sql(&self.statement.sql);
+        pass.push_bind_collector_data::<RawBytesBindCollector<Pg>>(&self.statement.binds.collected)
+    }
+}
+
+fn load<'a, Q: QueryId>(
+    mut connection: &'a AsyncPgConnection,
+    statement: &'a Statement,
+) -> BoxFuture<'a, QueryResult<Rows>> {
+    AsyncConnectionCore::load(&mut connection, Replay::<Q>::of(statement))
+}
+
+fn execute<'a, Q: QueryId>(
+    mut connection: &'a AsyncPgConnection,
+    statement: &'a Statement,
+) -> BoxFuture<'a, QueryResult<usize>> {
+    AsyncConnectionCore::execute_returning_count(&mut connection, Replay::<Q>::of(statement))
 }

@@ -3,9 +3,7 @@
 mod binds;
 mod capture;
 mod oids;
-mod replay;
 
 pub(crate) use binds::Bound;
-pub(crate) use capture::Statement;
+pub(crate) use capture::{Rows, Statement};
 pub(crate) use oids::{CustomType, OidMap, Oids};
-pub(crate) use replay::Rows;

@@ -1,7 +1,7 @@
 //! A primary and its replicas.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -11,7 +11,7 @@ use super::folders::{follow, init, place, place_for_data, replace};
 use super::node::{Host, LocalNode, StopMode};
 use super::privileges::Privileges;
 use super::watchdog::Watchdog;
-use super::{Binaries, LocalClusterBuilder, wait_for};
+use super::{Binaries, wait_for};
 
 /// A primary and its streaming replicas, on ports of this machine's loopback interface.
 ///
@@ -40,10 +40,7 @@ impl LocalCluster {
         LocalClusterBuilder::default()
     }
 
-    pub(super) fn start_with(
-        builder: LocalClusterBuilder,
-        binaries: Binaries,
-    ) -> Result<Self, ClusterError> {
+    fn start_with(builder: LocalClusterBuilder, binaries: Binaries) -> Result<Self, ClusterError> {
         let privileges = Privileges::choose()?;
         let host = Arc::new(Host {
             binaries,
@@ -258,5 +255,72 @@ impl fmt::Debug for LocalCluster {
             .field("primary", &self.primary)
             .field("replicas", &self.replicas)
             .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`LocalCluster`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct LocalClusterBuilder {
+    /// The upstream of each replica: `None` is the primary, else the position of a replica.
+    upstreams: Vec<Option<usize>>,
+    settings: Vec<(String, String)>,
+    binaries: Option<PathBuf>,
+}
+
+impl Default for LocalClusterBuilder {
+    fn default() -> Self {
+        Self {
+            upstreams: vec![None, None],
+            settings: Vec::new(),
+            binaries: None,
+        }
+    }
+}
+
+impl LocalClusterBuilder {
+    /// How many replicas follow the primary itself. Defaults to 2.
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.upstreams = vec![None; replicas];
+        self
+    }
+
+    /// One more replica, which follows the replica at this position (from 0).
+    pub fn cascading_from(mut self, replica: usize) -> Self {
+        self.upstreams.push(Some(replica));
+        self
+    }
+
+    /// A setting of `postgresql.conf` on every node.
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// The folder of the server's programs. Defaults to what [`Binaries::find`] finds.
+    pub fn binaries(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.binaries = Some(directory.into());
+        self
+    }
+
+    /// Starts the cluster, and returns when every replica streams.
+    ///
+    /// # Errors
+    ///
+    /// There is no PostgreSQL server, it cannot be started, or the settings make no sense.
+    pub fn start(self) -> Result<LocalCluster, ClusterError> {
+        let upstream_is_later = |(place, upstream): (usize, &Option<usize>)| {
+            upstream.is_some_and(|upstream| upstream >= place)
+        };
+        if self.upstreams.iter().enumerate().any(upstream_is_later) {
+            return Err(ClusterError::Config(
+                "a cascading replica must follow a replica that was named before it".to_owned(),
+            ));
+        }
+        let binaries = match &self.binaries {
+            Some(directory) => Binaries::in_directory(directory)?,
+            None => Binaries::find()?,
+        };
+        LocalCluster::start_with(self, binaries)
     }
 }

@@ -15,7 +15,6 @@
 //! ```
 
 mod binaries;
-mod builder;
 mod cluster;
 mod error;
 mod folders;
@@ -30,8 +29,7 @@ mod tests;
 mod watchdog;
 
 pub use binaries::Binaries;
-pub use builder::LocalClusterBuilder;
-pub use cluster::LocalCluster;
+pub use cluster::{LocalCluster, LocalClusterBuilder};
 pub use error::ClusterError;
 pub use node::{LocalNode, StopMode};
 pub use proxy::Proxy;
