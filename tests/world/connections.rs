@@ -300,8 +300,13 @@ async fn a_replica_that_lets_nobody_read_yet_serves_nothing() {
     let cold = pool.status().node("replica-2").unwrap().clone();
     assert!(!cold.serves_reads);
     // Who started it waits until it can be connected to.
-    let pid = std::fs::read_to_string(local.replicas()[1].data_dir().join("postmaster.pid"));
-    let pid = pid.unwrap().lines().next().unwrap().to_owned();
+    let file = local.replicas()[1].data_dir().join("postmaster.pid");
+    let pid = || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        text.lines().next().map(str::to_owned)
+    };
+    eventually("its process has begun", || async { pid().is_some() }).await;
+    let pid = pid().unwrap();
     let ended = std::process::Command::new("kill")
         .args(["-9", &pid])
         .status();

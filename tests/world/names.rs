@@ -7,13 +7,13 @@ use std::time::Duration;
 use diesel_async::RunQueryDsl;
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{
-    Builder, Error, Event, HealthConfig, NodeConfig, NodeKind, NodeStatus, PromotionConfig,
-    ReplicatedPool, RouteReason,
+    Builder, Error, Event, HealthConfig, NodeConfig, NodeHealth, NodeKind, NodeStatus,
+    PromotionConfig, ReplicatedPool, RouteReason,
 };
 use futures_util::StreamExt;
 
 use crate::support::{
-    always, builder, cluster, count, database, eventually, insert, on, own_cluster, who,
+    always, builder, cluster, count, database, eventually, insert, on, own_cluster, run, who,
 };
 
 /// What the node is, in words.
@@ -103,9 +103,19 @@ async fn two_names_stay_one_server_when_it_is_restarted() {
     // One name alone fails, and the other is used.
     on(&local, |local| local.primary().proxy().unwrap().cut()).await;
     eventually("the other is down", || async {
-        pool.status().node("two").unwrap().cause.is_some()
+        pool.status().node("two").unwrap().health == NodeHealth::Down
     })
     .await;
+    // What is sent before the session hears of the cut would be in doubt; a read tells it.
+    let hears = async {
+        while run(&mut conn.primary(), "SELECT 1").await.is_err()
+            || conn.last_route().unwrap().node != "one"
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(20), hears).await;
+    heard.expect("the session goes on under the other name");
     insert("Frances").execute(&mut conn).await.unwrap();
     assert_eq!(count(&mut conn).await, 6);
     on(&local, |local| local.primary().proxy().unwrap().heal()).await;
