@@ -73,18 +73,9 @@ fn modules_use_only_what_they_may() {
             continue;
         };
         seen.insert(module.clone());
-        let code = text
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("//"));
-        for line in code {
-            for part in line.split("crate::").skip(1) {
-                let used: String = part
-                    .chars()
-                    .take_while(|c| c.is_alphanumeric() || *c == '_')
-                    .collect();
-                if documented.contains_key(&used) && used != module && !may_use.contains(&used) {
-                    wrong.push(format!("{}: {module} uses {used}", path.display()));
-                }
+        for used in names_after(&code(&text), "crate::") {
+            if documented.contains_key(used) && used != module && !may_use.contains(used) {
+                wrong.push(format!("{}: {module} uses {used}", path.display()));
             }
         }
     }
@@ -174,12 +165,20 @@ fn parts(folder: &Path) -> BTreeMap<String, Vec<PathBuf>> {
     parts
 }
 
+/// The text without its comments.
+fn code(text: &str) -> String {
+    let lines = text.lines();
+    let code = lines.filter(|line| !line.trim_start().starts_with("//"));
+    code.collect::<Vec<_>>().join("\n")
+}
+
+fn word(text: &str) -> &str {
+    let end = text.find(|sign: char| !sign.is_alphanumeric() && sign != '_');
+    &text[..end.unwrap_or(text.len())]
+}
+
 /// The names that follow `prefix`, also within braces.
 fn names_after<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
-    let word = |text: &'a str| {
-        let end = text.find(|sign: char| !sign.is_alphanumeric() && sign != '_');
-        &text[..end.unwrap_or(text.len())]
-    };
     let mut names = Vec::new();
     for (place, _) in text.match_indices(prefix) {
         let before = &text[..place];
@@ -189,23 +188,26 @@ fn names_after<'a>(text: &'a str, prefix: &str) -> Vec<&'a str> {
         let rest = &text[place + prefix.len()..];
         match rest.strip_prefix('{') {
             None => names.push(word(rest)),
-            Some(list) => {
-                let mut depth = 0;
-                let mut starts = true;
-                for (at, sign) in list.char_indices() {
-                    match sign {
-                        '{' => depth += 1,
-                        '}' if depth == 0 => break,
-                        '}' => depth -= 1,
-                        ',' if depth == 0 => starts = true,
-                        _ if starts && !sign.is_whitespace() => {
-                            names.push(word(&list[at..]));
-                            starts = false;
-                        }
-                        _ => {}
-                    }
-                }
+            Some(list) => names.extend(listed(list)),
+        }
+    }
+    names
+}
+
+/// The first names of what stands in a list of imports, up to its brace.
+fn listed(list: &str) -> Vec<&str> {
+    let (mut names, mut depth, mut starts) = (Vec::new(), 0, true);
+    for (at, sign) in list.char_indices() {
+        match sign {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => starts = true,
+            _ if starts && !sign.is_whitespace() => {
+                names.push(word(&list[at..]));
+                starts = false;
             }
+            _ => {}
         }
     }
     names
@@ -234,11 +236,7 @@ fn uses(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
             let is_root = usize::from(file.ends_with("mod.rs"));
             let depth = inside.components().count() - is_root;
             let text = fs::read_to_string(file).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-            let lines = code
-                .lines()
-                .filter(|line| !line.trim_start().starts_with("//"));
-            let code = lines.collect::<Vec<_>>().join("\n");
+            let code = code(text.split("#[cfg(test)]\nmod tests {").next().unwrap());
             for prefix in ["super::".repeat(depth), absolute.clone()] {
                 let names = names_after(&code, &prefix).into_iter();
                 used.extend(names.filter_map(|name| home.get(name).cloned()));

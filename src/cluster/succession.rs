@@ -45,27 +45,60 @@ pub(super) fn follow(before: &Topology, after: &Topology, event_bus: &EventBus) 
     }
     for member in &after.members {
         if let Some(earlier) = before.member(&member.node) {
-            let goes_on = goes_on(earlier, member, after);
-            compare(earlier, member, after, goes_on, event_bus);
-            let is_twin = |member: &Member| member.standing == Standing::Twin;
-            let went_on = same(earlier.twin.as_ref(), old.as_ref());
-            if is_twin(earlier) && is_twin(member) && went_on && !goes_on {
-                end_connections(member);
+            if ends(earlier, member, before, after) {
+                let cause = format!("it is no longer the primary: {}", member.describe());
+                member.node.pool.connector().end_generation(cause);
             }
+            compare(earlier, member, after, event_bus);
         }
     }
 }
 
-/// Whether what runs on a node's connections may go on although another name of its server is used now: the server
-/// is still the primary, and this name has led to no other one.
+/// Whether the connections to a node must not be used any more.
+fn ends(earlier: &Member, member: &Member, before: &Topology, after: &Topology) -> bool {
+    if goes_on(earlier, member, after) {
+        return false;
+    }
+    if earlier.standing == member.standing {
+        // They went on for as long as the primary was reached under this name, too.
+        let primary = before.primary().map(|primary| &primary.node);
+        return member.standing == Standing::Twin && same(earlier.twin.as_ref(), primary);
+    }
+    let useless = matches!(
+        member.standing,
+        Standing::Superseded { .. }
+            | Standing::Rival
+            | Standing::Foreign
+            | Standing::Twin
+            | Standing::Elsewhere
+    );
+    let ruled = match earlier.standing {
+        // One that was only expected to be the primary has ruled over nothing.
+        Standing::Primary => earlier.role.is_some(),
+        // What was opened to it before may have gone on.
+        Standing::Twin => true,
+        _ => false,
+    };
+    ruled || useless
+}
+
+/// Whether what runs on a node's connections may go on, under whichever name its server is used: the server is still
+/// the primary, and this name has led to no other one.
 fn goes_on(earlier: &Member, member: &Member, after: &Topology) -> bool {
     let primary = after.primary().map(|primary| &primary.node);
-    let used = member.standing == Standing::Twin && same(member.twin.as_ref(), primary);
-    if earlier.standing == Standing::Twin {
-        used && same(earlier.twin.as_ref(), member.twin.as_ref())
-    } else {
-        used && member.run.is_some() && earlier.run == member.run
+    match (&earlier.standing, &member.standing) {
+        (Standing::Twin, Standing::Twin) => {
+            let twin = member.twin.as_ref();
+            same(twin, primary) && same(earlier.twin.as_ref(), twin)
+        }
+        (_, Standing::Twin) => same(member.twin.as_ref(), primary) && runs_on(earlier, member),
+        (Standing::Twin, Standing::Primary) => runs_on(earlier, member),
+        _ => false,
     }
+}
+
+fn runs_on(earlier: &Member, member: &Member) -> bool {
+    member.run.is_some() && earlier.run == member.run
 }
 
 fn same(one: Option<&Arc<Node>>, other: Option<&Arc<Node>>) -> bool {
@@ -76,13 +109,7 @@ fn same(one: Option<&Arc<Node>>, other: Option<&Arc<Node>>) -> bool {
     }
 }
 
-fn compare(
-    earlier: &Member,
-    member: &Member,
-    after: &Topology,
-    goes_on: bool,
-    event_bus: &EventBus,
-) {
+fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &EventBus) {
     let (at, node) = (SystemTime::now(), member.node.name.clone());
     let (from, to) = (earlier.health.kind(), member.health.kind());
     if from != to {
@@ -105,9 +132,7 @@ fn compare(
         });
     }
     if earlier.standing != member.standing {
-        // One that was only expected to be the primary has ruled over nothing.
-        let ruled = earlier.standing == Standing::Primary && earlier.role.is_some();
-        depose(ruled, goes_on, member);
+        tell_unused(member);
         let standing = member.what();
         tracing::info!(target: "diesel_replicated", node, standing, "standing_changed");
         event_bus.ring(Event::StandingChanged {
@@ -144,8 +169,8 @@ fn compare(
     }
 }
 
-/// Ends the connections to a node that must not be used any more.
-fn depose(ruled: bool, goes_on: bool, member: &Member) {
+/// Tells of a node that must not be used any more.
+fn tell_unused(member: &Member) {
     let (node, reason) = (&member.node.name, member.describe());
     match member.standing {
         // One that is down can do no harm yet.
@@ -163,20 +188,4 @@ fn depose(ruled: bool, goes_on: bool, member: &Member) {
         }
         _ => {}
     }
-    let useless = matches!(
-        member.standing,
-        Standing::Superseded { .. }
-            | Standing::Rival
-            | Standing::Foreign
-            | Standing::Twin
-            | Standing::Elsewhere
-    );
-    if (ruled || useless) && !goes_on {
-        end_connections(member);
-    }
-}
-
-fn end_connections(member: &Member) {
-    let cause = format!("it is no longer the primary: {}", member.describe());
-    member.node.pool.connector().end_generation(cause);
 }

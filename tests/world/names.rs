@@ -341,7 +341,7 @@ async fn a_name_that_follows_the_primary_is_no_node_of_its_own() {
     .await;
     // What is sent before the death is known would be in doubt.
     eventually("its death is known", || async {
-        pool.status().node("rw").unwrap().cause.is_some()
+        pool.status().node("rw").unwrap().health == NodeHealth::Down
     })
     .await;
     insert("Edith").execute(&mut conn).await.unwrap();
