@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
+use super::conn_string::ConnString;
 use super::{Config, DeclaredRole, setting, url};
-use crate::config::{ConfigError, ConfigErrors};
+use crate::config::{ConfigError, ConfigErrors, UrlProblem};
 
 /// The prefix of [`Config::from_env`].
 const PREFIX: &str = "DATABASE";
@@ -127,9 +128,20 @@ fn add_nodes(
         }
     }
     let first = config.nodes.len();
-    for replica in replicas.iter().flat_map(|list| list.split_whitespace()) {
-        let label = variable("replica_urls");
-        url::read(config, replica, DeclaredRole::Replica, &label, errors);
+    let replicas: Vec<&str> = replicas
+        .iter()
+        .flat_map(|list| list.split_whitespace())
+        .collect();
+    let label = variable("replica_urls");
+    if is_torn(&replicas) {
+        errors.push(ConfigError::Url {
+            node: label,
+            problem: UrlProblem::Scheme,
+        });
+    } else {
+        for replica in replicas {
+            url::read(config, replica, DeclaredRole::Replica, &label, errors);
+        }
     }
     if let Some(list) = get("replica_weights") {
         let setting = variable("replica_weights");
@@ -138,4 +150,13 @@ fn add_nodes(
             Err(expected) => errors.push(ConfigError::InvalidSetting { setting, expected }),
         }
     }
+}
+
+/// Whether white space within a URL, as in a password that is not encoded, has torn it in two. What looks like a host
+/// in one part may be of the password then, so no part is read.
+fn is_torn(urls: &[&str]) -> bool {
+    let mut are_urls = urls
+        .iter()
+        .map(|url| ConnString::after_scheme(url).is_some());
+    are_urls.next() == Some(true) && are_urls.any(|is_url| !is_url)
 }

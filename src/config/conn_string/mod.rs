@@ -67,13 +67,17 @@ impl ConnString {
         if text.is_empty() {
             return Err(UrlProblem::Empty);
         }
-        let rest = ["postgres://", "postgresql://"]
-            .iter()
-            .find_map(|scheme| text.strip_prefix(scheme));
-        match rest {
+        match Self::after_scheme(text) {
             Some(rest) => Self::parse_url(rest),
             None => Self::parse_key_value(text),
         }
+    }
+
+    /// What follows the scheme, if it is a URL.
+    pub(crate) fn after_scheme(text: &str) -> Option<&str> {
+        ["postgres://", "postgresql://"]
+            .iter()
+            .find_map(|scheme| text.strip_prefix(scheme))
     }
 
     fn parse_url(rest: &str) -> Result<Self, UrlProblem> {

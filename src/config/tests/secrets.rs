@@ -141,6 +141,16 @@ fn password() -> impl Strategy<Value = String> {
         .prop_map(|middle| format!("{MARK}{middle}{MARK}"))
 }
 
+// It once failed: white space tore a list of URLs, and what was left of the password was taken for a host.
+#[test]
+fn a_password_with_white_space_in_a_list_of_urls_is_not_taken_for_a_host() {
+    for space in ["\u{2000}", " ", "\t"] {
+        let password = format!("{MARK}?a={space}{MARK}");
+        check(&password, "postgres://u:@{}@h:99999/db").unwrap();
+        check(&password, "postgres://u:@{}@h/db").unwrap();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000,
         // The passwords and templates that once failed are cases of the tables instead.
