@@ -55,9 +55,11 @@ fn fail_over(cluster: &LocalCluster, nodes: &mut [&LocalNode]) {
     }
     nodes[0].kill().unwrap();
     for replica in &nodes[1..] {
+        // A record that the primary's death has torn is never replayed: whoever looks for its rest has replayed all else.
         until(
             replica,
-            "SELECT pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn()",
+            "SELECT pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn() OR EXISTS (SELECT FROM pg_stat_activity \
+                WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')",
         );
     }
     let place = |node: &LocalNode| {
