@@ -7,10 +7,10 @@ mod classify;
 mod cluster;
 mod config;
 mod connection;
+mod consistency;
 mod deadline;
 mod election;
 mod error;
-mod guarantee;
 pub mod guide;
 mod health;
 mod node;
@@ -36,11 +36,11 @@ pub use config::{
 pub use connection::{
     CancelToken, Replicas, ReplicatedConnection, Replication, RowStream, Scope, TransactionBuilder,
 };
+pub use consistency::Stage;
 pub use error::{
     ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, PromotionRefusal,
     SqlState,
 };
-pub use guarantee::Stage;
 pub use pool::{Builder, ReplicatedPool, Session};
 pub use position::{InvalidLsn, Lsn, Position};
 pub use route::{NodeKind, Route, RouteReason};

@@ -135,11 +135,8 @@ fn each_event_is_documented() {
 const CIRCLES: &[&str] = &[
     "src/classify: body catalog code functions scan",
     "src/classify: settings statement",
-    "src/cluster: checkup manager outlook promotion",
-    "src/cluster: identity lineage member topology",
     "src/connection: commit execute recovery session settings",
     "src/election/simulation: attempt event ledger process server switchover world",
-    "src/guarantee: replica_position standby_snapshot",
     "src/wire: frame remark state",
 ];
 

@@ -35,6 +35,12 @@ impl Promoter {
         }
     }
 
+    async fn looked_ahead(&self) -> bool {
+        let topology = self.topology.borrow().clone();
+        let (database, limit) = (&self.config.database, self.health.timeout);
+        self.outlook.look_ahead(&topology, database, limit).await
+    }
+
     /// Waits until the primary is gone, and sees meanwhile what would stand in the way then. `false` if the pool
     /// is closed.
     async fn until_gone(&mut self) -> bool {
@@ -54,7 +60,7 @@ impl Promoter {
             .await
             .is_ok();
         if settled {
-            while !self.look_ahead().await {
+            while !self.looked_ahead().await {
                 sleep(AGAIN).await;
             }
         }

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::manager::Manager;
 use super::member::Member;
 use super::topology::{Gate, Topology};
 use crate::election::Standing;
-use crate::status::{Degradation, Degraded, Event, PromotionStatus};
+use crate::status::{Degradation, Degraded, Event, EventBus, PromotionStatus};
 
 /// Commits that wait longer for a synchronous standby are spoken of.
 const LONG: Duration = Duration::from_secs(1);
@@ -44,20 +43,20 @@ fn of_node(member: &Member) -> Vec<Degraded> {
     if !member.is_of_use() {
         return Vec::new();
     }
-    let asking = member.node.asking().clone();
-    let limits = asking.limits.iter().map(|limit| {
+    let last = member.reports.last();
+    let limits = last.limits.iter().map(|limit| {
         let detail = format!("{}: {}; {}", limit.right, limit.costs, limit.grant);
         of(Degradation::RightMissing, detail)
     });
     let mut all: Vec<Degraded> = limits.collect();
-    if let Some(error) = asking.error {
-        all.push(of(Degradation::NotAsked, error));
+    if let Some(error) = last.error {
+        all.push(of(Degradation::NotAsked, error.to_string()));
     } else if member.timeline == 0 && member.is_asked_in_vain() {
         let detail = "it does not tell on which timeline it is, so that after a failover it serves less than it \
                       could";
         all.push(of(Degradation::TimelineUntold, detail.to_owned()));
     }
-    if let Some(wait) = asking.commits_wait.filter(|wait| *wait > LONG) {
+    if let Some(wait) = last.commits_wait.filter(|wait| *wait > LONG) {
         let detail = format!(
             "commits wait for a synchronous standby, one since {} s; see `synchronous_standby_names`",
             wait.as_secs()
@@ -81,29 +80,22 @@ fn is_unused(standing: Standing) -> bool {
     )
 }
 
-impl Manager {
-    /// Tells what has begun and what is over since it was looked last; the details may change meanwhile.
-    pub(super) fn tell_degraded(&mut self) {
-        let topology = self.publish.borrow().clone();
-        let promotion = self.promoter.outlook_told();
-        let now = degraded(&topology, &promotion, self.classifier.learned().len());
-        let before = std::mem::take(&mut self.degraded);
-        let at = SystemTime::now();
-        for what in now.iter().filter(|it| !has(&before, it)) {
-            if is_told_here(what.reason) {
-                let (node, reason, cause) = (&what.node, what.reason.as_str(), &what.detail);
-                tracing::warn!(target: "diesel_replicated", node, reason, cause, "degraded");
-            }
-            let what = what.clone();
-            self.event_bus.ring(Event::Degraded { at, what });
+/// Tells what has begun and what is over since it was looked last; the details may change meanwhile.
+pub(super) fn tell_changes(before: &[Degraded], now: &[Degraded], event_bus: &EventBus) {
+    let at = SystemTime::now();
+    for what in now.iter().filter(|it| !has(before, it)) {
+        if is_told_here(what.reason) {
+            let (node, reason, cause) = (&what.node, what.reason.as_str(), &what.detail);
+            tracing::warn!(target: "diesel_replicated", node, reason, cause, "degraded");
         }
-        for what in before.iter().filter(|it| !has(&now, it)) {
-            let (node, reason) = (&what.node, what.reason.as_str());
-            tracing::info!(target: "diesel_replicated", node, reason, "degradation_over");
-            let what = what.clone();
-            self.event_bus.ring(Event::DegradationOver { at, what });
-        }
-        self.degraded = now;
+        let what = what.clone();
+        event_bus.ring(Event::Degraded { at, what });
+    }
+    for what in before.iter().filter(|it| !has(now, it)) {
+        let (node, reason) = (&what.node, what.reason.as_str());
+        tracing::info!(target: "diesel_replicated", node, reason, "degradation_over");
+        let what = what.clone();
+        event_bus.ring(Event::DegradationOver { at, what });
     }
 }
 

@@ -10,8 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::context::TokioContext;
 use tokio_util::sync::CancellationToken;
 
+use super::command::Command;
 use super::maker::{Maker, longest_connect_timeout, reporter};
-use super::manager::{Command, Manager, Parts};
+use super::manager::{Manager, Parts};
 use super::member::Member;
 use super::oids::OidCache;
 use super::promotion::{Order, Promoter};
@@ -22,10 +23,10 @@ use crate::config::{
     CommitResolution, ConsistencyConfig, Durability, HealthConfig, NodeSettings, PoolConfig,
     Settings,
 };
+use crate::consistency::{Reports, WriteLog};
 use crate::deadline;
 use crate::error::Error;
-use crate::guarantee::WriteLog;
-use crate::node::{Node, SetupHook};
+use crate::node::{Node, SetupHook, Trouble};
 use crate::routing::LoadBalancingPolicy;
 use crate::status::{EventBus, EventSender, LearnedStatement, Promoted, PromotionStatus};
 
@@ -216,8 +217,8 @@ impl Cluster {
     /// A connection ended, or shows that its node is not what it was taken for. Never waits.
     pub(crate) fn suspect(&self, node: &Arc<Node>, cause: impl Into<String>) {
         let node = Arc::clone(node);
-        let cause = cause.into();
-        let _ = self.commands.try_send(Command::Suspect { node, cause });
+        let trouble = Trouble::ConnectionDied(cause.into());
+        let _ = self.commands.try_send(Command::Trouble { node, trouble });
     }
 
     /// A primary was found to take no writes yet. Who asks it next may find that it does.
@@ -237,13 +238,12 @@ impl Cluster {
         let of_use = |member: &&Member| member.is_of_use();
         let up = topology.members.iter().filter(of_use);
         let up: Vec<_> = up.collect();
-        let _asked: Vec<_> = up.iter().map(|member| member.progress.want()).collect();
+        let _asked: Vec<_> = up.iter().map(|member| member.reports.want()).collect();
         let look = || {
             // One that may not tell where it is answers all the same.
-            let heard = |node: &Node| node.heard.age() < started.elapsed();
-            let mut up = up.iter();
-            let asked =
-                up.all(|member| member.progress.asked_since(started) || heard(&member.node));
+            let heard =
+                |reports: &Reports| reports.asked_since(started) || reports.answered_since(started);
+            let asked = up.iter().all(|member| heard(&member.reports));
             asked.then_some(())
         };
         self.with_news(deadline::after(started, limit), look).await;
@@ -273,7 +273,7 @@ impl Cluster {
 
     /// What is known of promotions by this process.
     pub(crate) fn promotion(&self) -> PromotionStatus {
-        self.promoter.outlook_told()
+        self.promoter.status()
     }
 
     /// What replicas have taught of statements.

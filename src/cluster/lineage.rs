@@ -6,20 +6,16 @@
 //! gone over to the new one.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::member::Member;
+use super::member::{Feeding, Followed, MOMENT, Member};
 use super::topology::Topology;
+use crate::consistency::WriteLog;
 use crate::election;
-use crate::guarantee::WriteLog;
 use crate::health::Apart;
 use crate::node::{Facts, Place, Receiver};
 use crate::position::{Forks, Lsn, Position, Standing};
 use crate::wire::ServerRole;
-
-/// How long a standby may take to go over to a new primary. A receiver that finds nobody tries again
-/// after `wal_retrieve_retry_interval`, by default 5 seconds.
-pub(super) const MOMENT: Duration = Duration::from_secs(6);
 
 /// What a standby gets to replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +92,17 @@ enum Verdict {
     Unfed,
 }
 
+impl Verdict {
+    fn feeding(self) -> Feeding {
+        match self {
+            Self::Trusted => Feeding::Current,
+            Self::Doubtful => Feeding::Doubtful,
+            Self::Unfed => Feeding::Unfed,
+            Self::Diverged(_) => Feeding::Never,
+        }
+    }
+}
+
 fn verdict(line: &Line, newest: u32, forks: &Forks) -> Verdict {
     let place = |lsn| Position::new(line.timeline, lsn);
     if line.lacks != 0 && line.lacks >= newest {
@@ -125,19 +132,6 @@ fn verdict(line: &Line, newest: u32, forks: &Forks) -> Verdict {
     }
 }
 
-/// What the pool remembers of a standby beside what it says.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Followed {
-    /// It was seen on the primary's timeline while there was a primary.
-    current: bool,
-    /// Since when it has not been, nor on its way.
-    unfed: Option<Instant>,
-    /// Since when it has been doubtful.
-    doubtful: Option<Instant>,
-    /// That was told.
-    pub(super) told: bool,
-}
-
 /// What is known beside the nodes themselves.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known<'k> {
@@ -156,10 +150,9 @@ impl Known<'_> {
         for member in &mut topology.members {
             let standby = member.standing == election::Standing::Replica
                 && member.role == Some(ServerRole::Standby);
-            let facts = member.node.last_report().filter(|_| standby);
-            let line = facts.and_then(|told| {
-                let fresh = since.is_none_or(|since| told.asked >= since);
-                Line::of(&told.facts, member.timeline, fresh)
+            let line = standby.then(|| member.reports.last()).and_then(|last| {
+                let fresh = since.is_none_or(|since| last.asked >= since);
+                Line::of(last.facts.as_deref()?, member.timeline, fresh)
             });
             let Some(line) = line else {
                 member.followed = Followed::default();
@@ -167,7 +160,7 @@ impl Known<'_> {
                 continue;
             };
             let verdict = self.verdict(&line, newest);
-            member.followed.note(verdict, began, now);
+            member.followed.note(verdict.feeding(), began, now);
             let waits = line.feed == Feed::Nothing && !rival;
             let apart = apart(verdict, &line, newest, (member.followed, waits), now);
             member.judged(apart);
@@ -187,7 +180,7 @@ impl Known<'_> {
         let now = Instant::now();
         let verdict = self.verdict(&line, newest);
         let mut followed = member.followed;
-        followed.note(verdict, true, now);
+        followed.note(verdict.feeding(), true, now);
         let waits = line.feed == Feed::Nothing;
         let apart = apart(verdict, &line, newest, (followed, waits), now);
         let kind = |apart: Option<&(Apart, Arc<str>)>| apart.map(|(kind, _)| *kind);
@@ -205,22 +198,6 @@ impl Known<'_> {
             && (line.feed == Feed::Hidden || self.verdict(&line, newest) == Verdict::Doubtful);
         // It may not say on which timeline it is, nor perhaps of which cluster.
         older || facts.timeline == 0
-    }
-}
-
-impl Followed {
-    fn note(&mut self, verdict: Verdict, began: bool, now: Instant) {
-        let since = |is: bool, known: Option<Instant>| is.then(|| known.unwrap_or(now));
-        self.unfed = since(verdict == Verdict::Unfed, self.unfed);
-        self.doubtful = since(verdict == Verdict::Doubtful, self.doubtful);
-        self.told &= self.doubtful.is_some();
-        self.current |= began && verdict == Verdict::Trusted;
-    }
-
-    /// Whether it has been in doubt for long enough to tell, and was not told.
-    pub(super) fn is_untold(&self) -> bool {
-        let long = |since: Instant| since.elapsed() >= MOMENT;
-        !self.told && self.doubtful.is_some_and(long)
     }
 }
 
@@ -289,17 +266,6 @@ fn apart(
         }
     };
     Some((kind, cause.into()))
-}
-
-impl Member {
-    fn judged(&mut self, apart: Option<(Apart, Arc<str>)>) {
-        let kind = |apart: Option<&(Apart, Arc<str>)>| apart.map(|(kind, _)| *kind);
-        self.diverged = kind(apart.as_ref()) == Some(Apart::Diverged);
-        // The words change with each position; what it is does not.
-        if kind(apart.as_ref()) != kind(self.health.apart()) {
-            self.become_apart(apart);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -395,15 +361,15 @@ mod tests {
             apart(Verdict::Unfed, &line, 2, (followed, false), now).map(|(kind, _)| kind)
         };
         let mut seen = Followed::default();
-        seen.note(Verdict::Trusted, true, start);
-        seen.note(Verdict::Unfed, true, start);
+        seen.note(Feeding::Current, true, start);
+        seen.note(Feeding::Unfed, true, start);
         assert_eq!(kind(seen, start), None);
         // Who may still be given more of the old timeline is not waited for.
         assert_eq!(fed(seen, start), Some(Apart::Doubtful));
         assert_eq!(fed(seen, start + MOMENT), Some(Apart::Orphaned));
         assert_eq!(kind(seen, start + MOMENT), Some(Apart::Orphaned));
         let mut fresh = Followed::default();
-        fresh.note(Verdict::Unfed, true, start);
+        fresh.note(Feeding::Unfed, true, start);
         assert_eq!(kind(fresh, start), Some(Apart::Orphaned));
     }
 }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::manager::Command;
+use super::command::Command;
 use super::member::Member;
 use super::topology::{Gate, Topology};
 use crate::config::NodeSettings;
-use crate::node::{Node, Reporter, SetupHook, Trouble};
+use crate::node::{Node, Reporter, SetupHook};
 
 /// What nodes of the cluster are made with, now and later.
 pub(super) struct Maker {
@@ -51,10 +51,7 @@ pub(super) fn reporter(commands: &mpsc::Sender<Command>) -> Reporter {
     Arc::new(move |node, trouble| {
         if let Some(commands) = commands.upgrade() {
             let node = Arc::clone(node);
-            let _ = commands.try_send(match trouble {
-                Trouble::ConnectFailed(error, since) => Command::Unreachable { node, error, since },
-                Trouble::ConnectionDied(cause) => Command::Suspect { node, cause },
-            });
+            let _ = commands.try_send(Command::Trouble { node, trouble });
         }
     })
 }

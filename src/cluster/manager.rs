@@ -4,98 +4,49 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::catalog;
-use super::checkup::Record;
+use super::catalog_loader::{AFTER_CHANGE, CatalogLoader, FOR_A_NAME, Loaded};
+use super::command::Command;
+use super::degraded::{degraded, tell_changes};
+use super::health_check::{Records, look_at, until_due, until_tried};
 use super::lineage::Known;
 use super::marks::Marks;
+use super::measure::measure;
 use super::member::Member;
+use super::monitor::{Monitor, Surroundings};
 use super::oids::OidCache;
 use super::promotion::Promoter;
-use super::refresh::{self, Refresh};
+use super::pulse::Pulse;
 use super::succession;
 use super::topology::{Gate, Topology};
-use crate::classify::{Catalog, Classifier};
+use crate::classify::Classifier;
 use crate::config::HealthConfig;
-use crate::error::{ConnectError, Error};
-use crate::guarantee::{NewTimeline, WriteLog};
+use crate::consistency::{NewTimeline, WriteLog};
+use crate::deadline;
+use crate::election::promotion::has_quorum;
+use crate::error::{ConnectError, ConnectErrorKind, Error};
 use crate::health::Signal;
-use crate::node::{Facts, Node, Place, Probe};
+use crate::node::{Facts, Node, Place, Probe, Trouble};
+use crate::route::NodeKind;
 use crate::status::{Degraded, EventBus};
-
-/// How long loading the catalog may take.
-const CATALOG_LIMIT: Duration = Duration::from_secs(20);
-
-/// What the manager is told or asked.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// No connection could be opened, at an attempt that began at `since`.
-    Unreachable {
-        node: Arc<Node>,
-        error: ConnectError,
-        since: std::time::Instant,
-    },
-    /// A connection ended that nobody had asked to end; the node may be well.
-    Suspect { node: Arc<Node>, cause: String },
-    /// A node does not answer, though its connections are open.
-    Silent { node: Arc<Node>, cause: String },
-    /// A node said of itself what was not known; and, of a primary, how its log came to be on its
-    /// timeline, if that is new.
-    Heard {
-        node: Arc<Node>,
-        facts: Facts,
-        fork: Option<NewTimeline>,
-    },
-    /// A primary takes no writes yet.
-    Fenced {
-        node: Arc<Node>,
-        done: oneshot::Sender<Result<(), Error>>,
-    },
-    /// More is known by which standbys are told from others.
-    Judge,
-    /// The database's functions, views or types may have changed.
-    CatalogChanged,
-    /// The code in the database has changed so often, by whomever.
-    CodeChanged { changes: i64 },
-    /// A function or operator was met of which nothing is known.
-    CatalogWanted,
-    Add {
-        node: Member,
-        done: oneshot::Sender<Result<(), Error>>,
-    },
-    Remove {
-        name: String,
-        done: oneshot::Sender<Result<Arc<Node>, Error>>,
-    },
-    /// Has statements that need the primary wait, or go on.
-    Hold {
-        on: bool,
-        done: oneshot::Sender<Result<(), Error>>,
-    },
-    /// Takes a replica out of use, or back.
-    Drain {
-        name: String,
-        on: bool,
-        done: oneshot::Sender<Result<Arc<Node>, Error>>,
-    },
-    SetWeight {
-        name: String,
-        weight: u32,
-        done: oneshot::Sender<Result<(), Error>>,
-    },
-}
+use crate::wire::ServerRole;
 
 /// What one of the manager's own tasks found.
-pub(super) enum Finding {
-    /// What a look at a node found that began at that time.
-    Probe(Arc<Node>, std::time::Instant, Result<Probe, ConnectError>),
-    /// What was loaded, and how many changes of the catalog were known before.
-    Catalog(Option<(Catalog, Option<i64>)>, u64),
+enum Finding {
+    /// What a check of a node found that began at that time.
+    Check(Arc<Node>, std::time::Instant, Result<Probe, ConnectError>),
+    Catalog(Loaded),
+}
+
+/// A node and the task that watches it.
+struct Watched {
+    node: Arc<Node>,
+    pulse: Arc<Pulse>,
+    task: AbortHandle,
 }
 
 /// What the manager does next.
@@ -124,37 +75,34 @@ pub(super) struct Parts {
 }
 
 pub(crate) struct Manager {
-    pub(super) publish: watch::Sender<Arc<Topology>>,
+    publish: watch::Sender<Arc<Topology>>,
     messages: mpsc::Receiver<Command>,
-    pub(super) commands: mpsc::WeakSender<Command>,
+    commands: mpsc::WeakSender<Command>,
     stop: CancellationToken,
-    pub(super) classifier: Arc<Classifier>,
+    classifier: Arc<Classifier>,
     oids: Arc<OidCache>,
-    pub(super) write_log: Arc<WriteLog>,
-    pub(super) remote_apply: bool,
+    write_log: Arc<WriteLog>,
+    remote_apply: bool,
     /// Old markers of commits are to be removed.
-    pub(super) sweep: bool,
-    pub(super) event_bus: EventBus,
-    pub(super) health: Arc<HealthConfig>,
-    pub(super) promoter: Promoter,
+    sweep: bool,
+    event_bus: EventBus,
+    health: Arc<HealthConfig>,
+    promoter: Promoter,
     /// One for each node. They end with their node, or with the manager.
-    pub(super) monitors: JoinSet<()>,
-    pub(super) watching: Vec<(Arc<Node>, AbortHandle)>,
-    pub(super) tasks: JoinSet<Finding>,
-    pub(super) records: Vec<Record>,
-    pub(super) marks: Arc<Marks>,
-    catalog: Refresh,
-    catalog_due: Option<Instant>,
-    /// How often the code in the database had changed when its catalog was loaded.
-    code: Option<i64>,
+    monitors: JoinSet<()>,
+    watched: Vec<Watched>,
+    tasks: JoinSet<Finding>,
+    records: Records,
+    marks: Arc<Marks>,
+    catalog: CatalogLoader,
     /// What was told of what the pool lacks.
-    pub(super) degraded: Vec<Degraded>,
+    degraded: Vec<Degraded>,
     /// When whoever has not answered since the pool began is not waited for any more.
-    pub(super) late: Late,
+    late: Late,
 }
 
 /// Whether the first answers are waited for.
-pub(super) enum Late {
+enum Late {
     /// No node that takes writes has answered yet.
     Waiting,
     Due(Instant),
@@ -178,6 +126,7 @@ impl Manager {
             messages: parts.messages,
             commands: parts.commands,
             stop: parts.stop,
+            catalog: CatalogLoader::new(Arc::clone(&parts.classifier)),
             classifier: parts.classifier,
             oids: parts.oids,
             write_log: parts.write_log,
@@ -187,13 +136,10 @@ impl Manager {
             health: Arc::clone(&parts.promoter.health),
             promoter: parts.promoter,
             monitors: JoinSet::new(),
-            watching: Vec::new(),
+            watched: Vec::new(),
             tasks: JoinSet::new(),
-            records: Vec::new(),
+            records: Records::default(),
             marks: Arc::default(),
-            catalog: Refresh::new(),
-            catalog_due: None,
-            code: None,
             degraded: Vec::new(),
             late: Late::Waiting,
         }
@@ -203,7 +149,7 @@ impl Manager {
         let members = self.publish.borrow().members.clone();
         for member in &members {
             self.watch(member);
-            self.probe(&member.node, Duration::ZERO);
+            self.check(&member.node, Duration::ZERO);
         }
         if self.promoter.config.automatic {
             self.monitors.spawn(self.promoter.clone().run());
@@ -211,14 +157,14 @@ impl Manager {
         let mut rounds = tokio::time::interval(self.health.interval);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let late = self.late.due();
+            let (late, catalog) = (self.late.due(), self.catalog.due());
             let turn = tokio::select! {
                 () = self.stop.cancelled() => break,
                 message = self.messages.recv() => match message {
                     Some(command) => Turn::Obey(command),
                     None => break,
                 },
-                () = at(self.catalog_due) => Turn::Catalog,
+                () = at(catalog) => Turn::Catalog,
                 () = at(late) => Turn::Late,
                 Some(_) = self.monitors.join_next() => continue,
                 Some(finding) = self.tasks.join_next() => match finding {
@@ -243,7 +189,7 @@ impl Manager {
         match turn {
             Turn::Obey(command) => self.obey(command),
             Turn::Learn(finding) => self.learn(finding),
-            Turn::Catalog => self.load_wanted_catalog(),
+            Turn::Catalog => self.load_catalog(),
             Turn::Round => self.make_rounds(),
             Turn::Late => self.wait_no_more(),
         }
@@ -251,22 +197,20 @@ impl Manager {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Unreachable { node, error, since } => self.unreachable(&node, &error, since),
-            Command::Suspect { node, cause } => self.suspected(&node, &cause),
-            Command::Silent { node, cause } => self.silent(&node, &cause),
+            Command::Trouble { node, trouble } => self.trouble(&node, trouble),
             Command::Fenced { node, done } => {
                 self.change(&node, |member| member.fenced = true);
                 let _ = done.send(Ok(()));
             }
             Command::Heard { node, facts, fork } => self.heard(&node, &facts, fork.as_ref()),
             Command::Judge => self.publish(Topology::clone),
-            Command::CatalogChanged => self.want_catalog(refresh::AFTER_CHANGE),
-            Command::CodeChanged { changes } if self.code != Some(changes) => {
-                self.classifier.note_change();
-                self.want_catalog(refresh::AFTER_CHANGE);
+            Command::CatalogChanged => self.want_catalog(AFTER_CHANGE),
+            Command::CodeChanged { changes } => {
+                if self.catalog.code_changed(changes) {
+                    self.load_catalog();
+                }
             }
-            Command::CodeChanged { .. } => {}
-            Command::CatalogWanted => self.want_catalog(refresh::FOR_A_NAME),
+            Command::CatalogWanted => self.want_catalog(FOR_A_NAME),
             Command::Add { node, done } => {
                 let _ = done.send(self.add(node));
             }
@@ -319,61 +263,31 @@ impl Manager {
 
     fn learn(&mut self, finding: Finding) {
         match finding {
-            Finding::Probe(node, began, answer) => self.probed(&node, began, answer),
-            Finding::Catalog(catalog, changes) => self.catalog_loaded(catalog, changes),
+            Finding::Check(node, began, answer) => self.checked(&node, began, answer),
+            Finding::Catalog(loaded) => {
+                self.catalog.ended(loaded);
+                self.publish(|topology| topology.with_catalog_asked());
+                self.load_catalog();
+            }
         }
     }
 
     fn want_catalog(&mut self, interval: Duration) {
         self.catalog.want(interval);
-        self.load_wanted_catalog();
+        self.load_catalog();
     }
 
-    /// Loads the catalog if it is wanted and a node can be asked: the primary first, whose
-    /// catalog is never behind.
-    pub(super) fn load_wanted_catalog(&mut self) {
-        let now = Instant::now();
-        let due = self.catalog.due(now);
-        self.catalog_due = due.filter(|due| *due > now);
-        if due.is_none() || self.catalog_due.is_some() {
-            return;
-        }
+    /// Loads the catalog if it is wanted and a node can be asked.
+    fn load_catalog(&mut self) {
         let topology = Arc::clone(&self.publish.borrow());
-        let primary = topology.primary().filter(|member| member.is_of_use());
-        let any = || topology.members.iter().find(|member| member.is_of_use());
-        let Some(member) = primary.or_else(any) else {
-            return;
-        };
-        self.catalog.started();
-        let changes = self.classifier.changes();
-        let node = Arc::clone(&member.node);
-        self.tasks.spawn(async move {
-            let load = AssertUnwindSafe(catalog::load(&node)).catch_unwind();
-            let loaded = match tokio::time::timeout(CATALOG_LIMIT, load).await {
-                Ok(Ok(loaded)) => loaded.map_err(|error| error.to_string()),
-                Ok(Err(_)) => Err("loading it panicked".to_owned()),
-                Err(_) => Err(format!("not within {CATALOG_LIMIT:?}")),
-            };
-            if let Err(cause) = &loaded {
-                tracing::warn!(target: "diesel_replicated", node = node.name, cause, "catalog_not_loaded");
-            }
-            Finding::Catalog(loaded.ok(), changes)
-        });
-    }
-
-    fn catalog_loaded(&mut self, catalog: Option<(Catalog, Option<i64>)>, changes: u64) {
-        let loaded = catalog.is_some();
-        if let Some((catalog, code)) = catalog {
-            self.code = code;
-            self.classifier.set_catalog(catalog, changes);
+        if let Some(load) = self.catalog.start(&topology) {
+            self.tasks
+                .spawn(async move { Finding::Catalog(load.await) });
         }
-        self.publish(|topology| topology.with_catalog_asked());
-        self.catalog.ended(loaded, Instant::now());
-        self.load_wanted_catalog();
     }
 
     /// Passes on what is heard of a node; nothing is published that is not news.
-    pub(super) fn hear(&self, node: &Arc<Node>, signal: Signal) {
+    fn hear(&self, node: &Arc<Node>, signal: Signal) {
         let mut heard = match self.publish.borrow().member(node) {
             Some(member) => member.clone(),
             None => return,
@@ -385,11 +299,11 @@ impl Manager {
         }
     }
 
-    pub(super) fn change(&self, node: &Arc<Node>, change: impl FnOnce(&mut Member)) {
+    fn change(&self, node: &Arc<Node>, change: impl FnOnce(&mut Member)) {
         self.publish(|topology| topology.with(node, change));
     }
 
-    pub(super) fn publish(&self, next: impl FnOnce(&Topology) -> Topology) {
+    fn publish(&self, next: impl FnOnce(&Topology) -> Topology) {
         let before = Arc::clone(&self.publish.borrow());
         let mut after = next(&before);
         self.known().judge(&mut after);
@@ -411,17 +325,415 @@ impl Manager {
         if after.timeline() != before.timeline() {
             // What standbys told before says nothing of where they are beside the new primary.
             let members = after.members.iter();
-            members.for_each(|member| member.progress.nudge());
+            members.for_each(|member| member.reports.nudge());
         }
         self.follow_the_gate(&before, &after);
         succession::follow(&before, &after, &self.event_bus);
     }
 
     /// What standbys are compared by.
-    pub(super) fn known(&self) -> Known<'_> {
+    fn known(&self) -> Known<'_> {
         Known {
             write_log: &self.write_log,
         }
+    }
+
+    /// A connection to the node has failed, or could not be opened.
+    fn trouble(&mut self, node: &Arc<Node>, trouble: Trouble) {
+        if !self.is_member(node) {
+            return;
+        }
+        match trouble {
+            Trouble::ConnectFailed(error, since) => self.unreachable(node, &error, since),
+            Trouble::ConnectionDied(cause) => self.suspected(node, &cause),
+            Trouble::Silent(cause) => self.silent(node, &cause),
+        }
+    }
+
+    /// A connection to the node could not be opened.
+    ///
+    /// Whether that speaks of the node depends on why. A server that does not let this user in, is full, or
+    /// fails the set-up, is there, and goes on serving over the connections that are open.
+    fn unreachable(&mut self, node: &Arc<Node>, error: &ConnectError, since: std::time::Instant) {
+        if self.records.of(node).is_past(since) {
+            return;
+        }
+        if !self.hindered(node, error) {
+            self.failed(node, error.to_string());
+        }
+    }
+
+    /// Takes note of why no more connections can be opened to a node that serves over those that are;
+    /// `false` if it does not.
+    fn hindered(&mut self, node: &Arc<Node>, error: &ConnectError) -> bool {
+        if error.is_outage() || !self.is_up(node) || node.pool.connector().open() == 0 {
+            return false;
+        }
+        let cause = error.to_string();
+        if !self.is_hindered(node) {
+            tracing::warn!(target: "diesel_replicated", node = node.name, cause, "node_hindered");
+        }
+        self.hear(node, Signal::Hindered(cause));
+        if !self.records.of(node).checking {
+            let pause = self.records.of(node).fails();
+            self.check(node, pause);
+        }
+        true
+    }
+
+    /// Leaves the node out at once and has it tried again after a growing delay.
+    fn failed(&mut self, node: &Arc<Node>, cause: String) {
+        if !self.is_member(node) {
+            return;
+        }
+        if self.records.of(node).checking {
+            // The probe under way tells the rest; meanwhile the node serves nobody.
+            if !self.is_down(node) {
+                tracing::warn!(target: "diesel_replicated", node = node.name, cause, "node_down");
+            }
+            self.hear(node, Signal::Failed(cause));
+            return;
+        }
+        let pause = self.records.of(node).fails();
+        let silent = std::mem::take(&mut self.records.of(node).silent);
+        let name = &node.name;
+        let retry_in = until_tried(pause, &self.publish.borrow()).as_secs_f64();
+        if self.is_down(node) {
+            tracing::debug!(target: "diesel_replicated", node = name, cause, retry_in, "node_still_down");
+        } else {
+            tracing::warn!(target: "diesel_replicated", node = name, cause, retry_in, "node_down");
+        }
+        self.hear(node, Signal::Failed(cause.clone()));
+        if silent {
+            // Whoever waits there for an answer would wait for as long as it is frozen.
+            node.pool.connector().end_generation(cause);
+        }
+        self.check(node, pause);
+    }
+
+    /// Looks at the node at once, and leaves it in until that fails.
+    fn suspected(&mut self, node: &Arc<Node>, cause: &str) {
+        if self.is_member(node) && !self.records.of(node).checking {
+            tracing::debug!(target: "diesel_replicated", node = node.name, cause, "node_suspected");
+            self.hear(node, Signal::Doubted(cause.to_owned()));
+            self.check(node, Duration::ZERO);
+        }
+    }
+
+    /// It may be frozen, or only slow: a new connection tells.
+    fn silent(&mut self, node: &Arc<Node>, cause: &str) {
+        if !self.is_member(node) {
+            return;
+        }
+        self.records.of(node).silent = true;
+        if self.records.of(node).checking {
+            return;
+        }
+        let was_down = self.is_down(node);
+        self.hear(node, Signal::Silent(cause.to_owned()));
+        if self.is_up(node) {
+            self.suspected(node, cause);
+        } else {
+            if !was_down {
+                tracing::warn!(target: "diesel_replicated", node = node.name, cause, "node_down");
+            }
+            self.failed(node, cause.to_owned());
+        }
+    }
+
+    fn checked(
+        &mut self,
+        node: &Arc<Node>,
+        began: std::time::Instant,
+        answer: Result<Probe, ConnectError>,
+    ) {
+        if !self.is_member(node) {
+            return;
+        }
+        self.records.of(node).checking = false;
+        match answer {
+            Ok(probe) => {
+                self.records.of(node).reached = Some(began);
+                self.reached(node, &probe);
+            }
+            Err(error) if self.hindered(node, &error) => {}
+            Err(error) if error.kind == ConnectErrorKind::TimedOut && self.is_up(node) => {
+                self.silent(node, &error.to_string());
+            }
+            Err(error) => self.failed(node, error.to_string()),
+        }
+    }
+
+    /// A node that takes writes has answered for as long as a node may be silent: who has not answered yet is
+    /// frozen, and holds up no start. Its first probe goes on.
+    fn wait_no_more(&mut self) {
+        self.late = Late::Past;
+        let topology = Arc::clone(&self.publish.borrow());
+        let unasked = |member: &&Member| !member.health.is_asked();
+        for member in topology.members.iter().filter(unasked) {
+            let limit = self.health.timeout;
+            let cause = format!("no answer yet, {limit:?} after others have answered");
+            self.failed(&member.node, cause);
+        }
+    }
+
+    fn reached(&mut self, node: &Arc<Node>, probe: &Probe) {
+        if matches!(self.late, Late::Waiting) && probe.role == Some(ServerRole::Primary) {
+            let limit = self.health.timeout;
+            self.late = Late::Due(deadline::after(std::time::Instant::now(), limit).into());
+        }
+        if !self.is_up(node) {
+            let role = probe.role.map(ServerRole::as_str);
+            tracing::info!(target: "diesel_replicated", node = node.name, role, "node_up");
+        }
+        self.records.of(node).silent = false;
+        let health = Arc::clone(&self.health);
+        if let Some(member) = self.publish.borrow().member(node) {
+            match probe.facts.clone().filter(|_| !member.is_up()) {
+                // What its monitor wrote was of before.
+                Some(facts) => member.reports.said(facts, probe.took),
+                None => member.reports.answered(),
+            }
+        }
+        self.change(node, |member| {
+            match &probe.facts {
+                Some(facts) => {
+                    member.note(facts);
+                }
+                // What it told as something else says nothing of what it is now.
+                None if member.role != probe.role => member.timeline = 0,
+                None => {}
+            }
+            member.role = probe.role;
+            member.hear(Signal::Reached, &health);
+        });
+        self.load_catalog();
+    }
+
+    /// Judges every node by how it is doing.
+    fn make_rounds(&mut self) {
+        self.classifier.forget_learned(std::time::Instant::now());
+        let topology = Arc::clone(&self.publish.borrow());
+        for member in topology.members.iter().filter(|member| member.is_up()) {
+            let measure = measure(member, &topology, &self.write_log);
+            self.hear(&member.node, Signal::Measured(measure));
+            self.watch_anew_if_still(member);
+        }
+        self.look_at_histories();
+        let learned = self.classifier.learned().len();
+        let now = degraded(&topology, &self.promoter.status(), learned);
+        tell_changes(&self.degraded, &now, &self.event_bus);
+        self.degraded = now;
+        if self.promoter.config.write_quorum {
+            // Time alone may have closed the gate.
+            self.publish(Topology::clone);
+        }
+    }
+
+    /// Judges standbys anew of which time alone tells, and speaks of those that stay in doubt.
+    fn look_at_histories(&mut self) {
+        let topology = Arc::clone(&self.publish.borrow());
+        let (known, newest) = (self.known(), topology.timeline());
+        let changes = |member: &Member| {
+            let facts = member.reports.facts();
+            facts.is_some_and(|facts| known.would_change(member, &facts, newest))
+        };
+        if topology.replicas().any(changes) {
+            self.publish(Topology::clone);
+        }
+        for member in topology.replicas() {
+            if member.followed.is_untold() {
+                let (node, cause) = (&member.node.name, member.health.cause());
+                tracing::warn!(target: "diesel_replicated", node, cause, "replica_in_doubt");
+                self.change(&member.node, |member| member.followed.told = true);
+            }
+        }
+    }
+
+    /// Closes the gate before the primary while fewer than a majority of the nodes answers, where that
+    /// is wanted: this process may be cut off with a primary that was replaced.
+    fn count_answers(&self, topology: &mut Topology) {
+        let held = topology.gate == Gate::Held;
+        if !self.promoter.config.write_quorum || held || topology.members.is_empty() {
+            return;
+        }
+        let within = self.health.interval.saturating_add(self.health.timeout);
+        let answers = |member: &&Member| member.is_up() && member.reports.answered_within(within);
+        let servers = topology.servers();
+        let (nodes, answer) = (
+            servers.clone().count(),
+            servers.clone().filter(answers).count(),
+        );
+        let asked = |member: &&Member| member.health.is_asked();
+        let unasked = nodes - servers.filter(asked).count();
+        let needed = topology.majority();
+        let gate = if has_quorum(nodes, answer, unasked, topology.gate == Gate::Open) {
+            Gate::Open
+        } else if topology.gate == Gate::Unasked && answer + unasked >= needed {
+            Gate::Unasked
+        } else {
+            Gate::NoQuorum { answer, needed }
+        };
+        topology.close(gate);
+    }
+
+    /// What follows when a majority answers no more, or again.
+    fn follow_the_gate(&self, before: &Topology, after: &Topology) {
+        match (before.gate, after.gate) {
+            (before, after) if before == after => {}
+            (Gate::NoQuorum { .. }, Gate::Open) => {
+                let answer = after.servers().filter(|member| member.is_up()).count();
+                let needed = after.majority();
+                tracing::info!(target: "diesel_replicated", answer, needed, "quorum_regained");
+            }
+            (from, Gate::NoQuorum { answer, needed }) => {
+                tracing::error!(target: "diesel_replicated", answer, needed, "quorum_lost");
+                if let (Gate::Open, Some(primary)) = (from, before.primary()) {
+                    let cause =
+                        format!("{answer} of the nodes answer, and {needed} have to for writes");
+                    primary.node.pool.connector().end_generation(cause);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it has not been removed meanwhile.
+    fn is_member(&self, node: &Arc<Node>) -> bool {
+        self.publish.borrow().member(node).is_some()
+    }
+
+    fn is_down(&self, node: &Arc<Node>) -> bool {
+        let topology = self.publish.borrow();
+        let down = |member: &Member| member.health.is_down();
+        topology.member(node).is_some_and(down)
+    }
+
+    fn is_hindered(&self, node: &Arc<Node>) -> bool {
+        let topology = self.publish.borrow();
+        let hindered = |member: &Member| member.health.is_hindered();
+        topology.member(node).is_some_and(hindered)
+    }
+
+    fn is_up(&self, node: &Arc<Node>) -> bool {
+        let topology = self.publish.borrow();
+        topology.member(node).is_some_and(Member::is_up)
+    }
+
+    fn check(&mut self, node: &Arc<Node>, pause: Duration) {
+        if !self.is_member(node) {
+            return;
+        }
+        let record = self.records.of(node);
+        record.checking = true;
+        let silent = record.silent;
+        let node = Arc::clone(node);
+        let topology = self.publish.subscribe();
+        let limit = if silent {
+            self.health.timeout
+        } else {
+            Duration::MAX
+        };
+        self.tasks.spawn(async move {
+            until_due(pause, topology).await;
+            let began = std::time::Instant::now();
+            let answer = look_at(&node, limit).await;
+            Finding::Check(node, began, answer)
+        });
+    }
+
+    /// Starts the node's monitor.
+    fn watch(&mut self, member: &Member) {
+        let pulse = Arc::<Pulse>::default();
+        let monitor = Monitor::new(
+            Arc::clone(&member.node),
+            Arc::clone(&member.reports),
+            Surroundings {
+                pulse: Arc::clone(&pulse),
+                write_log: Arc::clone(&self.write_log),
+                marks: Arc::clone(&self.marks),
+                topology: self.publish.subscribe(),
+                commands: self.commands.clone(),
+                remote_apply: self.remote_apply,
+                sweep: self.sweep,
+                heartbeat: self.promoter.config.automatic,
+                health: Arc::clone(&self.health),
+            },
+        );
+        self.watched
+            .retain(|watched| !Arc::ptr_eq(&watched.node, &member.node));
+        self.watched.push(Watched {
+            node: Arc::clone(&member.node),
+            pulse,
+            task: self.monitors.spawn(monitor.run()),
+        });
+    }
+
+    /// Replaces a monitor that stands still, though every one of its waits has a bound.
+    fn watch_anew_if_still(&mut self, member: &Member) {
+        let node = &member.node;
+        let watched = self.watched.iter();
+        let mut still = watched.filter(|watched| {
+            Arc::ptr_eq(&watched.node, node) && watched.pulse.is_still(&self.health)
+        });
+        if let Some(still) = still.next() {
+            tracing::error!(target: "diesel_replicated", node = node.name, "task_stalled");
+            still.task.abort();
+            self.watch(member);
+        }
+    }
+
+    fn add(&mut self, member: Member) -> Result<(), Error> {
+        let node = Arc::clone(&member.node);
+        if self.publish.borrow().named(&node.name).is_some() {
+            return Err(Error::DuplicateNode {
+                name: node.name.clone(),
+            });
+        }
+        self.watch(&member);
+        self.publish(|topology| topology.changed(|members| members.push(member)));
+        self.check(&node, Duration::ZERO);
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> Result<Arc<Node>, Error> {
+        let topology = Arc::clone(&self.publish.borrow());
+        let member = find(&topology, name)?;
+        if member.kind() == Some(NodeKind::Primary) {
+            return Err(Error::IsPrimary {
+                name: name.to_owned(),
+            });
+        }
+        let node = Arc::clone(&member.node);
+        self.records.forget(&node);
+        self.watched
+            .retain(|watched| !Arc::ptr_eq(&watched.node, &node));
+        self.publish(|topology| {
+            topology.changed(|members| members.retain(|other| !Arc::ptr_eq(&other.node, &node)))
+        });
+        // Whoever asked for it may not wait for it.
+        let retiring = Arc::clone(&node);
+        node.runtime.spawn(async move { retiring.retire().await });
+        Ok(node)
+    }
+
+    fn drain(&mut self, name: &str, on: bool) -> Result<Arc<Node>, Error> {
+        let topology = Arc::clone(&self.publish.borrow());
+        let member = find(&topology, name)?;
+        if on && member.kind() == Some(NodeKind::Primary) {
+            return Err(Error::IsPrimary {
+                name: name.to_owned(),
+            });
+        }
+        self.hear(&member.node, Signal::Drain(on));
+        Ok(Arc::clone(&member.node))
+    }
+
+    fn set_weight(&mut self, name: &str, weight: u32) -> Result<(), Error> {
+        let topology = Arc::clone(&self.publish.borrow());
+        let node = Arc::clone(&find(&topology, name)?.node);
+        self.change(&node, |member| member.set_weight = Some(weight));
+        Ok(())
     }
 
     /// Ends the connections of every node, and with the sender tells that all is over.
@@ -441,4 +753,11 @@ async fn at(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
+}
+
+fn find<'a>(topology: &'a Topology, name: &str) -> Result<&'a Member, Error> {
+    topology.named(name).ok_or_else(|| Error::UnknownNode {
+        name: name.to_owned(),
+        nodes: topology.describe(),
+    })
 }

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use super::member::Member;
 use super::topology::Topology;
-use crate::guarantee::WriteLog;
+use crate::consistency::WriteLog;
 use crate::health::Measure;
 use crate::position::Standing;
 use crate::route::NodeKind;
 
 /// How far a replica is behind the primary, in bytes and in time.
 pub(crate) fn lag(member: &Member, write_log: &WriteLog) -> (Option<u64>, Option<Duration>) {
-    let Some(replayed) = member.progress.position() else {
+    let Some(replayed) = member.reports.position() else {
         return (None, None);
     };
     write_log.with(|view| {
@@ -34,7 +34,7 @@ pub(super) fn measure(member: &Member, topology: &Topology, write_log: &WriteLog
         Some(NodeKind::Replica) => (None, None),
         _ => (Some(0), Some(Duration::ZERO)),
     };
-    let round_trip = |member: &Member| member.node.last_report().map(|told| told.round_trip);
+    let round_trip = |member: &Member| member.reports.round_trip();
     let others = topology.members.iter();
     let others = others.filter(|other| other.is_of_use() && other.node.name != member.node.name);
     Measure {

@@ -1,12 +1,11 @@
 //! One node among the others, and what is known of it.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::lineage::Followed;
 use crate::config::{DeclaredRole, HealthConfig};
+use crate::consistency::Reports;
 use crate::election::{Sight, Standing};
-use crate::guarantee::ReplicaPosition;
 use crate::health::{Apart, Health, Signal};
 use crate::node::{Facts, Node, Place, Receiver, Run};
 use crate::route::NodeKind;
@@ -16,12 +15,57 @@ use crate::wire::ServerRole;
 /// How many transitions of a node are remembered.
 const REMEMBERED: usize = 16;
 
+/// How long a standby may take to go over to a new primary. A receiver that finds nobody tries again
+/// after `wal_retrieve_retry_interval`, by default 5 seconds.
+pub(super) const MOMENT: Duration = Duration::from_secs(6);
+
+/// Whether a standby gets the primary's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Feeding {
+    Current,
+    /// Nobody knows.
+    Doubtful,
+    /// What it has is the primary's, and it gets no more of it.
+    Unfed,
+    /// It cannot any more.
+    Never,
+}
+
+/// What the pool remembers of a standby beside what it says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Followed {
+    /// It was seen on the primary's timeline while there was a primary.
+    pub(super) current: bool,
+    /// Since when it has not been, nor on its way.
+    pub(super) unfed: Option<Instant>,
+    /// Since when it has been doubtful.
+    doubtful: Option<Instant>,
+    /// That was told.
+    pub(super) told: bool,
+}
+
+impl Followed {
+    pub(super) fn note(&mut self, feeding: Feeding, began: bool, now: Instant) {
+        let since = |is: bool, known: Option<Instant>| is.then(|| known.unwrap_or(now));
+        self.unfed = since(feeding == Feeding::Unfed, self.unfed);
+        self.doubtful = since(feeding == Feeding::Doubtful, self.doubtful);
+        self.told &= self.doubtful.is_some();
+        self.current |= began && feeding == Feeding::Current;
+    }
+
+    /// Whether it has been in doubt for long enough to tell, and was not told.
+    pub(super) fn is_untold(&self) -> bool {
+        let long = |since: Instant| since.elapsed() >= MOMENT;
+        !self.told && self.doubtful.is_some_and(long)
+    }
+}
+
 /// One node and what is known of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) node: Arc<Node>,
-    /// How far it is in the log.
-    pub(crate) progress: Arc<ReplicaPosition>,
+    /// What it last reported, which changes oftener than the topology.
+    pub(crate) reports: Arc<Reports>,
     pub(crate) declared: DeclaredRole,
     /// What the server itself last said.
     pub(crate) role: Option<ServerRole>,
@@ -60,7 +104,7 @@ impl Member {
     pub(crate) fn new(node: Arc<Node>, declared: DeclaredRole) -> Self {
         Self {
             node,
-            progress: ReplicaPosition::new(),
+            reports: Reports::new(),
             declared,
             role: None,
             health: Health::default(),
@@ -177,10 +221,15 @@ impl Member {
     }
 
     /// Its log was compared with the primary's.
-    pub(super) fn become_apart(&mut self, apart: Option<(Apart, Arc<str>)>) {
-        let from = self.health.kind();
-        self.health.set_apart(apart);
-        self.became(from);
+    pub(super) fn judged(&mut self, apart: Option<(Apart, Arc<str>)>) {
+        let kind = |apart: Option<&(Apart, Arc<str>)>| apart.map(|(kind, _)| *kind);
+        self.diverged = kind(apart.as_ref()) == Some(Apart::Diverged);
+        // The words change with each position; what it is does not.
+        if kind(apart.as_ref()) != kind(self.health.apart()) {
+            let from = self.health.kind();
+            self.health.set_apart(apart);
+            self.became(from);
+        }
     }
 
     /// It was this, and may be something else now.
@@ -201,7 +250,7 @@ impl Member {
 
     /// Whether its server has told where it is, and not on which timeline.
     pub(super) fn is_asked_in_vain(&self) -> bool {
-        self.run.is_some() || self.node.last_report().is_some()
+        self.run.is_some() || self.reports.facts().is_some()
     }
 
     /// What the election sees of it.

@@ -3,11 +3,11 @@
 //! Connections only read the published [`Topology`]; the [`manager`] alone writes it.
 
 mod automatic;
-mod backoff;
-mod catalog;
-mod checkup;
+mod catalog_loader;
+mod command;
 mod degraded;
 mod handle;
+mod health_check;
 mod identity;
 mod lineage;
 mod maker;
@@ -15,13 +15,11 @@ mod manager;
 mod marks;
 mod measure;
 mod member;
-mod membership;
 mod monitor;
 mod oids;
 mod outlook;
-mod probe;
 mod promotion;
-mod refresh;
+mod pulse;
 mod registry;
 mod runtime;
 mod start;

@@ -10,14 +10,15 @@ use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
+use super::command::Command;
 use super::lineage::Known;
-use super::manager::Command;
 use super::marks::Marks;
 use super::member::Member;
+use super::pulse::Pulse;
 use super::topology::Topology;
 use crate::config::{COMMIT_MARKER_SQL, HealthConfig};
-use crate::guarantee::{NewTimeline, Received, ReplicaPosition, WriteLog};
-use crate::node::{Facts, MonitorConnection, Node, Place};
+use crate::consistency::{NewTimeline, Reports, WriteLog};
+use crate::node::{Facts, MonitorConnection, Node, Place, Trouble};
 use crate::position::{Lsn, Position, Sample};
 
 /// How often every node is asked while none takes writes: one may just be promoted.
@@ -53,6 +54,7 @@ const IDENTITY: Duration = Duration::from_secs(5);
 /// What all monitors share.
 #[derive(Clone)]
 pub(super) struct Surroundings {
+    pub(super) pulse: Arc<Pulse>,
     pub(super) write_log: Arc<WriteLog>,
     pub(super) marks: Arc<Marks>,
     pub(super) topology: watch::Receiver<Arc<Topology>>,
@@ -71,7 +73,8 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Monitor {
     node: Arc<Node>,
-    progress: Arc<ReplicaPosition>,
+    pulse: Arc<Pulse>,
+    reports: Arc<Reports>,
     write_log: Arc<WriteLog>,
     marks: Arc<Marks>,
     topology: watch::Receiver<Arc<Topology>>,
@@ -108,14 +111,11 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    pub(super) fn new(
-        node: Arc<Node>,
-        progress: Arc<ReplicaPosition>,
-        around: Surroundings,
-    ) -> Self {
+    pub(super) fn new(node: Arc<Node>, reports: Arc<Reports>, around: Surroundings) -> Self {
         Self {
             node,
-            progress,
+            pulse: around.pulse,
+            reports,
             write_log: around.write_log,
             marks: around.marks,
             topology: around.topology,
@@ -145,7 +145,7 @@ impl Monitor {
     pub(super) async fn run(mut self) {
         let left = self.node.pool.connector().shutdown.clone();
         loop {
-            self.node.pulse.beat();
+            self.pulse.beat();
             let watching = AssertUnwindSafe(self.watch()).catch_unwind();
             tokio::select! {
                 () = left.cancelled() => return,
@@ -166,7 +166,7 @@ impl Monitor {
             // The manager has ended; so will this task.
             return std::future::pending().await;
         }
-        let failed = match MonitorConnection::open(&self.node).await {
+        let failed = match MonitorConnection::open(&self.node, || self.reports.answered()).await {
             Ok(mut monitor) => {
                 self.identified = Instant::now();
                 // The server may have been restarted, or rebuilt.
@@ -177,14 +177,14 @@ impl Monitor {
             Err(error) => error.to_string(),
         };
         // Who put them is told so by that.
-        drop(self.progress.take_questions());
+        drop(self.reports.take_questions());
         self.tell_loss(failed);
     }
 
     /// Tells of each right that is missing, once.
     fn tell_limits(&mut self, monitor: &MonitorConnection) {
         let limits = monitor.limits();
-        self.node.asking().limits = Arc::clone(limits);
+        self.reports.limit(limits);
         let node = &self.node.name;
         for limit in &**limits {
             if self.told.insert(limit.right.clone()) {
@@ -203,43 +203,39 @@ impl Monitor {
             .member(&self.node)
             .is_some_and(Member::is_up);
         let few = self.told.len() < CAUSES;
-        if up && self.asking_failed(&cause) && few && self.told.insert(cause.clone()) {
+        // The second time in a row: this is no passing loss.
+        let again = self.reports.failed(Some(&cause));
+        if up && again && few && self.told.insert(cause.clone()) {
             tracing::warn!(target: "diesel_replicated", node, cause, "monitor_failed");
         } else {
             tracing::debug!(target: "diesel_replicated", node, cause, "monitor_lost");
         }
     }
 
-    /// Whether it could not be asked twice in a row, so that this is no passing loss.
-    fn asking_failed(&self, cause: &str) -> bool {
-        let error = &mut self.node.asking().error;
-        error.replace(cause.to_owned()).is_some()
-    }
-
     /// Asks again and again. Returns why it ended.
     async fn follow(&mut self, monitor: &mut MonitorConnection) -> String {
         loop {
-            self.node.pulse.beat();
+            self.pulse.beat();
             let asked = Instant::now();
             let upto = self.write_log.drawn();
-            let question = self.progress.asks();
+            let question = self.reports.asks();
             match timeout(self.health.timeout, monitor.ask()).await {
                 Ok(Ok(Some(mut facts))) => {
                     let took = asked.elapsed();
                     if let Err(cause) = self.place(monitor, &mut facts).await {
                         return cause;
                     }
-                    self.node.tells(&facts, took);
+                    self.reports.said(facts.clone(), took);
                     let fork = self.fork(monitor, &facts).await;
                     self.note(&facts, fork.clone());
                     let asked = (upto, asked, question);
-                    self.publish(monitor, facts, asked, fork);
+                    self.publish(monitor, &facts, asked, fork);
                 }
-                Ok(Ok(None)) => self.node.heard.beat(),
+                Ok(Ok(None)) => self.reports.answered(),
                 Ok(Err(error)) => return error.to_string(),
                 Err(_) => return self.silent(),
             }
-            for question in self.progress.take_questions() {
+            for question in self.reports.take_questions() {
                 match timeout(self.health.timeout, monitor.over(question.transactions)).await {
                     Ok(Ok(over)) => {
                         let _ = question.answer.send((over, Arc::clone(monitor.wire())));
@@ -261,7 +257,7 @@ impl Monitor {
             if let Err(error) = self.look_at_commits(monitor).await {
                 return error;
             }
-            if !self.progress.is_wanted() && self.identified.elapsed() > IDENTITY {
+            if !self.reports.is_wanted() && self.identified.elapsed() > IDENTITY {
                 self.identified = Instant::now();
                 match timeout(self.health.timeout, monitor.identify()).await {
                     Ok(Ok(())) => self.tell_limits(monitor),
@@ -279,7 +275,7 @@ impl Monitor {
         monitor: &mut MonitorConnection,
         facts: &mut Facts,
     ) -> Result<(), String> {
-        self.node.asking().error = None;
+        self.reports.failed(None);
         if matches!(facts.place, Place::Primary { .. }) {
             return self.mark(monitor, facts.timeline).await;
         }
@@ -312,7 +308,7 @@ impl Monitor {
         } else {
             self.in_doubt += 1;
             if let Some(primary) = self.topology.borrow().primary() {
-                primary.progress.nudge();
+                primary.reports.nudge();
             }
         }
         facts.timeline = self.timeline;
@@ -341,7 +337,7 @@ impl Monitor {
         self.marks.made(timeline, mark);
         let topology = self.topology.borrow();
         for replica in topology.replicas() {
-            replica.progress.nudge();
+            replica.reports.nudge();
         }
         Ok(())
     }
@@ -418,7 +414,7 @@ impl Monitor {
         } else {
             None
         };
-        self.node.asking().commits_wait = wait;
+        self.reports.commits_wait(wait);
         Ok(())
     }
 
@@ -451,9 +447,9 @@ impl Monitor {
     /// Tells that the node does not answer, and why it is not followed any more.
     fn silent(&self) -> String {
         let cause = format!("no answer within {:?}", self.health.timeout);
-        self.tell(Command::Silent {
+        self.tell(Command::Trouble {
             node: Arc::clone(&self.node),
-            cause: cause.clone(),
+            trouble: Trouble::Silent(cause.clone()),
         });
         cause
     }
@@ -461,7 +457,7 @@ impl Monitor {
     fn publish(
         &mut self,
         monitor: &MonitorConnection,
-        facts: Facts,
+        facts: &Facts,
         (upto, asked, question): (u64, Instant, u64),
         timeline: Option<NewTimeline>,
     ) {
@@ -477,8 +473,8 @@ impl Monitor {
                 }
                 // What the primary shows may not be on its disk yet.
                 let shown = Position::new(facts.timeline, inserted);
-                self.progress
-                    .publish((question, asked), shown, (None, None), wire);
+                self.reports
+                    .showed(shown, &facts.place, (question, asked), wire);
                 let sample = Sample {
                     upto,
                     asked,
@@ -498,8 +494,6 @@ impl Monitor {
             }
             Place::Standby {
                 replayed: Some(replayed),
-                received,
-                snapshot,
                 ..
             } => {
                 self.replayed = replayed;
@@ -507,9 +501,8 @@ impl Monitor {
                 let ours = |cluster| facts.cluster.is_none_or(|its| its == cluster);
                 if cluster.is_none_or(ours) && facts.timeline != 0 {
                     let shown = Position::new(facts.timeline, replayed);
-                    let received = received.map(|(flushed, written)| Received { written, flushed });
-                    self.progress
-                        .publish((question, asked), shown, (received, snapshot), wire);
+                    self.reports
+                        .showed(shown, &facts.place, (question, asked), wire);
                     self.write_log.tell();
                 }
             }
@@ -533,7 +526,7 @@ impl Monitor {
 
     /// Until the next question.
     async fn pause(&mut self, asked: Instant) {
-        if self.progress.is_wanted() {
+        if self.reports.is_wanted() {
             self.eager += 1;
             if self.eager < EAGER {
                 tokio::task::yield_now().await;
@@ -545,12 +538,12 @@ impl Monitor {
         self.eager = 0;
         let primary = self.is_primary();
         tokio::select! {
-            () = self.progress.wanted() => {}
+            () = self.reports.wanted() => {}
             () = self.idle() => {}
             () = self.write_log.written_after(self.upto), if primary => {
                 let spaced = tokio::time::sleep_until((asked + SPACING).into());
                 tokio::select! {
-                    () = self.progress.wanted() => {}
+                    () = self.reports.wanted() => {}
                     () = spaced => {}
                 }
             }
@@ -565,11 +558,11 @@ impl Monitor {
             let latest = self.write_log.latest();
             for replica in self.topology.borrow().usable_replicas() {
                 let has_it = |latest: &Position| {
-                    let replayed = replica.progress.position();
+                    let replayed = replica.reports.position();
                     replayed.is_some_and(|replayed| replayed.lsn >= latest.lsn)
                 };
                 if !latest.as_ref().is_some_and(has_it) {
-                    replica.progress.nudge();
+                    replica.reports.nudge();
                 }
             }
         }

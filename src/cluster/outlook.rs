@@ -7,9 +7,8 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
 use super::member::Member;
-use super::promotion::Promoter;
 use super::topology::Topology;
-use crate::error::PromotionRefusal;
+use crate::error::{ConnectError, PromotionRefusal};
 use crate::node::PromotionLock;
 use crate::status::PromotionStatus;
 
@@ -50,6 +49,26 @@ impl Outlook {
         self.status().last_refusal = Some((SystemTime::now(), reason).into());
     }
 
+    /// Finds out whether a replica could be promoted if the primary were gone now, and says what is wanting:
+    /// each thing once. `true` if nothing is.
+    pub(super) async fn look_ahead(
+        &self,
+        topology: &Topology,
+        database: &str,
+        limit: Duration,
+    ) -> bool {
+        let nodes = topology.members.iter();
+        let asked = nodes.filter(|member| member.is_of_use());
+        let hindrances = asked.map(|member| hindrance(member, database, limit));
+        let mut found = too_few(topology);
+        found.extend(join_all(hindrances).await.into_iter().flatten());
+        let before = std::mem::replace(&mut self.status().hindrances, found.clone());
+        for reason in found.iter().filter(|reason| !before.contains(reason)) {
+            tracing::warn!(target: "diesel_replicated", reason, "promotion_unable");
+        }
+        found.is_empty()
+    }
+
     fn gist(&self) -> MutexGuard<'_, String> {
         self.gist.lock()
     }
@@ -59,54 +78,22 @@ impl Outlook {
     }
 }
 
-impl Promoter {
-    /// What is known of promotions by this process.
-    pub(crate) fn outlook_told(&self) -> PromotionStatus {
-        PromotionStatus {
-            automatic: self.config.automatic,
-            ..self.outlook.told()
+/// What keeps this node, which is up, from agreeing or from being promoted.
+async fn hindrance(member: &Member, database: &str, limit: Duration) -> Option<String> {
+    let name = &member.node.name;
+    let looking = async {
+        let mut promotion_lock = PromotionLock::open(&member.node, database).await?;
+        Ok::<_, ConnectError>(promotion_lock.lacks().await)
+    };
+    match timeout(limit, looking).await {
+        Ok(Ok(Ok(grant))) => {
+            grant.map(|grant| format!("`{name}` may not be promoted by this role: {grant}"))
         }
-    }
-
-    /// Finds out whether a replica could be promoted if the primary were gone now, and says what is wanting:
-    /// each thing once. `true` if nothing is.
-    pub(super) async fn look_ahead(&self) -> bool {
-        let topology = self.topology.borrow().clone();
-        let nodes = topology.members.iter();
-        let asked = nodes.filter(|member| member.is_of_use());
-        let mut found = too_few(&topology);
-        found.extend(
-            join_all(asked.map(|member| self.hindrance(member)))
-                .await
-                .into_iter()
-                .flatten(),
-        );
-        let before = std::mem::replace(&mut self.outlook.status().hindrances, found.clone());
-        for reason in found.iter().filter(|reason| !before.contains(reason)) {
-            tracing::warn!(target: "diesel_replicated", reason, "promotion_unable");
-        }
-        found.is_empty()
-    }
-
-    /// What keeps this node, which is up, from agreeing or from being promoted.
-    async fn hindrance(&self, member: &Member) -> Option<String> {
-        let name = &member.node.name;
-        let looking = async {
-            let mut promotion_lock =
-                PromotionLock::open(&member.node, &self.config.database).await?;
-            Ok::<_, crate::error::ConnectError>(promotion_lock.lacks().await)
-        };
-        match timeout(self.health.timeout, looking).await {
-            Ok(Ok(Ok(grant))) => {
-                grant.map(|grant| format!("`{name}` may not be promoted by this role: {grant}"))
-            }
-            Ok(Err(error)) => Some(format!(
-                "{error}; `PromotionConfig::database` is `{}`",
-                self.config.database
-            )),
-            // It is slow or went away: the health of the node tells.
-            Ok(Ok(Err(_))) | Err(_) => None,
-        }
+        Ok(Err(error)) => Some(format!(
+            "{error}; `PromotionConfig::database` is `{database}`"
+        )),
+        // It is slow or went away: the health of the node tells.
+        Ok(Ok(Err(_))) | Err(_) => None,
     }
 }
 

@@ -7,18 +7,18 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::manager::Command;
+use super::command::Command;
 use super::member::Member;
 use super::outlook::{Outlook, told};
 use super::topology::Topology;
 use crate::config::{HealthConfig, PromotionConfig};
+use crate::consistency::WriteLog;
 use crate::election::promotion::attempt::{self, ANOTHER_PROMOTES, Attempt, End, Next, Ordered};
 use crate::election::promotion::{Answer, Heard, Known, Premise, Role, Terms};
 use crate::error::{Error, PromotionRefusal};
-use crate::guarantee::WriteLog;
 use crate::node::{self, Clock, Facts, Place, PromotionLock};
 use crate::position::{Lsn, Sample};
-use crate::status::{Event, EventSender, Promoted};
+use crate::status::{Event, EventSender, Promoted, PromotionStatus};
 
 /// How often a server that was promoted is asked whether it has come to that.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -67,6 +67,14 @@ pub(crate) struct Promoter {
 }
 
 impl Promoter {
+    /// What is known of promotions by this process.
+    pub(crate) fn status(&self) -> PromotionStatus {
+        PromotionStatus {
+            automatic: self.config.automatic,
+            ..self.outlook.told()
+        }
+    }
+
     /// Promotes a replica, if nothing speaks against it.
     pub(crate) async fn promote(&self, order: &Order) -> Result<Promoted, Error> {
         let topology = self.topology.borrow().of_servers();

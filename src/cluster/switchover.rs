@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::manager::Command;
+use super::command::Command;
 use super::member::Member;
 use super::promotion::{Order, Promoter};
 use super::topology::Topology;

@@ -7,8 +7,8 @@ use super::session::Session;
 use super::{ReplicatedConnection, Scope};
 use crate::cluster::{Cluster, Topology};
 use crate::config::{Consistency, WriteScope};
+use crate::consistency::{Left, Positions, Reports, SessionHistory, UNTOLD};
 use crate::deadline;
-use crate::guarantee::{Left, Positions, ReplicaPosition, SessionHistory, UNTOLD};
 use crate::node::Lease;
 use crate::position::Position;
 use crate::route::RouteReason;
@@ -51,8 +51,8 @@ impl ReplicatedConnection {
     /// What this session has written and seen until now, for whoever goes on with it. See
     /// [`Session::token`](crate::Session::token).
     pub async fn session_token(&self) -> SessionToken {
-        let guarantee = Arc::clone(&self.session().guarantee);
-        token_of(&self.cluster, &guarantee).await
+        let history = Arc::clone(&self.session().history);
+        token_of(&self.cluster, &history).await
     }
 
     /// The position of a write of this session that did not survive a failover, or may not have, if there
@@ -69,7 +69,7 @@ impl ReplicatedConnection {
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {
         let session = self.session();
-        session.guarantee.lost(&self.cluster.write_log)
+        session.history.lost(&self.cluster.write_log)
     }
 
     /// The timeline of the primary at the other end; 0 if it is not known.
@@ -88,7 +88,7 @@ impl ReplicatedConnection {
         lease.note_lent();
         let timeline = self.timeline_of(lease);
         let lent = || Left::lent(&lease.wire, timeline);
-        self.session().guarantee.lends(lent());
+        self.session().history.lends(lent());
         if self.cluster.consistency.write_scope == WriteScope::Pool {
             self.cluster.write_log.leave(lent());
         }
@@ -98,16 +98,16 @@ impl ReplicatedConnection {
     /// may lack what it wrote: where the older one ended is asked for first, and waited for. Tells if
     /// something is lost, or may be.
     pub(super) async fn learns_of_loss(&self, lease: &Lease) -> Option<RouteReason> {
-        let (guarantee, level) = {
+        let (history, level) = {
             let session = self.session();
-            (Arc::clone(&session.guarantee), self.level_of(&session))
+            (Arc::clone(&session.history), self.level_of(&session))
         };
-        if level == Consistency::Eventual || !guarantee.is_touched() {
+        if level == Consistency::Eventual || !history.is_touched() {
             return None;
         }
         let write_log = &self.cluster.write_log;
         let mut timeline = self.timeline_of(lease);
-        if timeline == 0 && guarantee.awaits_timeline() {
+        if timeline == 0 && history.awaits_timeline() {
             // A pool that has just begun may have seen that it takes writes, and no more.
             let told = |topology: &Topology| {
                 let member = topology.member(lease.node());
@@ -119,37 +119,37 @@ impl ReplicatedConnection {
             let _ = self.cluster.with_changes(deadline, told).await;
             timeline = self.timeline_of(lease);
             if timeline == 0 {
-                guarantee.gives_up_on(UNTOLD);
+                history.gives_up_on(UNTOLD);
                 return Some(RouteReason::UnclearWrite);
             }
         }
-        if guarantee.awaits_word_of(timeline, write_log) {
+        if history.awaits_word_of(timeline, write_log) {
             let topology = self.cluster.topology();
             let asked = topology.member(lease.node());
-            let _asked = asked.map(|member| member.progress.want());
+            let _asked = asked.map(|member| member.reports.want());
             let deadline = deadline::after(Instant::now(), self.cluster.health.timeout);
-            let look = || (!guarantee.awaits_word_of(timeline, write_log)).then_some(());
+            let look = || (!history.awaits_word_of(timeline, write_log)).then_some(());
             if self.cluster.with_news(deadline, look).await.is_none() {
-                guarantee.gives_up_on(timeline);
+                history.gives_up_on(timeline);
             }
         }
-        guarantee.reason_on(timeline, write_log)
+        history.reason_on(timeline, write_log)
     }
 }
 
 /// The token of a session. What is not known yet is asked for, and waited for as long as a read
 /// would wait.
-pub(crate) async fn token_of(cluster: &Arc<Cluster>, guarantee: &SessionHistory) -> SessionToken {
+pub(crate) async fn token_of(cluster: &Arc<Cluster>, history: &SessionHistory) -> SessionToken {
     let write_log = &cluster.write_log;
     let deadline = deadline::after(Instant::now(), cluster.consistency.wait);
-    let mut known = guarantee.positions(write_log);
+    let mut known = history.positions(write_log);
     let topology = cluster.topology();
-    let primary = topology.primary().map(|member| &member.progress);
+    let primary = topology.primary().map(|member| &member.reports);
     let open = |known: &Positions| known.unknown.is_some() || known.unseen;
     let asked = known.reads.iter().chain(primary.filter(|_| open(&known)));
-    let _asked: Vec<_> = asked.map(ReplicaPosition::want).collect();
+    let _asked: Vec<_> = asked.map(Reports::want).collect();
     let look = || {
-        known = guarantee.positions(write_log);
+        known = history.positions(write_log);
         (!open(&known) && known.reads.is_empty()).then_some(())
     };
     let _ = cluster.with_news(deadline, look).await;

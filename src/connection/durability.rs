@@ -9,9 +9,9 @@ use diesel_async::SimpleAsyncConnection;
 use super::ReplicatedConnection;
 use crate::cluster::{Member, Topology};
 use crate::config::Durability;
+use crate::consistency::Stage;
 use crate::deadline;
 use crate::error::{Error, Outcome};
-use crate::guarantee::Stage;
 use crate::node::Lease;
 use crate::position::Position;
 use crate::wire::Wire;
@@ -63,7 +63,7 @@ impl ReplicatedConnection {
     #[must_use]
     pub fn last_commit_is_unconfirmed(&self) -> bool {
         let session = self.session();
-        session.guarantee.last_is_unconfirmed()
+        session.history.last_is_unconfirmed()
     }
 
     /// Waits until replicas have what this session has written, up to `timeout`.
@@ -99,17 +99,17 @@ impl ReplicatedConnection {
         let deadline = deadline::after(Instant::now(), timeout);
         let topology = self.cluster.topology();
         let wanted = required(replicas, &topology)?;
-        let guarantee = Arc::clone(&self.session().guarantee);
+        let history = Arc::clone(&self.session().history);
         let write_log = &self.cluster.write_log;
         let _asked: Vec<_> = topology
             .members
             .iter()
-            .map(|member| member.progress.want())
+            .map(|member| member.reports.want())
             .collect();
         let mut answer = None;
         let look = || {
-            let known = guarantee.positions(write_log);
-            if let Some(position) = guarantee.lost(write_log) {
+            let known = history.positions(write_log);
+            if let Some(position) = history.lost(write_log) {
                 return Some(Err(Error::WriteLost { position }));
             }
             answer = known
@@ -128,7 +128,7 @@ impl ReplicatedConnection {
         let topology = self.cluster.topology();
         let has = |member: &&Member| {
             written.is_none_or(|written| {
-                let place = member.progress.at(stage);
+                let place = member.reports.at(stage);
                 let covers = |place| {
                     self.cluster
                         .write_log

@@ -19,8 +19,8 @@ use super::settings::{Setting, keeps_names};
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::config::{CommitResolution, Consistency};
+use crate::consistency::ReadRequirement;
 use crate::error::Error;
-use crate::guarantee::ReadRequirement;
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, Stale};
@@ -241,7 +241,7 @@ impl ReplicatedConnection {
             return ReadRequirement::primary(RouteReason::Strong);
         }
         session
-            .guarantee
+            .history
             .need(level, config.write_scope, &self.cluster.write_log)
     }
 
@@ -269,7 +269,7 @@ impl ReplicatedConnection {
     pub(super) fn pending_write(&self, session: &Session) -> PendingWrite {
         let config = &self.cluster.consistency;
         let write_log = &self.cluster.write_log;
-        PendingWrite::starts(&session.guarantee, write_log, session.consistency, config)
+        PendingWrite::starts(&session.history, write_log, session.consistency, config)
     }
 
     /// Sends the statement to a connection that has the settings of the session.
@@ -438,11 +438,11 @@ impl ReplicatedConnection {
     /// Notes what the statement saw, for a session that must never see less.
     fn note_seen(&self, lease: &Arc<Lease>) {
         let session = self.session();
-        session.guarantee.answered_over(&lease.wire);
+        session.history.answered_over(&lease.wire);
         self.cluster.write_log.answered_over(&lease.wire);
         if self.level_of(&session) == Consistency::Causal {
             if let Some(member) = self.cluster.topology().member(lease.node()) {
-                session.guarantee.saw_on(&member.progress, &lease.wire);
+                session.history.saw_on(&member.reports, &lease.wire);
             }
         }
     }

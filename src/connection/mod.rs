@@ -38,8 +38,8 @@ use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::cluster::{Cluster, Permit, Purpose};
+use crate::consistency::SessionHistory;
 use crate::error::Error;
-use crate::guarantee::SessionHistory;
 use crate::node::Lease;
 use crate::route::{NodeKind, Route, RouteReason};
 
@@ -108,15 +108,12 @@ enum Origin {
 
 impl ReplicatedConnection {
     /// A connection that has touched no server yet.
-    pub(crate) fn new(
-        cluster: Arc<Cluster>,
-        guarantee: Arc<SessionHistory>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(cluster: Arc<Cluster>, history: Arc<SessionHistory>) -> Result<Self, Error> {
         let permit = cluster.tracker.admit().ok_or(Error::Closed)?;
         Ok(Self {
             cluster,
             session: Mutex::new(Session {
-                guarantee,
+                history,
                 ..Session::default()
             }),
             running: Arc::default(),

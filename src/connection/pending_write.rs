@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::config::{Consistency, ConsistencyConfig, WriteScope};
-use crate::guarantee::{Left, SessionHistory, WriteLog};
+use crate::consistency::{Left, SessionHistory, WriteLog};
 use crate::wire::Wire;
 
 /// A write that was sent, or is about to be. Dropped, it counts as left behind.
 #[derive(Debug)]
 pub(super) struct PendingWrite {
-    guarantee: Arc<SessionHistory>,
+    history: Arc<SessionHistory>,
     write_log: Arc<WriteLog>,
     /// Its position is wanted as soon as it is done; otherwise only if somebody asks.
     eager: bool,
@@ -32,17 +32,17 @@ struct Sent {
 impl PendingWrite {
     /// Comes before the write is sent: a read that starts later must not miss it.
     pub(super) fn starts(
-        guarantee: &Arc<SessionHistory>,
+        history: &Arc<SessionHistory>,
         write_log: &Arc<WriteLog>,
         session: Option<Consistency>,
         config: &ConsistencyConfig,
     ) -> Self {
-        guarantee.write_starts();
+        history.write_starts();
         let shared = config.write_scope == WriteScope::Pool;
         // Where nobody asks for more, positions are not worth asking for.
         let asks = |level| level != Consistency::Eventual;
         Self {
-            guarantee: Arc::clone(guarantee),
+            history: Arc::clone(history),
             write_log: Arc::clone(write_log),
             eager: shared || asks(config.level) || session.is_some_and(asks),
             shared,
@@ -105,7 +105,7 @@ impl PendingWrite {
         } else {
             self.write_log.draw_quietly(timeline)
         };
-        self.guarantee
+        self.history
             .write_acknowledged(seq, unconfirmed, &self.write_log);
     }
 }
@@ -116,7 +116,7 @@ impl Drop for PendingWrite {
             return;
         }
         let Some(Sent { wire, timeline }) = &self.sent else {
-            self.guarantee.write_never_sent();
+            self.history.write_never_sent();
             return;
         };
         if self.answering && wire.is_answered() {
@@ -125,7 +125,7 @@ impl Drop for PendingWrite {
             return;
         }
         let left = || Left::write(wire, *timeline, self.answering);
-        self.guarantee.write_left(left());
+        self.history.write_left(left());
         if self.shared {
             self.write_log.leave(left());
         }

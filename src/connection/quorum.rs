@@ -28,7 +28,7 @@ impl ReplicatedConnection {
             return Ok(());
         }
         let asked = topology.members.iter();
-        let _asked: Vec<_> = asked.map(|member| member.progress.want()).collect();
+        let _asked: Vec<_> = asked.map(|member| member.reports.want()).collect();
         let look = || is_confirmed(&self.cluster.topology(), since).then_some(());
         let deadline = deadline::after(
             now,
@@ -69,7 +69,7 @@ impl ReplicatedConnection {
 /// Whether a majority was asked since then, and none of these is further than the topology tells.
 fn is_confirmed(topology: &Topology, since: Instant) -> bool {
     let known = |member: &Member| {
-        let position = member.progress.position();
+        let position = member.reports.position();
         position.is_none_or(|position| position.timeline <= topology.timeline())
     };
     let mut answers = answers_since(topology, since);
@@ -77,6 +77,6 @@ fn is_confirmed(topology: &Topology, since: Instant) -> bool {
 }
 
 fn answers_since(topology: &Topology, since: Instant) -> impl Iterator<Item = &Member> + Clone {
-    let answered = move |member: &&Member| member.progress.asked_since(since);
+    let answered = move |member: &&Member| member.reports.asked_since(since);
     topology.servers().filter(answered)
 }

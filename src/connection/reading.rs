@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use super::ReplicatedConnection;
 use crate::cluster::{Member, Purpose, Topology};
 use crate::config::WriteScope;
+use crate::consistency::ReadRequirement;
 use crate::deadline;
 use crate::error::Error;
-use crate::guarantee::ReadRequirement;
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
 
@@ -186,7 +186,7 @@ impl ReplicatedConnection {
         for member in self.to_be_asked(topology, reading) {
             let of_primary = member.kind() == Some(NodeKind::Primary);
             if of_primary == reading.need.wants_primary() {
-                member.progress.nudge_gently();
+                member.reports.nudge_gently();
             }
         }
     }
@@ -196,7 +196,7 @@ impl ReplicatedConnection {
         reading.may_use(member)
             && reading
                 .need
-                .is_met_by(&member.progress, &self.cluster.write_log)
+                .is_met_by(&member.reports, &self.cluster.write_log)
     }
 
     /// Whether the server at the other end of a new connection is the one that was asked where it
@@ -211,16 +211,16 @@ impl ReplicatedConnection {
             return (false, Duration::ZERO);
         };
         let started = Instant::now();
-        if member.progress.asked_since(lease.opened) {
-            let met = reading.need.is_met_by(&member.progress, write_log);
+        if member.reports.asked_since(lease.opened) {
+            let met = reading.need.is_met_by(&member.reports, write_log);
             return (met, Duration::ZERO);
         }
-        let _asked = member.progress.want();
+        let _asked = member.reports.want();
         let deadline = deadline::after(started, self.cluster.consistency.wait);
         let look = || {
             reading.need.refresh(write_log);
-            let asked = member.progress.asked_since(lease.opened);
-            asked.then(|| reading.need.is_met_by(&member.progress, write_log))
+            let asked = member.reports.asked_since(lease.opened);
+            asked.then(|| reading.need.is_met_by(&member.reports, write_log))
         };
         let met = self.cluster.with_news(deadline, look).await;
         (met == Some(true), started.elapsed())
@@ -238,7 +238,7 @@ impl ReplicatedConnection {
         let _asked: Vec<_> = self
             .to_be_asked(&topology, reading)
             .filter(|_| !gently)
-            .map(|member| member.progress.want())
+            .map(|member| member.reports.want())
             .collect();
         let started = Instant::now();
         let mut look = || {
@@ -275,7 +275,7 @@ impl ReplicatedConnection {
         reading: &Reading<'_>,
     ) -> impl Iterator<Item = &'t Member> {
         let asked = |member: &&Member| {
-            let seen = |progress: &Arc<_>| Arc::ptr_eq(progress, &member.progress);
+            let seen = |reports: &Arc<_>| Arc::ptr_eq(reports, &member.reports);
             member.kind() == Some(NodeKind::Primary)
                 || reading.may_use(member)
                 || reading.need.wants_answers().any(seen)

@@ -7,7 +7,7 @@ use super::route::LastRoute;
 use super::settings::{Ending, Settings};
 use crate::classify::{TransactionControl, Verdict};
 use crate::config::Consistency;
-use crate::guarantee::SessionHistory;
+use crate::consistency::SessionHistory;
 use crate::node::{Busy, Lease};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, SessionView, TransactionView, decide};
@@ -36,7 +36,7 @@ pub(super) struct Session {
     pub(super) settings_before: Option<Settings>,
     pub(super) ending: Ending,
     /// What the session has written and seen; other connections may share it.
-    pub(super) guarantee: Arc<SessionHistory>,
+    pub(super) history: Arc<SessionHistory>,
     /// What reads must see, if not what the pool says.
     pub(super) consistency: Option<Consistency>,
     pub(super) durability: Wanted,
@@ -169,7 +169,7 @@ impl Session {
         *self = Self {
             awaiting_primary: kept.awaiting_primary,
             forced: kept.forced,
-            guarantee: kept.guarantee,
+            history: kept.history,
             consistency: kept.consistency,
             durability: kept.durability,
             last_route: kept.last_route,

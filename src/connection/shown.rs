@@ -13,9 +13,9 @@ use diesel_async::RunQueryDsl;
 
 use super::ReplicatedConnection;
 use crate::config::Consistency;
+use crate::consistency::{Reports, SessionHistory, ShownUpTo, StandbySnapshot};
 use crate::deadline;
 use crate::error::Error;
-use crate::guarantee::{ReplicaPosition, SessionHistory, ShownUpTo, StandbySnapshot};
 use crate::node::Lease;
 use crate::position::{Position, Standing};
 
@@ -71,15 +71,15 @@ struct Committing {
 impl ReplicatedConnection {
     /// Waits until the primary shows what replicas have shown, where a read must never see less.
     pub(super) async fn primary_shows(&self, lease: &Arc<Lease>) -> QueryResult<()> {
-        let (level, open, guarantee) = {
+        let (level, open, history) = {
             let session = self.session();
             let level = self.level_of(&session);
             let open = session.transaction.is_some() || lease.wire.in_transaction();
-            (level, open, Arc::clone(&session.guarantee))
+            (level, open, Arc::clone(&session.history))
         };
         match level {
             _ if open => Ok(()),
-            Consistency::Causal => self.shows_seen(lease, &guarantee).await,
+            Consistency::Causal => self.shows_seen(lease, &history).await,
             Consistency::Strong if self.cluster.consistency.strong_reads_on_replicas => {
                 self.shows_replicas(lease).await
             }
@@ -88,20 +88,20 @@ impl ReplicatedConnection {
     }
 
     /// Waits until the primary shows what the session has seen on replicas.
-    async fn shows_seen(&self, lease: &Arc<Lease>, guarantee: &SessionHistory) -> QueryResult<()> {
+    async fn shows_seen(&self, lease: &Arc<Lease>, history: &SessionHistory) -> QueryResult<()> {
         let write_log = &self.cluster.write_log;
         let topology = self.cluster.topology();
         let Some(member) = topology.member(lease.node()) else {
             return Ok(());
         };
-        let primary = &member.progress;
-        if guarantee.saw_nothing_but(primary) {
+        let primary = &member.reports;
+        if history.saw_nothing_but(primary) {
             return Ok(());
         }
-        if !self.knows_seen(guarantee, primary).await {
+        if !self.knows_seen(history, primary).await {
             return self.shows_anything(lease).await;
         }
-        let Some(ahead) = guarantee.ahead(write_log) else {
+        let Some(ahead) = history.ahead(write_log) else {
             return Ok(());
         };
         let witnessed = match ahead {
@@ -115,7 +115,7 @@ impl ReplicatedConnection {
         if !witnessed {
             self.shows_anything(lease).await?;
         }
-        guarantee.is_shown_by_primary(ahead);
+        history.is_shown_by_primary(ahead);
         Ok(())
     }
 
@@ -123,20 +123,20 @@ impl ReplicatedConnection {
     async fn shows_replicas(&self, lease: &Arc<Lease>) -> QueryResult<()> {
         let now = Instant::now();
         let topology = self.cluster.topology();
-        let replicas: Vec<_> = topology.replicas().map(|member| &member.progress).collect();
-        let _asked: Vec<_> = replicas.iter().map(|progress| progress.want()).collect();
+        let replicas: Vec<_> = topology.replicas().map(|member| &member.reports).collect();
+        let _asked: Vec<_> = replicas.iter().map(|reports| reports.want()).collect();
         let look = || {
             // One that has gone is not asked any more.
-            let open = |progress: &&&Arc<ReplicaPosition>| progress.position().is_some();
+            let open = |reports: &&&Arc<Reports>| reports.position().is_some();
             let mut asked = replicas.iter().filter(open);
-            let all = asked.all(|progress| progress.asked_since(now));
+            let all = asked.all(|reports| reports.asked_since(now));
             all.then_some(())
         };
         let deadline = deadline::after(now, self.cluster.consistency.wait);
         let _ = self.cluster.with_news(deadline, look).await;
         let witnesses: Vec<_> = replicas
             .iter()
-            .map(|progress| progress.witness().filter(|_| progress.asked_since(now)))
+            .map(|reports| reports.snapshot().filter(|_| reports.asked_since(now)))
             .collect();
         // What showed more before it was restarted cannot be asked for that any more.
         let mut known = witnesses.iter().all(|witness| {
@@ -161,7 +161,7 @@ impl ReplicatedConnection {
         let topology = self.cluster.topology();
         let mut witnesses = topology
             .replicas()
-            .filter_map(|member| member.progress.witness());
+            .filter_map(|member| member.reports.snapshot());
         let covers = |witness: &StandbySnapshot| {
             let place = witness.position;
             self.cluster
@@ -226,14 +226,14 @@ impl ReplicatedConnection {
 
     /// Waits until it is known what the session has seen. `false` if a node did not say in time.
     /// What it saw on the primary does not count.
-    async fn knows_seen(&self, guarantee: &SessionHistory, primary: &Arc<ReplicaPosition>) -> bool {
+    async fn knows_seen(&self, history: &SessionHistory, primary: &Arc<Reports>) -> bool {
         let write_log = &self.cluster.write_log;
-        let elsewhere = |read: &Arc<ReplicaPosition>| !Arc::ptr_eq(read, primary);
-        let mut seen = guarantee.positions(write_log).reads;
+        let elsewhere = |read: &Arc<Reports>| !Arc::ptr_eq(read, primary);
+        let mut seen = history.positions(write_log).reads;
         seen.retain(elsewhere);
-        let _asked: Vec<_> = seen.iter().map(ReplicaPosition::want).collect();
+        let _asked: Vec<_> = seen.iter().map(Reports::want).collect();
         let look = || {
-            let reads = guarantee.positions(write_log).reads;
+            let reads = history.positions(write_log).reads;
             (!reads.iter().any(elsewhere)).then_some(())
         };
         let deadline = deadline::after(Instant::now(), self.cluster.consistency.wait);

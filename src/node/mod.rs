@@ -11,7 +11,6 @@ mod mark;
 mod monitor_connection;
 mod pool;
 mod promotion_lock;
-mod pulse;
 mod recycle;
 mod rights;
 
@@ -19,9 +18,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -35,7 +33,6 @@ pub(crate) use mark::Mark;
 pub(crate) use monitor_connection::{MonitorConnection, code_changes};
 pub(crate) use pool::{NodePool, Pooled, Probe};
 pub(crate) use promotion_lock::{Clock, Order, PromotionLock};
-pub(crate) use pulse::Pulse;
 pub(crate) use rights::Limit;
 
 use crate::config::NodeSettings;
@@ -46,33 +43,14 @@ use crate::error::ConnectError;
 pub(crate) enum Trouble {
     /// No connection could be opened, at an attempt that began then.
     ConnectFailed(ConnectError, Instant),
-    /// A connection ended that nobody had asked to end.
+    /// A connection ended that nobody had asked to end; the server may be well.
     ConnectionDied(String),
+    /// The server does not answer, though connections to it are open.
+    Silent(String),
 }
 
 /// Who is told of troubles.
 pub(crate) type Reporter = Arc<dyn Fn(&Arc<Node>, Trouble) + Send + Sync>;
-
-/// What a server last said of itself.
-#[derive(Clone, Debug)]
-pub(crate) struct LastReport {
-    pub(crate) facts: Facts,
-    /// When it was asked; what has become of it since it has not told.
-    pub(crate) asked: Instant,
-    /// How long answers take, averaged over the last ones.
-    pub(crate) round_trip: Duration,
-}
-
-/// How asking a server fares.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Asking {
-    /// What this role may not ask.
-    pub(crate) limits: Arc<[Limit]>,
-    /// Why it cannot be asked at all.
-    pub(crate) error: Option<String>,
-    /// How long a commit has waited there for a synchronous standby, if one does.
-    pub(crate) commits_wait: Option<Duration>,
-}
 
 /// One server: its settings, its pool and its load.
 pub(crate) struct Node {
@@ -82,12 +60,6 @@ pub(crate) struct Node {
     /// Statements, and transactions on this node alone, under way.
     in_flight: AtomicUsize,
     quiet: Notify,
-    last_report: Mutex<Option<Arc<LastReport>>>,
-    asking: Mutex<Asking>,
-    /// Of its monitor.
-    pub(crate) pulse: Pulse,
-    /// When it last answered.
-    pub(crate) heard: Pulse,
     pub(crate) runtime: Handle,
 }
 
@@ -119,10 +91,6 @@ impl Node {
                 pool: NodePool::new(connector, fallback_share),
                 in_flight: AtomicUsize::new(0),
                 quiet: Notify::new(),
-                last_report: Mutex::default(),
-                asking: Mutex::default(),
-                pulse: Pulse::default(),
-                heard: Pulse::default(),
                 runtime: runtime.clone(),
             }
         })
@@ -130,34 +98,6 @@ impl Node {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
-    }
-
-    /// The server has said this of itself, and took so long. For the monitor alone.
-    pub(crate) fn tells(&self, facts: &Facts, took: Duration) {
-        /// Of the average, so much is the last answer's.
-        const WEIGHT: f64 = 0.3;
-        self.heard.beat();
-        let now = Instant::now();
-        let mut told = self.last_report_mut();
-        let known = told.as_ref().map_or(took, |told| told.round_trip);
-        *told = Some(Arc::new(LastReport {
-            facts: facts.clone(),
-            asked: now.checked_sub(took).unwrap_or(now),
-            round_trip: known.mul_f64(1.0 - WEIGHT) + took.mul_f64(WEIGHT),
-        }));
-    }
-
-    pub(crate) fn last_report(&self) -> Option<Arc<LastReport>> {
-        self.last_report_mut().clone()
-    }
-
-    fn last_report_mut(&self) -> MutexGuard<'_, Option<Arc<LastReport>>> {
-        self.last_report.lock()
-    }
-
-    /// What may be asked of it, and why it cannot be asked, if so.
-    pub(crate) fn asking(&self) -> MutexGuard<'_, Asking> {
-        self.asking.lock()
     }
 
     /// Keeps the node from counting as quiet, for a statement or a transaction.

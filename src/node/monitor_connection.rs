@@ -35,13 +35,16 @@ pub(crate) struct MonitorConnection {
 }
 
 impl MonitorConnection {
-    pub(crate) async fn open(node: &Node) -> Result<Self, ConnectError> {
+    /// `answered` is told of each answer: a server that is far away has answered long before it has told where it is.
+    pub(crate) async fn open(
+        node: &Node,
+        answered: impl Fn() + Send + Sync,
+    ) -> Result<Self, ConnectError> {
         let mut connection = node.pool.connector().connect_monitor().await?;
-        // A server that is far away has answered long before it has told where it is.
-        node.heard.beat();
-        let identity = identify(&mut connection, || node.heard.beat()).await;
+        answered();
+        let identity = identify(&mut connection, &answered).await;
         let identity = identity.map_err(|error| node.pool.connector().monitor_failed(&error))?;
-        node.heard.beat();
+        answered();
         Ok(Self {
             connection,
             identity,

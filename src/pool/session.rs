@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::cluster::Cluster;
 use crate::connection::{ReplicatedConnection, token_of};
+use crate::consistency::SessionHistory;
 use crate::error::Error;
-use crate::guarantee::SessionHistory;
 use crate::position::Position;
 use crate::token::SessionToken;
 
@@ -35,26 +35,26 @@ tokio::task_local! {
 #[derive(Clone)]
 pub struct Session {
     cluster: Arc<Cluster>,
-    guarantee: Arc<SessionHistory>,
+    history: Arc<SessionHistory>,
 }
 
 impl Session {
     pub(super) fn new(cluster: &Arc<Cluster>) -> Self {
         Self {
             cluster: Arc::clone(cluster),
-            guarantee: Arc::default(),
+            history: Arc::default(),
         }
     }
 
     pub(super) fn resumed(cluster: &Arc<Cluster>, token: &SessionToken) -> Self {
-        let guarantee = if token.is_empty() {
+        let history = if token.is_empty() {
             SessionHistory::default()
         } else {
             SessionHistory::resumed(token.cluster(), token.written(), token.seen())
         };
         Self {
             cluster: Arc::clone(cluster),
-            guarantee: Arc::new(guarantee),
+            history: Arc::new(history),
         }
     }
 
@@ -72,8 +72,8 @@ impl Session {
     }
 
     pub(super) fn connection(&self) -> Result<ReplicatedConnection, Error> {
-        let guarantee = Arc::clone(&self.guarantee);
-        ReplicatedConnection::new(Arc::clone(&self.cluster), guarantee)
+        let history = Arc::clone(&self.history);
+        ReplicatedConnection::new(Arc::clone(&self.cluster), history)
     }
 
     /// What the session has written and seen until now, for whoever goes on with it.
@@ -82,13 +82,13 @@ impl Session {
     /// If the primary has not told its position by then, the token says that there is a write of
     /// unknown position: the first read under it finds one that covers it.
     pub async fn token(&self) -> SessionToken {
-        token_of(&self.cluster, &self.guarantee).await
+        token_of(&self.cluster, &self.history).await
     }
 
     /// What this session wrote and what did not survive a failover, or may not have, if that has happened.
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {
-        self.guarantee.lost(&self.cluster.write_log)
+        self.history.lost(&self.cluster.write_log)
     }
 
     /// Runs `future` within this session: what it gets from the pool belongs to it.
@@ -122,7 +122,7 @@ impl Session {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
-            .field("guarantee", &self.guarantee)
+            .field("history", &self.history)
             .finish_non_exhaustive()
     }
 }

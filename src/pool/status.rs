@@ -1,8 +1,8 @@
 //! Putting together what a pool says of itself.
 
 use crate::cluster::{Cluster, Member, Topology, degraded, lag};
-use crate::guarantee::Stage;
-use crate::node::{self, LastReport, Place};
+use crate::consistency::Stage;
+use crate::node::{self, Facts, Place};
 use crate::position::Position;
 use crate::route::NodeKind;
 use crate::status::{Limit, NodeStatus, PoolStatus};
@@ -36,8 +36,8 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
 
 fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
     let pool = member.node.pool.state();
-    let told = member.node.last_report();
-    let asking = member.node.asking().clone();
+    let last = member.reports.last();
+    let facts = last.facts.as_deref();
     let (lag_bytes, lag) = match member.kind() {
         Some(NodeKind::Replica) => lag(member, &cluster.write_log),
         _ => (None, None),
@@ -53,26 +53,24 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
         cause: member.health.cause(),
         transitions: member.transitions.to_vec(),
         timeline: Some(member.timeline).filter(|timeline| *timeline != 0),
-        position: told
-            .as_deref()
-            .and_then(|told| position(told, member.timeline)),
+        position: facts.and_then(|facts| position(facts, member.timeline)),
         received: member
-            .progress
+            .reports
             .at(Stage::Received)
             .filter(|_| member.kind() == Some(NodeKind::Replica)),
         lag_bytes,
         lag,
         upstream: upstream.map(|address| topology.name_at(address)),
-        receiving: told.as_deref().and_then(receiving),
+        receiving: facts.and_then(receiving),
         replay_paused: member.paused,
         diverged: member.diverged,
-        limited: asking.limits.iter().map(limit).collect(),
-        monitor_error: asking.error,
-        version: told
-            .as_ref()
-            .filter(|told| told.facts.version != 0)
-            .map(|told| version(told.facts.version)),
-        round_trip: told.as_ref().map(|told| told.round_trip),
+        limited: last.limits.iter().map(limit).collect(),
+        monitor_error: last.error.as_deref().map(str::to_owned),
+        version: facts
+            .map(|facts| facts.version)
+            .filter(|number| *number != 0)
+            .map(version),
+        round_trip: last.round_trip,
         weight: member.weight(),
         tags: member.node.tags.clone(),
         connections: pool.connections,
@@ -83,12 +81,12 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
 }
 
 /// `None` where it may not be asked.
-fn position(told: &LastReport, timeline: u32) -> Option<Position> {
-    let lsn = match told.facts.place {
+fn position(facts: &Facts, timeline: u32) -> Option<Position> {
+    let lsn = match facts.place {
         Place::Primary { flushed, .. } => flushed?,
         Place::Standby { replayed, .. } => replayed?,
     };
-    let timeline = match told.facts.timeline {
+    let timeline = match facts.timeline {
         0 => timeline,
         told => told,
     };
@@ -104,8 +102,8 @@ fn limit(limit: &node::Limit) -> Limit {
     Limit::new(right, costs.to_owned(), grant)
 }
 
-fn receiving(told: &LastReport) -> Option<bool> {
-    match told.facts.place {
+fn receiving(facts: &Facts) -> Option<bool> {
+    match facts.place {
         Place::Primary { .. } => None,
         Place::Standby { receives, .. } => receives,
     }

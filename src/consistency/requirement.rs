@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::write_log::Covering;
-use super::{ReadMark, ReplicaPosition, WriteLog, WriteSeq};
+use super::{ReadMark, Reports, WriteLog, WriteSeq};
 use crate::position::Position;
 use crate::route::RouteReason;
 
@@ -125,8 +125,8 @@ impl ReadRequirement {
     }
 
     /// Nodes that have to be asked what they had shown.
-    pub(crate) fn wants_answers(&self) -> impl Iterator<Item = &Arc<ReplicaPosition>> {
-        self.reads.iter().map(ReadMark::progress)
+    pub(crate) fn wants_answers(&self) -> impl Iterator<Item = &Arc<Reports>> {
+        self.reads.iter().map(ReadMark::reports)
     }
 
     /// Puts positions in the place of what has been learnt by now.
@@ -165,8 +165,8 @@ impl ReadRequirement {
         }
     }
 
-    /// Whether a node with this progress can serve. Comes after [`ReadRequirement::refresh`].
-    pub(crate) fn is_met_by(&self, progress: &Arc<ReplicaPosition>, write_log: &WriteLog) -> bool {
+    /// Whether a node with this reports can serve. Comes after [`ReadRequirement::refresh`].
+    pub(crate) fn is_met_by(&self, reports: &Arc<Reports>, write_log: &WriteLog) -> bool {
         if self.is_nothing() {
             return true;
         }
@@ -175,7 +175,7 @@ impl ReadRequirement {
             || self.others.is_some()
             || self.since.is_some();
         // What was seen on a node, the same node shows.
-        let elsewhere = |read: &ReadMark| !read.is_on(progress) || read.is_lost();
+        let elsewhere = |read: &ReadMark| !read.is_on(reports) || read.is_lost();
         if unknown || self.reads.iter().any(elsewhere) {
             return false;
         }
@@ -183,7 +183,7 @@ impl ReadRequirement {
         if self.age.is_none() && wanted.clone().next().is_none() {
             return true;
         }
-        let Some(replayed) = progress.position() else {
+        let Some(replayed) = reports.position() else {
             return false;
         };
         write_log.with(|view| {

@@ -5,11 +5,18 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::{Left, NewTimeline, ReplicaPosition, SessionHistory, WriteLog};
+use super::{Left, NewTimeline, Reports, SessionHistory, WriteLog};
 use crate::config::{Consistency, WriteScope};
+use crate::node::Place;
 use crate::position::{Lsn, Position, Sample};
 use crate::route::RouteReason;
 use crate::wire::Wire;
+
+const PRIMARY: Place = Place::Primary {
+    flushed: None,
+    inserted: None,
+    synchronous_standbys: 0,
+};
 
 const RYW: Consistency = Consistency::ReadYourWrites;
 
@@ -26,22 +33,22 @@ fn sampled(write_log: &WriteLog, timeline: u32, lsn: u64) {
     write_log.publish((7, 0), sample, Some(history));
 }
 
-fn replica(timeline: u32, lsn: u64) -> Arc<ReplicaPosition> {
-    let progress = ReplicaPosition::new();
-    let question = progress.asks();
+fn replica(timeline: u32, lsn: u64) -> Arc<Reports> {
+    let reports = Reports::new();
+    let question = reports.asks();
     let place = Position::new(timeline, Lsn(lsn));
     let now = (question, Instant::now());
-    progress.publish(now, place, (None, None), &Arc::new(Wire::default()));
-    progress
+    reports.showed(place, &PRIMARY, now, &Arc::new(Wire::default()));
+    reports
 }
 
 fn may_read(
-    guarantee: &SessionHistory,
+    history: &SessionHistory,
     level: Consistency,
     write_log: &WriteLog,
-    on: &Arc<ReplicaPosition>,
+    on: &Arc<Reports>,
 ) -> bool {
-    let need = guarantee.need(level, WriteScope::Session, write_log);
+    let need = history.need(level, WriteScope::Session, write_log);
     need.only_primary().is_none() && need.is_met_by(on, write_log)
 }
 
@@ -49,29 +56,29 @@ fn may_read(
 fn a_write_is_read_where_it_has_been_replayed() {
     let write_log = WriteLog::default();
     sampled(&write_log, 1, 10);
-    let guarantee = SessionHistory::default();
+    let history = SessionHistory::default();
     assert!(
-        may_read(&guarantee, RYW, &write_log, &replica(1, 0)),
+        may_read(&history, RYW, &write_log, &replica(1, 0)),
         "nothing written"
     );
-    guarantee.write_starts();
+    history.write_starts();
     assert!(
-        !may_read(&guarantee, RYW, &write_log, &replica(1, 99)),
+        !may_read(&history, RYW, &write_log, &replica(1, 99)),
         "under way"
     );
-    guarantee.write_acknowledged(write_log.draw(1), false, &write_log);
+    history.write_acknowledged(write_log.draw(1), false, &write_log);
     assert!(
-        !may_read(&guarantee, RYW, &write_log, &replica(1, 99)),
+        !may_read(&history, RYW, &write_log, &replica(1, 99)),
         "nobody was asked since"
     );
     sampled(&write_log, 1, 20);
-    assert!(!may_read(&guarantee, RYW, &write_log, &replica(1, 19)));
-    assert!(may_read(&guarantee, RYW, &write_log, &replica(1, 20)));
+    assert!(!may_read(&history, RYW, &write_log, &replica(1, 19)));
+    assert!(may_read(&history, RYW, &write_log, &replica(1, 20)));
     // What was learnt once stays, however far the primary goes on.
     sampled(&write_log, 1, 500);
-    assert!(may_read(&guarantee, RYW, &write_log, &replica(1, 20)));
+    assert!(may_read(&history, RYW, &write_log, &replica(1, 20)));
     assert!(may_read(
-        &guarantee,
+        &history,
         Consistency::Eventual,
         &write_log,
         &replica(1, 0)
@@ -82,40 +89,40 @@ fn a_write_is_read_where_it_has_been_replayed() {
 fn a_write_left_behind_is_in_doubt_until_its_connection_has_answered() {
     let write_log = WriteLog::default();
     let wire = Arc::new(Wire::default());
-    let guarantee = SessionHistory::default();
-    guarantee.write_starts();
-    guarantee.write_left(Left::write(&wire, 1, false));
+    let history = SessionHistory::default();
+    history.write_starts();
+    history.write_left(Left::write(&wire, 1, false));
     sampled(&write_log, 1, 10);
     // It may not have reached the socket yet, though nothing is owed there.
-    assert!(!may_read(&guarantee, RYW, &write_log, &replica(1, 99)));
-    guarantee.answered_over(&wire);
+    assert!(!may_read(&history, RYW, &write_log, &replica(1, 99)));
+    history.answered_over(&wire);
     assert!(
-        !may_read(&guarantee, RYW, &write_log, &replica(1, 99)),
+        !may_read(&history, RYW, &write_log, &replica(1, 99)),
         "its sequence number is new"
     );
     sampled(&write_log, 1, 30);
-    assert!(!may_read(&guarantee, RYW, &write_log, &replica(1, 29)));
-    assert!(may_read(&guarantee, RYW, &write_log, &replica(1, 30)));
+    assert!(!may_read(&history, RYW, &write_log, &replica(1, 29)));
+    assert!(may_read(&history, RYW, &write_log, &replica(1, 30)));
 }
 
 #[test]
 fn a_causal_session_needs_what_it_saw() {
     let write_log = WriteLog::default();
     sampled(&write_log, 1, 10);
-    let guarantee = SessionHistory::default();
+    let history = SessionHistory::default();
     let seen = replica(1, 50);
-    guarantee.saw_on(&seen, &Wire::default());
+    history.saw_on(&seen, &Wire::default());
     let causal = Consistency::Causal;
     assert!(
-        may_read(&guarantee, causal, &write_log, &seen),
+        may_read(&history, causal, &write_log, &seen),
         "the same node shows it"
     );
     assert!(
-        may_read(&guarantee, RYW, &write_log, &replica(1, 10)),
+        may_read(&history, RYW, &write_log, &replica(1, 10)),
         "not its own"
     );
     assert!(
-        !may_read(&guarantee, causal, &write_log, &replica(1, 99)),
+        !may_read(&history, causal, &write_log, &replica(1, 99)),
         "what it saw is not known"
     );
 }
@@ -129,13 +136,13 @@ fn what_a_failover_has_lost_is_said_and_not_compared() {
         Some(Position::new(1, Lsn(101))),
     );
     sampled(&write_log, 2, 150);
-    let guarantee = SessionHistory::resumed(7, lost, None);
-    let need = guarantee.need(RYW, WriteScope::Session, &write_log);
+    let history = SessionHistory::resumed(7, lost, None);
+    let need = history.need(RYW, WriteScope::Session, &write_log);
     assert_eq!(need.only_primary(), Some(RouteReason::LostWrite));
-    assert_eq!(guarantee.lost(&write_log), lost);
+    assert_eq!(history.lost(&write_log), lost);
     // What it had written and seen before, is to be seen wherever it goes on.
     assert_eq!(
-        guarantee.positions(&write_log).written,
+        history.positions(&write_log).written,
         Some(Position::new(2, Lsn(100)))
     );
     let saw = SessionHistory::resumed(7, None, lost);
@@ -151,19 +158,19 @@ fn what_a_failover_has_lost_is_said_and_not_compared() {
         &write_log,
         &replica(2, 100)
     ));
-    let guarantee = SessionHistory::resumed(7, kept, None);
-    assert!(may_read(&guarantee, RYW, &write_log, &replica(2, 120)));
+    let history = SessionHistory::resumed(7, kept, None);
+    assert!(may_read(&history, RYW, &write_log, &replica(2, 120)));
     // Another cluster's positions mean nothing here.
-    let guarantee = SessionHistory::resumed(8, lost, lost);
-    assert!(may_read(&guarantee, RYW, &write_log, &replica(1, 0)));
+    let history = SessionHistory::resumed(8, lost, lost);
+    assert!(may_read(&history, RYW, &write_log, &replica(1, 0)));
 }
 
 /// A session whose write was acknowledged by the primary of this timeline.
 fn wrote_on(timeline: u32, write_log: &WriteLog) -> SessionHistory {
-    let guarantee = SessionHistory::default();
-    guarantee.write_starts();
-    guarantee.write_acknowledged(write_log.draw(timeline), false, write_log);
-    guarantee
+    let history = SessionHistory::default();
+    history.write_starts();
+    history.write_acknowledged(write_log.draw(timeline), false, write_log);
+    history
 }
 
 #[test]
@@ -207,11 +214,11 @@ fn the_next_primary_covers_nothing_that_the_one_before_acknowledged() {
 fn a_loss_is_told_though_the_session_writes_on() {
     let write_log = WriteLog::default();
     sampled(&write_log, 1, 90);
-    let guarantee = wrote_on(1, &write_log);
+    let history = wrote_on(1, &write_log);
     sampled(&write_log, 2, 150);
-    guarantee.write_starts();
-    guarantee.write_acknowledged(write_log.draw(2), false, &write_log);
-    assert!(guarantee.lost(&write_log).is_some());
+    history.write_starts();
+    history.write_acknowledged(write_log.draw(2), false, &write_log);
+    assert!(history.lost(&write_log).is_some());
     // And with what was acknowledged by the former primary after the other had been met.
     let late = wrote_on(1, &write_log);
     assert!(late.lost(&write_log).is_some());
@@ -228,13 +235,13 @@ fn a_write_left_on_a_primary_that_is_over_may_be_lost() {
     sampled(&write_log, 1, 90);
     let broken = Arc::new(Wire::broken());
     for (answering, told) in [(true, true), (false, false)] {
-        let guarantee = SessionHistory::default();
-        guarantee.write_starts();
-        guarantee.write_left(Left::write(&broken, 1, answering));
+        let history = SessionHistory::default();
+        history.write_starts();
+        history.write_left(Left::write(&broken, 1, answering));
         sampled(&write_log, 2, 150);
         // Whoever was told that the outcome is unknown needs no other word.
-        assert_eq!(guarantee.lost(&write_log).is_some(), told);
-        assert!(!may_read(&guarantee, RYW, &write_log, &replica(2, 999)));
+        assert_eq!(history.lost(&write_log).is_some(), told);
+        assert!(!may_read(&history, RYW, &write_log, &replica(2, 999)));
     }
 }
 
@@ -279,17 +286,17 @@ fn what_is_not_known_to_be_kept_is_told() {
     let write_log = WriteLog::default();
     let bounds = NewTimeline::Bounds { replayed: Lsn(0) };
     write_log.publish((7, 0), sample, Some(bounds));
-    let guarantee = SessionHistory::resumed(7, at(5), None);
-    let need = guarantee.need(RYW, WriteScope::Session, &write_log);
+    let history = SessionHistory::resumed(7, at(5), None);
+    let need = history.need(RYW, WriteScope::Session, &write_log);
     assert_eq!(need.only_primary(), Some(RouteReason::UnclearWrite));
-    assert_eq!(guarantee.lost(&write_log), None);
+    assert_eq!(history.lost(&write_log), None);
 }
 
 #[test]
 fn the_pool_sees_what_was_left_on_its_way() {
     let write_log = WriteLog::default();
     sampled(&write_log, 1, 10);
-    let pool = |on: &Arc<ReplicaPosition>| {
+    let pool = |on: &Arc<Reports>| {
         let stranger = SessionHistory::default();
         let mut need = stranger.need(RYW, WriteScope::Pool, &write_log);
         sampled(&write_log, 1, 20);
@@ -334,33 +341,33 @@ proptest! {
     #[test]
     fn whoever_may_be_read_from_has_every_write(steps in steps(), replayed in 0..80u64) {
         let write_log = WriteLog::default();
-        let guarantee = SessionHistory::default();
+        let history = SessionHistory::default();
         let (mut primary, mut written) = (0, 0);
         sampled(&write_log, 1, primary);
         for step in steps {
             match step {
                 Step::Write | Step::WriteQuietly => {
-                    guarantee.write_starts();
+                    history.write_starts();
                     primary += 1;
                     written = primary;
                     let seq = match step {
                         Step::Write => write_log.draw(1),
                         _ => write_log.draw_quietly(1),
                     };
-                    guarantee.write_acknowledged(seq, false, &write_log);
+                    history.write_acknowledged(seq, false, &write_log);
                 }
                 Step::Ask(others) => {
                     primary += others;
                     sampled(&write_log, 1, primary);
                 }
             }
-            if may_read(&guarantee, RYW, &write_log, &replica(1, replayed)) {
+            if may_read(&history, RYW, &write_log, &replica(1, replayed)) {
                 prop_assert!(replayed >= written);
             }
         }
         // And a replica that has all may be read from, as soon as the primary has been asked.
-        let _ = may_read(&guarantee, RYW, &write_log, &replica(1, primary));
+        let _ = may_read(&history, RYW, &write_log, &replica(1, primary));
         sampled(&write_log, 1, primary);
-        prop_assert!(may_read(&guarantee, RYW, &write_log, &replica(1, primary)));
+        prop_assert!(may_read(&history, RYW, &write_log, &replica(1, primary)));
     }
 }

@@ -4,9 +4,8 @@
 //! what belongs together shares a [`SessionHistory`].
 
 mod left;
-mod replica_position;
+mod reports;
 mod requirement;
-mod standby_snapshot;
 #[cfg(test)]
 mod tests;
 mod write_log;
@@ -17,10 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use left::Fate;
 pub(crate) use left::Left;
 use parking_lot::{Mutex, MutexGuard};
-pub use replica_position::Stage;
-pub(crate) use replica_position::{ReadMark, Received, ReplicaPosition};
+pub use reports::Stage;
+pub(crate) use reports::{ReadMark, Reports, StandbySnapshot};
 pub(crate) use requirement::ReadRequirement;
-pub(crate) use standby_snapshot::StandbySnapshot;
 use write_log::Covering;
 pub(crate) use write_log::{NewTimeline, WriteLog, WriteSeq};
 
@@ -219,7 +217,7 @@ impl SessionHistory {
             reads: state
                 .reads
                 .iter()
-                .map(|read| Arc::clone(read.progress()))
+                .map(|read| Arc::clone(read.reports()))
                 .collect(),
         }
     }
@@ -272,14 +270,14 @@ impl SessionHistory {
     }
 
     /// A read has seen what a node shows, over this connection.
-    pub(crate) fn saw_on(&self, progress: &Arc<ReplicaPosition>, over: &Wire) {
+    pub(crate) fn saw_on(&self, reports: &Arc<Reports>, over: &Wire) {
         // One that is closed may have been to an earlier run of the server.
-        let sighting = progress.sighted(!over.is_closed());
+        let sighting = reports.sighted(!over.is_closed());
         let mut state = self.state();
         // The later one covers the earlier, unless the server may have been restarted in between.
         state
             .reads
-            .retain(|read| !read.is_on(progress) || read.is_lost());
+            .retain(|read| !read.is_on(reports) || read.is_lost());
         state.reads.push(sighting);
     }
 
@@ -288,7 +286,7 @@ impl SessionHistory {
     }
 
     /// Whether no standby has shown anything to the session that the primary may not show.
-    pub(crate) fn saw_nothing_but(&self, primary: &Arc<ReplicaPosition>) -> bool {
+    pub(crate) fn saw_nothing_but(&self, primary: &Arc<Reports>) -> bool {
         if !self.is_touched() {
             return true;
         }
@@ -345,7 +343,7 @@ pub(crate) struct Positions {
     /// The same of what was seen.
     pub(crate) unseen: bool,
     /// What was seen last will be known when these have been asked.
-    pub(crate) reads: Vec<Arc<ReplicaPosition>>,
+    pub(crate) reads: Vec<Arc<Reports>>,
 }
 
 impl State {
@@ -513,7 +511,7 @@ impl State {
             let place = shown.position;
             seen = later(seen, place);
             ahead = match ahead {
-                _ if !shown.by_standby => ahead,
+                _ if !shown.by_standby() => ahead,
                 Some(ShownUpTo::Anything) => Some(ShownUpTo::Anything),
                 Some(ShownUpTo::UpTo(before)) => Some(ShownUpTo::UpTo(before.max(place))),
                 None => Some(ShownUpTo::UpTo(place)),

@@ -1,0 +1,290 @@
+//! Loads what the classification must know of the database's catalog: at the start, and after changes, but not too
+//! often.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::QueryableByName;
+use diesel::result::QueryResult;
+use diesel::sql_types::Text;
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use super::topology::Topology;
+use crate::classify::{
+    CODE_SQL, Catalog, Classifier, CodeKind, CodeRow, FUNCTIONS_SQL, OPERATORS_SQL,
+};
+use crate::node::{Node, code_changes};
+
+/// How long loading the catalog may take.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// After a change the catalog is loaded, but not more often than this.
+pub(super) const AFTER_CHANGE: Duration = Duration::from_secs(1);
+
+/// For a name that it lacks it is loaded again, but not more often than this: the next catalog
+/// may lack the name too.
+pub(super) const FOR_A_NAME: Duration = Duration::from_secs(30);
+
+/// Pure: what is wanted and what is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refresh {
+    /// It was never loaded.
+    First,
+    /// To be loaded this long after it was last.
+    Wanted {
+        since: Instant,
+        interval: Duration,
+    },
+    /// With how long after this one it is to be loaded once more.
+    Loading {
+        again: Option<Duration>,
+    },
+    Loaded {
+        at: Instant,
+    },
+}
+
+impl Refresh {
+    fn new() -> Self {
+        Self::First
+    }
+
+    /// Somebody has a reason to think the catalog outdated.
+    fn want(&mut self, interval: Duration) {
+        *self = match *self {
+            // The more urgent of the reasons counts.
+            Self::Loading { again } => Self::Loading {
+                again: Some(again.map_or(interval, |other| other.min(interval))),
+            },
+            Self::Loaded { at } => Self::Wanted {
+                since: at,
+                interval,
+            },
+            Self::Wanted {
+                since,
+                interval: other,
+            } => Self::Wanted {
+                since,
+                interval: other.min(interval),
+            },
+            Self::First => Self::First,
+        };
+    }
+
+    /// From when on it may be loaded, if it is wanted.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        match *self {
+            Self::First => Some(now),
+            Self::Wanted { since, interval } => Some(since + interval),
+            Self::Loading { .. } | Self::Loaded { .. } => None,
+        }
+    }
+
+    /// It is being loaded.
+    fn started(&mut self) {
+        *self = Self::Loading { again: None };
+    }
+
+    /// What was under way has ended; after a failure it is tried again.
+    fn ended(&mut self, loaded: bool, now: Instant) {
+        let Self::Loading { again } = *self else {
+            return;
+        };
+        let failed = (!loaded).then_some(AFTER_CHANGE);
+        *self = match again.or(failed) {
+            Some(interval) => Self::Wanted {
+                since: now,
+                interval,
+            },
+            None => Self::Loaded { at: now },
+        };
+    }
+}
+
+/// Loads the catalog for one classifier.
+pub(super) struct CatalogLoader {
+    classifier: Arc<Classifier>,
+    refresh: Refresh,
+    /// When to look again whether it is to be loaded.
+    due: Option<Instant>,
+    /// How often the code in the database had changed when its catalog was loaded.
+    code: Option<i64>,
+}
+
+/// What was loaded, or not.
+pub(super) struct Loaded {
+    catalog: Option<(Catalog, Option<i64>)>,
+    /// How many changes of the catalog were known before.
+    changes: u64,
+}
+
+impl CatalogLoader {
+    pub(super) fn new(classifier: Arc<Classifier>) -> Self {
+        Self {
+            classifier,
+            refresh: Refresh::new(),
+            due: None,
+            code: None,
+        }
+    }
+
+    /// When to call [`start`](Self::start) again, if that is known.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Somebody has a reason to think the catalog outdated. It is loaded, but not sooner than `interval` after the
+    /// last time.
+    pub(super) fn want(&mut self, interval: Duration) {
+        self.refresh.want(interval);
+    }
+
+    /// The code in the database has changed so often. Whether that is news.
+    pub(super) fn code_changed(&mut self, changes: i64) -> bool {
+        if self.code == Some(changes) {
+            return false;
+        }
+        self.classifier.note_change();
+        self.want(AFTER_CHANGE);
+        true
+    }
+
+    /// The load to run now, if the catalog is wanted and a node can be asked: the primary first, whose catalog is
+    /// never behind.
+    pub(super) fn start(
+        &mut self,
+        topology: &Topology,
+    ) -> Option<impl Future<Output = Loaded> + use<>> {
+        let now = Instant::now();
+        let due = self.refresh.due(now);
+        self.due = due.filter(|due| *due > now);
+        if due.is_none() || self.due.is_some() {
+            return None;
+        }
+        let primary = topology.primary().filter(|member| member.is_of_use());
+        let any = || topology.members.iter().find(|member| member.is_of_use());
+        let node = Arc::clone(&primary.or_else(any)?.node);
+        self.refresh.started();
+        let changes = self.classifier.changes();
+        Some(async move {
+            Loaded {
+                catalog: load_in_time(&node).await,
+                changes,
+            }
+        })
+    }
+
+    /// What was started has ended.
+    pub(super) fn ended(&mut self, loaded: Loaded) {
+        let succeeded = loaded.catalog.is_some();
+        if let Some((catalog, code)) = loaded.catalog {
+            self.code = code;
+            self.classifier.set_catalog(catalog, loaded.changes);
+        }
+        self.refresh.ended(succeeded, Instant::now());
+    }
+}
+
+async fn load_in_time(node: &Arc<Node>) -> Option<(Catalog, Option<i64>)> {
+    let load = AssertUnwindSafe(load(node)).catch_unwind();
+    let cause = match tokio::time::timeout(LIMIT, load).await {
+        Ok(Ok(Ok(loaded))) => return Some(loaded),
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(_)) => "loading it panicked".to_owned(),
+        Err(_) => format!("not within {LIMIT:?}"),
+    };
+    tracing::warn!(target: "diesel_replicated", node = node.name, cause, "catalog_not_loaded");
+    None
+}
+
+/// One row of any of the three queries; those with two columns get an empty third.
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = Text)]
+    sort: String,
+    #[diesel(sql_type = Text)]
+    definition: String,
+}
+
+/// Asks one node, over a connection of its pool. With it comes how often the code in the database had
+/// changed before, where that could be asked.
+async fn load(node: &Arc<Node>) -> Result<(Catalog, Option<i64>), diesel::result::Error> {
+    let mut pooled = node.pool.checkout().await?;
+    let changes = code_changes(&mut pooled.pg).await.ok();
+    let mut snapshot = pooled.pg.build_transaction().read_only().repeatable_read();
+    let (functions, operators, code) = snapshot
+        .run(async |pg| {
+            // Compiling these queries takes longer than running them.
+            pg.batch_execute("SET LOCAL jit = off; SET LOCAL statement_timeout = 0")
+                .await?;
+            let functions = rows(pg, &with_empty(FUNCTIONS_SQL)).await?;
+            let operators = rows(pg, &with_empty(OPERATORS_SQL)).await?;
+            QueryResult::Ok((functions, operators, rows(pg, CODE_SQL).await?))
+        })
+        .await?;
+    let pairs = |rows: Vec<Row>| rows.into_iter().map(|row| (row.name, row.sort));
+    let code = code.into_iter().filter_map(|row| {
+        Some(CodeRow {
+            name: row.name,
+            kind: CodeKind::parse(&row.sort)?,
+            definition: row.definition,
+        })
+    });
+    let catalog = Catalog::new(pairs(functions), pairs(operators), code);
+    Ok((catalog, changes))
+}
+
+async fn rows(pg: &mut AsyncPgConnection, query: &str) -> QueryResult<Vec<Row>> {
+    let query = format!("SELECT * FROM ({query}) AS rows (name, sort, definition)");
+    diesel::sql_query(query).load(pg).await
+}
+
+fn with_empty(query: &str) -> String {
+    format!("SELECT pairs.*, ''::text FROM ({query}) AS pairs")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_while_loading_have_it_loaded_once_more() {
+        let now = Instant::now();
+        let mut refresh = Refresh::new();
+        assert_eq!(refresh.due(now), Some(now));
+        refresh.started();
+        assert_eq!(refresh.due(now), None);
+        refresh.want(FOR_A_NAME);
+        refresh.want(AFTER_CHANGE);
+        refresh.want(FOR_A_NAME);
+        refresh.ended(true, now);
+        assert_eq!(refresh.due(now), Some(now + AFTER_CHANGE));
+        refresh.started();
+        refresh.ended(true, now);
+        assert_eq!(refresh.due(now), None);
+    }
+
+    #[test]
+    fn a_failure_is_tried_again() {
+        let now = Instant::now();
+        let mut refresh = Refresh::new();
+        refresh.started();
+        refresh.ended(false, now);
+        assert_eq!(refresh.due(now), Some(now + AFTER_CHANGE));
+    }
+
+    #[test]
+    fn a_change_is_not_kept_waiting_by_the_patience_with_a_name() {
+        let now = Instant::now();
+        let mut refresh = Refresh::Loaded { at: now };
+        refresh.want(FOR_A_NAME);
+        assert_eq!(refresh.due(now), Some(now + FOR_A_NAME));
+        refresh.want(AFTER_CHANGE);
+        assert_eq!(refresh.due(now), Some(now + AFTER_CHANGE));
+    }
+}

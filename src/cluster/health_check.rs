@@ -1,0 +1,140 @@
+//! Checks of a node by a new connection: when, and how the earlier ones went.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::topology::Topology;
+use crate::error::{ConnectError, ConnectErrorKind};
+use crate::node::{Node, Probe};
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// A node that stayed up this long has its earlier failures forgotten.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
+
+/// The delay after the `failures`-th failure in a row (from 1), spread over half to one and a half
+/// of it, so that the processes of a fleet do not all come back at once.
+fn delay(failures: u32, random: f64) -> Duration {
+    let doubled = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled.min(LONGEST).mul_f64(0.5 + random.clamp(0.0, 1.0))
+}
+
+/// How often nodes are checked while none takes writes.
+const URGENT: Duration = Duration::from_millis(100);
+
+/// Waits before a node is checked again: shorter while nothing takes writes.
+pub(super) async fn until_due(pause: Duration, mut topology: watch::Receiver<Arc<Topology>>) {
+    let due = Instant::now() + pause;
+    if pause > URGENT {
+        let urgent = topology.wait_for(|topology| !topology.takes_writes());
+        let _ = tokio::time::timeout_at(due, urgent).await;
+    }
+    tokio::time::sleep_until(due.min(Instant::now() + URGENT)).await;
+}
+
+/// How long that is at the most, as things stand.
+pub(super) fn until_tried(pause: Duration, topology: &Topology) -> Duration {
+    if topology.takes_writes() {
+        pause
+    } else {
+        pause.min(URGENT)
+    }
+}
+
+/// Opens a connection to the node within `limit`: one that is silent on those that are open has
+/// little time left.
+pub(super) async fn look_at(node: &Node, limit: Duration) -> Result<Probe, ConnectError> {
+    // Code of the application's runs in there, when a connection is set up.
+    let probe = AssertUnwindSafe(node.pool.probe()).catch_unwind();
+    let failed = |kind, message: &str| Err(ConnectError::new(&node.name, kind, message));
+    match tokio::time::timeout(limit, probe).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => failed(ConnectErrorKind::SetUp, "setting up a connection panicked"),
+        Err(_) => {
+            let message =
+                format!("no answer on open connections, nor on a new one within {limit:?}");
+            failed(ConnectErrorKind::TimedOut, &message)
+        }
+    }
+}
+
+/// The records of all nodes.
+#[derive(Default)]
+pub(super) struct Records(Vec<Record>);
+
+/// How the checks of one node went.
+pub(super) struct Record {
+    node: Arc<Node>,
+    failures: u32,
+    last_failure: Instant,
+    pub(super) checking: bool,
+    /// When the last check began that reached it: what was tried before says nothing any more.
+    pub(super) reached: Option<std::time::Instant>,
+    /// It does not answer on connections that are open.
+    pub(super) silent: bool,
+}
+
+impl Records {
+    /// That of this node, a new one if there is none yet.
+    pub(super) fn of(&mut self, node: &Arc<Node>) -> &mut Record {
+        let found = self.0.iter();
+        let place = found
+            .take_while(|record| !Arc::ptr_eq(&record.node, node))
+            .count();
+        if place == self.0.len() {
+            self.0.push(Record {
+                node: Arc::clone(node),
+                failures: 0,
+                last_failure: Instant::now(),
+                checking: false,
+                reached: None,
+                silent: false,
+            });
+        }
+        &mut self.0[place]
+    }
+
+    /// The node has left the pool.
+    pub(super) fn forget(&mut self, node: &Arc<Node>) {
+        self.0.retain(|record| !Arc::ptr_eq(&record.node, node));
+    }
+}
+
+impl Record {
+    /// One more failure. Returns how long to wait before the next check: longer after each.
+    pub(super) fn fails(&mut self) -> Duration {
+        if self.last_failure.elapsed() > FORGIVEN_AFTER {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.last_failure = Instant::now();
+        delay(self.failures, rand::random())
+    }
+
+    /// Whether what was tried then says nothing any more, because the node was reached since.
+    pub(super) fn is_past(&self, tried: std::time::Instant) -> bool {
+        self.reached.is_some_and(|reached| tried < reached)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_doubles_up_to_a_bound() {
+        let millis: Vec<u128> = (1..=9).map(|n| delay(n, 0.5).as_millis()).collect();
+        assert_eq!(
+            millis,
+            [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
+        );
+        assert_eq!(delay(u32::MAX, 1.0), Duration::from_secs(15));
+        assert_eq!(delay(1, 0.0), Duration::from_millis(50));
+    }
+}
