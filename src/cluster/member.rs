@@ -201,13 +201,13 @@ impl Member {
         let known = (self.role, self.cluster, self.timeline);
         let news = told != known
             || facts.run.is_some_and(|run| self.run != Some(run))
-            || self.database.as_ref() != Some(&facts.database)
+            || facts.database.is_some() && self.database != facts.database
             || sender != self.sender
             || paused != self.paused
             || facts.fenced != self.fenced;
         self.fenced = facts.fenced;
         self.run = facts.run.or(self.run);
-        self.database = Some(Arc::clone(&facts.database));
+        self.database = facts.database.clone().or(self.database.take());
         (self.role, self.cluster, self.timeline) = told;
         (self.sender, self.paused) = (sender, paused);
         news

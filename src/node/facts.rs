@@ -125,8 +125,9 @@ pub(crate) struct Facts {
     pub(crate) timeline: u32,
     /// Which run of which server it is, if it may be asked.
     pub(crate) run: Option<Run>,
-    /// The database that this connection is to, as the server itself calls it.
-    pub(crate) database: Arc<str>,
+    /// The database that the pool's connections are to, as the server itself calls it. `None` where that was told over
+    /// a connection to another one.
+    pub(crate) database: Option<Arc<str>>,
     /// As PostgreSQL numbers them: 150018 is 15.18.
     pub(crate) version: u32,
     /// The server has transactions be read only where they do not say otherwise, whoever begins them.
@@ -258,7 +259,7 @@ impl Row {
                 started,
                 port: identity.port,
             }),
-            database: identity.database.as_str().into(),
+            database: Some(identity.database.as_str().into()),
             version: u32::try_from(identity.version).unwrap_or_default(),
             fenced: false,
             place,

@@ -142,7 +142,12 @@ impl PromotionLock {
 
     /// Asks the node where it is.
     pub(crate) async fn ask(&mut self) -> QueryResult<Option<Facts>> {
-        ask(&mut self.connection, &self.identity).await
+        let facts = ask(&mut self.connection, &self.identity).await?;
+        // This connection is to another database than those of the pool.
+        Ok(facts.map(|facts| Facts {
+            database: None,
+            ..facts
+        }))
     }
 
     /// The server's clock.

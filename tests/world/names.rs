@@ -308,6 +308,40 @@ async fn the_pool_follows_when_every_name_leads_to_another_cluster() {
     assert_eq!(told.await, (old, new));
 }
 
+// The lock of a promotion is taken over a connection to another database (`PromotionConfig::database`). What the
+// promoted server says there is not taken for the database that the pool is connected to; else its connections would
+// end, and a write on one of them would be in doubt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promotion_over_another_database_leaves_the_node_where_it_is() {
+    let local = own_cluster().await;
+    let pool = named(&local)
+        .promotion(PromotionConfig::automatic())
+        .build()
+        .await
+        .unwrap();
+    let events = pool.subscribe();
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.primary().kill().unwrap();
+    })
+    .await;
+    eventually("a replica was promoted", || async {
+        let state = pool.status();
+        state.takes_writes && state.primary.is_some_and(|name| name != "primary")
+    })
+    .await;
+    pool.close(Duration::ZERO).await;
+    let all: Vec<Event> = events.collect().await;
+    let strays = all.iter().filter(|event| {
+        matches!(event, Event::StandingChanged { standing, .. } if standing.contains("connected to database"))
+    });
+    assert_eq!(strays.count(), 0, "{all:?}");
+    let promotions = all
+        .iter()
+        .filter(|event| matches!(event, Event::Promoted { .. }));
+    assert_eq!(promotions.count(), 1);
+}
+
 // CloudNativePG, Patroni on Kubernetes: a name that always leads to the primary, beside the names of the nodes. It is no
 // node of its own, before a failover and after it, and counts in no majority.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
