@@ -135,7 +135,6 @@ fn each_event_is_documented() {
 const CIRCLES: &[&str] = &[
     "src/classify: body catalog code functions scan",
     "src/classify: settings statement",
-    "src/connection: commit execute recovery session settings",
     "src/election/simulation: attempt event ledger process server switchover world",
     "src/wire: frame remark state",
 ];

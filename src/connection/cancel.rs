@@ -7,7 +7,6 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::context::TokioContext;
 
-use super::ReplicatedConnection;
 use crate::error::ConnectError;
 use crate::node::{Lease, NodeCancel};
 
@@ -44,6 +43,13 @@ pub struct CancelToken {
 }
 
 impl CancelToken {
+    pub(super) fn new(running: &Arc<Running>, runtime: &Handle) -> Self {
+        Self {
+            running: Arc::clone(running),
+            runtime: runtime.clone(),
+        }
+    }
+
     /// Asks each server that is running a statement of the connection to cancel it.
     ///
     /// `Ok` says that the requests were sent, not that anything was cancelled.
@@ -72,16 +78,5 @@ impl CancelToken {
 impl fmt::Debug for CancelToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CancelToken").finish_non_exhaustive()
-    }
-}
-
-impl ReplicatedConnection {
-    /// A token that cancels what this connection is running when the token is used.
-    #[must_use]
-    pub fn cancel_token(&self) -> CancelToken {
-        CancelToken {
-            running: Arc::clone(&self.running),
-            runtime: self.cluster.runtime.clone(),
-        }
     }
 }

@@ -17,8 +17,6 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::ReplicatedConnection;
-use super::execute::Execution;
-use crate::classify::TransactionControl;
 use crate::config::CommitResolution;
 use crate::error::{Error, ErrorExt, Outcome, SqlState};
 use crate::node::Lease;
@@ -101,21 +99,12 @@ struct Told {
 }
 
 impl ReplicatedConnection {
-    /// Comes before a COMMIT is sent over `lease`: notes how to find out what became of it, if that is
-    /// wanted and it is one that writes.
-    pub(super) async fn mark(
-        &self,
-        execution: &mut Execution,
-        sql: &str,
-        lease: &Arc<Lease>,
-    ) -> QueryResult<()> {
+    /// Comes before a COMMIT is sent over `lease`: how to find out what became of it, if that is wanted and something
+    /// was written.
+    pub(super) async fn mark(&self, lease: &Arc<Lease>) -> QueryResult<Option<PendingCommit>> {
         let way = self.cluster.commit_resolution;
-        if execution.pending_write.is_none()
-            || execution.verdict.control != Some(TransactionControl::End)
-            || !sql.trim().eq_ignore_ascii_case("commit")
-            || lease.wire.transaction_status() != b'T'
-        {
-            return Ok(());
+        if way == CommitResolution::Off || lease.wire.transaction_status() != b'T' {
+            return Ok(None);
         }
         let using = lease.enter();
         let mut connection = lease.pg();
@@ -124,22 +113,21 @@ impl ReplicatedConnection {
              pg_catalog.pg_backend_pid() AS pid, {TIMELINE} AS timeline, {RUN} AS run"
         );
         let begun: Begun = sql_query(look).get_result(&mut connection).await?;
-        if let Some(number) = begun.number {
-            let mark = if way == CommitResolution::Marker {
-                Mark::Row(self.write_marker(lease).await?)
-            } else {
-                Mark::Number(number)
-            };
-            execution.pending_commit = Some(PendingCommit {
-                mark,
-                pid: begun.pid,
-                timeline: begun.timeline,
-                run: begun.run,
-                era: self.cluster.write_log.era(),
-            });
-        }
+        let mark = match begun.number {
+            None => None,
+            Some(_) if way == CommitResolution::Marker => {
+                Some(Mark::Row(self.write_marker(lease).await?))
+            }
+            Some(number) => Some(Mark::Number(number)),
+        };
         using.finish();
-        Ok(())
+        Ok(mark.map(|mark| PendingCommit {
+            mark,
+            pid: begun.pid,
+            timeline: begun.timeline,
+            run: begun.run,
+            era: self.cluster.write_log.era(),
+        }))
     }
 
     async fn write_marker(&self, lease: &Arc<Lease>) -> QueryResult<String> {
@@ -163,10 +151,10 @@ impl ReplicatedConnection {
     /// What the caller of a COMMIT is told that failed with `error`.
     pub(super) async fn resolved(
         &self,
-        execution: &mut Execution,
+        pending_commit: Option<PendingCommit>,
         error: diesel::result::Error,
     ) -> QueryResult<()> {
-        let Some(pending_commit) = execution.pending_commit.take() else {
+        let Some(pending_commit) = pending_commit else {
             return Err(error);
         };
         if error.outcome() != Outcome::Unknown {

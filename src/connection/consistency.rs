@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::ReplicatedConnection;
 use super::session::Session;
-use super::{ReplicatedConnection, Scope};
 use crate::cluster::{Cluster, Topology};
 use crate::config::{Consistency, WriteScope};
 use crate::consistency::{Left, Positions, Reports, SessionHistory, UNTOLD};
@@ -15,61 +15,10 @@ use crate::route::RouteReason;
 use crate::token::SessionToken;
 
 impl ReplicatedConnection {
-    /// What the reads of this connection must see.
-    #[must_use]
-    pub fn consistency(&self) -> Consistency {
-        self.level_of(&self.session())
-    }
-
     pub(super) fn level_of(&self, session: &Session) -> Consistency {
         session
             .consistency
             .unwrap_or(self.cluster.consistency.level)
-    }
-
-    /// Sets what the reads of this connection must see, in the place of what the pool says.
-    pub fn set_consistency(&mut self, level: Consistency) {
-        self.session().consistency = Some(level);
-    }
-
-    /// A view of this connection whose reads see what `level` says.
-    ///
-    /// ```no_run
-    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
-    /// use diesel_async::RunQueryDsl;
-    /// use diesel_replicated::Consistency;
-    ///
-    /// let count = diesel::sql_query("SELECT count(*) FROM visits");
-    /// count.execute(&mut conn.with_consistency(Consistency::Eventual)).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn with_consistency(&mut self, level: Consistency) -> Scope<'_> {
-        Scope::consistent(self, level)
-    }
-
-    /// What this session has written and seen until now, for whoever goes on with it. See
-    /// [`Session::token`](crate::Session::token).
-    pub async fn session_token(&self) -> SessionToken {
-        let history = Arc::clone(&self.session().history);
-        token_of(&self.cluster, &history).await
-    }
-
-    /// The position of a write of this session that did not survive a failover, or may not have, if there
-    /// is one.
-    ///
-    /// The primary that acknowledged it died before the one that followed had received all up to
-    /// there, or before it had told where the write was: then this is where its timeline ended, as far as
-    /// that is known. As a position is one that the primary had a moment after the write, a write of the
-    /// last milliseconds may have survived all the same: look for it where that matters. Reads of
-    /// the session go to the primary from then on, with
-    /// [`RouteReason::LostWrite`].
-    ///
-    /// It is known before the new primary serves anything to the session.
-    #[must_use]
-    pub fn lost_write(&self) -> Option<Position> {
-        let session = self.session();
-        session.history.lost(&self.cluster.write_log)
     }
 
     /// The timeline of the primary at the other end; 0 if it is not known.

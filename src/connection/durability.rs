@@ -44,53 +44,13 @@ pub struct Replication {
 /// What a connection wants of its commits, and where the server has been told so.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    level: Option<Durability>,
+    pub(super) level: Option<Durability>,
     told: Option<(Arc<Wire>, Durability)>,
 }
 
 impl ReplicatedConnection {
-    /// Sets how far the commits of this connection must get before they are acknowledged, from the
-    /// next transaction on. It is not session state: reads stay on replicas.
-    pub fn set_durability(&mut self, durability: Durability) {
-        self.session().durability.level = Some(durability);
-    }
-
-    /// Whether the last write of this session is done on the primary alone: its wait for a
-    /// synchronous standby was cancelled. It is committed, and a failover may lose it.
-    ///
-    /// PostgreSQL reports such a commit as a success with a warning; see
-    /// [Synchronous Replication](https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
-    #[must_use]
-    pub fn last_commit_is_unconfirmed(&self) -> bool {
-        let session = self.session();
-        session.history.last_is_unconfirmed()
-    }
-
-    /// Waits until replicas have what this session has written, up to `timeout`.
-    ///
-    /// With [`Stage::Applied`] by [`Replicas::All`], every later read anywhere sees it. Only replicas
-    /// of the pool count. What was not confirmed in time is no error: the answer says who has it.
-    ///
-    /// ```no_run
-    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> Result<(), diesel_replicated::Error> {
-    /// use std::time::Duration;
-    /// use diesel_replicated::{Replicas, Stage};
-    ///
-    /// let wait = Duration::from_secs(1);
-    /// let answer = conn.wait_for_replicas(Replicas::Majority, Stage::Flushed, wait).await?;
-    /// if !answer.is_met {
-    ///     eprintln!("not yet on {:?}", answer.missing);
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TooFewReplicas`] if the pool has not that many, [`Error::PositionUnknown`] if the
-    /// primary did not tell its position in time or the outcome of a write is unknown, and
-    /// [`Error::WriteLost`] if a failover has lost what the session wrote.
-    pub async fn wait_for_replicas(
+    /// See [`wait_for_replicas`](Self::wait_for_replicas).
+    pub(super) async fn replicated(
         &self,
         replicas: Replicas,
         stage: Stage,

@@ -9,82 +9,22 @@ use futures_util::future::join;
 
 use super::ReplicatedConnection;
 use super::action::Action;
-use super::commit::PendingCommit;
+use super::execution::{Execution, only_rolls_back};
 use super::pending_write::PendingWrite;
 use super::reading::{Reading, Served};
-use super::recovery::{Next, outcome_if_lost};
+use super::recovery::Next;
 use super::report::Report;
 use super::session::{Session, Transaction};
-use super::settings::{Setting, keeps_names};
+use super::settings::keeps_names;
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::Purpose;
-use crate::config::{CommitResolution, Consistency};
+use crate::config::Consistency;
 use crate::consistency::ReadRequirement;
 use crate::error::Error;
-use crate::node::{Lease, Node};
+use crate::node::Lease;
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, Stale};
 use crate::wire::ServerRole;
-
-/// One statement on its way.
-pub(super) struct Execution {
-    pub(super) verdict: Verdict,
-    pub(super) decision: Decision,
-    /// Replicas that failed it.
-    pub(super) avoid: Vec<Arc<Node>>,
-    /// How often a connection's outdated memory was the cause of a failure, and what of it last.
-    pub(super) heals: u32,
-    pub(super) healing: Option<Stale>,
-    /// How often a connection's transactions were read only.
-    pub(super) outdated: u32,
-    /// Custom types are among its values.
-    pub(super) custom_types: bool,
-    /// A replica refused it, and it is remembered as the primary's if the primary accepts it.
-    pub(super) learn: bool,
-    /// The primary serves it because replicas fail.
-    pub(super) fallback: bool,
-    pub(super) only_rolls_back: bool,
-    /// What the node has to have that serves it.
-    pub(super) need: ReadRequirement,
-    pub(super) pending_write: Option<PendingWrite>,
-    /// Nothing that runs was sent at the last attempt.
-    pub(super) unsent: bool,
-    /// At the last attempt the server refused it before anything of it ran.
-    pub(super) refused: bool,
-    pub(super) started: Instant,
-    /// How to find out what becomes of it, if it is a COMMIT.
-    pub(super) pending_commit: Option<PendingCommit>,
-    /// What it sets for the session, if that can be set on any connection.
-    pub(super) settings: Vec<Setting>,
-    /// The connection did not take the session's settings.
-    pub(super) settings_refused: bool,
-    /// What was told to be prepared.
-    prepared: Vec<String>,
-}
-
-impl Execution {
-    /// What it wants of the primary.
-    pub(super) fn purpose(&self) -> Purpose {
-        let Verdict {
-            reason,
-            control,
-            writes,
-            ..
-        } = self.verdict;
-        match control {
-            _ if writes || self.learn => Purpose::Write,
-            None if reason == RouteReason::PlainSelect => Purpose::Read,
-            Some(TransactionControl::Begin { read_only, .. }) => {
-                if read_only {
-                    Purpose::Read
-                } else {
-                    Purpose::Write
-                }
-            }
-            _ => Purpose::State,
-        }
-    }
-}
 
 impl ReplicatedConnection {
     /// What is known of a statement before it is sent.
@@ -148,20 +88,8 @@ impl ReplicatedConnection {
         }
         loop {
             let (lease, on_replica) = self.lease(&mut execution).await?;
-            if execution.pending_write.is_some() || verdict.control.is_some() && !on_replica {
-                self.tell_durability(&lease).await?;
-            }
-            if !on_replica && execution.pending_write.is_none() {
-                self.primary_shows(&lease).await?;
-            }
-            self.begins(verdict, &lease, on_replica);
-            if let Some(pending_write) = &mut execution.pending_write {
-                pending_write.sent_over(&lease.wire, self.timeline_of(&lease));
-            }
-            if !on_replica && self.cluster.commit_resolution != CommitResolution::Off {
-                Box::pin(self.mark(&mut execution, action.sql(), &lease)).await?;
-            }
-            self.note_ending(&execution, &lease).await;
+            self.prepare(&mut execution, action.sql(), &lease, on_replica)
+                .await?;
             let result = self.send(action, &lease, &mut execution).await;
             self.tell_prepared(&mut execution, &lease);
             match result {
@@ -170,11 +98,12 @@ impl ReplicatedConnection {
                     Box::pin(self.until_it_takes_writes(&mut execution, lease, None)).await?;
                 }
                 Ok(output) => {
-                    self.note_settings(&mut execution, action.sql(), &lease);
+                    let made = std::mem::take(&mut execution.settings);
+                    self.note_settings(verdict, made, action.sql(), &lease);
                     self.succeeded(&execution, &lease, action);
                     let report = Report {
                         cluster: Arc::downgrade(&self.cluster),
-                        outcome_if_lost: outcome_if_lost(&execution),
+                        outcome_if_lost: execution.outcome_if_lost(),
                         pending_write: execution.pending_write.take(),
                     };
                     return Ok(action.reporting(output, report));
@@ -188,12 +117,40 @@ impl ReplicatedConnection {
                     }
                     Err(error) => {
                         drop(lease);
-                        let over = Box::pin(self.resolved(&mut execution, error)).await;
+                        let pending_commit = execution.pending_commit.take();
+                        let over = Box::pin(self.resolved(pending_commit, error)).await;
                         return over.map(|()| A::Output::default());
                     }
                 },
             }
         }
+    }
+
+    /// What comes before a statement is sent over this connection.
+    async fn prepare(
+        &self,
+        execution: &mut Execution,
+        sql: &str,
+        lease: &Arc<Lease>,
+        on_replica: bool,
+    ) -> QueryResult<()> {
+        let verdict = execution.verdict;
+        if execution.pending_write.is_some() || verdict.control.is_some() && !on_replica {
+            self.tell_durability(lease).await?;
+        }
+        if !on_replica && execution.pending_write.is_none() {
+            self.primary_shows(lease).await?;
+        }
+        self.begins(verdict, lease, on_replica);
+        if let Some(pending_write) = &mut execution.pending_write {
+            pending_write.sent_over(&lease.wire, self.timeline_of(lease));
+        }
+        if !on_replica && execution.commits(sql) {
+            execution.pending_commit = Box::pin(self.mark(lease)).await?;
+        }
+        self.note_ending(verdict, execution.only_rolls_back, lease)
+            .await;
+        Ok(())
     }
 
     /// What becomes of a statement that no server has to do with.
@@ -477,16 +434,6 @@ fn leave(execution: &Execution, lease: &Lease, on_replica: bool) -> Result<(), E
         return Err(Error::LockOnReplica { node: node() });
     }
     Ok(())
-}
-
-/// Whether the text is a ROLLBACK and nothing else.
-fn only_rolls_back(verdict: Verdict, sql: &str) -> bool {
-    let alone = verdict.control == Some(TransactionControl::End) && !verdict.writes;
-    alone
-        && ["rollback", "abort"].iter().any(|word| {
-            let start = sql.trim_start().get(..word.len());
-            start.is_some_and(|start| start.eq_ignore_ascii_case(word))
-        })
 }
 
 fn shortened(sql: &str) -> &str {

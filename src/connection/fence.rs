@@ -11,7 +11,7 @@ use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
 use super::acquire::no_primary;
-use super::execute::Execution;
+use super::execution::Execution;
 use crate::classify::{TransactionControl, Verdict};
 use crate::deadline;
 use crate::error::{Error, SqlState};

@@ -3,22 +3,20 @@
 mod acquire;
 mod action;
 mod cancel;
-mod choice;
 mod commit;
 mod consistency;
 mod durability;
 mod execute;
-mod failure;
+mod execution;
 mod fence;
-mod func;
 mod notifications;
+mod origin;
 mod pending_write;
 mod quorum;
 mod reading;
 mod recovery;
 mod report;
 mod retry;
-mod route;
 mod scope;
 mod session;
 mod settings;
@@ -31,28 +29,35 @@ mod types;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel::connection::{CacheSize, DynInstrumentation, InstrumentationEvent};
+use diesel::pg::PgNotification;
+use diesel::result::Error as DieselError;
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
+use futures_core::Stream;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::cluster::{Cluster, Permit, Purpose};
-use crate::consistency::SessionHistory;
+use crate::config::{Consistency, Durability, RetryPolicy};
+use crate::consistency::{SessionHistory, Stage};
 use crate::error::Error;
 use crate::node::Lease;
+use crate::position::Position;
 use crate::route::{NodeKind, Route, RouteReason};
+use crate::token::SessionToken;
 
 pub use cancel::CancelToken;
 use cancel::Running;
 pub(crate) use consistency::token_of;
 pub use durability::{Replicas, Replication};
+use origin::Origin;
 use reading::Served;
-use route::LastRoute;
 pub use scope::Scope;
-use session::Session;
-use settings::Settings;
+use session::{LastRoute, Session};
 pub use stream::RowStream;
+use transaction_builder::AsyncFunc;
 pub use transaction_builder::TransactionBuilder;
 
 /// A connection to a whole cluster: one primary and its replicas.
@@ -93,17 +98,6 @@ pub struct ReplicatedConnection {
     origin: Origin,
     /// Last, so that server connections are back in their pools before this one counts as back.
     _permit: Permit,
-}
-
-/// What a connection was when it was first lent out by a pool over this one.
-#[derive(Debug)]
-enum Origin {
-    /// It has not been, or it is not known yet.
-    Open,
-    /// It had these settings, and nothing else that a user could notice.
-    Known(Settings),
-    /// It had something that cannot be made again.
-    Unknown,
 }
 
 impl ReplicatedConnection {
@@ -198,6 +192,250 @@ impl ReplicatedConnection {
             .ok_or_else(|| Error::StillInUse.into())
     }
 
+    /// What the reads of this connection must see.
+    #[must_use]
+    pub fn consistency(&self) -> Consistency {
+        self.level_of(&self.session())
+    }
+
+    /// Sets what the reads of this connection must see, in the place of what the pool says.
+    pub fn set_consistency(&mut self, level: Consistency) {
+        self.session().consistency = Some(level);
+    }
+
+    /// A view of this connection whose reads see what `level` says.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+    /// use diesel_async::RunQueryDsl;
+    /// use diesel_replicated::Consistency;
+    ///
+    /// let count = diesel::sql_query("SELECT count(*) FROM visits");
+    /// count.execute(&mut conn.with_consistency(Consistency::Eventual)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_consistency(&mut self, level: Consistency) -> Scope<'_> {
+        Scope::consistent(self, level)
+    }
+
+    /// What this session has written and seen until now, for whoever goes on with it. See
+    /// [`Session::token`](crate::Session::token).
+    pub async fn session_token(&self) -> SessionToken {
+        let history = Arc::clone(&self.session().history);
+        token_of(&self.cluster, &history).await
+    }
+
+    /// The position of a write of this session that did not survive a failover, or may not have, if there
+    /// is one.
+    ///
+    /// The primary that acknowledged it died before the one that followed had received all up to
+    /// there, or before it had told where the write was: then this is where its timeline ended, as far as
+    /// that is known. As a position is one that the primary had a moment after the write, a write of the
+    /// last milliseconds may have survived all the same: look for it where that matters. Reads of
+    /// the session go to the primary from then on, with
+    /// [`RouteReason::LostWrite`].
+    ///
+    /// It is known before the new primary serves anything to the session.
+    #[must_use]
+    pub fn lost_write(&self) -> Option<Position> {
+        let session = self.session();
+        session.history.lost(&self.cluster.write_log)
+    }
+
+    /// Sets how far the commits of this connection must get before they are acknowledged, from the
+    /// next transaction on. It is not session state: reads stay on replicas.
+    pub fn set_durability(&mut self, durability: Durability) {
+        self.session().durability.level = Some(durability);
+    }
+
+    /// Whether the last write of this session is done on the primary alone: its wait for a
+    /// synchronous standby was cancelled. It is committed, and a failover may lose it.
+    ///
+    /// PostgreSQL reports such a commit as a success with a warning; see
+    /// [Synchronous Replication](https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
+    #[must_use]
+    pub fn last_commit_is_unconfirmed(&self) -> bool {
+        let session = self.session();
+        session.history.last_is_unconfirmed()
+    }
+
+    /// Waits until replicas have what this session has written, up to `timeout`.
+    ///
+    /// With [`Stage::Applied`] by [`Replicas::All`], every later read anywhere sees it. Only replicas
+    /// of the pool count. What was not confirmed in time is no error: the answer says who has it.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> Result<(), diesel_replicated::Error> {
+    /// use std::time::Duration;
+    /// use diesel_replicated::{Replicas, Stage};
+    ///
+    /// let wait = Duration::from_secs(1);
+    /// let answer = conn.wait_for_replicas(Replicas::Majority, Stage::Flushed, wait).await?;
+    /// if !answer.is_met {
+    ///     eprintln!("not yet on {:?}", answer.missing);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooFewReplicas`] if the pool has not that many, [`Error::PositionUnknown`] if the
+    /// primary did not tell its position in time or the outcome of a write is unknown, and
+    /// [`Error::WriteLost`] if a failover has lost what the session wrote.
+    pub async fn wait_for_replicas(
+        &self,
+        replicas: Replicas,
+        stage: Stage,
+        timeout: Duration,
+    ) -> Result<Replication, Error> {
+        self.replicated(replicas, stage, timeout).await
+    }
+
+    /// Runs `callback` on one snapshot of the data, on one node: in a transaction that is
+    /// `REPEATABLE READ READ ONLY`. The snapshot has what the reads of this connection must see
+    /// ([`Consistency`](crate::Consistency)); a replica serves it where one shows that, whatever the
+    /// pool says of read-only transactions.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+    /// use diesel::prelude::*;
+    /// use diesel_async::RunQueryDsl;
+    /// # diesel::table! { orders (id) { id -> Integer, total -> BigInt } }
+    ///
+    /// let (number, newest) = conn
+    ///     .snapshot(async |conn| {
+    ///         let number: i64 = orders::table.count().get_result(conn).await?;
+    ///         let newest = orders::table.select(orders::id).order(orders::id.desc());
+    ///         let newest: Vec<i32> = newest.limit(10).load(conn).await?;
+    ///         QueryResult::Ok((number, newest))
+    ///     })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`TransactionBuilder::run`].
+    pub async fn snapshot<'a, T, E, F>(&mut self, callback: F) -> Result<T, E>
+    where
+        for<'r> F: AsyncFnOnce(&'r mut Self) -> Result<T, E>
+            + AsyncFunc<&'r mut Self, Result<T, E>, Fut: Send>
+            + Send
+            + 'a,
+        T: 'a,
+        E: From<diesel::result::Error> + 'a,
+    {
+        let mut transaction = self.build_transaction().repeatable_read().read_only();
+        transaction.on_replicas = Some(true);
+        transaction.run(callback).await
+    }
+
+    /// Starts to build a transaction.
+    pub fn build_transaction(&mut self) -> TransactionBuilder<'_> {
+        TransactionBuilder::new(self)
+    }
+
+    /// Runs `callback` in a transaction, and runs it again where that may help and can do no harm:
+    ///
+    /// - after a serialization failure or a deadlock (SQLSTATE `40001`, `40P01`);
+    /// - when the transaction was lost with its connection before its COMMIT was sent;
+    /// - when it could not begin, because no primary was there.
+    ///
+    /// Whatever may have been committed is not repeated: a connection that breaks during COMMIT is an
+    /// error with [`Outcome::Unknown`](crate::Outcome). What `callback` does outside of the database it may do
+    /// several times.
+    ///
+    /// `callback` has to be `Clone`, as closures are that borrow what they use: each attempt has its own.
+    ///
+    /// It is this connection that remembers why a statement failed, so the error may be of any type. Who
+    /// catches such an error in `callback` and returns another one has it repeated all the same; who
+    /// returns `Ok` is held to it, if the server commits.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+    /// use diesel::prelude::*;
+    /// use diesel_async::RunQueryDsl;
+    /// use diesel_replicated::RetryPolicy;
+    /// # diesel::table! { accounts (id) { id -> Integer, balance -> BigInt } }
+    ///
+    /// conn.retry_transaction(RetryPolicy::default(), async |conn| {
+    ///     let balance: i64 = accounts::table.find(1).select(accounts::balance).first(conn).await?;
+    ///     diesel::update(accounts::table.find(1))
+    ///         .set(accounts::balance.eq(balance - 10))
+    ///         .execute(conn)
+    ///         .await
+    /// })
+    /// .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// For an isolation level see [`TransactionBuilder::retry`].
+    ///
+    /// # Errors
+    ///
+    /// That of the last attempt. `AlreadyInTransaction` inside of a transaction, of which a part alone
+    /// cannot be done again.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`TransactionBuilder::run`].
+    pub async fn retry_transaction<'a, T, E, F>(
+        &mut self,
+        policy: RetryPolicy,
+        callback: F,
+    ) -> Result<T, E>
+    where
+        for<'r> F: AsyncFnOnce(&'r mut Self) -> Result<T, E>
+            + AsyncFunc<&'r mut Self, Result<T, E>, Fut: Send>
+            + Clone
+            + Send
+            + Sync
+            + 'a,
+        T: Send + 'a,
+        E: From<DieselError> + Send + 'a,
+    {
+        self.build_transaction().retry(policy, callback).await
+    }
+
+    /// The notifications that the primary's connection receives, those that came before this call
+    /// included.
+    ///
+    /// [`LISTEN`](https://www.postgresql.org/docs/current/sql-listen.html) first, on this
+    /// connection; until then nothing ever comes. What nobody reads is kept up to some megabytes; beyond
+    /// that the oldest go, and the stream yields [`Error::NotificationsLost`] and goes on. When the server connection is lost the stream
+    /// yields one error and ends.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+    /// use diesel_async::RunQueryDsl;
+    /// use futures_util::StreamExt;
+    ///
+    /// diesel::sql_query("LISTEN news").execute(conn).await?;
+    /// let mut news = std::pin::pin!(conn.notifications_stream());
+    /// while let Some(notification) = news.next().await {
+    ///     println!("{}", notification?.payload);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn notifications_stream(
+        &mut self,
+    ) -> impl Stream<Item = QueryResult<PgNotification>> + Send + '_ {
+        let session = self.session.get_mut();
+        session.notice_transaction_end();
+        notifications::stream(session.primary.as_mut().map(Arc::get_mut))
+    }
+
+    /// A token that cancels what this connection is running when the token is used.
+    #[must_use]
+    pub fn cancel_token(&self) -> CancelToken {
+        CancelToken::new(&self.running, &self.cluster.runtime)
+    }
+
     /// Makes the settings of this connection part of it: a pool over this one, as of deadpool or mobc,
     /// hands it out with them from now on, whatever its users set.
     ///
@@ -209,56 +447,6 @@ impl ReplicatedConnection {
     pub fn keep_settings(&mut self) {
         self.origin = Origin::Open;
         self.settle_origin();
-    }
-
-    /// Forgets what was done on this connection, and gives the server connections back. An open
-    /// transaction stays: tests keep one open between checkouts on purpose. (Any other makes the
-    /// connection broken.)
-    fn renew(&mut self) {
-        let session = self.session.get_mut();
-        session.notice_transaction_end();
-        if session.transaction.is_none() {
-            let settings = match &self.origin {
-                Origin::Known(settings) => settings.clone(),
-                Origin::Open | Origin::Unknown => Settings::default(),
-            };
-            *session = Session {
-                settings,
-                ..Session::default()
-            };
-            self.transaction = AnsiTransactionManager::default();
-            self.must_roll_back = AtomicBool::new(false);
-            self.cache_size = CacheSize::Unbounded;
-        }
-    }
-
-    /// Takes what was set until now as what every user of the connection is to have: a pool over this
-    /// one checks a connection before it lends it out, and its hooks have run before that.
-    fn settle_origin(&mut self) {
-        let session = self.session.get_mut();
-        if matches!(self.origin, Origin::Open) {
-            self.origin = if session.pinned || session.transaction.is_some() {
-                Origin::Unknown
-            } else {
-                Origin::Known(session.settings.clone())
-            };
-        }
-    }
-
-    /// Whether a pool over this one would have to make the connection anew to have it as it was when it
-    /// was first lent out. Comes after its first use.
-    fn has_lost_its_origin(&mut self) -> bool {
-        let session = self.session.get_mut();
-        if matches!(self.origin, Origin::Open) {
-            // Lent out unchecked: its hooks cannot be told from its user.
-            let touched = session.pinned || !session.settings.is_empty();
-            self.origin = if touched {
-                Origin::Unknown
-            } else {
-                Origin::Known(Settings::default())
-            };
-        }
-        matches!(self.origin, Origin::Unknown)
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {

@@ -1,52 +1,25 @@
 //! Notifications that the primary sends after LISTEN.
 
-use std::sync::Arc;
-
 use diesel::QueryResult;
 use diesel::pg::PgNotification;
 use futures_core::Stream;
-use futures_util::stream;
+use futures_util::stream::unfold;
 
-use super::ReplicatedConnection;
 use super::acquire::cause_of_death;
 use crate::error::{Error, Outcome};
 use crate::node::Lease;
 use crate::wire::Received;
 
-impl ReplicatedConnection {
-    /// The notifications that the primary's connection receives, those that came before this call
-    /// included.
-    ///
-    /// [`LISTEN`](https://www.postgresql.org/docs/current/sql-listen.html) first, on this
-    /// connection; until then nothing ever comes. What nobody reads is kept up to some megabytes; beyond
-    /// that the oldest go, and the stream yields [`Error::NotificationsLost`] and goes on. When the server connection is lost the stream
-    /// yields one error and ends.
-    ///
-    /// ```no_run
-    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
-    /// use diesel_async::RunQueryDsl;
-    /// use futures_util::StreamExt;
-    ///
-    /// diesel::sql_query("LISTEN news").execute(conn).await?;
-    /// let mut news = std::pin::pin!(conn.notifications_stream());
-    /// while let Some(notification) = news.next().await {
-    ///     println!("{}", notification?.payload);
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn notifications_stream(
-        &mut self,
-    ) -> impl Stream<Item = QueryResult<PgNotification>> + Send + '_ {
-        let session = self.session.get_mut();
-        session.notice_transaction_end();
-        let source = match session.primary.as_mut().map(Arc::get_mut) {
-            None => Source::Nothing,
-            Some(None) => Source::Fails(Error::StillInUse),
-            Some(Some(lease)) => Source::Lease(lease),
-        };
-        stream::unfold(source, next)
-    }
+/// What comes over this connection, if there is one and nobody else uses it.
+pub(super) fn stream<'a>(
+    lease: Option<Option<&'a mut Lease>>,
+) -> impl Stream<Item = QueryResult<PgNotification>> + Send + 'a {
+    let source = match lease {
+        None => Source::Nothing,
+        Some(None) => Source::Fails(Error::StillInUse),
+        Some(Some(lease)) => Source::Lease(lease),
+    };
+    unfold(source, next)
 }
 
 enum Source<'a> {

@@ -8,8 +8,8 @@ use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::ReplicatedConnection;
 use super::acquire::cause_of_death;
-use super::execute::Execution;
-use super::failure::lost;
+use super::execution::Execution;
+use super::report::lost;
 use super::settings::Ending;
 use crate::classify::{TransactionControl, Verdict};
 use crate::error::{Error, Outcome};
@@ -79,7 +79,7 @@ impl ReplicatedConnection {
         }
         let pending_write = execution.pending_write.take();
         let cluster = Arc::downgrade(&self.cluster);
-        let Some(lost) = lost(&cluster, lease, &failure, outcome_if_lost(execution)) else {
+        let Some(lost) = lost(&cluster, lease, &failure, execution.outcome_if_lost()) else {
             if let Some(pending_write) = pending_write {
                 pending_write.refused();
             }
@@ -146,7 +146,7 @@ impl ReplicatedConnection {
             execution.verdict.control,
             Some(TransactionControl::Begin { .. })
         );
-        let left_nothing = begins && outcome_if_lost(execution) == Outcome::NotRun;
+        let left_nothing = begins && execution.outcome_if_lost() == Outcome::NotRun;
         (execution.unsent || left_nothing)
             && execution.verdict.control != Some(TransactionControl::End)
             && session.transaction.is_none()
@@ -259,23 +259,5 @@ fn symptoms(execution: &Execution, failure: &Failure) -> Symptoms {
         unsent: execution.unsent,
         refused: execution.refused,
         custom_types: execution.custom_types,
-    }
-}
-
-/// What became of a statement whose connection broke: a read, or the beginning of a transaction,
-/// leaves nothing behind.
-pub(super) fn outcome_if_lost(execution: &Execution) -> Outcome {
-    if execution.unsent {
-        return Outcome::NotRun;
-    }
-    let Execution { verdict, learn, .. } = execution;
-    let harmless = match verdict.control {
-        None => verdict.idempotent,
-        Some(control) => control != TransactionControl::End,
-    };
-    if harmless && !verdict.writes && !learn {
-        Outcome::NotRun
-    } else {
-        Outcome::Unknown
     }
 }

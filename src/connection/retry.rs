@@ -8,8 +8,7 @@ use diesel::result::Error as DieselError;
 use diesel_async::{AnsiTransactionManager, TransactionManager};
 
 use super::ReplicatedConnection;
-use super::func::AsyncFunc;
-use super::transaction_builder::TransactionBuilder;
+use super::transaction_builder::{AsyncFunc, TransactionBuilder};
 use crate::config::RetryPolicy;
 use crate::error::{ErrorExt, Outcome};
 
@@ -22,71 +21,6 @@ enum Attempt<T, E> {
 
 /// So many attempts at a read-only transaction may be on replicas.
 const REPLICAS: u32 = 2;
-
-impl ReplicatedConnection {
-    /// Runs `callback` in a transaction, and runs it again where that may help and can do no harm:
-    ///
-    /// - after a serialization failure or a deadlock (SQLSTATE `40001`, `40P01`);
-    /// - when the transaction was lost with its connection before its COMMIT was sent;
-    /// - when it could not begin, because no primary was there.
-    ///
-    /// Whatever may have been committed is not repeated: a connection that breaks during COMMIT is an
-    /// error with [`Outcome::Unknown`](crate::Outcome). What `callback` does outside of the database it may do
-    /// several times.
-    ///
-    /// `callback` has to be `Clone`, as closures are that borrow what they use: each attempt has its own.
-    ///
-    /// It is this connection that remembers why a statement failed, so the error may be of any type. Who
-    /// catches such an error in `callback` and returns another one has it repeated all the same; who
-    /// returns `Ok` is held to it, if the server commits.
-    ///
-    /// ```no_run
-    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
-    /// use diesel::prelude::*;
-    /// use diesel_async::RunQueryDsl;
-    /// use diesel_replicated::RetryPolicy;
-    /// # diesel::table! { accounts (id) { id -> Integer, balance -> BigInt } }
-    ///
-    /// conn.retry_transaction(RetryPolicy::default(), async |conn| {
-    ///     let balance: i64 = accounts::table.find(1).select(accounts::balance).first(conn).await?;
-    ///     diesel::update(accounts::table.find(1))
-    ///         .set(accounts::balance.eq(balance - 10))
-    ///         .execute(conn)
-    ///         .await
-    /// })
-    /// .await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// For an isolation level see [`TransactionBuilder::retry`].
-    ///
-    /// # Errors
-    ///
-    /// That of the last attempt. `AlreadyInTransaction` inside of a transaction, of which a part alone
-    /// cannot be done again.
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`TransactionBuilder::run`].
-    pub async fn retry_transaction<'a, T, E, F>(
-        &mut self,
-        policy: RetryPolicy,
-        callback: F,
-    ) -> Result<T, E>
-    where
-        for<'r> F: AsyncFnOnce(&'r mut Self) -> Result<T, E>
-            + AsyncFunc<&'r mut Self, Result<T, E>, Fut: Send>
-            + Clone
-            + Send
-            + Sync
-            + 'a,
-        T: Send + 'a,
-        E: From<DieselError> + Send + 'a,
-    {
-        self.build_transaction().retry(policy, callback).await
-    }
-}
 
 impl TransactionBuilder<'_> {
     /// As [`run`](Self::run), again and again by `policy`; see

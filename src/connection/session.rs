@@ -1,15 +1,15 @@
 //! What one connection holds and has done, as far as later statements depend on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::durability::Wanted;
-use super::route::LastRoute;
-use super::settings::{Ending, Settings};
+use super::settings::{Ending, Setting, Settings};
 use crate::classify::{TransactionControl, Verdict};
 use crate::config::Consistency;
 use crate::consistency::SessionHistory;
-use crate::node::{Busy, Lease};
-use crate::route::{NodeKind, RouteReason};
+use crate::node::{Busy, Lease, Node};
+use crate::route::{NodeKind, Route, RouteReason};
 use crate::routing::{Decision, SessionView, TransactionView, decide};
 use crate::statement::OidMap;
 
@@ -178,11 +178,62 @@ impl Session {
         true
     }
 
+    /// A statement has made these settings on the connection whose settings had this version.
+    pub(super) fn settings_made(&mut self, new: Vec<Setting>, lease: &Lease) {
+        if self.transaction.is_some() && self.settings_before.is_none() {
+            self.settings_before = Some(self.settings.clone());
+        }
+        let known = lease.settings_version() == self.settings.version;
+        self.settings.make(new);
+        if known {
+            lease.settings_told(self.settings.version);
+        }
+    }
+
+    /// The open transaction is about to end in this way, if the server agrees.
+    pub(super) fn settings_ending(&mut self, ending: Ending) {
+        self.ending = ending;
+    }
+
+    /// The transaction has ended, and with it what was set in it, unless it was committed.
+    pub(super) fn settings_after_transaction(&mut self) {
+        let ending = std::mem::take(&mut self.ending);
+        let Some(before) = self.settings_before.take() else {
+            return;
+        };
+        match ending {
+            Ending::Committed => {}
+            Ending::RolledBack => self.settings.go_back_to(&before),
+            // Only the connection itself knows now.
+            Ending::Unknown => self.pinned = true,
+        }
+    }
+
     pub(super) fn transaction_ended(&mut self) {
         self.transaction = None;
         self.settings_after_transaction();
         if !self.pinned && self.settings.keep_names() {
             self.own_types = None;
+        }
+    }
+}
+
+/// A route as it is noted for every statement: without an allocation.
+#[derive(Clone, Debug)]
+pub(super) struct LastRoute {
+    pub(super) node: Arc<Node>,
+    pub(super) kind: NodeKind,
+    pub(super) reason: RouteReason,
+    pub(super) waited: Duration,
+}
+
+impl LastRoute {
+    pub(super) fn route(&self) -> Route {
+        Route {
+            node: self.node.name.clone(),
+            kind: self.kind,
+            reason: self.reason,
+            waited: self.waited,
         }
     }
 }

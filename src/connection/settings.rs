@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use super::ReplicatedConnection;
 use super::action::Action;
-use super::execute::Execution;
-use super::session::Session;
 use crate::classify::{Argument, Change, Leaves, TransactionControl, Verdict, can_travel, changes};
 use crate::node::Lease;
 use crate::statement::Bound;
@@ -29,7 +27,7 @@ impl fmt::Debug for Setting {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Settings {
     made: Arc<Vec<Setting>>,
-    version: u64,
+    pub(super) version: u64,
 }
 
 /// How a transaction in which settings were made comes to its end.
@@ -63,7 +61,7 @@ impl Settings {
     }
 
     /// These were made after the others.
-    fn make(&mut self, new: Vec<Setting>) {
+    pub(super) fn make(&mut self, new: Vec<Setting>) {
         let made = Arc::make_mut(&mut self.made);
         for setting in new {
             // The last one counts, and what it means may depend on those before it.
@@ -74,7 +72,7 @@ impl Settings {
     }
 
     /// They are again what they were, which is not known of any connection.
-    fn go_back_to(&mut self, before: &Self) {
+    pub(super) fn go_back_to(&mut self, before: &Self) {
         self.made = Arc::clone(&before.made);
         self.version += 1;
     }
@@ -91,39 +89,6 @@ pub(super) fn keeps_names(verdict: Verdict, made: &[Setting]) -> bool {
 /// A role and a search path decide what a type's name means.
 fn changes_names(setting: &Setting) -> bool {
     matches!(&*setting.name, "search_path" | "role")
-}
-
-impl Session {
-    /// A statement has made these settings on the connection whose settings had this version.
-    fn settings_made(&mut self, new: Vec<Setting>, lease: &Lease) {
-        if self.transaction.is_some() && self.settings_before.is_none() {
-            self.settings_before = Some(self.settings.clone());
-        }
-        let known = lease.settings_version() == self.settings.version;
-        self.settings.make(new);
-        if known {
-            lease.settings_told(self.settings.version);
-        }
-    }
-
-    /// The open transaction is about to end in this way, if the server agrees.
-    pub(super) fn settings_ending(&mut self, ending: Ending) {
-        self.ending = ending;
-    }
-
-    /// The transaction has ended, and with it what was set in it, unless it was committed.
-    pub(super) fn settings_after_transaction(&mut self) {
-        let ending = std::mem::take(&mut self.ending);
-        let Some(before) = self.settings_before.take() else {
-            return;
-        };
-        match ending {
-            Ending::Committed => {}
-            Ending::RolledBack => self.settings.go_back_to(&before),
-            // Only the connection itself knows now.
-            Ending::Unknown => self.pinned = true,
-        }
-    }
 }
 
 impl ReplicatedConnection {
@@ -176,19 +141,19 @@ impl ReplicatedConnection {
     }
 
     /// How the statement ends the transaction that is open on the connection, if it does.
-    pub(super) async fn note_ending(&self, execution: &Execution, lease: &Lease) {
-        if execution.verdict.control != Some(TransactionControl::End)
+    pub(super) async fn note_ending(&self, verdict: Verdict, only_rolls_back: bool, lease: &Lease) {
+        if verdict.control != Some(TransactionControl::End)
             || self.session().settings_before.is_none()
         {
             return;
         }
         // An error reaches the caller a moment before the server says what became of the transaction.
         lease.wire.answered().await;
-        let alone = !execution.verdict.writes;
+        let alone = !verdict.writes;
         let ending = match lease.wire.transaction_status() {
             // The server turns COMMIT into ROLLBACK.
             b'E' if alone => Ending::RolledBack,
-            _ if execution.only_rolls_back => Ending::RolledBack,
+            _ if only_rolls_back => Ending::RolledBack,
             b'T' if alone => Ending::Committed,
             _ => Ending::Unknown,
         };
@@ -196,13 +161,18 @@ impl ReplicatedConnection {
     }
 
     /// What follows for the settings from a statement that has succeeded.
-    pub(super) fn note_settings(&self, execution: &mut Execution, sql: &str, lease: &Lease) {
-        let made = std::mem::take(&mut execution.settings);
+    pub(super) fn note_settings(
+        &self,
+        verdict: Verdict,
+        made: Vec<Setting>,
+        sql: &str,
+        lease: &Lease,
+    ) {
         let mut session = self.session();
         if !made.is_empty() {
             session.settings_made(made, lease);
         }
-        let back = execution.verdict.control == Some(TransactionControl::Within)
+        let back = verdict.control == Some(TransactionControl::Within)
             && session.settings_before.is_some()
             && starts_with(sql, "rollback");
         if back {

@@ -8,8 +8,7 @@ use diesel::QueryResult;
 use diesel_async::{AsyncConnectionCore, AsyncPgConnection};
 use futures_core::Stream;
 
-use super::failure::lost;
-use super::report::Report;
+use super::report::{Report, lost};
 use crate::node::Use;
 use crate::statement::Rows;
 

@@ -6,7 +6,6 @@ use diesel::query_builder::{AstPass, QueryFragment};
 use diesel_async::{AnsiTransactionManager, SimpleAsyncConnection, TransactionManager};
 
 use super::ReplicatedConnection;
-use super::func::AsyncFunc;
 use crate::config::Durability;
 
 /// Builds a transaction, as diesel-async's builder for its PostgreSQL connection does.
@@ -36,51 +35,10 @@ pub struct TransactionBuilder<'a> {
     pub(super) on_replicas: Option<bool>,
 }
 
-impl ReplicatedConnection {
-    /// Runs `callback` on one snapshot of the data, on one node: in a transaction that is
-    /// `REPEATABLE READ READ ONLY`. The snapshot has what the reads of this connection must see
-    /// ([`Consistency`](crate::Consistency)); a replica serves it where one shows that, whatever the
-    /// pool says of read-only transactions.
-    ///
-    /// ```no_run
-    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
-    /// use diesel::prelude::*;
-    /// use diesel_async::RunQueryDsl;
-    /// # diesel::table! { orders (id) { id -> Integer, total -> BigInt } }
-    ///
-    /// let (number, newest) = conn
-    ///     .snapshot(async |conn| {
-    ///         let number: i64 = orders::table.count().get_result(conn).await?;
-    ///         let newest = orders::table.select(orders::id).order(orders::id.desc());
-    ///         let newest: Vec<i32> = newest.limit(10).load(conn).await?;
-    ///         QueryResult::Ok((number, newest))
-    ///     })
-    ///     .await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Those of [`TransactionBuilder::run`].
-    pub async fn snapshot<'a, T, E, F>(&mut self, callback: F) -> Result<T, E>
-    where
-        for<'r> F: AsyncFnOnce(&'r mut Self) -> Result<T, E>
-            + AsyncFunc<&'r mut Self, Result<T, E>, Fut: Send>
-            + Send
-            + 'a,
-        T: 'a,
-        E: From<diesel::result::Error> + 'a,
-    {
-        let mut transaction = self.build_transaction().repeatable_read().read_only();
-        transaction.on_replicas = Some(true);
-        transaction.run(callback).await
-    }
-
-    /// Starts to build a transaction.
-    pub fn build_transaction(&mut self) -> TransactionBuilder<'_> {
-        TransactionBuilder {
-            connection: self,
+impl<'a> TransactionBuilder<'a> {
+    pub(super) fn new(connection: &'a mut ReplicatedConnection) -> Self {
+        Self {
+            connection,
             isolation: None,
             access: None,
             deferrable: None,
@@ -88,9 +46,7 @@ impl ReplicatedConnection {
             on_replicas: None,
         }
     }
-}
 
-impl<'a> TransactionBuilder<'a> {
     /// `READ ONLY`. Where the pool lets it
     /// ([`Config::read_only_transactions_on_replicas`](crate::Config)), it runs on a replica.
     pub fn read_only(mut self) -> Self {
@@ -207,4 +163,23 @@ impl QueryFragment<Pg> for TransactionBuilder<'_> {
         out.push_sql(&self.begin());
         Ok(())
     }
+}
+
+/// An async closure, with a name for its future: so that one can ask that it be `Send`.
+///
+/// The future of an `AsyncFnOnce` cannot be named on stable Rust. Every async closure is one of these, so
+/// this is nothing to implement.
+pub trait AsyncFunc<T, R>:
+    AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut
+{
+    /// The closure's future.
+    type Fut: Future<Output = R>;
+}
+
+impl<F, T, Fut, R> AsyncFunc<T, R> for F
+where
+    F: AsyncFnOnce(T) -> R + FnOnce(T) -> Fut,
+    Fut: Future<Output = R>,
+{
+    type Fut = Fut;
 }

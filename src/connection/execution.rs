@@ -1,0 +1,110 @@
+//! One statement on its way: what is known of it, and of the last attempt to run it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::commit::PendingCommit;
+use super::pending_write::PendingWrite;
+use super::settings::Setting;
+use crate::classify::{TransactionControl, Verdict};
+use crate::cluster::Purpose;
+use crate::consistency::ReadRequirement;
+use crate::error::Outcome;
+use crate::node::Node;
+use crate::route::RouteReason;
+use crate::routing::{Decision, Stale};
+
+/// One statement on its way.
+pub(super) struct Execution {
+    pub(super) verdict: Verdict,
+    pub(super) decision: Decision,
+    /// Replicas that failed it.
+    pub(super) avoid: Vec<Arc<Node>>,
+    /// How often a connection's outdated memory was the cause of a failure, and what of it last.
+    pub(super) heals: u32,
+    pub(super) healing: Option<Stale>,
+    /// How often a connection's transactions were read only.
+    pub(super) outdated: u32,
+    /// Custom types are among its values.
+    pub(super) custom_types: bool,
+    /// A replica refused it, and it is remembered as the primary's if the primary accepts it.
+    pub(super) learn: bool,
+    /// The primary serves it because replicas fail.
+    pub(super) fallback: bool,
+    pub(super) only_rolls_back: bool,
+    /// What the node has to have that serves it.
+    pub(super) need: ReadRequirement,
+    pub(super) pending_write: Option<PendingWrite>,
+    /// Nothing that runs was sent at the last attempt.
+    pub(super) unsent: bool,
+    /// At the last attempt the server refused it before anything of it ran.
+    pub(super) refused: bool,
+    pub(super) started: Instant,
+    /// How to find out what becomes of it, if it is a COMMIT.
+    pub(super) pending_commit: Option<PendingCommit>,
+    /// What it sets for the session, if that can be set on any connection.
+    pub(super) settings: Vec<Setting>,
+    /// The connection did not take the session's settings.
+    pub(super) settings_refused: bool,
+    /// What was told to be prepared.
+    pub(super) prepared: Vec<String>,
+}
+
+impl Execution {
+    /// What it wants of the primary.
+    pub(super) fn purpose(&self) -> Purpose {
+        let Verdict {
+            reason,
+            control,
+            writes,
+            ..
+        } = self.verdict;
+        match control {
+            _ if writes || self.learn => Purpose::Write,
+            None if reason == RouteReason::PlainSelect => Purpose::Read,
+            Some(TransactionControl::Begin { read_only, .. }) => {
+                if read_only {
+                    Purpose::Read
+                } else {
+                    Purpose::Write
+                }
+            }
+            _ => Purpose::State,
+        }
+    }
+
+    /// Whether it is a COMMIT of a transaction that may have written.
+    pub(super) fn commits(&self, sql: &str) -> bool {
+        self.pending_write.is_some()
+            && self.verdict.control == Some(TransactionControl::End)
+            && sql.trim().eq_ignore_ascii_case("commit")
+    }
+
+    /// What became of it if its connection broke: a read, or the beginning of a transaction,
+    /// leaves nothing behind.
+    pub(super) fn outcome_if_lost(&self) -> Outcome {
+        if self.unsent {
+            return Outcome::NotRun;
+        }
+        let Self { verdict, learn, .. } = self;
+        let harmless = match verdict.control {
+            None => verdict.idempotent,
+            Some(control) => control != TransactionControl::End,
+        };
+        if harmless && !verdict.writes && !learn {
+            Outcome::NotRun
+        } else {
+            Outcome::Unknown
+        }
+    }
+}
+
+/// Whether the text is a ROLLBACK and nothing else.
+pub(super) fn only_rolls_back(verdict: Verdict, sql: &str) -> bool {
+    let alone = verdict.control == Some(TransactionControl::End) && !verdict.writes;
+    alone
+        && ["rollback", "abort"].iter().any(|word| {
+            let start = sql.trim_start().get(..word.len());
+            start.is_some_and(|start| start.eq_ignore_ascii_case(word))
+        })
+}

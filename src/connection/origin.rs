@@ -1,0 +1,73 @@
+//! What a connection was when a pool over this one first lent it out, and how it becomes that again.
+
+use std::sync::atomic::AtomicBool;
+
+use diesel::connection::CacheSize;
+use diesel_async::AnsiTransactionManager;
+
+use super::ReplicatedConnection;
+use super::session::Session;
+use super::settings::Settings;
+
+/// What a connection was when it was first lent out by a pool over this one.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// It has not been, or it is not known yet.
+    Open,
+    /// It had these settings, and nothing else that a user could notice.
+    Known(Settings),
+    /// It had something that cannot be made again.
+    Unknown,
+}
+
+impl ReplicatedConnection {
+    /// Forgets what was done on this connection, and gives the server connections back. An open
+    /// transaction stays: tests keep one open between checkouts on purpose. (Any other makes the
+    /// connection broken.)
+    pub(super) fn renew(&mut self) {
+        let session = self.session.get_mut();
+        session.notice_transaction_end();
+        if session.transaction.is_none() {
+            let settings = match &self.origin {
+                Origin::Known(settings) => settings.clone(),
+                Origin::Open | Origin::Unknown => Settings::default(),
+            };
+            *session = Session {
+                settings,
+                ..Session::default()
+            };
+            self.transaction = AnsiTransactionManager::default();
+            self.must_roll_back = AtomicBool::new(false);
+            self.cache_size = CacheSize::Unbounded;
+        }
+    }
+
+    /// Takes what was set until now as what every user of the connection is to have: a pool over this
+    /// one checks a connection before it lends it out, and its hooks have run before that.
+    pub(super) fn settle_origin(&mut self) {
+        let session = self.session.get_mut();
+        if matches!(self.origin, Origin::Open) {
+            self.origin = if session.pinned || session.transaction.is_some() {
+                Origin::Unknown
+            } else {
+                Origin::Known(session.settings.clone())
+            };
+        }
+    }
+
+    /// Whether a pool over this one would have to make the connection anew to have it as it was when it
+    /// was first lent out. Comes after its first use.
+    pub(super) fn has_lost_its_origin(&mut self) -> bool {
+        let session = self.session.get_mut();
+        if matches!(self.origin, Origin::Open) {
+            // Lent out unchecked: its hooks cannot be told from its user.
+            let touched = session.pinned || !session.settings.is_empty();
+            self.origin = if touched {
+                Origin::Unknown
+            } else {
+                Origin::Known(Settings::default())
+            };
+        }
+        matches!(self.origin, Origin::Unknown)
+    }
+}
