@@ -131,14 +131,6 @@ fn each_event_is_documented() {
     }
 }
 
-/// Circles that are still there. The list only gets shorter.
-const CIRCLES: &[&str] = &[
-    "src/classify: body catalog code functions scan",
-    "src/classify: settings statement",
-    "src/election/simulation: attempt event ledger process server switchover world",
-    "src/wire: frame remark state",
-];
-
 /// The parts of a folder with a `mod.rs`: files, and folders of their own.
 fn parts(folder: &Path) -> BTreeMap<String, Vec<PathBuf>> {
     let mut parts = BTreeMap::new();
@@ -286,5 +278,5 @@ fn the_parts_of_a_folder_use_each_other_one_way() {
             found.push(format!("{}: {}", folder.display(), circle.join(" ")));
         }
     }
-    assert_eq!(found, CIRCLES);
+    assert!(found.is_empty(), "{}", found.join("\n"));
 }

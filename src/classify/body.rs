@@ -4,7 +4,7 @@
 //! their first words. A name that no function has is no call: it was read together with the functions.
 
 use super::catalog::Catalog;
-use super::code::Does;
+use super::does::Does;
 use super::lexer;
 use super::scan::{self, Findings, Known};
 use super::tokens::Tokens;

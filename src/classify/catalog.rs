@@ -4,13 +4,9 @@
 
 use std::collections::HashMap;
 
-use super::body::{self, Body};
-use super::code::{Code, CodeRow, Does, Kind};
-use super::functions::{Effect, Functions};
-use super::lexer;
+use super::code::{Code, CodeRow};
+use super::does::{Does, Effect};
 use super::lists;
-use super::scan::{self, Findings, Known};
-use super::tokens::Tokens;
 
 /// What the overloads of one name are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,18 +64,18 @@ impl Function {
         self.effect().filter(|_| self.attribute)
     }
 
-    /// Its code was found to do this.
-    fn run(&mut self, does: Does) -> bool {
+    /// Its code was found to do this. Whether that is news.
+    pub(super) fn run(&mut self, does: Does) -> bool {
         let known = std::mem::replace(&mut self.user, true);
         self.acts |= does != Does::NOTHING;
         self.does.add(does) || !known
     }
 
-    /// Its body was read, and found to do this.
-    fn read(&mut self, body: Body) -> bool {
+    /// Its body was read, and found to do this; it `acts` if it does something or changes data.
+    pub(super) fn read(&mut self, does: Does, acts: bool) -> bool {
         let known = std::mem::replace(&mut self.is_read, true);
-        self.acts |= body.acts;
-        self.run(body.does) || !known
+        self.acts |= acts;
+        self.run(does) || !known
     }
 }
 
@@ -116,65 +112,12 @@ impl Catalog {
         catalog
     }
 
-    /// Judges what runs code by what that does; what uses it is judged by that in its turn.
-    pub(super) fn judge_definitions(&mut self, functions: &Functions) {
-        let rows = std::mem::take(&mut self.rows);
-        // Each round adds what the round before has made known, so it ends.
-        loop {
-            let mut news = false;
-            for row in &rows {
-                news |= self.judge(row, functions);
-            }
-            if !news {
-                return;
-            }
-        }
+    pub(super) fn take_rows(&mut self) -> Vec<CodeRow> {
+        std::mem::take(&mut self.rows)
     }
 
-    /// Whether the row told something new.
-    fn judge(&mut self, row: &CodeRow, functions: &Functions) -> bool {
-        let name = row.name.as_str();
-        match row.kind {
-            Kind::Argument => {
-                let Some(runs) = self.code.runs(&row.definition) else {
-                    return false;
-                };
-                let mut does = runs.made;
-                does.add(runs.held);
-                self.named(name).run(does)
-            }
-            kind if kind.is_tie() => self.code.tied(row),
-            Kind::Opaque => self.named(name).run(Findings::anything().does()),
-            Kind::Function => {
-                let body = body::judge(&row.definition, self.known(functions));
-                self.named(name).read(body)
-            }
-            _ => {
-                let found = self.expression(row, functions);
-                self.code.found(row, &found)
-            }
-        }
-    }
-
-    fn named(&mut self, name: &str) -> &mut Function {
+    pub(super) fn named(&mut self, name: &str) -> &mut Function {
         self.functions.entry(name.into()).or_default()
-    }
-
-    /// What an expression or a query does. One that may not be read could be anything.
-    fn expression(&self, row: &CodeRow, functions: &Functions) -> Findings {
-        match lexer::tokens(&row.definition) {
-            Ok(tokens) if !row.definition.is_empty() => {
-                scan::scan(Tokens::new(&row.definition, &tokens), self.known(functions))
-            }
-            _ => Findings::anything(),
-        }
-    }
-
-    fn known<'a>(&'a self, functions: &'a Functions) -> Known<'a> {
-        Known {
-            functions,
-            catalog: Some(self),
-        }
     }
 
     /// What is known of the functions of that name.
@@ -185,6 +128,10 @@ impl Catalog {
     /// What is known of the code that statements run without naming it.
     pub(super) fn code(&self) -> &Code {
         &self.code
+    }
+
+    pub(super) fn code_mut(&mut self) -> &mut Code {
+        &mut self.code
     }
 
     /// Whether a user's operator of that name is volatile; `None` if there is none.

@@ -4,56 +4,7 @@
 
 use std::collections::HashMap;
 
-use super::scan::Findings;
-
-/// What running some code may do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "independent properties")]
-pub(super) struct Does {
-    /// It tells of the server that is asked.
-    pub(super) of_server: bool,
-    /// It may write, or fails on a standby.
-    pub(super) volatile: bool,
-    /// It is not known to leave nothing in the session.
-    pub(super) leaves: bool,
-    /// No command undoes that.
-    pub(super) indelible: bool,
-    /// It takes an advisory lock until the transaction ends.
-    pub(super) locks: bool,
-}
-
-impl Does {
-    /// Code that writes at most.
-    pub(super) const VOLATILE: Self = Self {
-        of_server: false,
-        volatile: true,
-        leaves: false,
-        indelible: false,
-        locks: false,
-    };
-
-    /// Code that asks about the server.
-    const OF_SERVER: Self = Self {
-        of_server: true,
-        ..Self::NOTHING
-    };
-
-    pub(super) const NOTHING: Self = Self {
-        volatile: false,
-        ..Self::VOLATILE
-    };
-
-    /// Adds what other code does. Whether that is news.
-    pub(super) fn add(&mut self, other: Self) -> bool {
-        let before = *self;
-        self.of_server |= other.of_server;
-        self.volatile |= other.volatile;
-        self.leaves |= other.leaves;
-        self.indelible |= other.indelible;
-        self.locks |= other.locks;
-        *self != before
-    }
-}
+use super::does::Does;
 
 /// What a name runs, by what is done with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,9 +159,9 @@ impl Code {
         self.anywhere
     }
 
-    /// Takes over what was found in a definition. Whether that is news.
-    pub(super) fn found(&mut self, row: &CodeRow, found: &Findings) -> bool {
-        let does = found.does();
+    /// Takes over what a definition was found to do, and what the relations that it names run if they are written.
+    /// Whether that is news.
+    pub(super) fn found(&mut self, row: &CodeRow, does: Does, written: Does) -> bool {
         let mut news = Runs::default();
         let mut elsewhere = false;
         match row.kind {
@@ -232,7 +183,7 @@ impl Code {
             Kind::Read => {
                 news.named = does;
                 // Who writes to a view writes to its tables.
-                news.written = found.written;
+                news.written = written;
             }
             Kind::Written => news.written = does,
             Kind::Fired => {

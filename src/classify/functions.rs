@@ -1,7 +1,7 @@
 //! What calling a function by a given name may do.
 
 use super::catalog::{Catalog, Function};
-use super::code::Does;
+use super::does::{Does, Effect};
 use super::lexer;
 use super::lists::{
     EXCUSED, HARMFUL, INDELIBLE, LOCKS, OF_SERVER, RUNS_SQL, SESSION_LOCKS, SESSION_SETTINGS,
@@ -9,31 +9,6 @@ use super::lists::{
 };
 use super::tokens::Tokens;
 use crate::config::FunctionConfig;
-
-/// What a call may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// Nothing that a standby could not do as well.
-    Harmless,
-    /// It tells of the server that is asked.
-    Server,
-    /// It is a user's that was declared volatile, and its body does nothing of the kind.
-    Declared,
-    /// It may write, or fails on a standby.
-    Volatile,
-    /// It takes an advisory lock until the transaction ends.
-    Lock,
-    /// It changes settings of the session, and writes nothing.
-    Setting,
-    /// It takes or releases what the session holds.
-    SessionLock,
-    /// It takes what only the end of the session gives back.
-    Indelible,
-    /// It runs code of the user's, which may write, and does this.
-    Code(Does),
-    /// Nothing is known of it.
-    Unknown,
-}
 
 /// A name, perhaps with its schema, folded as the server folds it.
 #[derive(Clone, Debug, PartialEq, Eq)]

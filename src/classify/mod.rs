@@ -7,7 +7,9 @@ mod body;
 mod cache;
 mod catalog;
 mod code;
+mod definitions;
 mod dialect;
+mod does;
 mod functions;
 mod learned;
 mod leaves;
@@ -39,6 +41,7 @@ use cache::QueryKey;
 use cache::Verdicts;
 pub(crate) use catalog::Catalog;
 pub(crate) use code::{CodeRow, Kind as CodeKind};
+use definitions::judge_definitions;
 use functions::Functions;
 use learned::Learned;
 pub(crate) use learned::Lesson;
@@ -239,7 +242,7 @@ impl Classifier {
     /// Replaces what is known of the catalog, and forgets the verdicts that rested on it. What was
     /// learned from replicas stays. It was loaded after so many changes were known.
     pub(crate) fn set_catalog(&self, mut catalog: Catalog, changes: u64) {
-        catalog.judge_definitions(&self.functions);
+        judge_definitions(&mut catalog, &self.functions);
         let ground = Arc::new(Ground {
             catalog: Some(catalog),
             verdicts: Verdicts::new(),

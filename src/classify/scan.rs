@@ -6,8 +6,8 @@
 //! as the server reads `(x).f` as `f(x)`. What is found may be too much, but not too little.
 
 use super::catalog::{self, Catalog};
-use super::code::Does;
-use super::functions::{Effect, Functions};
+use super::does::{Does, Effect};
+use super::functions::Functions;
 use super::leaves::Leaves;
 use super::lists::{
     KEYWORDS, OF_SERVER_PREFIXES, SETTINGS_OF_SERVER, SOFT_KEYWORDS, VIEWS_OF_SERVER,
@@ -291,7 +291,7 @@ impl Scan<'_> {
             || OF_SERVER_PREFIXES
                 .iter()
                 .any(|prefix| name.starts_with(prefix));
-        // PendingWrite to it is `SET`.
+        // A write to it is `SET`.
         found.written.leaves |= name == "pg_settings";
         let code = self.known.catalog.map(Catalog::code);
         if let Some(runs) = code.and_then(|code| code.runs(&name)) {

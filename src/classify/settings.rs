@@ -4,8 +4,7 @@
 //! Others depend on the connection that they were made on, or on more than they say.
 
 use super::lexer;
-use super::statement::statements;
-use super::tokens::{Kind, Tokens};
+use super::tokens::{Kind, Tokens, statements};
 
 /// What one statement of the text does to a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,14 +5,15 @@ use crate::route::RouteReason;
 use super::Verdict;
 use super::body;
 use super::catalog::Catalog;
-use super::code::{Code, Does};
+use super::code::Code;
+use super::does::Does;
 use super::leaves::Leaves;
 use super::lexer;
 use super::lists::SETTINGS_OF_SERVER;
 use super::parse;
 use super::scan::{self, Findings, Known};
 use super::settings;
-use super::tokens::{Kind, Tokens};
+use super::tokens::{Kind, Tokens, statements};
 use super::transaction::{self, TransactionControl};
 
 /// A verdict, and whether more knowledge of the catalog might change it.
@@ -94,46 +95,6 @@ pub(super) fn judge(text: &str, known: Known<'_>) -> Judgement {
         judgement.verdict = primary(RouteReason::UnknownStatement, true);
     }
     judgement
-}
-
-/// The statements of a text, without empty ones.
-pub(super) fn statements(tokens: Tokens<'_>) -> impl Iterator<Item = Tokens<'_>> {
-    let mut start = 0;
-    let next = move || {
-        let end = end_of_statement(tokens, start)?;
-        let statement = tokens.slice(start, end);
-        start = end + 1;
-        Some(statement)
-    };
-    std::iter::from_fn(next).filter(|statement| !statement.is_empty())
-}
-
-/// Where the statement from `start` on ends: at a semicolon or with the text. Only rules and
-/// bodies of functions have semicolons inside.
-fn end_of_statement(tokens: Tokens<'_>, start: usize) -> Option<usize> {
-    if start >= tokens.len() {
-        return None;
-    }
-    let mut depth = 0_usize;
-    let create = tokens.is_word(start, "create");
-    let mut body = false;
-    for at in start..tokens.len() {
-        if create && tokens.is(at, "(") {
-            depth += 1;
-        } else if tokens.is(at, ")") {
-            depth = depth.saturating_sub(1);
-        } else if tokens.is(at, ";") && depth == 0 {
-            return Some(at);
-        } else if create && tokens.is_word(at, "begin") && tokens.is_word(at + 1, "atomic") {
-            body = true;
-            depth += 1;
-        } else if body && tokens.is_word(at, "case") {
-            depth += 1;
-        } else if body && tokens.is_word(at, "end") {
-            depth = depth.saturating_sub(1);
-        }
-    }
-    Some(tokens.len())
 }
 
 fn combine(before: Verdict, next: Verdict) -> Verdict {

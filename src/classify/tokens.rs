@@ -129,3 +129,43 @@ impl<'a> Tokens<'a> {
         }
     }
 }
+
+/// The statements of a text, without empty ones.
+pub(super) fn statements(tokens: Tokens<'_>) -> impl Iterator<Item = Tokens<'_>> {
+    let mut start = 0;
+    let next = move || {
+        let end = end_of_statement(tokens, start)?;
+        let statement = tokens.slice(start, end);
+        start = end + 1;
+        Some(statement)
+    };
+    std::iter::from_fn(next).filter(|statement| !statement.is_empty())
+}
+
+/// Where the statement from `start` on ends: at a semicolon or with the text. Only rules and
+/// bodies of functions have semicolons inside.
+fn end_of_statement(tokens: Tokens<'_>, start: usize) -> Option<usize> {
+    if start >= tokens.len() {
+        return None;
+    }
+    let mut depth = 0_usize;
+    let create = tokens.is_word(start, "create");
+    let mut body = false;
+    for at in start..tokens.len() {
+        if create && tokens.is(at, "(") {
+            depth += 1;
+        } else if tokens.is(at, ")") {
+            depth = depth.saturating_sub(1);
+        } else if tokens.is(at, ";") && depth == 0 {
+            return Some(at);
+        } else if create && tokens.is_word(at, "begin") && tokens.is_word(at + 1, "atomic") {
+            body = true;
+            depth += 1;
+        } else if body && tokens.is_word(at, "case") {
+            depth += 1;
+        } else if body && tokens.is_word(at, "end") {
+            depth = depth.saturating_sub(1);
+        }
+    }
+    Some(tokens.len())
+}

@@ -4,6 +4,7 @@
 //! the message headers of the protocol in both directions and keeps what it sees in a [`Wire`].
 
 mod driver;
+mod fields;
 mod frame;
 mod generation;
 mod notifications;

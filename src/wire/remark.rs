@@ -4,7 +4,7 @@
 //! a code alone says nothing of the server. What a user's code cannot forge is the severity and the C
 //! function that raised the error, which no language setting translates.
 
-use super::frame::Fields;
+use super::fields::Fields;
 use crate::error::SqlState;
 
 /// What the server said of an error and Diesel does not pass on.

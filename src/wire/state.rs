@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::Generation;
-use super::frame::Fields;
+use super::fields::Fields;
 use super::remark::{Remark, announces_the_end};
 use crate::error::SqlState;
 

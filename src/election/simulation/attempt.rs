@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::event::{Event, Reply, Request};
-use super::process::{Process, Who};
-use super::server::{Facts, Place};
+use super::event::{Event, Facts, Place, Reply, Request, Who};
+use super::process::Process;
+use super::task::Attempt;
 use super::world::World;
-use super::{CLUSTER, Millis, TIMEOUT};
-use crate::election::promotion::attempt::{self, End, Next, Ordered};
-use crate::election::promotion::{Answer, Heard, Known, Role, Terms, Voter};
+use super::{CLUSTER, Millis, TIMEOUT, VALID};
+use crate::election::promotion::attempt::{End, Next, Ordered};
+use crate::election::promotion::{Answer, Heard, Known, Role, Terms};
 use crate::position::Lsn;
 use crate::wire::ServerRole;
 
@@ -20,61 +20,6 @@ const SETTLING: Millis = 5_000;
 const PATIENCE: Millis = 60;
 /// How long that may take.
 const LIMIT: Millis = 10_000;
-/// As `cluster::promotion` has it: so long after it was given an order is void.
-pub(super) const VALID: Millis = 2 * TIMEOUT;
-
-#[derive(Clone, Debug)]
-pub(super) struct Attempt {
-    pub(super) number: u64,
-    /// A primary that gives way.
-    pub(super) yielding: Option<usize>,
-    /// What is being done, or is about to be.
-    next: Next<Millis>,
-    machine: attempt::Attempt<Millis>,
-    /// Counts what is done, so that a late answer or a limit of an earlier step is told.
-    step: u32,
-    /// Nothing that was flushed before this was missed.
-    pub(super) asked: Option<Millis>,
-    /// When the server has begun.
-    begun: Millis,
-    void: Millis,
-    /// When the last message arrives at each server: a connection keeps the order.
-    pub(super) sent: Vec<Millis>,
-}
-
-impl Attempt {
-    fn new(number: u64, priorities: &[u32], known: Known, terms: Terms) -> Self {
-        let nodes = priorities.iter().enumerate();
-        let nodes = nodes.map(|(place, priority)| (place.to_string(), *priority));
-        Self {
-            number,
-            yielding: terms.yielding,
-            next: Next::Open,
-            machine: attempt::Attempt::new(nodes, known, terms),
-            step: 0,
-            asked: None,
-            begun: 0,
-            void: 0,
-            sent: vec![0; priorities.len()],
-        }
-    }
-
-    /// Whether it was decided that it may promote.
-    pub(super) fn acts(&self) -> bool {
-        matches!(
-            self.next,
-            Next::Promote(_) | Next::Recall(_) | Next::Watch(_)
-        )
-    }
-
-    pub(super) fn voters(&self) -> Vec<Voter> {
-        self.machine.clone().voters().clone()
-    }
-
-    pub(super) fn newest(&self) -> u32 {
-        self.machine.newest()
-    }
-}
 
 /// As `promotion::answer`.
 fn answer(process: &Process, server: usize, facts: &Facts) -> Answer {

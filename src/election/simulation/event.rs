@@ -1,12 +1,69 @@
 //! What can happen: the turns of processes and servers, messages between them, and faults.
 
+use std::time::Duration;
+
 use super::Millis;
-use super::ledger::{Kept, Write};
-use super::process::Who;
-use super::server::Facts;
 use crate::election::promotion::attempt;
 
 pub(super) type Order = attempt::Order<Millis>;
+
+/// One life of a process: after a crash it knows nothing of what it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Who {
+    pub(super) process: usize,
+    pub(super) life: u32,
+}
+
+/// A write of a process's, from the connection that it got.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Write {
+    pub(super) of: Who,
+    pub(super) server: usize,
+    pub(super) generation: u64,
+}
+
+/// An acknowledged write.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    pub(super) record: u64,
+    /// Its place in the log.
+    pub(super) end: usize,
+    pub(super) timeline: u32,
+    pub(super) promotion: usize,
+    /// When enough servers had it.
+    pub(super) flushed: Millis,
+    pub(super) of: Who,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) timeline: u32,
+    pub(super) end: u64,
+    pub(super) place: Place,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    Primary {
+        confirming: usize,
+        history: Vec<Segment>,
+    },
+    Standby {
+        /// The timeline, whom it follows if it does, and how long ago it heard of that.
+        receiver: Option<(u32, Option<usize>, Duration)>,
+    },
+}
+
+/// A timeline in a server's history: where it begins, and by which promotion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) timeline: u32,
+    /// How many records precede it.
+    pub(super) begins: usize,
+    /// The number of the promotion in the ledger. Two timelines may have one number, promotions do not.
+    pub(super) promotion: usize,
+}
 
 #[derive(Clone, Debug)]
 pub(super) enum Request {

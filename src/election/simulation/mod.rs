@@ -33,6 +33,7 @@
 
 mod attempt;
 mod chance;
+mod checks;
 mod event;
 mod ledger;
 mod network;
@@ -42,6 +43,7 @@ mod server;
 mod serving;
 mod streaming;
 mod switchover;
+mod task;
 mod world;
 
 use crate::config::DeclaredRole;
@@ -57,6 +59,8 @@ const CLUSTER: u64 = 7;
 /// `HealthConfig::interval` and `HealthConfig::timeout`.
 const INTERVAL: Millis = 1_000;
 const TIMEOUT: Millis = 1_000;
+/// As `cluster::promotion` has it: so long after it was given an order is void.
+const VALID: Millis = 2 * TIMEOUT;
 /// After so long a server ends the connection of a process that is not heard.
 const KEEPALIVE: Millis = 4_400;
 /// The system has so long to recover when the faults are over.

@@ -1,9 +1,8 @@
 //! A process of the application: what it knows of the servers, and what it makes of that.
 
-use super::ledger::Write;
-use super::server::{Facts, Place};
-use super::switchover::Switch;
-use super::{CLUSTER, INTERVAL, Millis, TIMEOUT, attempt::Attempt};
+use super::event::{Facts, Place, Who, Write};
+use super::task::{Attempt, Switch};
+use super::{CLUSTER, INTERVAL, Millis, TIMEOUT};
 use crate::config::DeclaredRole;
 use crate::election::promotion::has_quorum;
 use crate::election::{Past, Sight, Standing, elect};
@@ -12,13 +11,6 @@ use crate::wire::ServerRole;
 
 /// So many questions without an answer, and a server is down.
 const STRIKES: u32 = 2;
-
-/// One life of a process: after a crash it knows nothing of what it was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Who {
-    pub(super) process: usize,
-    pub(super) life: u32,
-}
 
 /// What is known of one server, as `cluster::Member` and the manager's records have it.
 #[derive(Clone, Debug, Default)]

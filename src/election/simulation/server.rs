@@ -2,21 +2,9 @@
 
 use std::time::Duration;
 
-use super::Millis;
-use super::attempt::VALID;
-use super::event::Order;
-use super::process::Who;
+use super::event::{Facts, Order, Place, Segment, Who};
+use super::{Millis, VALID};
 use crate::election::promotion::Premise;
-
-/// A timeline in a server's history: where it begins, and by which promotion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) timeline: u32,
-    /// How many records precede it.
-    pub(super) begins: usize,
-    /// The number of the promotion in the ledger. Two timelines may have one number, promotions do not.
-    pub(super) promotion: usize,
-}
 
 /// A standby's connection to whom it follows.
 #[derive(Clone, Copy, Debug)]
@@ -80,26 +68,6 @@ pub(super) struct Server {
     pub(super) fenced: Option<Millis>,
     /// Who may do that.
     pub(super) claim: Option<u64>,
-}
-
-/// What a server says of itself.
-#[derive(Clone, Debug)]
-pub(super) struct Facts {
-    pub(super) timeline: u32,
-    pub(super) end: u64,
-    pub(super) place: Place,
-}
-
-#[derive(Clone, Debug)]
-pub(super) enum Place {
-    Primary {
-        confirming: usize,
-        history: Vec<Segment>,
-    },
-    Standby {
-        /// The timeline, whom it follows if it does, and how long ago it heard of that.
-        receiver: Option<(u32, Option<usize>, Duration)>,
-    },
 }
 
 impl Server {

@@ -1,10 +1,9 @@
 //! What servers do when something reaches them: requests, commits, promotions.
 
-use super::event::{Event, Order, Reply, Request};
-use super::ledger::{Kept, Promotion};
+use super::event::{Event, Kept, Order, Reply, Request, Segment, Who, Write};
+use super::ledger::Promotion;
 use super::network::End;
-use super::process::Who;
-use super::server::{Pending, Segment, Session};
+use super::server::{Pending, Session};
 use super::world::World;
 use super::{KEEPALIVE, Millis};
 use crate::election::promotion::Premise;
@@ -272,7 +271,7 @@ impl World {
                 flushed,
                 of: pending.of,
             };
-            let write = super::ledger::Write {
+            let write = Write {
                 of: pending.of,
                 server: place,
                 generation: pending.generation,

@@ -1,9 +1,9 @@
 //! How the log comes to the standbys: whom they follow, and what is on its way.
 
 use super::Millis;
-use super::event::Event;
+use super::event::{Event, Segment};
 use super::network::End;
-use super::server::{Segment, Stream};
+use super::server::Stream;
 use super::world::World;
 
 /// How often a standby that receives nothing tries again.

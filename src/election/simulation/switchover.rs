@@ -1,8 +1,7 @@
 //! A switchover: what drives `election::promotion::switchover` here, as `cluster::switchover` does there.
 
-use super::event::{Event, Reply, Request};
-use super::process::Who;
-use super::server::Place;
+use super::event::{Event, Place, Reply, Request, Who};
+use super::task::Switch;
 use super::world::World;
 use super::{Millis, TIMEOUT};
 use crate::election::promotion::attempt::End;
@@ -14,30 +13,6 @@ const LIMIT: Millis = 7_500;
 const LIFTING: Millis = 10_000;
 /// How often what has to come true is looked at.
 const PAUSE: Millis = 60;
-
-#[derive(Clone, Debug)]
-pub(super) struct Switch {
-    number: u64,
-    /// Counts what is done, so that a late answer or a limit of an earlier step is told.
-    step: u32,
-    machine: Switchover<(), String>,
-    next: Next<(), String>,
-    pub(super) from: usize,
-    to: usize,
-    deadline: Millis,
-    /// Until when it is tried to take the fence away.
-    lifting: Option<Millis>,
-    /// Which of the two have answered.
-    opened: [bool; 2],
-    /// When the last message arrives at each server: a connection keeps the order.
-    sent: Vec<Millis>,
-}
-
-impl Switch {
-    fn is(&self, number: u64, step: u32) -> bool {
-        (self.number, self.step) == (number, step)
-    }
-}
 
 impl World {
     /// An operator asks some process for one.

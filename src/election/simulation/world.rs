@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::chance::Chance;
-use super::event::{Due, Event, Reply, Request};
-use super::ledger::{Ledger, Write};
+use super::event::{Due, Event, Reply, Request, Who, Write};
+use super::ledger::Ledger;
 use super::network::{End, Network};
-use super::process::{Process, Who};
+use super::process::Process;
 use super::server::Server;
 use super::{INTERVAL, Millis, Plan, TIMEOUT};
 

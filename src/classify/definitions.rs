@@ -1,0 +1,63 @@
+//! Judges the code that a catalog lists, once the user's overrides of functions are known.
+
+use super::body;
+use super::catalog::Catalog;
+use super::code::{CodeRow, Kind};
+use super::functions::Functions;
+use super::lexer;
+use super::scan::{self, Findings, Known};
+use super::tokens::Tokens;
+
+/// Judges what runs code by what that does; what uses it is judged by that in its turn.
+pub(super) fn judge_definitions(catalog: &mut Catalog, functions: &Functions) {
+    let rows = catalog.take_rows();
+    // Each round adds what the round before has made known, so it ends.
+    loop {
+        let mut news = false;
+        for row in &rows {
+            news |= judge(catalog, row, functions);
+        }
+        if !news {
+            return;
+        }
+    }
+}
+
+/// Whether the row told something new.
+fn judge(catalog: &mut Catalog, row: &CodeRow, functions: &Functions) -> bool {
+    let known = Known {
+        functions,
+        catalog: Some(catalog),
+    };
+    match row.kind {
+        Kind::Argument => {
+            let Some(runs) = catalog.code().runs(&row.definition) else {
+                return false;
+            };
+            let mut does = runs.made;
+            does.add(runs.held);
+            catalog.named(&row.name).run(does)
+        }
+        kind if kind.is_tie() => catalog.code_mut().tied(row),
+        Kind::Opaque => catalog.named(&row.name).run(Findings::anything().does()),
+        Kind::Function => {
+            let body = body::judge(&row.definition, known);
+            catalog.named(&row.name).read(body.does, body.acts)
+        }
+        _ => {
+            let found = expression(row, known);
+            let (does, written) = (found.does(), found.written);
+            catalog.code_mut().found(row, does, written)
+        }
+    }
+}
+
+/// What an expression or a query does. One that may not be read could be anything.
+fn expression(row: &CodeRow, known: Known<'_>) -> Findings {
+    match lexer::tokens(&row.definition) {
+        Ok(tokens) if !row.definition.is_empty() => {
+            scan::scan(Tokens::new(&row.definition, &tokens), known)
+        }
+        _ => Findings::anything(),
+    }
+}
