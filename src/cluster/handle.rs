@@ -19,10 +19,7 @@ use super::promotion::{Order, Promoter};
 use super::topology::Topology;
 use super::tracker::Tracker;
 use crate::classify::{Classifier, Lesson};
-use crate::config::{
-    CommitResolution, ConsistencyConfig, Durability, HealthConfig, NodeSettings, PoolConfig,
-    Settings,
-};
+use crate::config::{CommitResolution, Config, Durability, HealthConfig, NodeSettings, Settings};
 use crate::consistency::{Reports, WriteLog};
 use crate::deadline;
 use crate::error::Error;
@@ -51,6 +48,8 @@ pub(crate) struct Cluster {
     commands: mpsc::Sender<Command>,
     stop: CancellationToken,
     maker: Maker,
+    /// What it was built from, without the nodes.
+    pub(crate) config: Config,
     /// The longest `connect_timeout` of any node.
     settle_limit: Duration,
     pub(crate) classifier: Arc<Classifier>,
@@ -58,44 +57,41 @@ pub(crate) struct Cluster {
     pub(crate) write_log: Arc<WriteLog>,
     /// Who is told what happens to the nodes.
     pub(crate) event_sender: EventSender,
-    pub(crate) consistency: ConsistencyConfig,
     pub(crate) oids: Arc<OidCache>,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
     pub(crate) tracker: Tracker,
     pub(crate) runtime: Handle,
-    pub(crate) read_only_transactions_on_replicas: bool,
-    /// How long a statement waits for a primary.
-    pub(crate) failover_wait: Duration,
-    pub(crate) commit_resolution: CommitResolution,
     pub(crate) health: Arc<HealthConfig>,
     promoter: Promoter,
-    /// What a node that is added later has by default.
-    pub(crate) pool_defaults: PoolConfig,
 }
 
 impl Cluster {
     /// Starts the manager, which begins to ask the nodes; waits for nothing.
     pub(crate) fn start(options: Options) -> Arc<Self> {
-        let (settings, runtime) = (options.settings, options.runtime);
-        let settle_limit = longest_connect_timeout(&settings.nodes);
+        let Settings {
+            nodes,
+            shared: config,
+        } = options.settings;
+        let runtime = options.runtime;
+        let settle_limit = longest_connect_timeout(&nodes);
         let (commands, messages) = mpsc::channel(MESSAGES);
         let maker = Maker {
             setup: options.setup,
-            fallback_share: settings.fallback_share,
+            fallback_share: config.fallback_share,
             runtime: runtime.clone(),
             reporter: reporter(&commands),
         };
-        let first = maker.topology(settings.nodes, settings.promotion.write_quorum);
-        let classifier = Arc::new(Classifier::new(&settings.functions));
+        let first = maker.topology(nodes, config.promotion.write_quorum);
+        let classifier = Arc::new(Classifier::new(&config.functions));
         let (publish, topology) = watch::channel(Arc::new(first));
         let (write_log, oids) = (Arc::<WriteLog>::default(), Arc::<OidCache>::default());
         let (event_bus, stop) = (EventBus::default(), CancellationToken::new());
-        let (event_sender, health) = (event_bus.event_sender(), Arc::new(settings.health));
+        let (event_sender, health) = (event_bus.event_sender(), Arc::new(config.health.clone()));
         let promoter = Promoter {
             topology: topology.clone(),
             commands: commands.downgrade(),
             write_log: Arc::clone(&write_log),
-            config: Arc::new(settings.promotion),
+            config: Arc::new(config.promotion.clone()),
             health: Arc::clone(&health),
             event_sender: event_sender.clone(),
             replacing: Arc::default(),
@@ -109,8 +105,8 @@ impl Cluster {
             classifier: Arc::clone(&classifier),
             oids: Arc::clone(&oids),
             write_log: Arc::clone(&write_log),
-            sweep: settings.commit_resolution == CommitResolution::Marker,
-            remote_apply: settings.durability == Some(Durability::RemoteApply),
+            sweep: config.commit_resolution == CommitResolution::Marker,
+            remote_apply: config.durability == Some(Durability::RemoteApply),
             event_bus,
             promoter: promoter.clone(),
         });
@@ -128,13 +124,9 @@ impl Cluster {
             policy: options.policy,
             tracker: Tracker::new(),
             runtime,
-            consistency: settings.consistency,
-            pool_defaults: settings.pool,
-            failover_wait: settings.failover_wait,
-            commit_resolution: settings.commit_resolution,
+            config,
             health,
             promoter,
-            read_only_transactions_on_replicas: settings.read_only_transactions_on_replicas,
         })
     }
 
@@ -252,14 +244,15 @@ impl Cluster {
     /// How long a statement waits for a primary over an outage: the shorter limit of the two wins, as both say
     /// how long whoever waits is to be kept.
     pub(crate) fn outage_wait(&self) -> Duration {
-        self.failover_wait
-            .min(self.pool_defaults.connection_timeout)
+        self.config
+            .failover_wait
+            .min(self.config.pool.connection_timeout)
     }
 
     /// Waits until anything can be served, up to `connection_timeout`.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         let serves = |topology: &Topology| topology.takes_reads() || topology.takes_writes();
-        let limit = self.pool_defaults.connection_timeout;
+        let limit = self.config.pool.connection_timeout;
         let deadline = deadline::after(Instant::now(), limit);
         let look = |topology: &Topology| serves(topology).then_some(());
         match self.with_changes(deadline, look).await {
@@ -326,15 +319,18 @@ impl Cluster {
             let primary = topology.primary()?;
             (primary.node.name == promoted.node && topology.takes_writes()).then_some(())
         };
-        self.with_changes(deadline::after(Instant::now(), self.failover_wait), known)
-            .await;
+        self.with_changes(
+            deadline::after(Instant::now(), self.config.failover_wait),
+            known,
+        )
+        .await;
         Ok(promoted)
     }
 
     /// Puts a replica in the primary's place, within half the time for which statements wait for one.
     pub(crate) async fn switchover(&self, to: &str) -> Result<Promoted, Error> {
         let (promoter, to) = (self.promoter.clone(), to.to_owned());
-        let limit = self.failover_wait / 2;
+        let limit = self.config.failover_wait / 2;
         let task = async move { promoter.switchover(&to, limit).await };
         self.runtime.spawn(task).await.map_err(|_| Error::Closed)?
     }

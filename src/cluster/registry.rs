@@ -30,7 +30,7 @@ pub(crate) async fn shared(url: &str) -> Result<Arc<Cluster>, Error> {
         return Ok(Arc::clone(cluster));
     }
     let settings = Config::from_url(url)?.validate()?;
-    let start_read_only = settings.start_read_only;
+    let start_read_only = settings.shared.start_read_only;
     let runtime = runtime::background().map_err(|error| Error::Runtime {
         message: error.to_string(),
     })?;

@@ -15,12 +15,12 @@ use crate::routing::{LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRan
 
 /// What a cluster is started with when there is nothing but settings.
 pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
-    let policy: Arc<dyn LoadBalancingPolicy> = match settings.policy {
+    let policy: Arc<dyn LoadBalancingPolicy> = match settings.shared.policy {
         Policy::LeastInFlight => Arc::new(LeastInFlight),
         Policy::RoundRobin => Arc::new(RoundRobin::default()),
         Policy::WeightedRandom => Arc::new(WeightedRandom),
     };
-    let sql: Arc<[String]> = settings.setup_sql.clone().into();
+    let sql: Arc<[String]> = settings.shared.setup_sql.clone().into();
     Options {
         settings,
         setup: Arc::new(move |connection| {
@@ -69,7 +69,7 @@ pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<
 fn tell(cluster: &Cluster, topology: &Topology) {
     let nodes = topology.describe().join("; ");
     let primary = topology.primary().map(|member| member.node.name.as_str());
-    let consistency = cluster.consistency.level.to_string();
+    let consistency = cluster.config.consistency.level.to_string();
     let promotion = cluster.promotion().automatic;
     let sizes = topology.members.iter().map(|member| {
         let node = &member.node;

@@ -1,6 +1,6 @@
 //! Whether it is found out what became of a COMMIT whose connection broke.
 
-use std::fmt;
+use super::declare::named;
 
 /// The table that [`CommitResolution::Marker`] needs, as a migration in one statement.
 ///
@@ -34,27 +34,10 @@ pub enum CommitResolution {
     Marker,
 }
 
-impl CommitResolution {
-    /// What [`parse`](Self::parse) reads, for errors.
-    pub(crate) const EXPECTED: &'static str = "`off`, `transaction_id` or `marker`";
-
-    /// The way called `text` in a URL or the environment.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        match text {
-            "off" => Some(Self::Off),
-            "transaction_id" => Some(Self::TransactionId),
-            "marker" => Some(Self::Marker),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for CommitResolution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Off => "off",
-            Self::TransactionId => "transaction_id",
-            Self::Marker => "marker",
-        })
+named! {
+    CommitResolution: "`off`, `transaction_id` or `marker`" {
+        Off = "off",
+        TransactionId = "transaction_id",
+        Marker = "marker",
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::declare::{named, settings};
 use super::duration;
+use super::setting::Text;
 
 /// What a read must see.
 ///
@@ -11,11 +13,11 @@ use super::duration;
 /// in the log decides, and only when that does not suffice is anybody asked.
 ///
 /// ```
-/// use diesel_replicated::{Config, Consistency};
+/// use diesel_replicated::{Consistency, ReplicatedPool};
 ///
-/// let config = Config::new().consistency(Consistency::Causal);
+/// let builder = ReplicatedPool::builder().consistency(Consistency::Causal);
 /// assert_eq!("causal".parse(), Ok(Consistency::Causal));
-/// assert_eq!(config.consistency.level.to_string(), "causal");
+/// assert_eq!(builder.config().consistency.level.to_string(), "causal");
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -48,10 +50,13 @@ pub enum Consistency {
     Strong,
 }
 
-impl Consistency {
-    /// What [`FromStr`](std::str::FromStr) reads, for errors.
-    pub(crate) const EXPECTED: &'static str =
+impl Text for Consistency {
+    const EXPECTED: &'static str =
         "`eventual`, `bounded_staleness:5s`, `read_your_writes`, `causal` or `strong`";
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
 }
 
 impl fmt::Display for Consistency {
@@ -134,51 +139,32 @@ pub enum WriteScope {
     Pool,
 }
 
-impl WriteScope {
-    /// What [`parse`](Self::parse) reads, for errors.
-    pub(crate) const EXPECTED: &'static str = "`session` or `pool`";
-
-    /// The scope called `text` in a URL or the environment.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        match text {
-            "session" => Some(Self::Session),
-            "pool" => Some(Self::Pool),
-            _ => None,
-        }
+named! {
+    WriteScope: "`session` or `pool`" {
+        Session = "session",
+        Pool = "pool",
     }
 }
 
-/// What reads must see, and what they may wait for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
-#[non_exhaustive]
-pub struct ConsistencyConfig {
-    /// What a read must see where a connection does not say otherwise. Default:
-    /// [`Consistency::ReadYourWrites`].
-    pub level: Consistency,
-    /// Whose writes count as one's own. Default: [`WriteScope::Pool`].
-    pub write_scope: WriteScope,
-    /// How long a read waits for a replica to catch up before the primary serves it. Zero does not
-    /// wait. Default: 5 milliseconds.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
-    pub wait: Duration,
-    /// Whether reads with [`Consistency::Strong`] go to replicas that have reached the position
-    /// which the primary had when the read began. Default: `false`, the primary serves them.
-    ///
-    /// A replica shows a commit a moment before the primary does. A read that the primary has to serve
-    /// for want of a replica therefore waits until the primary shows what the replicas have shown.
-    pub strong_reads_on_replicas: bool,
-}
-
-impl Default for ConsistencyConfig {
-    fn default() -> Self {
-        Self {
-            level: Consistency::default(),
-            write_scope: WriteScope::default(),
-            wait: Duration::from_millis(5),
-            strong_reads_on_replicas: false,
-        }
+settings! {
+    /// What reads must see, and what they may wait for.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct ConsistencyConfig {
+        /// What a read must see where a connection does not say otherwise. Default:
+        /// [`Consistency::ReadYourWrites`].
+        level: Consistency = Consistency::default();
+        /// Whose writes count as one's own. Default: [`WriteScope::Pool`].
+        write_scope: WriteScope = WriteScope::default(), set;
+        /// How long a read waits for a replica to catch up before the primary serves it. Zero does not
+        /// wait. Default: 5 milliseconds.
+        #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+        wait: Duration = Duration::from_millis(5), set;
+        /// Whether reads with [`Consistency::Strong`] go to replicas that have reached the position
+        /// which the primary had when the read began. Default: `false`, the primary serves them.
+        ///
+        /// A replica shows a commit a moment before the primary does. A read that the primary has to serve
+        /// for want of a replica therefore waits until the primary shows what the replicas have shown.
+        strong_reads_on_replicas: bool = false, set;
     }
 }
 
@@ -188,28 +174,5 @@ impl From<Consistency> for ConsistencyConfig {
             level,
             ..Self::default()
         }
-    }
-}
-
-impl ConsistencyConfig {
-    /// Sets [`write_scope`](Self::write_scope).
-    #[must_use]
-    pub fn write_scope(mut self, scope: WriteScope) -> Self {
-        self.write_scope = scope;
-        self
-    }
-
-    /// Sets [`wait`](Self::wait).
-    #[must_use]
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait;
-        self
-    }
-
-    /// Sets [`strong_reads_on_replicas`](Self::strong_reads_on_replicas).
-    #[must_use]
-    pub fn strong_reads_on_replicas(mut self, on_replicas: bool) -> Self {
-        self.strong_reads_on_replicas = on_replicas;
-        self
     }
 }

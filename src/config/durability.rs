@@ -1,6 +1,6 @@
 //! How far a commit must have got before it is acknowledged: PostgreSQL's `synchronous_commit`.
 
-use std::fmt;
+use super::declare::named;
 
 /// How far a commit must have got before the primary acknowledges it.
 ///
@@ -26,43 +26,19 @@ pub enum Durability {
     RemoteApply,
 }
 
-impl Durability {
-    /// What [`parse`](Self::parse) reads, for errors.
-    pub(crate) const EXPECTED: &'static str =
-        "`off`, `local`, `remote_write`, `on` or `remote_apply`";
-
-    /// The value of `synchronous_commit`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Local => "local",
-            Self::RemoteWrite => "remote_write",
-            Self::On => "on",
-            Self::RemoteApply => "remote_apply",
-        }
-    }
-
-    /// The level called `text` in a URL or the environment.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let all = [
-            Self::Off,
-            Self::Local,
-            Self::RemoteWrite,
-            Self::On,
-            Self::RemoteApply,
-        ];
-        all.into_iter().find(|level| level.as_str() == text)
-    }
-
-    /// The statement that sets it for a session, or with `SET LOCAL` for a transaction.
-    pub(crate) fn sql(self, set: &str) -> String {
-        format!("{set} synchronous_commit TO {}", self.as_str())
+named! {
+    Durability: "`off`, `local`, `remote_write`, `on` or `remote_apply`" {
+        Off = "off",
+        Local = "local",
+        RemoteWrite = "remote_write",
+        On = "on",
+        RemoteApply = "remote_apply",
     }
 }
 
-impl fmt::Display for Durability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+impl Durability {
+    /// The statement that sets it for a session, or with `SET LOCAL` for a transaction.
+    pub(crate) fn sql(self, set: &str) -> String {
+        format!("{set} synchronous_commit TO {}", self.as_str())
     }
 }

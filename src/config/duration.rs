@@ -88,44 +88,49 @@ pub(crate) mod human {
         }
     }
 
-    pub(crate) fn serialize<S: Serializer>(value: &Duration, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&super::format(*value))
+    /// A duration, or one that `never` turns off.
+    pub(crate) trait Human: Sized {
+        fn text(&self) -> String;
+        /// `None` is `never`.
+        fn of(limit: Option<Duration>) -> Option<Self>;
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        d.deserialize_any(Limit)?
-            .ok_or_else(|| D::Error::custom("this duration cannot be `never`"))
-    }
-
-    /// A duration or `never`.
-    pub(crate) mod limit {
-        use super::{Deserializer, Duration, Limit, Serializer};
-
-        #[expect(clippy::ref_option, reason = "the signature that serde calls")]
-        pub(crate) fn serialize<S: Serializer>(
-            value: &Option<Duration>,
-            s: S,
-        ) -> Result<S::Ok, S::Error> {
-            match value {
-                Some(value) => super::serialize(value, s),
-                None => s.serialize_str("never"),
-            }
+    impl Human for Duration {
+        fn text(&self) -> String {
+            super::format(*self)
         }
 
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-            d: D,
-        ) -> Result<Option<Duration>, D::Error> {
-            d.deserialize_any(Limit)
+        fn of(limit: Option<Duration>) -> Option<Self> {
+            limit
         }
     }
 
-    /// A duration that may be left out; it is then not written at all.
+    impl Human for Option<Duration> {
+        fn text(&self) -> String {
+            self.map_or_else(|| "never".to_owned(), super::format)
+        }
+
+        fn of(limit: Self) -> Option<Self> {
+            Some(limit)
+        }
+    }
+
+    pub(crate) fn serialize<T: Human, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&value.text())
+    }
+
+    pub(crate) fn deserialize<'de, T: Human, D: Deserializer<'de>>(d: D) -> Result<T, D::Error> {
+        let limit = d.deserialize_any(Limit)?;
+        T::of(limit).ok_or_else(|| D::Error::custom("this duration cannot be `never`"))
+    }
+
+    /// One that may be left out; it is then not written at all.
     pub(crate) mod optional {
-        use super::{Deserializer, Duration, Serializer};
+        use super::{Deserializer, Human, Serializer};
 
         #[expect(clippy::ref_option, reason = "the signature that serde calls")]
-        pub(crate) fn serialize<S: Serializer>(
-            value: &Option<Duration>,
+        pub(crate) fn serialize<T: Human, S: Serializer>(
+            value: &Option<T>,
             s: S,
         ) -> Result<S::Ok, S::Error> {
             match value {
@@ -134,32 +139,10 @@ pub(crate) mod human {
             }
         }
 
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        pub(crate) fn deserialize<'de, T: Human, D: Deserializer<'de>>(
             d: D,
-        ) -> Result<Option<Duration>, D::Error> {
+        ) -> Result<Option<T>, D::Error> {
             super::deserialize(d).map(Some)
-        }
-    }
-
-    /// A duration or `never` that may be left out; it is then not written at all.
-    pub(crate) mod optional_limit {
-        use super::{Deserializer, Duration, Limit, Serializer, limit};
-
-        #[expect(clippy::ref_option, reason = "the signature that serde calls")]
-        pub(crate) fn serialize<S: Serializer>(
-            value: &Option<Option<Duration>>,
-            s: S,
-        ) -> Result<S::Ok, S::Error> {
-            match value {
-                Some(value) => limit::serialize(value, s),
-                None => s.serialize_none(),
-            }
-        }
-
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-            d: D,
-        ) -> Result<Option<Option<Duration>>, D::Error> {
-            d.deserialize_any(Limit).map(Some)
         }
     }
 }

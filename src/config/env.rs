@@ -9,35 +9,6 @@ use crate::config::{ConfigError, ConfigErrors, UrlProblem};
 /// The prefix of [`Config::from_env`].
 const PREFIX: &str = "DATABASE";
 
-/// The variables that set one setting of the pool, without the prefix.
-const SIMPLE: &[&str] = &[
-    "max_size",
-    "min_idle",
-    "connection_timeout",
-    "connect_timeout",
-    "max_lifetime",
-    "idle_timeout",
-    "close_timeout",
-    "functions_allow",
-    "functions_deny",
-    "failover_wait",
-    "policy",
-    "fallback_share",
-    "start_read_only",
-    "read_only_transactions_on_replicas",
-    "consistency",
-    "write_scope",
-    "consistency_wait",
-    "strong_reads_on_replicas",
-    "durability",
-    "commit_resolution",
-    "health_interval",
-    "health_timeout",
-    "automatic_promotion",
-    "max_lag",
-    "max_lag_bytes",
-];
-
 /// [`Config::from_env`].
 pub(super) fn from_env() -> Result<Config, ConfigErrors> {
     let not_unicode = RefCell::new(Vec::new());
@@ -75,9 +46,9 @@ pub(super) fn from_env_with(
     let mut config = Config::default();
     let mut errors = Vec::new();
     add_nodes(&mut config, &variable, &get, &mut errors);
-    for name in SIMPLE {
+    for (name, apply) in setting::SETTINGS {
         if let Some(value) = get(name) {
-            if let Err(expected) = setting::apply(&mut config, name, &value) {
+            if let Err(expected) = apply(&mut config, &value) {
                 errors.push(ConfigError::InvalidSetting {
                     setting: variable(name),
                     expected,

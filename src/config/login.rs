@@ -14,7 +14,7 @@ pub(super) fn read(
     let before = errors.len();
     for param in &parsed.params {
         let node = label.to_owned();
-        if let Some(name) = setting::POOL.iter().find(|name| **name == param.name) {
+        if let Some(name) = setting::of_pool().find(|name| *name == param.name) {
             errors.push(ConfigError::MisplacedParameter { node, name });
         } else if !setting::LIBPQ.contains(&param.name.as_str()) {
             let name = (!param.tainted).then(|| param.name.clone());

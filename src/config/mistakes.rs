@@ -403,7 +403,7 @@ fn unknown(name: Option<&str>) -> String {
 
 /// The parameter that was meant, if one is like it.
 fn nearest(name: &str) -> Option<&'static str> {
-    let known = setting::LIBPQ.iter().chain(setting::POOL).copied();
+    let known = setting::all();
     let distance = |known: &&str| strsim::damerau_levenshtein(known, name);
     let nearest = known.min_by_key(distance)?;
     (distance(&nearest) <= name.len() / 3 + 1).then_some(nearest)

@@ -4,6 +4,7 @@ mod at_run_time;
 mod commit;
 mod conn_string;
 mod consistency;
+mod declare;
 mod durability;
 mod duration;
 mod env;
@@ -17,7 +18,6 @@ mod pool;
 mod promotion;
 mod retry;
 mod routing;
-mod setters;
 pub(crate) mod setting;
 mod settings;
 #[cfg(test)]
@@ -47,21 +47,19 @@ pub(crate) const MAX_WEIGHT: u32 = 10_000;
 
 /// Everything a pool is built from: the nodes and how they are used.
 ///
-/// It can be written in code, read from one URL ([`from_url`](Self::from_url)), from environment
+/// [`Builder`](crate::Builder) fills it call by call. It can also be read from one URL ([`from_url`](Self::from_url)), from environment
 /// variables ([`from_env`](Self::from_env)), or, with the feature `serde`, from a file. Nothing is
 /// connected to, and mistakes are only looked for, all of them at once, when the pool is built or by
 /// [`check`](Self::check).
 ///
 /// ```
-/// use diesel_replicated::{Config, Policy, Replica};
+/// use diesel_replicated::{Builder, Config};
 ///
-/// let config = Config::new()
-///     .primary("postgres://app@db1:5432/app")
-///     .replica(Replica::new("postgres://app@db2:5432/app").weight(3))
-///     .replica(Replica::new("postgres://app@db3:5432/app").name("spare").weight(0))
-///     .max_size(20)
-///     .policy(Policy::LeastInFlight);
+/// let mut config = Config::from_url("postgres://app@db1,db2,db3/app?policy=least_in_flight")?;
+/// config.nodes[2].weight = Some(0);
+/// config.pool.max_size = 20;
 /// config.check()?;
+/// let builder = Builder::from(config);
 /// # Ok::<(), diesel_replicated::ConfigErrors>(())
 /// ```
 ///
@@ -208,7 +206,14 @@ impl Config {
     /// `target_session_attrs` (any but `any`). What only [`check`](Self::check) finds, such as a host
     /// that is listed twice, is not looked for yet.
     pub fn from_url(url: &str) -> Result<Self, ConfigErrors> {
-        url::from_url(url)
+        let mut config = Self::default();
+        config.read_url(url)?;
+        Ok(config)
+    }
+
+    /// Adds what a URL says.
+    pub(crate) fn read_url(&mut self, url: &str) -> Result<(), ConfigErrors> {
+        url::read_all(self, url)
     }
 
     /// Reads the environment variables below. One that is empty counts as not set.
@@ -219,29 +224,8 @@ impl Config {
     /// | `DATABASE_PRIMARY_URL` | The primary; replaces `DATABASE_URL`, which may then only be the same |
     /// | `DATABASE_REPLICA_URLS` | URLs of replicas with white space between; each may list several hosts, but no parameters of the pool |
     /// | `DATABASE_REPLICA_WEIGHTS` | [`NodeConfig::weight`] of each of these replicas, in order: `3,1` |
-    /// | `DATABASE_MAX_SIZE` | [`PoolConfig::max_size`] |
-    /// | `DATABASE_MIN_IDLE` | [`PoolConfig::min_idle`] |
-    /// | `DATABASE_CONNECTION_TIMEOUT` | [`PoolConfig::connection_timeout`] |
     /// | `DATABASE_CONNECT_TIMEOUT` | [`PoolConfig::connect_timeout`] |
-    /// | `DATABASE_MAX_LIFETIME` | [`PoolConfig::max_lifetime`] |
-    /// | `DATABASE_IDLE_TIMEOUT` | [`PoolConfig::idle_timeout`] |
-    /// | `DATABASE_CLOSE_TIMEOUT` | [`Config::close_timeout`] |
-    /// | `DATABASE_FAILOVER_WAIT` | [`Config::failover_wait`] |
-    /// | `DATABASE_POLICY` | [`Config::policy`] |
-    /// | `DATABASE_FALLBACK_SHARE` | [`Config::fallback_share`] |
-    /// | `DATABASE_START_READ_ONLY` | [`Config::start_read_only`] |
-    /// | `DATABASE_READ_ONLY_TRANSACTIONS_ON_REPLICAS` | [`Config::read_only_transactions_on_replicas`] |
-    /// | `DATABASE_CONSISTENCY` | [`ConsistencyConfig::level`] |
-    /// | `DATABASE_WRITE_SCOPE` | [`ConsistencyConfig::write_scope`] |
-    /// | `DATABASE_CONSISTENCY_WAIT` | [`ConsistencyConfig::wait`] |
-    /// | `DATABASE_STRONG_READS_ON_REPLICAS` | [`ConsistencyConfig::strong_reads_on_replicas`] |
-    /// | `DATABASE_DURABILITY` | [`Config::durability`] |
-    /// | `DATABASE_COMMIT_RESOLUTION` | [`Config::commit_resolution`] |
-    /// | `DATABASE_HEALTH_INTERVAL`, `DATABASE_HEALTH_TIMEOUT` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
-    /// | `DATABASE_AUTOMATIC_PROMOTION` | [`PromotionConfig::automatic`] |
-    /// | `DATABASE_MAX_LAG`, `DATABASE_MAX_LAG_BYTES` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
-    /// | `DATABASE_FUNCTIONS_ALLOW` | [`FunctionConfig::allow`], with commas or white space between |
-    /// | `DATABASE_FUNCTIONS_DENY` | [`FunctionConfig::deny`], likewise |
+    /// | `DATABASE_MAX_SIZE` and so on | Each parameter of the pool in the list of [`from_url`](Self::from_url), written in capitals |
     /// | `DATABASE_SETUP_SQL` | One statement of [`Config::setup_sql`] |
     ///
     /// A variable wins over a parameter of a URL. Durations and the rest are written as for

@@ -2,45 +2,33 @@
 
 use std::time::Duration;
 
-/// The pool of every node, unless the node overrides it. The names and defaults are those of `bb8`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
-#[non_exhaustive]
-pub struct PoolConfig {
-    /// The largest number of connections to one node. Default: 10.
-    pub max_size: u32,
-    /// The number of idle connections that the pool tries to keep, at most `max_size`. Default:
-    /// none are kept on purpose.
-    #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
-    pub min_idle: Option<u32>,
-    /// How long a checkout waits for a connection before it fails. Default: 30 seconds.
-    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
-    pub connection_timeout: Duration,
-    /// How long opening a server connection may take: connecting, authenticating and starting up.
-    /// libpq's `connect_timeout` in the URL of a node wins over it. Default: 5 seconds.
-    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
-    pub connect_timeout: Duration,
-    /// The age at which a connection is closed the next time that it is idle; `None` (in a file
-    /// `"never"`) for no limit. Default: 30 minutes.
-    #[cfg_attr(feature = "serde", serde(with = "super::duration::human::limit"))]
-    pub max_lifetime: Option<Duration>,
-    /// How long a connection may be idle before it is closed; `None` (in a file `"never"`) for no
-    /// limit. Default: 10 minutes.
-    #[cfg_attr(feature = "serde", serde(with = "super::duration::human::limit"))]
-    pub idle_timeout: Option<Duration>,
-}
+use super::declare::settings;
 
-impl Default for PoolConfig {
-    fn default() -> Self {
-        Self {
-            max_size: 10,
-            min_idle: None,
-            connection_timeout: Duration::from_secs(30),
-            connect_timeout: Duration::from_secs(5),
-            max_lifetime: Some(Duration::from_secs(30 * 60)),
-            idle_timeout: Some(Duration::from_secs(10 * 60)),
-        }
+settings! {
+    /// The pool of every node, unless the node overrides it. The names and defaults are those of `bb8`.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct PoolConfig {
+        /// The largest number of connections to one node. Default: 10.
+        max_size: u32 = 10;
+        /// The number of idle connections that the pool tries to keep, at most `max_size`. Default:
+        /// none are kept on purpose.
+        #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
+        min_idle: Option<u32> = None;
+        /// How long a checkout waits for a connection before it fails. Default: 30 seconds.
+        #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
+        connection_timeout: Duration = Duration::from_secs(30);
+        /// How long opening a server connection may take: connecting, authenticating and starting up.
+        /// libpq's `connect_timeout` in the URL of a node wins over it. Default: 5 seconds.
+        #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
+        connect_timeout: Duration = Duration::from_secs(5);
+        /// The age at which a connection is closed the next time that it is idle; `None` (in a file
+        /// `"never"`) for no limit. Default: 30 minutes.
+        #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
+        max_lifetime: Option<Duration> = Some(Duration::from_secs(30 * 60));
+        /// How long a connection may be idle before it is closed; `None` (in a file `"never"`) for no
+        /// limit. Default: 10 minutes.
+        #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
+        idle_timeout: Option<Duration> = Some(Duration::from_secs(10 * 60));
     }
 }
 
@@ -78,7 +66,7 @@ pub struct PoolOverrides {
     #[cfg_attr(
         feature = "serde",
         serde(
-            with = "super::duration::human::optional_limit",
+            with = "super::duration::human::optional",
             skip_serializing_if = "Option::is_none"
         )
     )]
@@ -87,7 +75,7 @@ pub struct PoolOverrides {
     #[cfg_attr(
         feature = "serde",
         serde(
-            with = "super::duration::human::optional_limit",
+            with = "super::duration::human::optional",
             skip_serializing_if = "Option::is_none"
         )
     )]

@@ -3,89 +3,75 @@
 use std::time::Duration;
 
 use super::ConfigError;
+use super::declare::settings;
 
-/// Whether this pool promotes replicas, and what has to hold before it does.
-///
-/// Leave it as it is where somebody else promotes (Patroni, `pg_auto_failover`, repmgr, a cloud): the
-/// pool follows whoever rules. With [`automatic`](Self::automatic) the application's own processes
-/// do it, without further infrastructure. One of them acts if all of this holds:
-///
-/// - it has not reached the primary for [`after`](Self::after);
-/// - no replica has heard of the primary within [`witness_age`](Self::witness_age);
-/// - a majority of **all** configured nodes, the dead primary among them, can be reached and agrees.
-///   They agree by a session advisory lock in [`database`](Self::database), so that of many processes
-///   one acts. With three nodes two have to; with two nodes it can never be;
-/// - the replica with the most log, on the newest timeline, lacks no more of what the primary is known
-///   to have written than [`max_loss_bytes`](Self::max_loss_bytes), and with synchronous replication
-///   no acknowledged commit can be on unreachable replicas alone.
-///
-/// What was decided is sent together with what it rests on: if the message comes to the replica later than
-/// twice [`HealthConfig::timeout`](super::HealthConfig::timeout) after that was asked, by its own clock, or
-/// the replica has heard of the primary again, nothing happens.
-///
-/// What it needs: the right to call `pg_promote` (`GRANT EXECUTE ON FUNCTION pg_promote TO …`) and to
-/// see the receivers (`pg_monitor`); for as long as a replica receives what this role may not see, it
-/// counts as hearing of the primary. What it cannot do: make the other replicas follow the new primary;
-/// they do if their `primary_conninfo` leads there, by a name or an address that moves, or a list of
-/// all nodes with `target_session_attrs=primary`. See
-/// <https://www.postgresql.org/docs/current/warm-standby-failover.html>.
-///
-/// What remains: standbys keep no vote when its connection ends. If a node is promoted and vanishes before
-/// any other has followed it, those that are left do not know of its timeline. Processes that saw it do,
-/// and refuse the old primary; one that starts afterwards does not, and writes to the old primary when
-/// that comes back, or takes part in another promotion. What was written to the node that vanished is
-/// missing there. So have the replicas follow a new primary at once (their number limits how many may
-/// vanish), and start neither the old primary nor new processes while the promoted node is gone: bring it
-/// back, or decide that it is given up, rebuild or remove it, and then start all processes anew.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
-#[non_exhaustive]
-pub struct PromotionConfig {
-    /// Whether a replica is promoted when the primary is gone. Default: `false`.
-    pub automatic: bool,
-    /// How long the primary has to be gone. A server that restarts faster than this stays the
-    /// primary. Default: 500 milliseconds.
-    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
-    pub after: Duration,
-    /// A replica that heard of the primary within this time keeps it from being replaced. While
-    /// automatic promotion is on, each process has an idle primary write a few bytes of log at each
-    /// [`HealthConfig::interval`](super::HealthConfig::interval), so that there is something to hear.
-    /// Default: 10 seconds.
-    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
-    pub witness_age: Duration,
-    /// How much of what the primary is known to have written may be lost. Default: 1 MiB. Without
-    /// synchronous replication 0 may keep a promotion from ever being possible.
-    pub max_loss_bytes: u64,
-    /// How long the promoted server may take to open for writes. Default: 30 seconds.
-    #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
-    pub timeout: Duration,
-    /// The database in which processes agree. All that share the cluster have to name the same.
-    /// Default: `postgres`.
-    pub database: String,
-    /// Whether writes are only made while a majority of the configured nodes answers, so that a process
-    /// that is cut off with the old primary stops writing there within the next
-    /// [`HealthConfig::interval`](super::HealthConfig::interval) and
-    /// [`timeout`](super::HealthConfig::timeout). Reads of the levels
-    /// [`Strong`](super::Consistency::Strong) and
-    /// [`BoundedStaleness`](super::Consistency::BoundedStaleness), and the beginning of such a session's
-    /// transactions, take answers of a majority that are no older than what they may see; others go on.
-    /// A pool is not built without one, but where
-    /// [`start_read_only`](super::Config::start_read_only) is set. Default: `false`.
-    pub write_quorum: bool,
-}
-
-impl Default for PromotionConfig {
-    fn default() -> Self {
-        Self {
-            automatic: false,
-            after: Duration::from_millis(500),
-            witness_age: Duration::from_secs(10),
-            max_loss_bytes: 1 << 20,
-            timeout: Duration::from_secs(30),
-            database: "postgres".to_owned(),
-            write_quorum: false,
-        }
+settings! {
+    /// Whether this pool promotes replicas, and what has to hold before it does.
+    ///
+    /// Leave it as it is where somebody else promotes (Patroni, `pg_auto_failover`, repmgr, a cloud): the
+    /// pool follows whoever rules. With [`automatic`](Self::automatic) the application's own processes
+    /// do it, without further infrastructure. One of them acts if all of this holds:
+    ///
+    /// - it has not reached the primary for [`after`](Self::after);
+    /// - no replica has heard of the primary within [`witness_age`](Self::witness_age);
+    /// - a majority of **all** configured nodes, the dead primary among them, can be reached and agrees.
+    ///   They agree by a session advisory lock in [`database`](Self::database), so that of many processes
+    ///   one acts. With three nodes two have to; with two nodes it can never be;
+    /// - the replica with the most log, on the newest timeline, lacks no more of what the primary is known
+    ///   to have written than [`max_loss_bytes`](Self::max_loss_bytes), and with synchronous replication
+    ///   no acknowledged commit can be on unreachable replicas alone.
+    ///
+    /// What was decided is sent together with what it rests on: if the message comes to the replica later than
+    /// twice [`HealthConfig::timeout`](super::HealthConfig::timeout) after that was asked, by its own clock, or
+    /// the replica has heard of the primary again, nothing happens.
+    ///
+    /// What it needs: the right to call `pg_promote` (`GRANT EXECUTE ON FUNCTION pg_promote TO …`) and to
+    /// see the receivers (`pg_monitor`); for as long as a replica receives what this role may not see, it
+    /// counts as hearing of the primary. What it cannot do: make the other replicas follow the new primary;
+    /// they do if their `primary_conninfo` leads there, by a name or an address that moves, or a list of
+    /// all nodes with `target_session_attrs=primary`. See
+    /// <https://www.postgresql.org/docs/current/warm-standby-failover.html>.
+    ///
+    /// What remains: standbys keep no vote when its connection ends. If a node is promoted and vanishes before
+    /// any other has followed it, those that are left do not know of its timeline. Processes that saw it do,
+    /// and refuse the old primary; one that starts afterwards does not, and writes to the old primary when
+    /// that comes back, or takes part in another promotion. What was written to the node that vanished is
+    /// missing there. So have the replicas follow a new primary at once (their number limits how many may
+    /// vanish), and start neither the old primary nor new processes while the promoted node is gone: bring it
+    /// back, or decide that it is given up, rebuild or remove it, and then start all processes anew.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct PromotionConfig {
+        /// Whether a replica is promoted when the primary is gone. Default: `false`.
+        automatic: bool = false;
+        /// How long the primary has to be gone. A server that restarts faster than this stays the
+        /// primary. Default: 500 milliseconds.
+        #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
+        after: Duration = Duration::from_millis(500), set;
+        /// A replica that heard of the primary within this time keeps it from being replaced. While
+        /// automatic promotion is on, each process has an idle primary write a few bytes of log at each
+        /// [`HealthConfig::interval`](super::HealthConfig::interval), so that there is something to hear.
+        /// Default: 10 seconds.
+        #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
+        witness_age: Duration = Duration::from_secs(10), set;
+        /// How much of what the primary is known to have written may be lost. Default: 1 MiB. Without
+        /// synchronous replication 0 may keep a promotion from ever being possible.
+        max_loss_bytes: u64 = 1 << 20, set;
+        /// How long the promoted server may take to open for writes. Default: 30 seconds.
+        #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
+        timeout: Duration = Duration::from_secs(30), set;
+        /// The database in which processes agree. All that share the cluster have to name the same.
+        /// Default: `postgres`.
+        database: String = "postgres".to_owned(), into;
+        /// Whether writes are only made while a majority of the configured nodes answers, so that a process
+        /// that is cut off with the old primary stops writing there within the next
+        /// [`HealthConfig::interval`](super::HealthConfig::interval) and
+        /// [`timeout`](super::HealthConfig::timeout). Reads of the levels
+        /// [`Strong`](super::Consistency::Strong) and
+        /// [`BoundedStaleness`](super::Consistency::BoundedStaleness), and the beginning of such a session's
+        /// transactions, take answers of a majority that are no older than what they may see; others go on.
+        /// A pool is not built without one, but where
+        /// [`start_read_only`](super::Config::start_read_only) is set. Default: `false`.
+        write_quorum: bool = false, set;
     }
 }
 
@@ -97,48 +83,6 @@ impl PromotionConfig {
             automatic: true,
             ..Self::default()
         }
-    }
-
-    /// Sets [`after`](Self::after).
-    #[must_use]
-    pub fn after(mut self, after: Duration) -> Self {
-        self.after = after;
-        self
-    }
-
-    /// Sets [`witness_age`](Self::witness_age).
-    #[must_use]
-    pub fn witness_age(mut self, age: Duration) -> Self {
-        self.witness_age = age;
-        self
-    }
-
-    /// Sets [`max_loss_bytes`](Self::max_loss_bytes).
-    #[must_use]
-    pub fn max_loss_bytes(mut self, bytes: u64) -> Self {
-        self.max_loss_bytes = bytes;
-        self
-    }
-
-    /// Sets [`timeout`](Self::timeout).
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// Sets [`database`](Self::database).
-    #[must_use]
-    pub fn database(mut self, database: impl Into<String>) -> Self {
-        self.database = database.into();
-        self
-    }
-
-    /// Sets [`write_quorum`](Self::write_quorum).
-    #[must_use]
-    pub fn write_quorum(mut self, wanted: bool) -> Self {
-        self.write_quorum = wanted;
-        self
     }
 
     pub(super) fn check(&self, errors: &mut Vec<ConfigError>) {

@@ -1,5 +1,7 @@
 //! What the configuration says about where statements go.
 
+use super::declare::named;
+
 /// How a replica is chosen for a read, among those that may answer it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -15,19 +17,11 @@ pub enum Policy {
     RoundRobin,
 }
 
-impl Policy {
-    /// What [`parse`](Self::parse) reads, for errors.
-    pub(crate) const EXPECTED: &'static str =
-        "a policy: `weighted_random`, `least_in_flight` or `round_robin`";
-
-    /// The policy called `text` in a file, a URL or the environment.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        match text {
-            "weighted_random" => Some(Self::WeightedRandom),
-            "least_in_flight" => Some(Self::LeastInFlight),
-            "round_robin" => Some(Self::RoundRobin),
-            _ => None,
-        }
+named! {
+    Policy: "a policy: `weighted_random`, `least_in_flight` or `round_robin`" {
+        WeightedRandom = "weighted_random",
+        LeastInFlight = "least_in_flight",
+        RoundRobin = "round_robin",
     }
 }
 

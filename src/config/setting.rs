@@ -1,6 +1,8 @@
 //! The settings by their names, as they are written in URLs and in the environment.
 
-use super::{CommitResolution, Config, Consistency, Durability, Policy, WriteScope, duration};
+use std::time::Duration;
+
+use super::{Config, duration};
 
 /// The parameters of libpq that `tokio-postgres` knows.
 pub(crate) const LIBPQ: &[&str] = &[
@@ -25,125 +27,195 @@ pub(crate) const LIBPQ: &[&str] = &[
     "load_balance_hosts",
 ];
 
-/// The parameters of the pool, which [`Config::from_url`] accepts besides.
-pub(crate) const POOL: &[&str] = &[
-    "max_size",
-    "min_idle",
-    "connection_timeout",
-    "max_lifetime",
-    "idle_timeout",
-    "close_timeout",
-    "failover_wait",
-    "policy",
-    "weights",
-    "fallback_share",
-    "start_read_only",
-    "read_only_transactions_on_replicas",
-    "consistency",
-    "write_scope",
-    "consistency_wait",
-    "strong_reads_on_replicas",
-    "durability",
-    "commit_resolution",
-    "health_interval",
-    "health_timeout",
-    "automatic_promotion",
-    "max_lag",
-    "max_lag_bytes",
-    "functions_allow",
-    "functions_deny",
+/// The parameter of a URL that belongs to its nodes.
+const WEIGHTS: &str = "weights";
+
+/// Sets one setting from text. `Err` tells what was expected.
+type Apply = fn(&mut Config, &str) -> Result<(), &'static str>;
+
+/// The settings that can be set by a text: by a parameter of [`Config::from_url`], and by a variable of
+/// [`Config::from_env`].
+pub(super) const SETTINGS: &[(&str, Apply)] = &[
+    ("max_size", |to, text| set(&mut to.pool.max_size, text)),
+    ("min_idle", |to, text| set(&mut to.pool.min_idle, text)),
+    ("connection_timeout", |to, text| {
+        set(&mut to.pool.connection_timeout, text)
+    }),
+    ("connect_timeout", |to, text| {
+        set(&mut to.pool.connect_timeout, text)
+    }),
+    ("max_lifetime", |to, text| {
+        limit(&mut to.pool.max_lifetime, text)
+    }),
+    ("idle_timeout", |to, text| {
+        limit(&mut to.pool.idle_timeout, text)
+    }),
+    ("close_timeout", |to, text| set(&mut to.close_timeout, text)),
+    ("failover_wait", |to, text| set(&mut to.failover_wait, text)),
+    ("policy", |to, text| set(&mut to.policy, text)),
+    ("fallback_share", |to, text| {
+        set(&mut to.fallback_share, text)
+    }),
+    ("start_read_only", |to, text| {
+        set(&mut to.start_read_only, text)
+    }),
+    ("read_only_transactions_on_replicas", |to, text| {
+        set(&mut to.read_only_transactions_on_replicas, text)
+    }),
+    ("consistency", |to, text| {
+        set(&mut to.consistency.level, text)
+    }),
+    ("write_scope", |to, text| {
+        set(&mut to.consistency.write_scope, text)
+    }),
+    ("consistency_wait", |to, text| {
+        set(&mut to.consistency.wait, text)
+    }),
+    ("strong_reads_on_replicas", |to, text| {
+        set(&mut to.consistency.strong_reads_on_replicas, text)
+    }),
+    ("durability", |to, text| set(&mut to.durability, text)),
+    ("commit_resolution", |to, text| {
+        set(&mut to.commit_resolution, text)
+    }),
+    ("health_interval", |to, text| {
+        set(&mut to.health.interval, text)
+    }),
+    ("health_timeout", |to, text| {
+        set(&mut to.health.timeout, text)
+    }),
+    ("automatic_promotion", |to, text| {
+        set(&mut to.promotion.automatic, text)
+    }),
+    ("max_lag", |to, text| limit(&mut to.health.max_lag, text)),
+    ("max_lag_bytes", |to, text| {
+        set(&mut to.health.max_lag_bytes, text)
+    }),
+    ("functions_allow", |to, text| {
+        set(&mut to.functions.allow, text)
+    }),
+    ("functions_deny", |to, text| {
+        set(&mut to.functions.deny, text)
+    }),
 ];
+
+/// The parameters of the pool, which [`Config::from_url`] accepts besides those of libpq.
+pub(crate) fn of_pool() -> impl Iterator<Item = &'static str> {
+    let names = SETTINGS.iter().map(|(name, _)| *name);
+    let ours = names.filter(|name| !LIBPQ.contains(name));
+    ours.chain([WEIGHTS])
+}
+
+/// All that a connection string may contain.
+pub(crate) fn all() -> impl Iterator<Item = &'static str> {
+    LIBPQ.iter().copied().chain(of_pool())
+}
 
 /// `name` as a constant, if a connection string may contain it.
 pub(crate) fn known(name: &str) -> Option<&'static str> {
-    LIBPQ
-        .iter()
-        .chain(POOL)
-        .find(|known| **known == name)
-        .copied()
+    all().find(|known| *known == name)
 }
-
-const NUMBER: &str = "a whole number, such as 10";
-const SWITCH: &str = "`true` or `false`";
-const SHARE: &str = "a number from 0.0 to 1.0";
-pub(crate) const WEIGHTS: &str = "a list of whole numbers with commas between, such as 3,1";
 
 /// Sets the setting `name` of `config` from text. `Err` tells what was expected; `weights` is not
 /// among them, as it belongs to the nodes.
-pub(crate) fn apply(config: &mut Config, name: &str, value: &str) -> Result<(), &'static str> {
-    let value = value.trim();
-    let pool = &mut config.pool;
-    match name {
-        "max_size" => pool.max_size = value.parse().map_err(|_| NUMBER)?,
-        "min_idle" => pool.min_idle = Some(value.parse().map_err(|_| NUMBER)?),
-        "connection_timeout" => pool.connection_timeout = length(value)?,
-        "connect_timeout" => pool.connect_timeout = length(value)?,
-        "max_lifetime" => pool.max_lifetime = limit(value)?,
-        "idle_timeout" => pool.idle_timeout = limit(value)?,
-        "close_timeout" => config.close_timeout = length(value)?,
-        "failover_wait" => config.failover_wait = length(value)?,
-        "policy" => config.policy = Policy::parse(value).ok_or(Policy::EXPECTED)?,
-        "fallback_share" => config.fallback_share = value.parse().map_err(|_| SHARE)?,
-        "start_read_only" => config.start_read_only = switch(value)?,
-        "read_only_transactions_on_replicas" => {
-            config.read_only_transactions_on_replicas = switch(value)?;
-        }
-        "consistency" => {
-            config.consistency.level = value.parse().map_err(|_| Consistency::EXPECTED)?;
-        }
-        "write_scope" => {
-            config.consistency.write_scope =
-                WriteScope::parse(value).ok_or(WriteScope::EXPECTED)?;
-        }
-        "consistency_wait" => config.consistency.wait = length(value)?,
-        "strong_reads_on_replicas" => {
-            config.consistency.strong_reads_on_replicas = switch(value)?;
-        }
-        "durability" => {
-            config.durability = Some(Durability::parse(value).ok_or(Durability::EXPECTED)?);
-        }
-        "commit_resolution" => {
-            let way = CommitResolution::parse(value);
-            config.commit_resolution = way.ok_or(CommitResolution::EXPECTED)?;
-        }
-        "health_interval" => config.health.interval = length(value)?,
-        "health_timeout" => config.health.timeout = length(value)?,
-        "automatic_promotion" => config.promotion.automatic = switch(value)?,
-        "max_lag" => config.health.max_lag = limit(value)?,
-        "max_lag_bytes" => {
-            config.health.max_lag_bytes = Some(value.parse().map_err(|_| NUMBER)?);
-        }
-        "functions_allow" => config.functions.allow = words(value),
-        "functions_deny" => config.functions.deny = words(value),
-        _ => return Err("a setting of the pool"),
-    }
+pub(crate) fn apply(config: &mut Config, name: &str, text: &str) -> Result<(), &'static str> {
+    let setting = SETTINGS.iter().find(|(known, _)| *known == name);
+    let (_, apply) = setting.ok_or("a setting of the pool")?;
+    apply(config, text.trim())
+}
+
+fn set<T: Text>(place: &mut T, text: &str) -> Result<(), &'static str> {
+    *place = T::read(text).ok_or(T::EXPECTED)?;
     Ok(())
 }
 
-/// Reads a list of names.
-fn words(value: &str) -> Vec<String> {
-    let words = value.split([',', ' ', '\t', '\n']).map(str::to_owned);
-    words.filter(|word| !word.is_empty()).collect()
+/// As [`set`], where `never` is read, too.
+fn limit(place: &mut Option<Duration>, text: &str) -> Result<(), &'static str> {
+    *place = duration::parse_limit(text).ok_or(duration::EXPECTED_LIMIT)?;
+    Ok(())
 }
 
-/// Reads a list such as `3,1`.
-pub(crate) fn weights(value: &str) -> Result<Vec<i64>, &'static str> {
-    let weights = value.split(',').map(|weight| weight.trim().parse());
-    weights.collect::<Result<_, _>>().map_err(|_| WEIGHTS)
+/// What can be written as the value of a setting.
+pub(crate) trait Text: Sized {
+    /// What [`read`](Self::read) reads, for errors.
+    const EXPECTED: &'static str;
+
+    fn read(text: &str) -> Option<Self>;
 }
 
-fn length(value: &str) -> Result<std::time::Duration, &'static str> {
-    duration::parse(value).ok_or(duration::EXPECTED)
-}
+impl Text for u32 {
+    const EXPECTED: &'static str = "a whole number, such as 10";
 
-fn limit(value: &str) -> Result<Option<std::time::Duration>, &'static str> {
-    duration::parse_limit(value).ok_or(duration::EXPECTED_LIMIT)
-}
-
-fn switch(value: &str) -> Result<bool, &'static str> {
-    match value {
-        "true" | "on" | "yes" | "1" => Ok(true),
-        "false" | "off" | "no" | "0" => Ok(false),
-        _ => Err(SWITCH),
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
     }
+}
+
+impl Text for u64 {
+    const EXPECTED: &'static str = u32::EXPECTED;
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Text for f64 {
+    const EXPECTED: &'static str = "a number from 0.0 to 1.0";
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+impl Text for bool {
+    const EXPECTED: &'static str = "`true` or `false`";
+
+    fn read(text: &str) -> Option<Self> {
+        match text {
+            "true" | "on" | "yes" | "1" => Some(true),
+            "false" | "off" | "no" | "0" => Some(false),
+            _ => None,
+        }
+    }
+}
+
+impl Text for Duration {
+    const EXPECTED: &'static str = duration::EXPECTED;
+
+    fn read(text: &str) -> Option<Self> {
+        duration::parse(text)
+    }
+}
+
+impl<T: Text> Text for Option<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn read(text: &str) -> Option<Self> {
+        T::read(text).map(Some)
+    }
+}
+
+/// Names with commas or white space between.
+impl Text for Vec<String> {
+    const EXPECTED: &'static str = "a list of names";
+
+    fn read(text: &str) -> Option<Self> {
+        let words = text.split([',', ' ', '\t', '\n']).map(str::to_owned);
+        Some(words.filter(|word| !word.is_empty()).collect())
+    }
+}
+
+/// The weights of nodes, such as `3,1`.
+impl Text for Vec<i64> {
+    const EXPECTED: &'static str = "a list of whole numbers with commas between, such as 3,1";
+
+    fn read(text: &str) -> Option<Self> {
+        let weights = text.split(',').map(|weight| weight.trim().parse());
+        weights.collect::<Result<_, _>>().ok()
+    }
+}
+
+/// Reads the weights of nodes. `Err` tells what was expected.
+pub(crate) fn weights(text: &str) -> Result<Vec<i64>, &'static str> {
+    Text::read(text).ok_or(<Vec<i64>>::EXPECTED)
 }

@@ -3,34 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use super::{
-    CommitResolution, ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, HealthConfig,
-    Policy, PoolConfig, PromotionConfig, statement_count,
-};
+use super::{Config, DeclaredRole, PoolConfig};
 
-/// A checked [`Config`](super::Config).
-#[derive(Clone)]
+/// A checked [`Config`].
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// At least one; at most one is declared the primary, and not all are declared replicas.
     pub(crate) nodes: Vec<NodeSettings>,
-    /// What a node that is added later has by default.
-    pub(crate) pool: PoolConfig,
-    pub(crate) policy: Policy,
-    /// From 0.0 to 1.0.
-    pub(crate) fallback_share: f64,
-    pub(crate) start_read_only: bool,
-    pub(crate) read_only_transactions_on_replicas: bool,
-    pub(crate) consistency: ConsistencyConfig,
-    pub(crate) durability: Option<Durability>,
-    pub(crate) commit_resolution: CommitResolution,
-    pub(crate) health: HealthConfig,
-    pub(crate) promotion: PromotionConfig,
-    pub(crate) functions: FunctionConfig,
-    pub(crate) setup_sql: Vec<String>,
-    pub(crate) close_timeout: Duration,
-    pub(crate) failover_wait: Duration,
+    /// The rest of it, without nodes.
+    pub(crate) shared: Config,
 }
 
 /// A checked [`NodeConfig`](super::NodeConfig).
@@ -109,29 +91,5 @@ impl fmt::Display for Host {
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
-    }
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings")
-            .field("nodes", &self.nodes)
-            .field("policy", &self.policy)
-            .field("fallback_share", &self.fallback_share)
-            .field("start_read_only", &self.start_read_only)
-            .field(
-                "read_only_transactions_on_replicas",
-                &self.read_only_transactions_on_replicas,
-            )
-            .field("consistency", &self.consistency)
-            .field("durability", &self.durability)
-            .field("commit_resolution", &self.commit_resolution)
-            .field("health", &self.health)
-            .field("promotion", &self.promotion)
-            .field("functions", &self.functions)
-            .field("setup_sql", &statement_count(&self.setup_sql))
-            .field("close_timeout", &self.close_timeout)
-            .field("failover_wait", &self.failover_wait)
-            .finish()
     }
 }

@@ -81,7 +81,7 @@ fn take_pool_parameters(
     let (ours, theirs) = parsed
         .params
         .drain(..)
-        .partition::<Vec<_>, _>(|param| setting::POOL.contains(&param.name.as_str()));
+        .partition::<Vec<_>, _>(|param| setting::of_pool().any(|name| name == param.name));
     parsed.params = theirs;
     for param in ours {
         let read = if param.name == "weights" {
@@ -99,16 +99,9 @@ fn take_pool_parameters(
     weights
 }
 
-/// [`Config::from_url`].
-pub(super) fn from_url(url: &str) -> Result<Config, ConfigErrors> {
-    let mut config = Config::default();
+/// [`Config::read_url`].
+pub(super) fn read_all(config: &mut Config, url: &str) -> Result<(), ConfigErrors> {
     let mut errors = Vec::new();
-    read(
-        &mut config,
-        url,
-        DeclaredRole::Unknown,
-        "node 1",
-        &mut errors,
-    );
-    ConfigErrors::unless_empty(errors, config)
+    read(config, url, DeclaredRole::Unknown, "node 1", &mut errors);
+    ConfigErrors::unless_empty(errors, ())
 }

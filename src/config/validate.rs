@@ -21,30 +21,14 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
         .filter_map(|(position, node)| check_node(node, position, &config.pool, &mut errors))
         .collect();
     check_distinct(&nodes, &mut errors);
-    let durability = config.durability.map(|level| level.sql("SET"));
-    ConfigErrors::unless_empty(
-        errors,
-        Settings {
-            nodes,
-            pool: config.pool.clone(),
-            policy: config.policy,
-            fallback_share: config.fallback_share,
-            start_read_only: config.start_read_only,
-            read_only_transactions_on_replicas: config.read_only_transactions_on_replicas,
-            functions: config.functions.clone(),
-            setup_sql: durability
-                .into_iter()
-                .chain(config.setup_sql.clone())
-                .collect(),
-            consistency: config.consistency.clone(),
-            durability: config.durability,
-            commit_resolution: config.commit_resolution,
-            health: config.health.clone(),
-            promotion: config.promotion.clone(),
-            close_timeout: config.close_timeout,
-            failover_wait: config.failover_wait,
-        },
-    )
+    let mut shared = Config {
+        nodes: Vec::new(),
+        ..config.clone()
+    };
+    if let Some(level) = config.durability {
+        shared.setup_sql.insert(0, level.sql("SET"));
+    }
+    ConfigErrors::unless_empty(errors, Settings { nodes, shared })
 }
 
 fn check_roles(config: &Config, errors: &mut Vec<ConfigError>) {

@@ -102,7 +102,7 @@ impl ReplicatedConnection {
     /// Comes before a COMMIT is sent over `lease`: how to find out what became of it, if that is wanted and something
     /// was written.
     pub(super) async fn mark(&self, lease: &Arc<Lease>) -> QueryResult<Option<PendingCommit>> {
-        let way = self.cluster.commit_resolution;
+        let way = self.cluster.config.commit_resolution;
         if way == CommitResolution::Off || lease.wire.transaction_status() != b'T' {
             return Ok(None);
         }

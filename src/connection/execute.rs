@@ -193,7 +193,7 @@ impl ReplicatedConnection {
                 _ => ReadRequirement::default(),
             };
         }
-        let config = &self.cluster.consistency;
+        let config = &self.cluster.config.consistency;
         if level == Consistency::Strong && !config.strong_reads_on_replicas {
             return ReadRequirement::primary(RouteReason::Strong);
         }
@@ -213,7 +213,7 @@ impl ReplicatedConnection {
         let decision = session.decide(
             verdict,
             need.only_primary(),
-            self.cluster.read_only_transactions_on_replicas,
+            self.cluster.config.read_only_transactions_on_replicas,
             keeps_names,
         );
         let writes =
@@ -224,7 +224,7 @@ impl ReplicatedConnection {
 
     /// Notes a write that is about to be sent.
     pub(super) fn pending_write(&self, session: &Session) -> PendingWrite {
-        let config = &self.cluster.consistency;
+        let config = &self.cluster.config.consistency;
         let write_log = &self.cluster.write_log;
         PendingWrite::starts(&session.history, write_log, session.consistency, config)
     }

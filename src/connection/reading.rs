@@ -176,7 +176,7 @@ impl ReplicatedConnection {
     /// Whether the read waits for what any session has written, and others are at work that will wait for the
     /// same. Who is nearly alone waits as for the session's own: the answer is soon there.
     fn is_of_others(&self, reading: &Reading<'_>) -> bool {
-        self.cluster.consistency.write_scope == WriteScope::Pool
+        self.cluster.config.consistency.write_scope == WriteScope::Pool
             && reading.need.otherwise() == RouteReason::OwnWrite
             && self.cluster.tracker.out() > FEW
     }
@@ -217,7 +217,7 @@ impl ReplicatedConnection {
             return (met, Duration::ZERO);
         }
         let _asked = member.reports.want();
-        let deadline = deadline::after(started, self.cluster.consistency.wait);
+        let deadline = deadline::after(started, self.cluster.config.consistency.wait);
         let look = || {
             reading.need.refresh(write_log);
             let asked = member.reports.asked_since(lease.opened);
@@ -230,7 +230,7 @@ impl ReplicatedConnection {
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.
     async fn caught_up(&self, reading: &mut Reading<'_>) -> bool {
         let write_log = &self.cluster.write_log;
-        let deadline = deadline::after(reading.started, self.cluster.consistency.wait);
+        let deadline = deadline::after(reading.started, self.cluster.config.consistency.wait);
         if Instant::now() >= deadline {
             return false;
         }

@@ -19,6 +19,19 @@ use crate::error::Error;
 use crate::node::SetupHook;
 use crate::routing::LoadBalancingPolicy;
 
+/// Makes setters of the settings that the configuration describes.
+macro_rules! setters {
+    ($($name:ident($type:ty) => $($path:ident).+, $home:literal;)*) => {
+        $(
+            #[doc = concat!("Sets [`", $home, "`](crate::", $home, ").")]
+            pub fn $name(mut self, $name: $type) -> Self {
+                self.config.$($path).+ = $name.into();
+                self
+            }
+        )*
+    };
+}
+
 /// Builds a [`ReplicatedPool`].
 ///
 /// It fills a [`Config`] and adds what no file can hold: code. Sizes and times given here are the
@@ -63,60 +76,57 @@ impl Builder {
     /// The node that takes writes.
     #[doc(alias = "master")]
     pub fn primary(self, primary: impl Into<NodeConfig>) -> Self {
-        self.node(primary.into(), DeclaredRole::Primary)
+        self.declared(primary.into(), DeclaredRole::Primary)
     }
 
     /// A node that follows the primary and serves reads.
     #[doc(alias = "slave")]
     pub fn replica(self, replica: impl Into<NodeConfig>) -> Self {
-        self.node(replica.into(), DeclaredRole::Replica)
+        self.declared(replica.into(), DeclaredRole::Replica)
     }
 
-    fn node(mut self, mut node: NodeConfig, role: DeclaredRole) -> Self {
+    fn declared(mut self, mut node: NodeConfig, role: DeclaredRole) -> Self {
         node.role = role;
         self.config.nodes.push(node);
         self
     }
 
-    /// The most connections to each node. Defaults to 10.
-    pub fn max_size(mut self, max_size: u32) -> Self {
-        self.config.pool.max_size = max_size;
-        self
+    /// A node of which the server itself says what it is.
+    pub fn node(self, node: impl Into<NodeConfig>) -> Self {
+        self.declared(node.into(), DeclaredRole::Unknown)
     }
 
-    /// How many idle connections to keep to each node. Defaults to none.
-    pub fn min_idle(mut self, min_idle: impl Into<Option<u32>>) -> Self {
-        self.config.pool.min_idle = min_idle.into();
-        self
+    /// Every host of a URL as a [`node`](Self::node), and what it says of the pool besides; see [`Config::from_url`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::from_url`].
+    pub fn url(mut self, url: &str) -> Result<Self, Error> {
+        self.config.read_url(url)?;
+        Ok(self)
     }
 
-    /// How long a statement waits for a free connection of a node. Defaults to 30 seconds. A node
-    /// that cannot be reached fails at once, with the cause.
-    pub fn connection_timeout(mut self, timeout: Duration) -> Self {
-        self.config.pool.connection_timeout = timeout;
-        self
+    setters! {
+        max_size(u32) => pool.max_size, "PoolConfig::max_size";
+        min_idle(impl Into<Option<u32>>) => pool.min_idle, "PoolConfig::min_idle";
+        connection_timeout(Duration) => pool.connection_timeout, "PoolConfig::connection_timeout";
+        connect_timeout(Duration) => pool.connect_timeout, "PoolConfig::connect_timeout";
+        max_lifetime(impl Into<Option<Duration>>) => pool.max_lifetime, "PoolConfig::max_lifetime";
+        idle_timeout(impl Into<Option<Duration>>) => pool.idle_timeout, "PoolConfig::idle_timeout";
+        fallback_share(f64) => fallback_share, "Config::fallback_share";
+        start_read_only(bool) => start_read_only, "Config::start_read_only";
+        close_timeout(Duration) => close_timeout, "Config::close_timeout";
+        failover_wait(Duration) => failover_wait, "Config::failover_wait";
+        commit_resolution(CommitResolution) => commit_resolution, "Config::commit_resolution";
+        health(HealthConfig) => health, "Config::health";
+        promotion(PromotionConfig) => promotion, "Config::promotion";
+        read_only_transactions_on_replicas(bool) => read_only_transactions_on_replicas,
+            "Config::read_only_transactions_on_replicas";
+        consistency(impl Into<ConsistencyConfig>) => consistency, "Config::consistency";
+        durability(impl Into<Option<Durability>>) => durability, "Config::durability";
     }
 
-    /// How long opening a connection may take. Defaults to 5 seconds; `connect_timeout` in a
-    /// node's URL wins.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.config.pool.connect_timeout = timeout;
-        self
-    }
-
-    /// How old a connection may get. Defaults to 30 minutes.
-    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
-        self.config.pool.max_lifetime = lifetime.into();
-        self
-    }
-
-    /// How long a connection may be idle. Defaults to 10 minutes.
-    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.config.pool.idle_timeout = timeout.into();
-        self
-    }
-
-    /// Which usable node serves a read. Defaults to [`Policy::WeightedRandom`].
+    /// Sets [`Config::policy`].
     pub fn policy(mut self, policy: Policy) -> Self {
         self.config.policy = policy;
         self.policy = None;
@@ -126,67 +136,6 @@ impl Builder {
     /// A policy of your own.
     pub fn custom_policy(mut self, policy: impl LoadBalancingPolicy + 'static) -> Self {
         self.policy = Some(Arc::new(policy));
-        self
-    }
-
-    /// The largest share of the primary's pool that reads may take because no replica can serve
-    /// them, from 0 to 1. Defaults to 0.5. Beyond it they fail with [`Error::FallbackLimit`], so
-    /// that losing the replicas does not take the primary down.
-    pub fn fallback_share(mut self, share: f64) -> Self {
-        self.config.fallback_share = share;
-        self
-    }
-
-    /// Whether the pool starts while the primary is down, for reads alone. Defaults to `false`.
-    pub fn start_read_only(mut self, start_read_only: bool) -> Self {
-        self.config.start_read_only = start_read_only;
-        self
-    }
-
-    /// How long a statement waits for a primary over a failover, before anything of it was sent.
-    /// Defaults to 15 seconds; a shorter `connection_timeout` wins. See [`Config::failover_wait`].
-    pub fn failover_wait(mut self, wait: Duration) -> Self {
-        self.config.failover_wait = wait;
-        self
-    }
-
-    /// Whether it is found out what became of a COMMIT whose connection broke. Off by default. See
-    /// [`CommitResolution`].
-    pub fn commit_resolution(mut self, resolution: CommitResolution) -> Self {
-        self.config.commit_resolution = resolution;
-        self
-    }
-
-    /// How nodes are watched, and from when on one counts as down, lagging or slow. See
-    /// [`HealthConfig`].
-    pub fn health(mut self, health: HealthConfig) -> Self {
-        self.config.health = health;
-        self
-    }
-
-    /// Whether and how replicas are promoted by this pool. Off by default. See [`PromotionConfig`].
-    pub fn promotion(mut self, promotion: PromotionConfig) -> Self {
-        self.config.promotion = promotion;
-        self
-    }
-
-    /// Whether transactions that are declared read only run on a replica. Defaults to `false`.
-    pub fn read_only_transactions_on_replicas(mut self, on_replicas: bool) -> Self {
-        self.config.read_only_transactions_on_replicas = on_replicas;
-        self
-    }
-
-    /// What reads must see: a level, or with it whose writes count as one's own and how long a
-    /// read may wait for a replica. Defaults to [`Consistency::ReadYourWrites`](crate::Consistency).
-    pub fn consistency(mut self, consistency: impl Into<ConsistencyConfig>) -> Self {
-        self.config.consistency = consistency.into();
-        self
-    }
-
-    /// How far commits must get before they are acknowledged, on every connection of the pool.
-    /// Defaults to what the server says.
-    pub fn durability(mut self, durability: Durability) -> Self {
-        self.config.durability = Some(durability);
         self
     }
 
@@ -254,7 +203,7 @@ impl Builder {
     /// one. With [`Builder::start_read_only`] one usable replica is enough.
     pub async fn build(self) -> Result<ReplicatedPool, Error> {
         let options = self.prepare()?;
-        let start_read_only = options.settings.start_read_only;
+        let start_read_only = options.settings.shared.start_read_only;
         let cluster = Cluster::start(options);
         started(&cluster, start_read_only).await?;
         Ok(ReplicatedPool { cluster })

@@ -246,7 +246,7 @@ impl ReplicatedPool {
     ///
     /// A setting is not valid, a node of this name exists, or the pool is closed.
     pub async fn add_replica(&self, replica: impl Into<NodeConfig>) -> Result<(), Error> {
-        let settings = check_replica(replica.into(), &self.cluster.pool_defaults)?;
+        let settings = check_replica(replica.into(), &self.cluster.config.pool)?;
         self.cluster.add(settings).await
     }
 

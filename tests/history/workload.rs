@@ -10,8 +10,8 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer};
 use diesel_async::RunQueryDsl;
 use diesel_replicated::{
-    Builder, Config, Consistency, ConsistencyConfig, HealthConfig, NodeConfig, NodeKind,
-    ReplicatedConnection, ReplicatedPool, SessionToken,
+    Consistency, ConsistencyConfig, HealthConfig, NodeKind, ReplicatedConnection, ReplicatedPool,
+    SessionToken,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -87,14 +87,14 @@ impl Plan {
     pub async fn run(self) -> History {
         let consistency =
             ConsistencyConfig::from(self.level).strong_reads_on_replicas(self.strong_on_replicas);
-        let config = self.urls.iter().fold(Config::new(), |config, url| {
-            config.node(NodeConfig::new(url))
-        });
+        let builder = ReplicatedPool::builder();
+        let builder = self
+            .urls
+            .iter()
+            .fold(builder, |builder, url| builder.node(url.as_str()));
         // Who comes back has its whole share at once: the more there is to see.
         let health = HealthConfig::default().slow_start(std::time::Duration::ZERO);
-        let builder = Builder::from(config)
-            .consistency(consistency)
-            .health(health);
+        let builder = builder.consistency(consistency).health(health);
         let pool = builder.build().await.unwrap();
         let numbers = Arc::new(AtomicU64::new(self.first));
         let left = Arc::new(AtomicU64::new(self.operations));

@@ -3,6 +3,7 @@
 mod environment;
 mod fuzz;
 mod secrets;
+mod setters;
 mod urls;
 
 #[cfg(feature = "serde")]
