@@ -30,16 +30,15 @@ mod wire;
 pub use config::{
     COMMIT_MARKER_SQL, CommitResolution, Config, ConfigError, ConfigErrors, Consistency,
     ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, HealthConfig, InvalidConsistency,
-    NodeConfig, Policy, PoolConfig, PoolOverrides, Primary, PromotionConfig, Replica, RetryPolicy,
-    UrlProblem, WriteScope,
+    NodeConfig, Policy, PoolConfig, PoolOverrides, Primary, Replica, RetryPolicy, UrlProblem,
+    WriteScope,
 };
 pub use connection::{
     CancelToken, Replicas, ReplicatedConnection, Replication, RowStream, Scope, TransactionBuilder,
 };
 pub use consistency::Stage;
 pub use error::{
-    ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, PromotionRefusal,
-    SqlState,
+    ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, SqlState,
 };
 pub use pool::{Builder, ReplicatedPool, Session};
 pub use position::{InvalidLsn, Lsn, Position};
@@ -47,8 +46,11 @@ pub use route::{NodeKind, Route, RouteReason};
 pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
 pub use status::{
     Degradation, Degraded, Event, Events, LastRefusal, LearnedStatement, Limit, NodeHealth,
-    NodeStatus, PoolStatus, Promoted, PromotionStatus, Transition,
+    NodeStatus, PoolStatus, PromotionStatus, Transition,
 };
 pub use token::{InvalidToken, SessionToken};
 #[cfg(feature = "signed")]
 pub use token::{TokenKeys, WeakKey};
+#[cfg(feature = "promotion")]
+#[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
+pub use {config::PromotionConfig, error::PromotionRefusal, status::Promoted};

@@ -43,6 +43,7 @@ pub(crate) enum Command {
         done: oneshot::Sender<Result<Arc<Node>, Error>>,
     },
     /// Has statements that need the primary wait, or go on.
+    #[cfg(feature = "promotion")]
     Hold {
         on: bool,
         done: oneshot::Sender<Result<(), Error>>,

@@ -89,13 +89,13 @@ pub(super) fn tell_changes(before: &[Degraded], now: &[Degraded], event_bus: &Ev
             tracing::warn!(target: "diesel_replicated", node, reason, cause, "degraded");
         }
         let what = what.clone();
-        event_bus.ring(Event::Degraded { at, what });
+        event_bus.send(Event::Degraded { at, what });
     }
     for what in before.iter().filter(|it| !has(now, it)) {
         let (node, reason) = (&what.node, what.reason.as_str());
         tracing::info!(target: "diesel_replicated", node, reason, "degradation_over");
         let what = what.clone();
-        event_bus.ring(Event::DegradationOver { at, what });
+        event_bus.send(Event::DegradationOver { at, what });
     }
 }
 

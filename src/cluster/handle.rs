@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::context::TokioContext;
@@ -15,17 +16,20 @@ use super::maker::{Maker, longest_connect_timeout, reporter};
 use super::manager::{Manager, Parts};
 use super::member::Member;
 use super::oids::OidCache;
-use super::promotion::{Order, Promoter};
+#[cfg(feature = "promotion")]
+use super::promotion::{Order, Outlook, Promoter};
 use super::topology::Topology;
 use super::tracker::Tracker;
 use crate::classify::{Classifier, Lesson};
-use crate::config::{CommitResolution, Config, Durability, HealthConfig, NodeSettings, Settings};
+use crate::config::{Config, NodeSettings, Settings};
 use crate::consistency::{Reports, WriteLog};
 use crate::deadline;
 use crate::error::Error;
 use crate::node::{Node, SetupHook, Trouble};
 use crate::routing::LoadBalancingPolicy;
-use crate::status::{EventBus, EventSender, LearnedStatement, Promoted, PromotionStatus};
+#[cfg(feature = "promotion")]
+use crate::status::Promoted;
+use crate::status::{EventBus, EventSender, LearnedStatement, PromotionStatus};
 
 /// How many messages to the manager may wait. Failures beyond are dropped: the next statement
 /// that meets them tells again.
@@ -49,7 +53,7 @@ pub(crate) struct Cluster {
     stop: CancellationToken,
     maker: Maker,
     /// What it was built from, without the nodes.
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     /// The longest `connect_timeout` of any node.
     settle_limit: Duration,
     pub(crate) classifier: Arc<Classifier>,
@@ -61,18 +65,17 @@ pub(crate) struct Cluster {
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
     pub(crate) tracker: Tracker,
     pub(crate) runtime: Handle,
-    pub(crate) health: Arc<HealthConfig>,
+    /// What is known of promotions by this process.
+    promotion: Arc<Mutex<PromotionStatus>>,
+    #[cfg(feature = "promotion")]
     promoter: Promoter,
 }
 
 impl Cluster {
     /// Starts the manager, which begins to ask the nodes; waits for nothing.
     pub(crate) fn start(options: Options) -> Arc<Self> {
-        let Settings {
-            nodes,
-            shared: config,
-        } = options.settings;
-        let runtime = options.runtime;
+        let (Settings { nodes, shared }, runtime) = (options.settings, options.runtime);
+        let config = Arc::new(shared);
         let settle_limit = longest_connect_timeout(&nodes);
         let (commands, messages) = mpsc::channel(MESSAGES);
         let maker = Maker {
@@ -81,21 +84,22 @@ impl Cluster {
             runtime: runtime.clone(),
             reporter: reporter(&commands),
         };
-        let first = maker.topology(nodes, config.promotion.write_quorum);
+        let first = maker.topology(nodes, config.write_quorum);
         let classifier = Arc::new(Classifier::new(&config.functions));
         let (publish, topology) = watch::channel(Arc::new(first));
         let (write_log, oids) = (Arc::<WriteLog>::default(), Arc::<OidCache>::default());
         let (event_bus, stop) = (EventBus::default(), CancellationToken::new());
-        let (event_sender, health) = (event_bus.event_sender(), Arc::new(config.health.clone()));
+        let event_sender = event_bus.event_sender();
+        let promotion = Arc::<Mutex<PromotionStatus>>::default();
+        #[cfg(feature = "promotion")]
         let promoter = Promoter {
             topology: topology.clone(),
             commands: commands.downgrade(),
             write_log: Arc::clone(&write_log),
-            config: Arc::new(config.promotion.clone()),
-            health: Arc::clone(&health),
+            config: Arc::clone(&config),
             event_sender: event_sender.clone(),
             replacing: Arc::default(),
-            outlook: Arc::default(),
+            outlook: Arc::new(Outlook::in_place(&promotion)),
         };
         let manager = Manager::new(Parts {
             publish,
@@ -105,9 +109,10 @@ impl Cluster {
             classifier: Arc::clone(&classifier),
             oids: Arc::clone(&oids),
             write_log: Arc::clone(&write_log),
-            sweep: config.commit_resolution == CommitResolution::Marker,
-            remote_apply: config.durability == Some(Durability::RemoteApply),
+            config: Arc::clone(&config),
             event_bus,
+            promotion: Arc::clone(&promotion),
+            #[cfg(feature = "promotion")]
             promoter: promoter.clone(),
         });
         runtime.spawn(manager.run());
@@ -125,14 +130,15 @@ impl Cluster {
             tracker: Tracker::new(),
             runtime,
             config,
-            health,
+            promotion,
+            #[cfg(feature = "promotion")]
             promoter,
         })
     }
 
     /// Whether writes, and reads that must see what others wrote, take a majority of the nodes.
     pub(crate) fn takes_majority(&self) -> bool {
-        self.promoter.config.write_quorum
+        self.config.write_quorum
     }
 
     /// What is known now.
@@ -266,7 +272,7 @@ impl Cluster {
 
     /// What is known of promotions by this process.
     pub(crate) fn promotion(&self) -> PromotionStatus {
-        self.promoter.status()
+        self.promotion.lock().clone()
     }
 
     /// What replicas have taught of statements.
@@ -306,6 +312,7 @@ impl Cluster {
     }
 
     /// Promotes a replica. It goes on to its end though the caller may not wait for it.
+    #[cfg(feature = "promotion")]
     pub(crate) async fn promote(&self, order: Order) -> Result<Promoted, Error> {
         let promoter = self.promoter.clone();
         let task = async move { promoter.promote(&order).await };
@@ -328,6 +335,7 @@ impl Cluster {
     }
 
     /// Puts a replica in the primary's place, within half the time for which statements wait for one.
+    #[cfg(feature = "promotion")]
     pub(crate) async fn switchover(&self, to: &str) -> Result<Promoted, Error> {
         let (promoter, to) = (self.promoter.clone(), to.to_owned());
         let limit = self.config.failover_wait / 2;

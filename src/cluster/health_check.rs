@@ -9,21 +9,16 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::topology::Topology;
+use crate::deadline;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::node::{Node, Probe};
 
+/// The delay after the first failure, and the longest one.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// A node that stayed up this long has its earlier failures forgotten.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
-
-/// The delay after the `failures`-th failure in a row (from 1), spread over half to one and a half
-/// of it, so that the processes of a fleet do not all come back at once.
-fn delay(failures: u32, random: f64) -> Duration {
-    let doubled = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(LONGEST).mul_f64(0.5 + random.clamp(0.0, 1.0))
-}
 
 /// How often nodes are checked while none takes writes.
 const URGENT: Duration = Duration::from_millis(100);
@@ -114,27 +109,11 @@ impl Record {
         }
         self.failures = self.failures.saturating_add(1);
         self.last_failure = Instant::now();
-        delay(self.failures, rand::random())
+        deadline::backoff(FIRST, LONGEST, self.failures, rand::random())
     }
 
     /// Whether what was tried then says nothing any more, because the node was reached since.
     pub(super) fn is_past(&self, tried: std::time::Instant) -> bool {
         self.reached.is_some_and(|reached| tried < reached)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_doubles_up_to_a_bound() {
-        let millis: Vec<u128> = (1..=9).map(|n| delay(n, 0.5).as_millis()).collect();
-        assert_eq!(
-            millis,
-            [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
-        );
-        assert_eq!(delay(u32::MAX, 1.0), Duration::from_secs(15));
-        assert_eq!(delay(1, 0.0), Duration::from_millis(50));
     }
 }

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -19,20 +20,21 @@ use super::measure::measure;
 use super::member::Member;
 use super::monitor::{Monitor, Surroundings};
 use super::oids::OidCache;
+#[cfg(feature = "promotion")]
 use super::promotion::Promoter;
 use super::pulse::Pulse;
 use super::succession;
 use super::topology::{Gate, Topology};
 use crate::classify::Classifier;
-use crate::config::HealthConfig;
+use crate::config::Config;
 use crate::consistency::{NewTimeline, WriteLog};
 use crate::deadline;
-use crate::election::promotion::has_quorum;
+use crate::election::has_quorum;
 use crate::error::{ConnectError, ConnectErrorKind, Error};
 use crate::health::Signal;
 use crate::node::{Facts, Node, Place, Probe, Trouble};
 use crate::route::NodeKind;
-use crate::status::{Degraded, EventBus};
+use crate::status::{Degraded, EventBus, PromotionStatus};
 use crate::wire::ServerRole;
 
 /// What one of the manager's own tasks found.
@@ -67,10 +69,11 @@ pub(super) struct Parts {
     pub(super) classifier: Arc<Classifier>,
     pub(super) oids: Arc<OidCache>,
     pub(super) write_log: Arc<WriteLog>,
-    pub(super) remote_apply: bool,
-    /// Old markers of commits are to be removed.
-    pub(super) sweep: bool,
+    pub(super) config: Arc<Config>,
     pub(super) event_bus: EventBus,
+    /// What is known of promotions by this process.
+    pub(super) promotion: Arc<Mutex<PromotionStatus>>,
+    #[cfg(feature = "promotion")]
     pub(super) promoter: Promoter,
 }
 
@@ -82,13 +85,12 @@ pub(crate) struct Manager {
     classifier: Arc<Classifier>,
     oids: Arc<OidCache>,
     write_log: Arc<WriteLog>,
-    remote_apply: bool,
-    /// Old markers of commits are to be removed.
-    sweep: bool,
+    config: Arc<Config>,
     event_bus: EventBus,
-    health: Arc<HealthConfig>,
+    promotion: Arc<Mutex<PromotionStatus>>,
+    #[cfg(feature = "promotion")]
     promoter: Promoter,
-    /// One for each node. They end with their node, or with the manager.
+    /// One for each node, and what else runs beside the manager. They end with their node, or with the manager.
     monitors: JoinSet<()>,
     watched: Vec<Watched>,
     tasks: JoinSet<Finding>,
@@ -130,10 +132,10 @@ impl Manager {
             classifier: parts.classifier,
             oids: parts.oids,
             write_log: parts.write_log,
-            remote_apply: parts.remote_apply,
-            sweep: parts.sweep,
+            config: parts.config,
             event_bus: parts.event_bus,
-            health: Arc::clone(&parts.promoter.health),
+            promotion: parts.promotion,
+            #[cfg(feature = "promotion")]
             promoter: parts.promoter,
             monitors: JoinSet::new(),
             watched: Vec::new(),
@@ -151,10 +153,12 @@ impl Manager {
             self.watch(member);
             self.check(&member.node, Duration::ZERO);
         }
-        if self.promoter.config.automatic {
+        #[cfg(feature = "promotion")]
+        if self.config.promotion.automatic {
+            self.promotion.lock().automatic = true;
             self.monitors.spawn(self.promoter.clone().run());
         }
-        let mut rounds = tokio::time::interval(self.health.interval);
+        let mut rounds = tokio::time::interval(self.config.health.interval);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let (late, catalog) = (self.late.due(), self.catalog.due());
@@ -217,8 +221,9 @@ impl Manager {
             Command::Remove { name, done } => {
                 let _ = done.send(self.remove(&name));
             }
+            #[cfg(feature = "promotion")]
             Command::Hold { on, done } => {
-                let gate = match (on, self.promoter.config.write_quorum) {
+                let gate = match (on, self.config.write_quorum) {
                     (true, _) => Gate::Held,
                     (false, false) => Gate::Open,
                     // Whether a majority answers is counted before that is published.
@@ -293,7 +298,7 @@ impl Manager {
             None => return,
         };
         let before = heard.health.clone();
-        heard.hear(signal, &self.health);
+        heard.hear(signal, &self.config.health);
         if heard.health != before {
             self.change(node, |member| *member = heard);
         }
@@ -471,7 +476,7 @@ impl Manager {
         let topology = Arc::clone(&self.publish.borrow());
         let unasked = |member: &&Member| !member.health.is_asked();
         for member in topology.members.iter().filter(unasked) {
-            let limit = self.health.timeout;
+            let limit = self.config.health.timeout;
             let cause = format!("no answer yet, {limit:?} after others have answered");
             self.failed(&member.node, cause);
         }
@@ -479,7 +484,7 @@ impl Manager {
 
     fn reached(&mut self, node: &Arc<Node>, probe: &Probe) {
         if matches!(self.late, Late::Waiting) && probe.role == Some(ServerRole::Primary) {
-            let limit = self.health.timeout;
+            let limit = self.config.health.timeout;
             self.late = Late::Due(deadline::after(std::time::Instant::now(), limit).into());
         }
         if !self.is_up(node) {
@@ -487,7 +492,7 @@ impl Manager {
             tracing::info!(target: "diesel_replicated", node = node.name, role, "node_up");
         }
         self.records.of(node).silent = false;
-        let health = Arc::clone(&self.health);
+        let config = Arc::clone(&self.config);
         if let Some(member) = self.publish.borrow().member(node) {
             match probe.facts.clone().filter(|_| !member.is_up()) {
                 // What its monitor wrote was of before.
@@ -505,7 +510,7 @@ impl Manager {
                 None => {}
             }
             member.role = probe.role;
-            member.hear(Signal::Reached, &health);
+            member.hear(Signal::Reached, &config.health);
         });
         self.load_catalog();
     }
@@ -521,10 +526,10 @@ impl Manager {
         }
         self.look_at_histories();
         let learned = self.classifier.learned().len();
-        let now = degraded(&topology, &self.promoter.status(), learned);
+        let now = degraded(&topology, &self.promotion.lock().clone(), learned);
         tell_changes(&self.degraded, &now, &self.event_bus);
         self.degraded = now;
-        if self.promoter.config.write_quorum {
+        if self.config.write_quorum {
             // Time alone may have closed the gate.
             self.publish(Topology::clone);
         }
@@ -554,10 +559,14 @@ impl Manager {
     /// is wanted: this process may be cut off with a primary that was replaced.
     fn count_answers(&self, topology: &mut Topology) {
         let held = topology.gate == Gate::Held;
-        if !self.promoter.config.write_quorum || held || topology.members.is_empty() {
+        if !self.config.write_quorum || held || topology.members.is_empty() {
             return;
         }
-        let within = self.health.interval.saturating_add(self.health.timeout);
+        let within = self
+            .config
+            .health
+            .interval
+            .saturating_add(self.config.health.timeout);
         let answers = |member: &&Member| member.is_up() && member.reports.answered_within(within);
         let servers = topology.servers();
         let (nodes, answer) = (
@@ -630,7 +639,7 @@ impl Manager {
         let node = Arc::clone(node);
         let topology = self.publish.subscribe();
         let limit = if silent {
-            self.health.timeout
+            self.config.health.timeout
         } else {
             Duration::MAX
         };
@@ -654,10 +663,7 @@ impl Manager {
                 marks: Arc::clone(&self.marks),
                 topology: self.publish.subscribe(),
                 commands: self.commands.clone(),
-                remote_apply: self.remote_apply,
-                sweep: self.sweep,
-                heartbeat: self.promoter.config.automatic,
-                health: Arc::clone(&self.health),
+                config: Arc::clone(&self.config),
             },
         );
         self.watched
@@ -674,7 +680,7 @@ impl Manager {
         let node = &member.node;
         let watched = self.watched.iter();
         let mut still = watched.filter(|watched| {
-            Arc::ptr_eq(&watched.node, node) && watched.pulse.is_still(&self.health)
+            Arc::ptr_eq(&watched.node, node) && watched.pulse.is_still(&self.config.health)
         });
         if let Some(still) = still.next() {
             tracing::error!(target: "diesel_replicated", node = node.name, "task_stalled");

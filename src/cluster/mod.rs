@@ -2,7 +2,6 @@
 //!
 //! Connections only read the published [`Topology`]; the [`manager`] alone writes it.
 
-mod automatic;
 mod catalog_loader;
 mod command;
 mod degraded;
@@ -17,14 +16,13 @@ mod measure;
 mod member;
 mod monitor;
 mod oids;
-mod outlook;
+#[cfg(feature = "promotion")]
 mod promotion;
 mod pulse;
 mod registry;
 mod runtime;
 mod start;
 mod succession;
-mod switchover;
 mod topology;
 mod tracker;
 
@@ -32,6 +30,7 @@ pub(crate) use degraded::degraded;
 pub(crate) use handle::{Cluster, Options};
 pub(crate) use measure::lag;
 pub(crate) use member::Member;
+#[cfg(feature = "promotion")]
 pub(crate) use promotion::Order;
 pub(crate) use registry::shared;
 pub(crate) use start::{options, started};

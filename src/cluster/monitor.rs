@@ -16,7 +16,7 @@ use super::marks::Marks;
 use super::member::Member;
 use super::pulse::Pulse;
 use super::topology::Topology;
-use crate::config::{COMMIT_MARKER_SQL, HealthConfig};
+use crate::config::{COMMIT_MARKER_SQL, CommitResolution, Config, Durability};
 use crate::consistency::{NewTimeline, Reports, WriteLog};
 use crate::node::{Facts, MonitorConnection, Node, Place, Trouble};
 use crate::position::{Lsn, Position, Sample};
@@ -59,13 +59,7 @@ pub(super) struct Surroundings {
     pub(super) marks: Arc<Marks>,
     pub(super) topology: watch::Receiver<Arc<Topology>>,
     pub(super) commands: mpsc::WeakSender<Command>,
-    /// The pool's commits wait until synchronous standbys have applied them.
-    pub(super) remote_apply: bool,
-    /// Old markers of commits are to be removed.
-    pub(super) sweep: bool,
-    /// An idle primary is to let its standbys hear of it.
-    pub(super) heartbeat: bool,
-    pub(super) health: Arc<HealthConfig>,
+    pub(super) config: Arc<Config>,
 }
 
 /// How often old markers of commits are removed, a bounded number at once.
@@ -79,13 +73,12 @@ pub(super) struct Monitor {
     marks: Arc<Marks>,
     topology: watch::Receiver<Arc<Topology>>,
     commands: mpsc::WeakSender<Command>,
-    remote_apply: bool,
+    config: Arc<Config>,
+    /// An idle primary is to let its standbys hear of it.
     heartbeat: bool,
-    sweep: bool,
     swept: Instant,
     /// It was looked whether there is a table for them.
     looked: bool,
-    health: Arc<HealthConfig>,
     /// Where the node was when it was last seen as a standby.
     replayed: Lsn,
     /// The newest timeline that the node was seen on over this connection.
@@ -120,12 +113,10 @@ impl Monitor {
             marks: around.marks,
             topology: around.topology,
             commands: around.commands,
-            remote_apply: around.remote_apply,
-            heartbeat: around.heartbeat,
-            sweep: around.sweep,
+            heartbeat: keeps_witnesses(&around.config),
+            config: around.config,
             swept: Instant::now(),
             looked: false,
-            health: around.health,
             replayed: Lsn(0),
             timeline: 0,
             lacks: 0,
@@ -219,7 +210,7 @@ impl Monitor {
             let asked = Instant::now();
             let upto = self.write_log.drawn();
             let question = self.reports.asks();
-            match timeout(self.health.timeout, monitor.ask()).await {
+            match timeout(self.config.health.timeout, monitor.ask()).await {
                 Ok(Ok(Some(mut facts))) => {
                     let took = asked.elapsed();
                     if let Err(cause) = self.place(monitor, &mut facts).await {
@@ -236,7 +227,12 @@ impl Monitor {
                 Err(_) => return self.silent(),
             }
             for question in self.reports.take_questions() {
-                match timeout(self.health.timeout, monitor.over(question.transactions)).await {
+                match timeout(
+                    self.config.health.timeout,
+                    monitor.over(question.transactions),
+                )
+                .await
+                {
                     Ok(Ok(over)) => {
                         let _ = question.answer.send((over, Arc::clone(monitor.wire())));
                     }
@@ -259,7 +255,7 @@ impl Monitor {
             }
             if !self.reports.is_wanted() && self.identified.elapsed() > IDENTITY {
                 self.identified = Instant::now();
-                match timeout(self.health.timeout, monitor.identify()).await {
+                match timeout(self.config.health.timeout, monitor.identify()).await {
                     Ok(Ok(())) => self.tell_limits(monitor),
                     Ok(Err(error)) => return error.to_string(),
                     Err(_) => return self.silent(),
@@ -287,7 +283,7 @@ impl Monitor {
             self.in_doubt = 0;
         } else if let Some(mark) = self.marks.of(newest) {
             self.in_doubt += 1;
-            let limit = self.health.timeout;
+            let limit = self.config.health.timeout;
             match timeout(limit, monitor.shows(&mark)).await {
                 Ok(Ok(true)) => self.timeline = newest,
                 Ok(Ok(false)) => {
@@ -323,7 +319,7 @@ impl Monitor {
         if timeline == 0 || !self.is_primary() || !self.marks.is_wanted(timeline) {
             return Ok(());
         }
-        let limit = self.health.timeout;
+        let limit = self.config.health.timeout;
         let mark = match timeout(limit, monitor.mark()).await {
             Ok(Ok(mark)) => mark.filter(|mark| mark.timeline == timeline),
             Ok(Err(error)) if monitor.wire().is_usable() => {
@@ -344,10 +340,11 @@ impl Monitor {
 
     /// Has old markers of commits removed, and tells once if there is no table for them.
     async fn tend_markers(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
-        if !self.sweep || !self.is_primary() {
+        let marks = self.config.commit_resolution == CommitResolution::Marker;
+        if !marks || !self.is_primary() {
             return Ok(());
         }
-        let limit = self.health.timeout;
+        let limit = self.config.health.timeout;
         if !self.looked {
             self.looked = true;
             if let Ok(Ok(false)) = timeout(limit, monitor.has_markers()).await {
@@ -379,7 +376,7 @@ impl Monitor {
         if last.elapsed() < CODE || !self.is_primary() {
             return Ok(());
         }
-        match timeout(self.health.timeout, monitor.code_changes()).await {
+        match timeout(self.config.health.timeout, monitor.code_changes()).await {
             Ok(Ok(changes)) => {
                 self.code = Some((Instant::now(), Some(changes)));
                 if known != Some(changes) {
@@ -398,13 +395,13 @@ impl Monitor {
 
     /// Sees whether commits wait for a synchronous standby.
     async fn look_at_commits(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
-        if self.looked_at_commits.elapsed() < self.health.interval {
+        if self.looked_at_commits.elapsed() < self.config.health.interval {
             return Ok(());
         }
         self.looked_at_commits = Instant::now();
         let standbys = self.write_log.with(|view| view.synchronous_standbys);
         let wait = if standbys.unwrap_or_default() > 0 && self.is_primary() {
-            match timeout(self.health.timeout, monitor.commits_wait()).await {
+            match timeout(self.config.health.timeout, monitor.commits_wait()).await {
                 Ok(Ok(wait)) => wait,
                 // It may not be asked.
                 Ok(Err(_)) if monitor.wire().is_usable() => None,
@@ -421,7 +418,7 @@ impl Monitor {
     /// Has a primary that has written nothing for a while write a little, where that is wanted.
     async fn beat(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
         let (last, place) = self.beaten;
-        if !self.heartbeat || last.elapsed() < self.health.interval || !self.is_primary() {
+        if !self.heartbeat || last.elapsed() < self.config.health.interval || !self.is_primary() {
             return Ok(());
         }
         let latest = self.write_log.with(|view| view.history.latest().copied());
@@ -430,7 +427,7 @@ impl Monitor {
         if now != place {
             return Ok(());
         }
-        match timeout(self.health.timeout, monitor.heartbeat()).await {
+        match timeout(self.config.health.timeout, monitor.heartbeat()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if monitor.wire().is_usable() => {
                 // It may not. The receivers' own keepalives are all that is left.
@@ -446,7 +443,7 @@ impl Monitor {
 
     /// Tells that the node does not answer, and why it is not followed any more.
     fn silent(&self) -> String {
-        let cause = format!("no answer within {:?}", self.health.timeout);
+        let cause = format!("no answer within {:?}", self.config.health.timeout);
         self.tell(Command::Trouble {
             node: Arc::clone(&self.node),
             trouble: Trouble::Silent(cause.clone()),
@@ -519,7 +516,7 @@ impl Monitor {
         }
         let replicas = self.topology.borrow().replicas().count();
         let partial = standbys < replicas;
-        if self.remote_apply && partial {
+        if self.config.durability == Some(Durability::RemoteApply) && partial {
             tracing::warn!(target: "diesel_replicated", standbys, replicas, "remote_apply_is_partial");
         }
     }
@@ -573,7 +570,7 @@ impl Monitor {
         let newest = topology.borrow().timeline();
         let urgent =
             topology.wait_for(|topology| !topology.takes_writes() || topology.timeline() != newest);
-        let _ = timeout(self.health.interval, urgent).await;
+        let _ = timeout(self.config.health.interval, urgent).await;
         if !self.topology.borrow().takes_writes() {
             sleep(URGENT).await;
         }
@@ -620,12 +617,28 @@ impl Monitor {
         if facts.timeline == 1 {
             return Some(NewTimeline::History(Vec::new()));
         }
-        match timeout(self.health.timeout, monitor.timelines(facts.timeline)).await {
+        match timeout(
+            self.config.health.timeout,
+            monitor.timelines(facts.timeline),
+        )
+        .await
+        {
             Ok(Ok(Some(ended))) => Some(NewTimeline::History(ended)),
             // It may not be read.
             _ => Some(NewTimeline::Bounds {
                 replayed: self.replayed,
             }),
         }
+    }
+}
+
+/// Whether replicas are to bear witness that the primary lives, which takes that it writes now and then.
+fn keeps_witnesses(config: &Config) -> bool {
+    #[cfg(feature = "promotion")]
+    return config.promotion.automatic;
+    #[cfg(not(feature = "promotion"))]
+    {
+        let _ = config;
+        false
     }
 }

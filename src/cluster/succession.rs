@@ -26,7 +26,7 @@ pub(super) fn follow(before: &Topology, after: &Topology, event_bus: &EventBus) 
         } else {
             tracing::info!(target: "diesel_replicated", from, to, timeline, "primary_changed");
         }
-        event_bus.ring(Event::PrimaryChanged {
+        event_bus.send(Event::PrimaryChanged {
             at: SystemTime::now(),
             from,
             to,
@@ -36,7 +36,7 @@ pub(super) fn follow(before: &Topology, after: &Topology, event_bus: &EventBus) 
     if let (Some(from), Some(to)) = (before.cluster(), after.cluster()) {
         if from != to {
             tracing::warn!(target: "diesel_replicated", from, to, "cluster_replaced");
-            event_bus.ring(Event::ClusterReplaced {
+            event_bus.send(Event::ClusterReplaced {
                 at: SystemTime::now(),
                 from,
                 to,
@@ -123,7 +123,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
             tracing::info!(target: "diesel_replicated", node, from, to, cause, "node_changed");
         }
         let node = node.clone();
-        event_bus.ring(Event::NodeChanged {
+        event_bus.send(Event::NodeChanged {
             at,
             node,
             from,
@@ -135,7 +135,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
         tell_unused(member);
         let standing = member.what();
         tracing::info!(target: "diesel_replicated", node, standing, "standing_changed");
-        event_bus.ring(Event::StandingChanged {
+        event_bus.send(Event::StandingChanged {
             at,
             node: node.clone(),
             standing,
@@ -143,7 +143,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
     }
     if earlier.fenced != member.fenced && member.role == Some(ServerRole::Primary) {
         tracing::warn!(target: "diesel_replicated", node, fenced = member.fenced, "primary_fenced");
-        event_bus.ring(Event::StandingChanged {
+        event_bus.send(Event::StandingChanged {
             at,
             node: node.clone(),
             standing: member.what(),
@@ -159,7 +159,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
         let upstream = address.map(|address| after.name_at(address));
         let paused = member.paused;
         tracing::info!(target: "diesel_replicated", node, upstream, paused, "replication_changed");
-        event_bus.ring(Event::ReplicationChanged {
+        event_bus.send(Event::ReplicationChanged {
             at,
             node,
             upstream,

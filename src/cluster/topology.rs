@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use super::identity::Identities;
 use super::member::Member;
-use crate::election::promotion::needed;
-use crate::election::{Past, Sight, Standing, elect};
+use crate::election::{Past, Sight, Standing, elect, needed};
 use crate::node::Node;
 use crate::route::NodeKind;
 use crate::wire::ServerRole;
@@ -109,6 +108,7 @@ impl Topology {
     }
 
     /// The same, as all that there is.
+    #[cfg(feature = "promotion")]
     pub(crate) fn of_servers(&self) -> Self {
         let mut servers = self.clone();
         servers.members.retain(|member| member.twin.is_none());
@@ -146,6 +146,7 @@ impl Topology {
     }
 
     /// Whether there was a primary, and none can be written to now. One that takes no writes yet is there.
+    #[cfg(feature = "promotion")]
     pub(crate) fn has_lost_its_primary(&self) -> bool {
         let passes = matches!(self.gate, Gate::Open | Gate::Unasked);
         let there = passes && self.primary().is_some_and(Member::is_up);

@@ -30,7 +30,7 @@ pub enum Consistency {
     /// the replica has applied; clocks of servers play no part. One of which that is not known is not
     /// used.
     ///
-    /// With [`write_quorum`](super::PromotionConfig::write_quorum) a majority of the nodes has answered
+    /// With [`write_quorum`](super::Config::write_quorum) a majority of the nodes has answered
     /// within this time, too, or the read fails. Without it, a process that is cut off together with a
     /// primary that was replaced does not know that, and may read what is older.
     BoundedStaleness(Duration),
@@ -43,7 +43,7 @@ pub enum Consistency {
     Causal,
     /// Everything that anyone's commit had acknowledged before the read began. In text: `strong`.
     ///
-    /// With [`write_quorum`](super::PromotionConfig::write_quorum) a majority of the nodes has answered
+    /// With [`write_quorum`](super::Config::write_quorum) a majority of the nodes has answered
     /// since the read began, too, or it fails; that costs a question to each node, in parallel. Without
     /// it, a process that is cut off together with a primary that was replaced does not know that, and
     /// misses what is written to the new one.

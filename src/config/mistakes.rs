@@ -221,6 +221,8 @@ pub enum ConfigError {
         expected: &'static str,
     },
     /// A setting of [`PromotionConfig`](crate::PromotionConfig) is not valid.
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[error("`promotion.{setting}` is not valid: use {expected}")]
     Promotion {
         /// The setting.

@@ -15,6 +15,7 @@ mod login;
 mod mistakes;
 mod node;
 mod pool;
+#[cfg(feature = "promotion")]
 mod promotion;
 mod retry;
 mod routing;
@@ -37,6 +38,7 @@ pub use health::HealthConfig;
 pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
 pub use node::{DeclaredRole, NodeConfig, Primary, Replica};
 pub use pool::{PoolConfig, PoolOverrides};
+#[cfg(feature = "promotion")]
 pub use promotion::PromotionConfig;
 pub use retry::RetryPolicy;
 pub use routing::{FunctionConfig, Policy};
@@ -107,7 +109,17 @@ pub struct Config {
     /// [`HealthConfig`].
     pub health: HealthConfig,
     /// Whether this pool promotes replicas by itself. Default: it does not; see [`PromotionConfig`].
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     pub promotion: PromotionConfig,
+    /// Whether writes are only made while a majority of the configured nodes answers, so that a process
+    /// that is cut off with the old primary stops writing there within the next
+    /// [`HealthConfig::interval`] and [`timeout`](HealthConfig::timeout). Reads of the levels
+    /// [`Strong`](Consistency::Strong) and [`BoundedStaleness`](Consistency::BoundedStaleness), and the beginning of
+    /// such a session's transactions, take answers of a majority that are no older than what they may see; others go
+    /// on. A pool is not built without one, but where [`start_read_only`](Self::start_read_only) is set. Default:
+    /// `false`.
+    pub write_quorum: bool,
     /// What the application knows of SQL functions. Default: nothing.
     pub functions: FunctionConfig,
     /// Statements run in this order on every new server connection of every node, such as
@@ -138,7 +150,9 @@ impl Default for Config {
             durability: None,
             commit_resolution: CommitResolution::Off,
             health: HealthConfig::default(),
+            #[cfg(feature = "promotion")]
             promotion: PromotionConfig::default(),
+            write_quorum: false,
             functions: FunctionConfig::default(),
             setup_sql: Vec::new(),
             close_timeout: Duration::from_secs(10),
@@ -180,7 +194,8 @@ impl Config {
     /// | `durability` | [`Config::durability`]: `off`, `local`, `remote_write`, `on` or `remote_apply` |
     /// | `commit_resolution` | [`Config::commit_resolution`]: `off`, `transaction_id` or `marker` |
     /// | `health_interval`, `health_timeout` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
-    /// | `automatic_promotion` | [`PromotionConfig::automatic`] |
+    /// | `automatic_promotion` | `PromotionConfig::automatic`, with the feature `promotion` |
+    /// | `write_quorum` | [`Config::write_quorum`] |
     /// | `max_lag`, `max_lag_bytes` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
     /// | `functions_allow`, `functions_deny` | [`Config::functions`]: names with commas between |
     ///
@@ -279,9 +294,11 @@ impl Config {
     }
 }
 
+/// Hides what stands in [`Config::setup_sql`].
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
+        let mut shown = f.debug_struct("Config");
+        shown
             .field("nodes", &self.nodes)
             .field("pool", &self.pool)
             .field("policy", &self.policy)
@@ -294,8 +311,11 @@ impl fmt::Debug for Config {
             .field("consistency", &self.consistency)
             .field("durability", &self.durability)
             .field("commit_resolution", &self.commit_resolution)
-            .field("health", &self.health)
-            .field("promotion", &self.promotion)
+            .field("health", &self.health);
+        #[cfg(feature = "promotion")]
+        shown.field("promotion", &self.promotion);
+        shown
+            .field("write_quorum", &self.write_quorum)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("close_timeout", &self.close_timeout)

@@ -62,16 +62,6 @@ settings! {
         /// The database in which processes agree. All that share the cluster have to name the same.
         /// Default: `postgres`.
         database: String = "postgres".to_owned(), into;
-        /// Whether writes are only made while a majority of the configured nodes answers, so that a process
-        /// that is cut off with the old primary stops writing there within the next
-        /// [`HealthConfig::interval`](super::HealthConfig::interval) and
-        /// [`timeout`](super::HealthConfig::timeout). Reads of the levels
-        /// [`Strong`](super::Consistency::Strong) and
-        /// [`BoundedStaleness`](super::Consistency::BoundedStaleness), and the beginning of such a session's
-        /// transactions, take answers of a majority that are no older than what they may see; others go on.
-        /// A pool is not built without one, but where
-        /// [`start_read_only`](super::Config::start_read_only) is set. Default: `false`.
-        write_quorum: bool = false, set;
     }
 }
 

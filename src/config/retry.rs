@@ -71,11 +71,7 @@ impl RetryPolicy {
     /// The delay before the attempt after the one of this number (from 1), if there is to be one when
     /// `elapsed` has passed since the first. `random` is from 0 to 1.
     pub(crate) fn next(&self, attempt: u32, elapsed: Duration, random: f64) -> Option<Duration> {
-        let doubled = self
-            .delay
-            .saturating_mul(1 << attempt.saturating_sub(1).min(16));
-        let delay = doubled.min(self.longest_delay);
-        let delay = deadline::times(delay, 0.5 + random.clamp(0.0, 1.0));
+        let delay = deadline::backoff(self.delay, self.longest_delay, attempt, random);
         (attempt < self.attempts && elapsed.saturating_add(delay) < self.limit).then_some(delay)
     }
 }

@@ -84,6 +84,8 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
     ("health_timeout", |to, text| {
         set(&mut to.health.timeout, text)
     }),
+    ("write_quorum", |to, text| set(&mut to.write_quorum, text)),
+    #[cfg(feature = "promotion")]
     ("automatic_promotion", |to, text| {
         set(&mut to.promotion.automatic, text)
     }),

@@ -22,6 +22,7 @@ pub(crate) struct NodeSettings {
     pub(crate) name: String,
     pub(crate) declared: DeclaredRole,
     /// Greater is promoted rather; 0 never.
+    #[cfg(feature = "promotion")]
     pub(crate) promotion_priority: u32,
     /// As configured; which weight counts is told by [`weight_as`](Self::weight_as).
     pub(crate) weight: Option<u32>,

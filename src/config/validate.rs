@@ -121,6 +121,7 @@ fn check_duration(
 /// What is neither of a node nor of its pool.
 fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
     config.health.check(errors);
+    #[cfg(feature = "promotion")]
     config.promotion.check(errors);
     // Written so that not-a-number is refused too.
     if !(0.0..=1.0).contains(&config.fallback_share) {
@@ -195,6 +196,7 @@ fn check_node(
     Some(NodeSettings {
         name,
         declared: node.role,
+        #[cfg(feature = "promotion")]
         promotion_priority: node.promotion_priority.unwrap_or(1),
         weight,
         tags: node.tags.clone(),

@@ -127,7 +127,7 @@ impl ReplicatedConnection {
         } else {
             "SELECT 1"
         };
-        let limit = self.cluster.health.timeout;
+        let limit = self.cluster.config.health.timeout;
         let asking = async { tokio::time::timeout(limit, pooled.pg.batch_execute(question)).await };
         let answered = matches!(self.cluster.within(asking).await, Ok(Ok(())));
         pooled.wire.set_fitted(false);

@@ -64,7 +64,7 @@ impl ReplicatedConnection {
                     .is_none_or(|member| member.timeline != 0)
                     .then_some(())
             };
-            let deadline = deadline::after(Instant::now(), self.cluster.health.timeout);
+            let deadline = deadline::after(Instant::now(), self.cluster.config.health.timeout);
             let _ = self.cluster.with_changes(deadline, told).await;
             timeline = self.timeline_of(lease);
             if timeline == 0 {
@@ -76,7 +76,7 @@ impl ReplicatedConnection {
             let topology = self.cluster.topology();
             let asked = topology.member(lease.node());
             let _asked = asked.map(|member| member.reports.want());
-            let deadline = deadline::after(Instant::now(), self.cluster.health.timeout);
+            let deadline = deadline::after(Instant::now(), self.cluster.config.health.timeout);
             let look = || (!history.awaits_word_of(timeline, write_log)).then_some(());
             if self.cluster.with_news(deadline, look).await.is_none() {
                 history.gives_up_on(timeline);

@@ -74,7 +74,7 @@ impl ReplicatedConnection {
 
     /// Whose the setting is by which this session's transactions are read only.
     pub(super) async fn whose_read_only(&self, connection: &NodeConnection) -> Option<Whose> {
-        let limit = self.cluster.health.timeout;
+        let limit = self.cluster.config.health.timeout;
         let asking = async { tokio::time::timeout(limit, connection.whose_read_only()).await };
         let whose = self.cluster.within(asking).await;
         if let Ok(Ok(whose)) = whose {

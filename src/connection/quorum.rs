@@ -32,7 +32,9 @@ impl ReplicatedConnection {
         let look = || is_confirmed(&self.cluster.topology(), since).then_some(());
         let deadline = deadline::after(
             now,
-            self.cluster.outage_wait().max(self.cluster.health.timeout),
+            self.cluster
+                .outage_wait()
+                .max(self.cluster.config.health.timeout),
         );
         if self.cluster.with_news(deadline, look).await.is_some() {
             return Ok(());

@@ -290,7 +290,7 @@ impl ReplicatedConnection {
 impl ReplicatedConnection {
     /// Whether reads that went there may go on going there.
     pub(super) fn may_stay(&self, member: &Member, reading: &Reading<'_>) -> bool {
-        self.qualifies(member, reading) && member.is_preferred(&self.cluster.health)
+        self.qualifies(member, reading) && member.is_preferred(&self.cluster.config.health)
     }
 
     /// The member that the policy chooses for a read; the primary takes part by its weight.
@@ -319,7 +319,7 @@ impl ReplicatedConnection {
             .iter()
             .map(|member| Candidate {
                 name: &member.node.name,
-                weight: weight(member, sound, &self.cluster.health),
+                weight: weight(member, sound, &self.cluster.config.health),
                 in_flight: member.node.in_flight(),
                 tags: &member.node.tags,
             })

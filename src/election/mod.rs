@@ -5,11 +5,16 @@
 //! [Timelines](https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES).
 //! Nothing here asks anyone or knows the time.
 
+#[cfg(feature = "promotion")]
 pub(crate) mod promotion;
+mod quorum;
 #[cfg(test)]
+#[cfg(feature = "promotion")]
 mod simulation;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use quorum::{has_quorum, needed};
 
 use crate::config::DeclaredRole;
 use crate::wire::ServerRole;

@@ -2,6 +2,7 @@
 
 mod connect;
 mod diesel;
+#[cfg(feature = "promotion")]
 mod refusal;
 mod sqlstate;
 
@@ -12,6 +13,7 @@ use crate::position::Position;
 
 pub use self::connect::{ConnectError, ConnectErrorKind};
 pub use self::diesel::ErrorExt;
+#[cfg(feature = "promotion")]
 pub use self::refusal::PromotionRefusal;
 pub use self::sqlstate::{InvalidSqlState, SqlState};
 
@@ -238,6 +240,8 @@ pub enum Error {
     },
 
     /// A promotion was refused; nothing was done.
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[error("no replica is promoted: {}", .reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     PromotionRefused {
         /// Everything that speaks against it.
@@ -245,6 +249,8 @@ pub enum Error {
     },
 
     /// A promotion was begun, and is not known to have succeeded. The node may yet become the primary.
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[error("the promotion of node `{node}` did not succeed: {cause}")]
     PromotionFailed {
         /// The node.

@@ -99,7 +99,6 @@ impl Slowness {
     }
 
     fn hold(&self) -> Duration {
-        let doubled = HOLD.saturating_mul(1 << self.times.saturating_sub(1).min(16));
-        doubled.min(LONGEST_HOLD)
+        deadline::backoff(HOLD, LONGEST_HOLD, self.times, 0.5)
     }
 }

@@ -103,6 +103,7 @@ impl Connector {
 
     /// The same, to another database, and without the set-up: that may need what is only in the
     /// application's.
+    #[cfg(feature = "promotion")]
     pub(super) async fn connect_bare(
         &self,
         database: &str,

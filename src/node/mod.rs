@@ -10,6 +10,7 @@ mod manager;
 mod mark;
 mod monitor_connection;
 mod pool;
+#[cfg(feature = "promotion")]
 mod promotion_lock;
 mod recycle;
 mod rights;
@@ -32,6 +33,7 @@ pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use mark::Mark;
 pub(crate) use monitor_connection::{MonitorConnection, code_changes};
 pub(crate) use pool::{NodePool, Pooled, Probe};
+#[cfg(feature = "promotion")]
 pub(crate) use promotion_lock::{Clock, Order, PromotionLock};
 pub(crate) use rights::Limit;
 

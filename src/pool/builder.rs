@@ -13,7 +13,7 @@ use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
 use crate::config::{
     CommitResolution, Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig,
-    NodeConfig, Policy, PromotionConfig,
+    NodeConfig, Policy,
 };
 use crate::error::Error;
 use crate::node::SetupHook;
@@ -119,11 +119,19 @@ impl Builder {
         failover_wait(Duration) => failover_wait, "Config::failover_wait";
         commit_resolution(CommitResolution) => commit_resolution, "Config::commit_resolution";
         health(HealthConfig) => health, "Config::health";
-        promotion(PromotionConfig) => promotion, "Config::promotion";
+        write_quorum(bool) => write_quorum, "Config::write_quorum";
         read_only_transactions_on_replicas(bool) => read_only_transactions_on_replicas,
             "Config::read_only_transactions_on_replicas";
         consistency(impl Into<ConsistencyConfig>) => consistency, "Config::consistency";
         durability(impl Into<Option<Durability>>) => durability, "Config::durability";
+    }
+
+    /// Sets [`Config::promotion`].
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
+    pub fn promotion(mut self, promotion: crate::config::PromotionConfig) -> Self {
+        self.config.promotion = promotion;
+        self
     }
 
     /// Sets [`Config::policy`].

@@ -35,6 +35,7 @@ impl Sample {
     }
 
     /// Up to where all was on the primary's disk.
+    #[cfg(feature = "promotion")]
     pub(crate) fn durable(&self) -> Position {
         Position::new(self.timeline, self.flushed)
     }

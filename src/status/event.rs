@@ -10,6 +10,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
 use super::{Degraded, NodeHealth};
+#[cfg(feature = "promotion")]
 use crate::error::PromotionRefusal;
 
 /// How many events are kept for a subscriber that is slow to take them.
@@ -109,6 +110,8 @@ pub enum Event {
         diverged: bool,
     },
     /// A replica was promoted by this process.
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[non_exhaustive]
     Promoted {
         /// When.
@@ -120,6 +123,8 @@ pub enum Event {
         timeline: u32,
     },
     /// No replica was promoted; with automatic promotion it is tried again.
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[non_exhaustive]
     PromotionRefused {
         /// When.
@@ -129,6 +134,8 @@ pub enum Event {
         reasons: Vec<PromotionRefusal>,
     },
     /// A replica was to be promoted and did not come to take writes, or it is not known whether it will.
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[non_exhaustive]
     PromotionFailed {
         /// When.
@@ -158,24 +165,25 @@ impl Default for EventBus {
 }
 
 impl EventBus {
-    pub(crate) fn ring(&self, event: Event) {
+    pub(crate) fn send(&self, event: Event) {
         // Nobody may be listening, which is nobody's loss.
         let _ = self.0.send(event);
     }
 
-    /// For those who listen. Their streams end with the bell.
+    /// For those who listen. Their streams end with the bus.
     pub(crate) fn event_sender(&self) -> EventSender {
         EventSender(self.0.downgrade())
     }
 }
 
-/// Where the bell is listened to. It does not keep the bell.
+/// A handle by which events are sent and listened to. It does not keep the bus.
 #[derive(Clone, Debug)]
 pub(crate) struct EventSender(broadcast::WeakSender<Event>);
 
 impl EventSender {
-    /// Rings, if there is still a bell.
-    pub(crate) fn ring(&self, event: Event) {
+    /// Sends, if the bus is still there.
+    #[cfg(feature = "promotion")]
+    pub(crate) fn send(&self, event: Event) {
         if let Some(sender) = self.0.upgrade() {
             let _ = sender.send(event);
         }

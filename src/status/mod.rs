@@ -67,7 +67,7 @@ pub struct PoolStatus {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PromotionStatus {
-    /// It does so without being asked: [`PromotionConfig::automatic`](crate::PromotionConfig::automatic).
+    /// It does so without being asked: `PromotionConfig::automatic`, with the feature `promotion`.
     pub automatic: bool,
     /// With automatic promotion, what is known to stand in the way of one, with what would mend it: a right that
     /// is missing, a database that cannot be connected to, too few nodes. Looked at when the pool starts, and again
@@ -237,6 +237,8 @@ pub struct Transition {
 }
 
 /// What a promotion has come to.
+#[cfg(feature = "promotion")]
+#[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]

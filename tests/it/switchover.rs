@@ -7,8 +7,7 @@ use diesel::QueryResult;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{
-    Error, HealthConfig, NodeConfig, PromotionConfig, PromotionRefusal, ReplicatedConnection,
-    ReplicatedPool,
+    Error, HealthConfig, NodeConfig, PromotionRefusal, ReplicatedConnection, ReplicatedPool,
 };
 
 use tokio_util::sync::CancellationToken;
@@ -144,7 +143,7 @@ async fn who_is_cut_off_with_the_primary_stops_writing() {
     );
     let often = HealthConfig::default().interval(Duration::from_millis(100));
     let pool = builder
-        .promotion(PromotionConfig::default().write_quorum(true))
+        .write_quorum(true)
         .health(often)
         .failover_wait(Duration::ZERO)
         .build()

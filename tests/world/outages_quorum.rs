@@ -7,8 +7,8 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use diesel_replicated::testing::{LocalCluster, LocalNode};
 use diesel_replicated::{
-    Builder, Consistency, Error, ErrorExt, HealthConfig, NodeConfig, Outcome, PromotionConfig,
-    ReplicatedConnection, ReplicatedPool,
+    Builder, Consistency, Error, ErrorExt, HealthConfig, NodeConfig, Outcome, ReplicatedConnection,
+    ReplicatedPool,
 };
 
 use crate::support::{all_up, blocking, eventually, fill, insert, on, own_cluster, run, users};
@@ -25,7 +25,7 @@ fn builder(local: &LocalCluster) -> Builder {
         .fold(primary, |builder, replica| {
             builder.replica(proxied(replica))
         })
-        .promotion(PromotionConfig::default().write_quorum(true))
+        .write_quorum(true)
 }
 
 /// Whether something listens where the node's proxy is.
@@ -84,7 +84,7 @@ async fn a_node_that_is_added_closes_nothing_before_it_was_asked() {
     let local = own_cluster().await;
     let pool = ReplicatedPool::builder()
         .primary(proxied(local.primary()))
-        .promotion(PromotionConfig::default().write_quorum(true))
+        .write_quorum(true)
         .health(HealthConfig::default().interval(Duration::from_millis(20)))
         .failover_wait(Duration::ZERO)
         .build()

@@ -25,11 +25,11 @@ async fn no_limit_is_too_long() {
         .slow_start(ever);
     let consistency = ConsistencyConfig::from(Consistency::Causal).wait(ever);
     let promotion = PromotionConfig::automatic()
-        .write_quorum(true)
         .after(ever)
         .witness_age(ever)
         .timeout(ever);
     let builder = builder_for(&local, "app")
+        .write_quorum(true)
         .failover_wait(ever)
         .connection_timeout(ever)
         .connect_timeout(ever)

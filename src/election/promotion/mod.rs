@@ -10,6 +10,7 @@ mod tests;
 
 use std::time::Duration;
 
+use super::needed;
 use crate::error::PromotionRefusal as Refusal;
 use crate::position::{Lsn, Position};
 
@@ -138,18 +139,6 @@ pub(crate) fn premise(voters: &[Voter], place: usize, known: &Known, terms: &Ter
         }) if relays(voters, from, known) => Premise::NoMore(has),
         _ => Premise::NotHeard(terms.witness_age),
     }
-}
-
-/// How many have to agree among so many configured nodes.
-pub(crate) fn needed(nodes: usize) -> usize {
-    nodes / 2 + 1
-}
-
-/// Whether a majority answers of so many nodes. Whoever was not asked yet is neither there nor gone: while
-/// these could make up the majority, it is as it was.
-pub(crate) fn has_quorum(nodes: usize, answer: usize, unasked: usize, had: bool) -> bool {
-    let needed = needed(nodes);
-    answer >= needed || had && answer + unasked >= needed
 }
 
 fn is_of(known: &Known, answer: &Answer) -> bool {

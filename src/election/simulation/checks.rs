@@ -5,7 +5,8 @@ use super::network::End;
 use super::server::Server;
 use super::world::World;
 use super::{Millis, VALID};
-use crate::election::promotion::{Premise, Role, needed};
+use crate::election::needed;
+use crate::election::promotion::{Premise, Role};
 
 /// For so long at the most does a process write to a primary that was replaced by one which it reaches.
 const FRESH: Millis = 4_000;

@@ -4,8 +4,7 @@ use super::event::{Facts, Place, Who, Write};
 use super::task::{Attempt, Switch};
 use super::{CLUSTER, INTERVAL, Millis, TIMEOUT};
 use crate::config::DeclaredRole;
-use crate::election::promotion::has_quorum;
-use crate::election::{Past, Sight, Standing, elect};
+use crate::election::{Past, Sight, Standing, elect, has_quorum};
 use crate::position::{self, Forks, Lsn, Position};
 use crate::wire::ServerRole;
 

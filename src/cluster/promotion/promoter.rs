@@ -7,18 +7,18 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::command::Command;
-use super::member::Member;
 use super::outlook::{Outlook, told};
-use super::topology::Topology;
-use crate::config::{HealthConfig, PromotionConfig};
+use crate::cluster::command::Command;
+use crate::cluster::member::Member;
+use crate::cluster::topology::Topology;
+use crate::config::Config;
 use crate::consistency::WriteLog;
 use crate::election::promotion::attempt::{self, ANOTHER_PROMOTES, Attempt, End, Next, Ordered};
 use crate::election::promotion::{Answer, Heard, Known, Premise, Role, Terms};
 use crate::error::{Error, PromotionRefusal};
 use crate::node::{self, Clock, Facts, Place, PromotionLock};
 use crate::position::{Lsn, Sample};
-use crate::status::{Event, EventSender, Promoted, PromotionStatus};
+use crate::status::{Event, EventSender, Promoted};
 
 /// How often a server that was promoted is asked whether it has come to that.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -44,7 +44,7 @@ impl Order {
     }
 
     /// To promote it where `old` gives way.
-    pub(super) fn in_the_place_of(old: &Member, name: &str) -> Self {
+    pub(in crate::cluster) fn in_the_place_of(old: &Member, name: &str) -> Self {
         Self {
             yielding: Some(old.node.name.clone()),
             ..Self::to(name, false)
@@ -55,26 +55,17 @@ impl Order {
 /// Promotes replicas. Each cluster has one.
 #[derive(Clone)]
 pub(crate) struct Promoter {
-    pub(super) topology: watch::Receiver<Arc<Topology>>,
-    pub(super) commands: mpsc::WeakSender<Command>,
-    pub(super) write_log: Arc<WriteLog>,
-    pub(super) config: Arc<PromotionConfig>,
-    pub(super) health: Arc<HealthConfig>,
-    pub(super) event_sender: EventSender,
-    pub(super) outlook: Arc<Outlook>,
+    pub(in crate::cluster) topology: watch::Receiver<Arc<Topology>>,
+    pub(in crate::cluster) commands: mpsc::WeakSender<Command>,
+    pub(in crate::cluster) write_log: Arc<WriteLog>,
+    pub(in crate::cluster) config: Arc<Config>,
+    pub(in crate::cluster) event_sender: EventSender,
+    pub(in crate::cluster) outlook: Arc<Outlook>,
     /// Held by who replaces a primary that lives.
-    pub(super) replacing: Arc<tokio::sync::Mutex<()>>,
+    pub(in crate::cluster) replacing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Promoter {
-    /// What is known of promotions by this process.
-    pub(crate) fn status(&self) -> PromotionStatus {
-        PromotionStatus {
-            automatic: self.config.automatic,
-            ..self.outlook.told()
-        }
-    }
-
     /// Promotes a replica, if nothing speaks against it.
     pub(crate) async fn promote(&self, order: &Order) -> Result<Promoted, Error> {
         let topology = self.topology.borrow().of_servers();
@@ -90,8 +81,8 @@ impl Promoter {
         let terms = Terms {
             target: place_of(&order.target)?,
             yielding: place_of(&order.yielding)?,
-            witness_age: self.config.witness_age,
-            max_loss_bytes: self.config.max_loss_bytes,
+            witness_age: self.config.promotion.witness_age,
+            max_loss_bytes: self.config.promotion.max_loss_bytes,
             forced: order.forced,
         };
         let priority = |member: &Member| match member.elsewhere {
@@ -114,7 +105,7 @@ impl Promoter {
             End::Promoted { place, timeline } => {
                 let node = topology.members[place].node.name.clone();
                 let at = SystemTime::now();
-                self.event_sender.ring(Event::Promoted {
+                self.event_sender.send(Event::Promoted {
                     at,
                     node: node.clone(),
                     timeline,
@@ -136,7 +127,7 @@ impl Promoter {
         node::Order {
             asked: decided.clock,
             // The others are asked as long as this, and then this node has as long to hear of it.
-            valid: self.health.timeout.saturating_mul(2),
+            valid: self.config.health.timeout.saturating_mul(2),
             not_heard,
             no_more,
         }
@@ -151,7 +142,7 @@ impl Promoter {
             } else {
                 tracing::warn!(target: "diesel_replicated", reason, "promotion_refused");
             }
-            self.event_sender.ring(Event::PromotionRefused {
+            self.event_sender.send(Event::PromotionRefused {
                 at: SystemTime::now(),
                 reasons: reasons.clone(),
             });
@@ -163,7 +154,7 @@ impl Promoter {
         let node = member.node.name.clone();
         tracing::error!(target: "diesel_replicated", node, cause, "promotion_failed");
         self.outlook.failed(format!("`{node}`: {cause}"));
-        self.event_sender.ring(Event::PromotionFailed {
+        self.event_sender.send(Event::PromotionFailed {
             at: SystemTime::now(),
             node: node.clone(),
             cause: cause.clone(),
@@ -240,7 +231,7 @@ impl Drive<'_> {
     }
 
     fn limit(&self) -> Duration {
-        self.promoter.health.timeout
+        self.promoter.config.health.timeout
     }
 
     /// What comes of asking a node that was connected to, in time.
@@ -260,7 +251,7 @@ impl Drive<'_> {
 
     async fn open(&mut self) -> Next<Clock> {
         let limit = self.limit();
-        let database = &self.promoter.config.database;
+        let database = &self.promoter.config.promotion.database;
         let opening = self.topology.members.iter().map(|member| async move {
             match timeout(limit, PromotionLock::open(&member.node, database)).await {
                 Ok(Ok(promotion_lock)) => Ok(promotion_lock),
@@ -341,7 +332,7 @@ impl Drive<'_> {
         };
         let answer = told.as_ref().map_err(Clone::clone);
         let answer = answer.map(|facts| self.answer(place, facts.as_ref()));
-        let times = (begun.elapsed(), self.promoter.config.timeout);
+        let times = (begun.elapsed(), self.promoter.config.promotion.timeout);
         let next = self.attempt.watched(place, answer, times);
         match (&next, told) {
             (Next::End(End::Promoted { timeline, .. }), Ok(Some(facts))) => {

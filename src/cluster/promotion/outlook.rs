@@ -1,13 +1,14 @@
 //! What stands in the way of an automatic promotion, found out before one is needed.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::timeout;
 
-use super::member::Member;
-use super::topology::Topology;
+use crate::cluster::member::Member;
+use crate::cluster::topology::Topology;
 use crate::error::{ConnectError, PromotionRefusal};
 use crate::node::PromotionLock;
 use crate::status::PromotionStatus;
@@ -19,25 +20,29 @@ const ENOUGH: usize = 3;
 pub(super) const AGAIN: Duration = Duration::from_secs(10);
 
 /// What is known of promotions by this process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outlook {
-    status: Mutex<PromotionStatus>,
+    status: Arc<Mutex<PromotionStatus>>,
     /// The last refusal of this outage, without its numbers.
     gist: Mutex<String>,
 }
 
 impl Outlook {
-    pub(crate) fn told(&self) -> PromotionStatus {
-        self.status().clone()
+    /// It is told there.
+    pub(in crate::cluster) fn in_place(status: &Arc<Mutex<PromotionStatus>>) -> Self {
+        Self {
+            status: Arc::clone(status),
+            gist: Mutex::default(),
+        }
     }
 
     /// The primary is gone.
-    pub(super) fn begins(&self) {
+    pub(in crate::cluster) fn begins(&self) {
         self.gist().clear();
     }
 
     /// No promotion was made, for these reasons; whether that is news.
-    pub(super) fn refused(&self, reasons: &[PromotionRefusal]) -> bool {
+    pub(in crate::cluster) fn refused(&self, reasons: &[PromotionRefusal]) -> bool {
         let reason = told(reasons);
         let gist: String = reason.chars().filter(|c| !c.is_ascii_digit()).collect();
         self.failed(reason);
@@ -45,13 +50,13 @@ impl Outlook {
     }
 
     /// A promotion did not come about.
-    pub(super) fn failed(&self, reason: String) {
+    pub(in crate::cluster) fn failed(&self, reason: String) {
         self.status().last_refusal = Some((SystemTime::now(), reason).into());
     }
 
     /// Finds out whether a replica could be promoted if the primary were gone now, and says what is wanting:
     /// each thing once. `true` if nothing is.
-    pub(super) async fn look_ahead(
+    pub(in crate::cluster) async fn look_ahead(
         &self,
         topology: &Topology,
         database: &str,
@@ -97,7 +102,7 @@ async fn hindrance(member: &Member, database: &str, limit: Duration) -> Option<S
     }
 }
 
-pub(super) fn told(reasons: &[PromotionRefusal]) -> String {
+pub(in crate::cluster) fn told(reasons: &[PromotionRefusal]) -> String {
     let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
     reasons.join("; ")
 }

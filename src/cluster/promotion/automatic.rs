@@ -8,8 +8,8 @@ use futures_util::FutureExt;
 use tokio::time::{sleep, timeout};
 
 use super::outlook::AGAIN;
-use super::promotion::{Order, Promoter};
-use super::topology::Topology;
+use super::promoter::{Order, Promoter};
+use crate::cluster::topology::Topology;
 use crate::error::Error;
 
 /// After a refusal it is tried again after this time at the least, and twice as long at the most: two
@@ -21,7 +21,7 @@ const SETTLING: Duration = Duration::from_secs(5);
 
 impl Promoter {
     /// Goes on until the pool is closed.
-    pub(super) async fn run(mut self) {
+    pub(in crate::cluster) async fn run(mut self) {
         loop {
             let round = AssertUnwindSafe(self.wait_and_promote()).catch_unwind();
             match round.await {
@@ -37,7 +37,7 @@ impl Promoter {
 
     async fn looked_ahead(&self) -> bool {
         let topology = self.topology.borrow().clone();
-        let (database, limit) = (&self.config.database, self.health.timeout);
+        let (database, limit) = (&self.config.promotion.database, self.config.health.timeout);
         self.outlook.look_ahead(&topology, database, limit).await
     }
 
@@ -74,7 +74,7 @@ impl Promoter {
         }
         let gone = |topology: &Arc<Topology>| topology.has_lost_its_primary();
         self.outlook.begins();
-        let mut pause = self.config.after;
+        let mut pause = self.config.promotion.after;
         loop {
             let back = self.topology.wait_for(|topology| !gone(topology));
             match timeout(pause, back).await {

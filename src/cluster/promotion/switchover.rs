@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::command::Command;
-use super::member::Member;
-use super::promotion::{Order, Promoter};
-use super::topology::Topology;
+use super::promoter::{Order, Promoter};
+use crate::cluster::command::Command;
+use crate::cluster::member::Member;
+use crate::cluster::topology::Topology;
 use crate::deadline;
 use crate::election::promotion::switchover::{Next, Switchover};
 use crate::error::{Error, PromotionRefusal};
@@ -23,7 +23,11 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 impl Promoter {
     /// Puts `to` in the place of the primary within `limit`, or leaves everything as it was.
-    pub(super) async fn switchover(&self, to: &str, limit: Duration) -> Result<Promoted, Error> {
+    pub(in crate::cluster) async fn switchover(
+        &self,
+        to: &str,
+        limit: Duration,
+    ) -> Result<Promoted, Error> {
         let deadline = deadline::after(Instant::now(), limit);
         let replacing = timeout(until(deadline), self.replacing.lock()).await;
         let _alone = replacing.map_err(|_| Error::PromotionFailed {
@@ -53,12 +57,12 @@ impl Promoter {
     }
 
     async fn open(&self, member: &Member) -> Result<PromotionLock, Error> {
-        let opened = PromotionLock::open(&member.node, &self.config.database);
-        match timeout(self.health.timeout, opened).await {
+        let opened = PromotionLock::open(&member.node, &self.config.promotion.database);
+        match timeout(self.config.health.timeout, opened).await {
             Ok(opened) => opened.map_err(Error::from),
             Err(_) => Err(Error::PromotionFailed {
                 node: member.node.name.clone(),
-                cause: format!("no answer within {:?}", self.health.timeout),
+                cause: format!("no answer within {:?}", self.config.health.timeout),
             }),
         }
     }
@@ -296,7 +300,7 @@ impl Drop for Fence {
 /// Takes the fence away, over another connection if that one is of no use. If another process has claimed the primary
 /// since, the fence is that one's.
 async fn lift(promoter: Promoter, old: Member, mut promotion_lock: PromotionLock, pid: i32) {
-    let patience = promoter.health.timeout;
+    let patience = promoter.config.health.timeout;
     let done = async {
         while !matches!(
             timeout(patience, promotion_lock.unfence()).await,
@@ -315,7 +319,10 @@ async fn lift(promoter: Promoter, old: Member, mut promotion_lock: PromotionLock
             };
         }
     };
-    if timeout(promoter.config.timeout, done).await.is_err() {
+    if timeout(promoter.config.promotion.timeout, done)
+        .await
+        .is_err()
+    {
         let node = &old.node.name;
         tracing::error!(target: "diesel_replicated", node, "primary_left_fenced");
     }
