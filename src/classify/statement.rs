@@ -10,7 +10,6 @@ use super::does::Does;
 use super::leaves::Leaves;
 use super::lexer;
 use super::lists::SETTINGS_OF_SERVER;
-use super::parse;
 use super::scan::{self, Findings, Known};
 use super::settings;
 use super::tokens::{Kind, Tokens, statements};
@@ -91,9 +90,6 @@ pub(super) fn judge(text: &str, known: Known<'_>) -> Judgement {
         verdict = Some(verdict.map_or(next, |before| combine(before, next)));
     }
     judgement.verdict = verdict.unwrap_or(NOTHING);
-    if judgement.verdict == READ && !parse::is_plain_query(text, tokens) {
-        judgement.verdict = primary(RouteReason::UnknownStatement, true);
-    }
     judgement
 }
 

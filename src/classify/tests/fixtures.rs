@@ -22,7 +22,6 @@ const FILES: &[(&str, &str)] = &[
     ("replica.txt", include_str!("../cases/replica.txt")),
     ("binds.txt", include_str!("../cases/binds.txt")),
     // Reads that the parser does not know; the newest parser may.
-    ("unparsed.txt", include_str!("../cases/unparsed.txt")),
     ("primary.txt", include_str!("../cases/primary.txt")),
     ("session.txt", include_str!("../cases/session.txt")),
     ("transaction.txt", include_str!("../cases/transaction.txt")),
