@@ -5,52 +5,41 @@
 
 mod classify;
 mod cluster;
-mod config;
-mod connection;
+pub mod config;
+pub mod connection;
 mod consistency;
 mod deadline;
 mod election;
-mod error;
+pub mod error;
 pub mod guide;
 mod health;
 mod node;
 mod pool;
-mod position;
+pub mod position;
 mod route;
 mod routing;
 mod statement;
-mod status;
+pub mod status;
 #[cfg(all(feature = "testing", unix))]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
-mod token;
+pub mod token;
 #[cfg(feature = "tower")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
 pub mod web;
 mod wire;
 
-pub use config::{
-    COMMIT_MARKER_SQL, CommitResolution, Config, ConfigError, ConfigErrors, Consistency,
-    ConsistencyConfig, DeclaredRole, Durability, FunctionConfig, HealthConfig, InvalidConsistency,
-    NodeConfig, Policy, PoolConfig, PoolOverrides, Primary, Replica, RetryPolicy, UrlProblem,
-    WriteScope,
-};
-pub use connection::{
-    CancelToken, Replicas, ReplicatedConnection, Replication, RowStream, Scope, TransactionBuilder,
-};
-pub use consistency::Stage;
-pub use error::{
-    ConnectError, ConnectErrorKind, Error, ErrorExt, InvalidSqlState, Outcome, SqlState,
-};
+/// How a node is chosen for a read.
+pub mod policy {
+    pub use crate::routing::{
+        Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom,
+    };
+}
+
+pub use config::{Config, Consistency, Durability, NodeConfig, RetryPolicy};
+pub use connection::ReplicatedConnection;
+pub use error::{Error, ErrorExt, Outcome};
 pub use pool::{Builder, ReplicatedPool, Session};
-pub use position::{InvalidLsn, Lsn, Position};
-pub use route::{NodeKind, Route, RouteReason};
-pub use routing::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
-pub use status::{
-    Degradation, Degraded, Event, Events, LastRefusal, LearnedStatement, Limit, NodeHealth,
-    NodeStatus, PoolStatus, PromotionStatus, Transition,
-};
-pub use token::{InvalidToken, SessionToken};
-#[cfg(feature = "signed")]
-pub use token::{TokenKeys, WeakKey};
-#[cfg(feature = "promotion")]
-#[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
-pub use {config::PromotionConfig, error::PromotionRefusal, status::Promoted};
+pub use route::Route;
+pub use status::{Event, PoolStatus};
+pub use token::SessionToken;

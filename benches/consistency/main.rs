@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::{ConsistencyConfig, WriteScope};
+use diesel_replicated::status::NodeKind;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{
-    Consistency, ConsistencyConfig, NodeKind, ReplicatedConnection, ReplicatedPool, WriteScope,
-};
+use diesel_replicated::{Consistency, ReplicatedConnection, ReplicatedPool};
 use tokio::task::JoinSet;
 
 diesel::table! {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use diesel_replicated::{NodeKind, ReplicatedPool};
+use diesel_replicated::ReplicatedPool;
+use diesel_replicated::status::NodeKind;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 

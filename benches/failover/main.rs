@@ -16,8 +16,10 @@ use std::time::{Duration, Instant};
 
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_replicated::config::PromotionConfig;
+use diesel_replicated::status::NodeHealth;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{NodeConfig, NodeHealth, PromotionConfig, ReplicatedPool};
+use diesel_replicated::{NodeConfig, ReplicatedPool};
 use rustix::time::{ClockId, clock_gettime};
 
 const ROUNDS: usize = 7;

@@ -13,7 +13,8 @@ settings! {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use diesel_replicated::{HealthConfig, ReplicatedPool};
+    /// use diesel_replicated::ReplicatedPool;
+    /// use diesel_replicated::config::HealthConfig;
     ///
     /// let health = HealthConfig::default()
     ///     .interval(Duration::from_millis(500))

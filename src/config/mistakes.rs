@@ -212,7 +212,7 @@ pub enum ConfigError {
         /// What was given.
         share: f64,
     },
-    /// A setting of [`HealthConfig`](crate::HealthConfig) is not valid.
+    /// A setting of [`HealthConfig`](crate::config::HealthConfig) is not valid.
     #[error("`health.{setting}` is not valid: use {expected}")]
     Health {
         /// The setting.
@@ -220,7 +220,7 @@ pub enum ConfigError {
         /// What it can be.
         expected: &'static str,
     },
-    /// A setting of [`PromotionConfig`](crate::PromotionConfig) is not valid.
+    /// A setting of [`PromotionConfig`](crate::config::PromotionConfig) is not valid.
     #[cfg(feature = "promotion")]
     #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[error("`promotion.{setting}` is not valid: use {expected}")]

@@ -36,7 +36,7 @@ pub use consistency::{Consistency, ConsistencyConfig, InvalidConsistency, WriteS
 pub use durability::Durability;
 pub use health::HealthConfig;
 pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
-pub use node::{DeclaredRole, NodeConfig, Primary, Replica};
+pub use node::{DeclaredRole, NodeConfig};
 pub use pool::{PoolConfig, PoolOverrides};
 #[cfg(feature = "promotion")]
 pub use promotion::PromotionConfig;
@@ -62,7 +62,7 @@ pub(crate) const MAX_WEIGHT: u32 = 10_000;
 /// config.pool.max_size = 20;
 /// config.check()?;
 /// let builder = Builder::from(config);
-/// # Ok::<(), diesel_replicated::ConfigErrors>(())
+/// # Ok::<(), diesel_replicated::config::ConfigErrors>(())
 /// ```
 ///
 /// # Roles
@@ -211,7 +211,7 @@ impl Config {
     /// assert_eq!(config.nodes.len(), 3);
     /// assert_eq!(config.pool.max_size, 20);
     /// assert!(!format!("{config:?}").contains("secret"));
-    /// # Ok::<(), diesel_replicated::ConfigErrors>(())
+    /// # Ok::<(), diesel_replicated::config::ConfigErrors>(())
     /// ```
     ///
     /// # Errors
@@ -266,7 +266,7 @@ impl Config {
     ///     _ => None,
     /// })?;
     /// assert_eq!(config.nodes.len(), 3);
-    /// # Ok::<(), diesel_replicated::ConfigErrors>(())
+    /// # Ok::<(), diesel_replicated::config::ConfigErrors>(())
     /// ```
     ///
     /// # Errors

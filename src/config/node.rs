@@ -30,27 +30,19 @@ pub enum DeclaredRole {
     Unknown,
 }
 
-/// A replica, for [`Config::replica`](crate::Config::replica).
+/// One server of the cluster, for [`Builder::primary`](crate::Builder::primary) and
+/// [`Builder::replica`](crate::Builder::replica).
 ///
 /// ```
-/// use diesel_replicated::Replica;
+/// use diesel_replicated::NodeConfig;
 ///
-/// let node = Replica::new("postgres://app@db2:5432/app")
+/// let node = NodeConfig::new("postgres://app@db2:5432/app")
 ///     .name("eu-1")
 ///     .weight(3)
 ///     .tag("zone", "a")
 ///     .max_size(20);
 /// assert_eq!(node.weight, Some(3));
 /// ```
-#[doc(alias = "slave")]
-#[doc(alias = "standby")]
-pub type Replica = NodeConfig;
-
-/// The primary, for [`Config::primary`](crate::Config::primary).
-#[doc(alias = "master")]
-pub type Primary = NodeConfig;
-
-/// One server of the cluster.
 ///
 /// `Debug` shows `***` in place of the password, and nothing of a URL that cannot be read.
 /// Serialising it writes the URL with its password.
@@ -90,7 +82,7 @@ pub struct NodeConfig {
     )]
     pub tags: BTreeMap<String, String>,
     /// Which of several replicas with as much log is promoted: the greatest. With 0 it is never
-    /// promoted. Default: 1. See [`PromotionConfig`](crate::PromotionConfig).
+    /// promoted. Default: 1. See [`PromotionConfig`](crate::config::PromotionConfig).
     #[cfg_attr(
         feature = "serde",
         serde(default, skip_serializing_if = "Option::is_none")
@@ -110,8 +102,8 @@ impl NodeConfig {
         }
     }
 
-    /// Sets [`role`](Self::role). [`Config::primary`](crate::Config::primary) and
-    /// [`Config::replica`](crate::Config::replica) do so on their own.
+    /// Sets [`role`](Self::role). [`Builder::primary`](crate::Builder::primary) and
+    /// [`Builder::replica`](crate::Builder::replica) do so on their own.
     #[must_use]
     pub fn role(mut self, role: DeclaredRole) -> Self {
         self.role = role;

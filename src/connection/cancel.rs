@@ -31,7 +31,7 @@ impl Running {
     }
 }
 
-/// Cancels whatever statements a [`ReplicatedConnection`] is running when it is used.
+/// Cancels whatever statements a [`ReplicatedConnection`](super::ReplicatedConnection) is running when it is used.
 ///
 /// It may be taken before the statement is started and used from another task. Cancelling is a
 /// race by nature: a statement may end before the request arrives. See

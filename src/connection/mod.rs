@@ -41,13 +41,14 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::cluster::{Cluster, Permit, Purpose};
 use crate::config::{Consistency, Durability, RetryPolicy};
-use crate::consistency::{SessionHistory, Stage};
+use crate::consistency::SessionHistory;
 use crate::error::Error;
 use crate::node::Lease;
 use crate::position::Position;
 use crate::route::{NodeKind, Route, RouteReason};
 use crate::token::SessionToken;
 
+pub use crate::consistency::Stage;
 pub use cancel::CancelToken;
 use cancel::Running;
 pub(crate) use consistency::token_of;
@@ -65,7 +66,7 @@ pub use transaction_builder::TransactionBuilder;
 /// It implements the traits of diesel-async, so query builders run on it as they run on an
 /// [`AsyncPgConnection`]. A transaction runs on the primary, and so does every statement that is
 /// not known to be safe on a replica; plain selects run on a replica that has what the session
-/// has written ([`Consistency`](crate::Consistency) sets what else they see), waited for a little,
+/// has written ([`Consistency`] sets what else they see), waited for a little,
 /// and else on the primary.
 ///
 /// Nothing is taken from any pool before the first statement. The primary's connection, once
@@ -268,7 +269,7 @@ impl ReplicatedConnection {
     /// ```no_run
     /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> Result<(), diesel_replicated::Error> {
     /// use std::time::Duration;
-    /// use diesel_replicated::{Replicas, Stage};
+    /// use diesel_replicated::connection::{Replicas, Stage};
     ///
     /// let wait = Duration::from_secs(1);
     /// let answer = conn.wait_for_replicas(Replicas::Majority, Stage::Flushed, wait).await?;
@@ -295,7 +296,7 @@ impl ReplicatedConnection {
 
     /// Runs `callback` on one snapshot of the data, on one node: in a transaction that is
     /// `REPEATABLE READ READ ONLY`. The snapshot has what the reads of this connection must see
-    /// ([`Consistency`](crate::Consistency)); a replica serves it where one shows that, whatever the
+    /// ([`Consistency`]); a replica serves it where one shows that, whatever the
     /// pool says of read-only transactions.
     ///
     /// ```no_run

@@ -7,11 +7,11 @@ use std::fmt;
 /// A five-character SQLSTATE, PostgreSQL's language-independent name of an error.
 ///
 /// ```
-/// use diesel_replicated::SqlState;
+/// use diesel_replicated::error::SqlState;
 ///
 /// let code: SqlState = "57P01".parse()?;
 /// assert_eq!(code.as_str(), "57P01");
-/// # Ok::<(), diesel_replicated::InvalidSqlState>(())
+/// # Ok::<(), diesel_replicated::error::InvalidSqlState>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SqlState([u8; 5]);

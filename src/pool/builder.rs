@@ -35,7 +35,7 @@ macro_rules! setters {
 /// Builds a [`ReplicatedPool`].
 ///
 /// It fills a [`Config`] and adds what no file can hold: code. Sizes and times given here are the
-/// defaults of every node; a [`Replica`](crate::Replica) may have its own.
+/// defaults of every node; a [`Replica`](crate::NodeConfig) may have its own.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Builder {
@@ -107,12 +107,12 @@ impl Builder {
     }
 
     setters! {
-        max_size(u32) => pool.max_size, "PoolConfig::max_size";
-        min_idle(impl Into<Option<u32>>) => pool.min_idle, "PoolConfig::min_idle";
-        connection_timeout(Duration) => pool.connection_timeout, "PoolConfig::connection_timeout";
-        connect_timeout(Duration) => pool.connect_timeout, "PoolConfig::connect_timeout";
-        max_lifetime(impl Into<Option<Duration>>) => pool.max_lifetime, "PoolConfig::max_lifetime";
-        idle_timeout(impl Into<Option<Duration>>) => pool.idle_timeout, "PoolConfig::idle_timeout";
+        max_size(u32) => pool.max_size, "config::PoolConfig::max_size";
+        min_idle(impl Into<Option<u32>>) => pool.min_idle, "config::PoolConfig::min_idle";
+        connection_timeout(Duration) => pool.connection_timeout, "config::PoolConfig::connection_timeout";
+        connect_timeout(Duration) => pool.connect_timeout, "config::PoolConfig::connect_timeout";
+        max_lifetime(impl Into<Option<Duration>>) => pool.max_lifetime, "config::PoolConfig::max_lifetime";
+        idle_timeout(impl Into<Option<Duration>>) => pool.idle_timeout, "config::PoolConfig::idle_timeout";
         fallback_share(f64) => fallback_share, "Config::fallback_share";
         start_read_only(bool) => start_read_only, "Config::start_read_only";
         close_timeout(Duration) => close_timeout, "Config::close_timeout";

@@ -29,12 +29,12 @@ pub use session::Session;
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use diesel_async::RunQueryDsl;
-/// use diesel_replicated::{Replica, ReplicatedPool};
+/// use diesel_replicated::{NodeConfig, ReplicatedPool};
 ///
 /// let pool = ReplicatedPool::builder()
 ///     .primary("postgres://app@db1/app")
 ///     .replica("postgres://app@db2/app")
-///     .replica(Replica::new("postgres://app@db3/app").weight(3).name("eu-1"))
+///     .replica(NodeConfig::new("postgres://app@db3/app").weight(3).name("eu-1"))
 ///     .max_size(20)
 ///     .build()
 ///     .await?;
@@ -106,7 +106,7 @@ impl ReplicatedPool {
     /// applications that tell an outage from a mistake by whether their pool hands out a connection.
     ///
     /// It touches no server either: all nodes are watched, and an end of their connections is heard of at once.
-    /// A machine that froze is found out within [`HealthConfig`](crate::HealthConfig)'s limits.
+    /// A machine that froze is found out within [`HealthConfig`](crate::config::HealthConfig)'s limits.
     ///
     /// # Errors
     ///
@@ -222,7 +222,7 @@ impl ReplicatedPool {
     }
 
     /// Takes a replica back that was drained. It gets its share of the reads gradually, by
-    /// [`HealthConfig::slow_start`](crate::HealthConfig::slow_start).
+    /// [`HealthConfig::slow_start`](crate::config::HealthConfig::slow_start).
     ///
     /// # Errors
     ///

@@ -9,7 +9,7 @@ use crate::status::Promoted;
 impl ReplicatedPool {
     /// Promotes a replica: the primary is gone, and this one is to take the writes.
     ///
-    /// It is done if the terms of [`PromotionConfig`](crate::PromotionConfig) are met, whether promotion is
+    /// It is done if the terms of [`PromotionConfig`](crate::config::PromotionConfig) are met, whether promotion is
     /// automatic or not, but for the time that the primary has been gone. Returns when the new primary takes
     /// writes. Statements that waited for one then run there.
     ///

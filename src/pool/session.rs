@@ -78,7 +78,7 @@ impl Session {
 
     /// What the session has written and seen until now, for whoever goes on with it.
     ///
-    /// Waits no longer than reads do ([`ConsistencyConfig::wait`](crate::ConsistencyConfig::wait)).
+    /// Waits no longer than reads do ([`ConsistencyConfig::wait`](crate::config::ConsistencyConfig::wait)).
     /// If the primary has not told its position by then, the token says that there is a write of
     /// unknown position: the first read under it finds one that covers it.
     pub async fn token(&self) -> SessionToken {

@@ -15,12 +15,12 @@ const SEGMENT_HEADER: u64 = 0x28;
 /// numbers with a slash between.
 ///
 /// ```
-/// use diesel_replicated::Lsn;
+/// use diesel_replicated::position::Lsn;
 ///
 /// let lsn: Lsn = "16/B374D848".parse()?;
 /// assert_eq!(lsn.to_string(), "16/B374D848");
 /// assert!(lsn < Lsn(0x17_0000_0000));
-/// # Ok::<(), diesel_replicated::InvalidLsn>(())
+/// # Ok::<(), diesel_replicated::position::InvalidLsn>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);

@@ -25,7 +25,7 @@ pub struct Candidate<'a> {
 /// not stay on the node of the connection's last read, so they should be quick and must not block.
 ///
 /// ```
-/// use diesel_replicated::{Candidate, LoadBalancingPolicy};
+/// use diesel_replicated::policy::{Candidate, LoadBalancingPolicy};
 ///
 /// /// Reads stay in their zone while the zone has a usable replica.
 /// #[derive(Debug)]

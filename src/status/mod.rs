@@ -11,7 +11,7 @@ pub use event::{Event, Events};
 pub(crate) use event::{EventBus, EventSender};
 
 use crate::position::Position;
-use crate::route::NodeKind;
+pub use crate::route::{NodeKind, RouteReason};
 
 /// A pool and its nodes at one moment.
 ///

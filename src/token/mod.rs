@@ -27,7 +27,7 @@ pub use self::seal::{TokenKeys, WeakKey};
 /// let token: SessionToken = cookie.parse()?;
 /// assert_eq!(token.written().unwrap().to_string(), "16/B3745848 on timeline 1");
 /// assert_eq!(token.to_string(), cookie);
-/// # Ok::<(), diesel_replicated::InvalidToken>(())
+/// # Ok::<(), diesel_replicated::token::InvalidToken>(())
 /// ```
 ///
 /// # As text
@@ -112,7 +112,7 @@ impl SessionToken {
     /// assert_eq!((both.written(), both.seen()), (wrote.written(), read.seen()));
     /// assert_eq!(both, read.merge(&wrote));
     /// assert!(both.advances(&wrote) && !wrote.advances(&both));
-    /// # Ok::<(), diesel_replicated::InvalidToken>(())
+    /// # Ok::<(), diesel_replicated::token::InvalidToken>(())
     /// ```
     #[must_use]
     pub fn merge(&self, other: &Self) -> Self {

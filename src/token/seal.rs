@@ -25,7 +25,8 @@ const TAG: usize = 16;
 /// A sealed token has at most 55 characters where a bare one has 34, and never more than 74.
 ///
 /// ```
-/// use diesel_replicated::{InvalidToken, SessionToken, TokenKeys};
+/// use diesel_replicated::SessionToken;
+/// use diesel_replicated::token::{InvalidToken, TokenKeys};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let (key, last_years_key) = ([7; 32], [6; 32]);

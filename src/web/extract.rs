@@ -20,9 +20,9 @@ use crate::pool::ReplicatedPool;
 /// ```
 /// use diesel::QueryResult;
 /// use diesel_async::RunQueryDsl;
-/// use diesel_replicated::{ReplicatedConnection, web::Connection};
+/// use diesel_replicated::{ReplicatedConnection, web::DatabaseConnection};
 ///
-/// async fn handler(Connection(mut conn): Connection) {
+/// async fn handler(DatabaseConnection(mut conn): DatabaseConnection) {
 ///     let _ = visit(&mut conn).await;
 /// }
 ///
@@ -49,9 +49,9 @@ use crate::pool::ReplicatedPool;
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Connection(pub ReplicatedConnection);
+pub struct DatabaseConnection(pub ReplicatedConnection);
 
-impl Deref for Connection {
+impl Deref for DatabaseConnection {
     type Target = ReplicatedConnection;
 
     fn deref(&self) -> &ReplicatedConnection {
@@ -59,13 +59,13 @@ impl Deref for Connection {
     }
 }
 
-impl DerefMut for Connection {
+impl DerefMut for DatabaseConnection {
     fn deref_mut(&mut self) -> &mut ReplicatedConnection {
         &mut self.0
     }
 }
 
-impl<S> FromRequestParts<S> for Connection
+impl<S> FromRequestParts<S> for DatabaseConnection
 where
     S: Send + Sync,
     ReplicatedPool: FromRef<S>,
@@ -78,9 +78,9 @@ where
     }
 }
 
-/// Why there is no [`Connection`]: the pool was closed. As a response, `503 Service Unavailable`.
+/// Why there is no [`DatabaseConnection`]: the pool was closed. As a response, `503 Service Unavailable`.
 ///
-/// To answer in another way, take `Result<Connection, ConnectionRejection>`.
+/// To answer in another way, take `Result<DatabaseConnection, ConnectionRejection>`.
 #[derive(Clone, Debug)]
 pub struct ConnectionRejection(Error);
 

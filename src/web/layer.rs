@@ -28,7 +28,7 @@ use crate::token::{SessionToken, UNKNOWN};
 ///   [`Session`](crate::Session) in the request's extensions.
 /// - The answer brings the session's token where that says more than the one that came, and
 ///   nothing otherwise. It is asked for when the headers are ready, and waited for no longer than
-///   reads wait ([`ConsistencyConfig::wait`](crate::ConsistencyConfig::wait)). With
+///   reads wait ([`ConsistencyConfig::wait`](crate::config::ConsistencyConfig::wait)). With
 ///   [`Consistency::Causal`](crate::Consistency::Causal) reads count, so that most answers bring one.
 /// - An answer that brings a token gets `Cache-Control: private`, because a cache that serves many
 ///   would give it to others: their sessions would then go on from a place that is not theirs. If

@@ -11,14 +11,14 @@
 //! use axum::Router;
 //! use axum::routing::{get, post};
 //! use diesel_async::RunQueryDsl;
-//! use diesel_replicated::web::{Connection, SessionLayer};
+//! use diesel_replicated::web::{DatabaseConnection, SessionLayer};
 //!
-//! async fn visit(Connection(mut conn): Connection) {
+//! async fn visit(DatabaseConnection(mut conn): DatabaseConnection) {
 //!     let visit = diesel::sql_query("INSERT INTO visits DEFAULT VALUES");
 //!     let _ = visit.execute(&mut conn).await;
 //! }
 //!
-//! async fn visits(Connection(mut conn): Connection) {
+//! async fn visits(DatabaseConnection(mut conn): DatabaseConnection) {
 //!     // On a replica, and yet it counts the visit before.
 //!     let count = diesel::sql_query("SELECT count(*) FROM visits");
 //!     let _ = count.execute(&mut conn).await;
@@ -42,7 +42,7 @@
 //! - Of the answers to requests that one client sends *at the same time*, the last to arrive decides
 //!   what its cookie says, and that may not cover what the others wrote. A client that keeps
 //!   tokens itself (see [`SessionLayer::header`]) can send them all. For others
-//!   [`WriteScope::Pool`](crate::WriteScope::Pool), the default, helps where one process serves them.
+//!   [`WriteScope::Pool`](crate::config::WriteScope::Pool), the default, helps where one process serves them.
 //! - A task that a handler spawns is outside of the session. Give it the [`Session`](crate::Session)
 //!   that is in the request's extensions.
 
@@ -62,5 +62,5 @@ pub use self::body::SessionBody;
 pub use self::cookie::SessionCookie;
 pub use self::error::InvalidCarrier;
 #[cfg(feature = "axum")]
-pub use self::extract::{Connection, ConnectionRejection};
+pub use self::extract::{ConnectionRejection, DatabaseConnection};
 pub use self::layer::{SessionLayer, SessionService};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::http::{Method, Request, StatusCode};
-use diesel_replicated::NodeHealth;
+use diesel_replicated::status::NodeHealth;
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -79,7 +79,7 @@ impl Blog {
         self.wait_for("primary with two replicas", async || {
             let status = self.pool.status();
             let up = |node: &&_| -> bool {
-                let node: &diesel_replicated::NodeStatus = node;
+                let node: &diesel_replicated::status::NodeStatus = node;
                 let follows = node.upstream == status.primary;
                 node.health == NodeHealth::Up && (node.kind.is_some() && follows)
             };

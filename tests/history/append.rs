@@ -13,11 +13,10 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Array, BigInt};
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::{ConsistencyConfig, WriteScope};
+use diesel_replicated::status::NodeKind;
 use diesel_replicated::testing::{LocalCluster, LocalNode};
-use diesel_replicated::{
-    Consistency, ConsistencyConfig, ErrorExt, NodeKind, Outcome, ReplicatedConnection,
-    ReplicatedPool, WriteScope,
-};
+use diesel_replicated::{Consistency, ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

@@ -9,10 +9,9 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer};
 use diesel_async::RunQueryDsl;
-use diesel_replicated::{
-    Consistency, ConsistencyConfig, HealthConfig, NodeKind, ReplicatedConnection, ReplicatedPool,
-    SessionToken,
-};
+use diesel_replicated::config::{ConsistencyConfig, HealthConfig};
+use diesel_replicated::status::NodeKind;
+use diesel_replicated::{Consistency, ReplicatedConnection, ReplicatedPool, SessionToken};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rustix::time::{ClockId, clock_gettime};

@@ -5,9 +5,8 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel_async::RunQueryDsl;
-use diesel_replicated::{
-    Builder, Error, NodeConfig, ReplicatedConnection, ReplicatedPool, RouteReason,
-};
+use diesel_replicated::status::RouteReason;
+use diesel_replicated::{Builder, Error, NodeConfig, ReplicatedConnection, ReplicatedPool};
 
 use crate::support::{
     Number, blocking, cluster, count, database, eventually, insert, run, users, who,

@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::config::{COMMIT_MARKER_SQL, CommitResolution};
 use diesel_replicated::testing::{LocalCluster, StopMode};
-use diesel_replicated::{
-    COMMIT_MARKER_SQL, CommitResolution, ErrorExt, NodeConfig, Outcome, ReplicatedConnection,
-    ReplicatedPool,
-};
+use diesel_replicated::{ErrorExt, NodeConfig, Outcome, ReplicatedConnection, ReplicatedPool};
 
 use crate::support::{all_up, eventually, insert, on, own_cluster, run, users};
 

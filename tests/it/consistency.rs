@@ -6,10 +6,11 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::config::{ConsistencyConfig, WriteScope};
+use diesel_replicated::status::{NodeKind, RouteReason};
 use diesel_replicated::testing::{LocalCluster, LocalNode, StopMode};
 use diesel_replicated::{
-    Builder, Consistency, ConsistencyConfig, ErrorExt, NodeConfig, NodeKind, Outcome,
-    ReplicatedConnection, ReplicatedPool, RouteReason, WriteScope,
+    Builder, Consistency, ErrorExt, NodeConfig, Outcome, ReplicatedConnection, ReplicatedPool,
 };
 use futures_util::FutureExt;
 

@@ -3,7 +3,7 @@
 use diesel::sql_query;
 use diesel::sql_types::Bool;
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
-use diesel_replicated::{NodeKind, RouteReason};
+use diesel_replicated::status::{NodeKind, RouteReason};
 
 use crate::support::{blocking, builder, cluster, database};
 

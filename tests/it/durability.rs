@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use diesel_replicated::connection::{Replicas, Stage};
+use diesel_replicated::status::NodeKind;
 use diesel_replicated::testing::StopMode;
-use diesel_replicated::{
-    Consistency, Durability, Error, NodeKind, Replicas, ReplicatedConnection, Stage,
-};
+use diesel_replicated::{Consistency, Durability, Error, ReplicatedConnection};
 
 use crate::support::{
     blocking, builder, builder_for, count, current_setting, database, eventually, insert,

@@ -6,10 +6,9 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::status::{NodeHealth, RouteReason};
 use diesel_replicated::testing::{LocalCluster, LocalNode};
-use diesel_replicated::{
-    Consistency, ErrorExt, Event, NodeHealth, Outcome, ReplicatedPool, RouteReason,
-};
+use diesel_replicated::{Consistency, ErrorExt, Event, Outcome, ReplicatedPool};
 use futures_util::{FutureExt, StreamExt};
 
 use crate::support::{

@@ -7,8 +7,9 @@ use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::status::{NodeHealth, RouteReason};
 use diesel_replicated::testing::{LocalCluster, LocalNode};
-use diesel_replicated::{ErrorExt, NodeHealth, Outcome, ReplicatedPool, RouteReason};
+use diesel_replicated::{ErrorExt, Outcome, ReplicatedPool};
 use futures_util::StreamExt;
 
 use crate::support::{
@@ -347,7 +348,9 @@ async fn a_black_hole_costs_a_connect_no_more_than_its_timeout() {
     replica.proxy().unwrap().black_hole();
     let pool = ReplicatedPool::builder()
         .primary(local.primary().url("app"))
-        .replica(diesel_replicated::Replica::new(replica.proxied_url("app").unwrap()).name("hole"))
+        .replica(
+            diesel_replicated::NodeConfig::new(replica.proxied_url("app").unwrap()).name("hole"),
+        )
         // Long enough for the primary on a busy machine.
         .connect_timeout(Duration::from_secs(2))
         .build()

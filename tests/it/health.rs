@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::HealthConfig;
+use diesel_replicated::status::NodeHealth;
 use diesel_replicated::testing::LocalNode;
-use diesel_replicated::{Consistency, Error, HealthConfig, NodeConfig, NodeHealth, ReplicatedPool};
+use diesel_replicated::{Consistency, Error, NodeConfig, ReplicatedPool};
 
 use crate::support::{all_up, always, builder_for, eventually, insert, on, own_cluster, pool, who};
 

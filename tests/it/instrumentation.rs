@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent};
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection, RunQueryDsl};
-use diesel_replicated::RouteReason;
+use diesel_replicated::status::RouteReason;
 
 use crate::support::{count, insert, pool, run, users, who};
 

@@ -3,7 +3,8 @@
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl};
-use diesel_replicated::{ReplicatedPool, RouteReason};
+use diesel_replicated::ReplicatedPool;
+use diesel_replicated::status::RouteReason;
 
 use crate::support::{Number, blocking, builder, cluster, database};
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use diesel::sql_query;
 use diesel::sql_types::Integer;
 use diesel_async::RunQueryDsl;
+use diesel_replicated::error::ConnectErrorKind;
+use diesel_replicated::status::{NodeHealth, NodeKind, RouteReason};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{
-    ConnectErrorKind, Error, NodeHealth, NodeKind, Replica, ReplicatedPool, RouteReason,
-};
+use diesel_replicated::{Error, NodeConfig, ReplicatedPool};
 
 use crate::support::{
     Number, Shared, all_up, blocking, builder, builder_for, cluster, count, database, eventually,
@@ -169,7 +169,7 @@ async fn replicas_are_added_removed_and_drained_while_statements_run() {
     let database = database().await;
     let replica = |place: usize| {
         let node = &cluster().replicas()[place];
-        Replica::new(node.url(&database)).name(node.name())
+        NodeConfig::new(node.url(&database)).name(node.name())
     };
     let pool = ReplicatedPool::builder()
         .primary(cluster().primary().url(&database))

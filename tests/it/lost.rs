@@ -5,7 +5,8 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
-use diesel_replicated::{ErrorExt, NodeHealth, Outcome, ReplicatedPool};
+use diesel_replicated::status::NodeHealth;
+use diesel_replicated::{ErrorExt, Outcome, ReplicatedPool};
 use futures_util::FutureExt;
 
 use crate::support::{

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::PromotionConfig;
 use diesel_replicated::testing::{LocalCluster, LocalClusterBuilder, StopMode};
 use diesel_replicated::{
-    ErrorExt, NodeConfig, Outcome, PromotionConfig, ReplicatedConnection, ReplicatedPool,
-    RetryPolicy,
+    ErrorExt, NodeConfig, Outcome, ReplicatedConnection, ReplicatedPool, RetryPolicy,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

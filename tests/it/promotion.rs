@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::PromotionConfig;
+use diesel_replicated::error::PromotionRefusal;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{
-    Error, ErrorExt, Event, NodeConfig, Outcome, PromotionConfig, PromotionRefusal, ReplicatedPool,
-};
+use diesel_replicated::{Error, ErrorExt, Event, NodeConfig, Outcome, ReplicatedPool};
 use futures_util::StreamExt;
 
 use crate::support::{
@@ -44,7 +44,7 @@ async fn found(pool: &ReplicatedPool, names: &[&str]) -> i64 {
     query.get_result(&mut *conn.primary()).await.unwrap()
 }
 
-fn reasons(result: Result<diesel_replicated::Promoted, Error>) -> Vec<PromotionRefusal> {
+fn reasons(result: Result<diesel_replicated::status::Promoted, Error>) -> Vec<PromotionRefusal> {
     match result.unwrap_err() {
         Error::PromotionRefused { reasons } => reasons,
         // Whoever looks for a reason finds none.
@@ -223,7 +223,7 @@ async fn the_replica_with_less_is_not_promoted() {
     })
     .await;
     eventually("the second is up", || async {
-        pool.status().node("replica-2").unwrap().health == diesel_replicated::NodeHealth::Up
+        pool.status().node("replica-2").unwrap().health == diesel_replicated::status::NodeHealth::Up
     })
     .await;
     let refused = reasons(pool.promote("replica-2").await);
@@ -280,7 +280,7 @@ async fn a_frozen_primary_is_replaced_when_nobody_has_heard_of_it_for_long_enoug
     eventually("it is known for what it is", || async {
         let status = pool.status();
         let old = status.node("primary").unwrap();
-        old.health == diesel_replicated::NodeHealth::Up && old.kind.is_none()
+        old.health == diesel_replicated::status::NodeHealth::Up && old.kind.is_none()
     })
     .await;
     write(&pool, "later").await;

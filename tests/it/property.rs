@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use diesel::prelude::*;
 use diesel::result::Error;
 use diesel_async::{AsyncConnection, RunQueryDsl};
-use diesel_replicated::{NodeKind, ReplicatedConnection, ReplicatedPool};
+use diesel_replicated::status::NodeKind;
+use diesel_replicated::{ReplicatedConnection, ReplicatedPool};
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 

@@ -6,9 +6,8 @@ use std::time::Duration;
 use diesel::prelude::*;
 use diesel::result::Error as DieselError;
 use diesel_async::{AsyncConnection, RunQueryDsl};
-use diesel_replicated::{
-    ErrorExt, Outcome, PromotionConfig, ReplicatedConnection, ReplicatedPool, RetryPolicy,
-};
+use diesel_replicated::config::PromotionConfig;
+use diesel_replicated::{ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool, RetryPolicy};
 
 use crate::support::{
     Shared, all_up, blocking, builder_for, eventually, insert, own_cluster, pool, run, users,

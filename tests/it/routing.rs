@@ -6,7 +6,8 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Integer, Text};
 use diesel_async::RunQueryDsl;
-use diesel_replicated::{Policy, RouteReason};
+use diesel_replicated::config::Policy;
+use diesel_replicated::status::RouteReason;
 
 use crate::support::{
     assert_route, builder, cluster, count, current_setting, database, insert, pool, run, users, who,
@@ -19,8 +20,8 @@ async fn plain_selects_run_on_replicas_by_weight() {
     let (one, two) = (replicas.next().unwrap(), replicas.next().unwrap());
     let pool = diesel_replicated::ReplicatedPool::builder()
         .primary(cluster().primary().url(&database))
-        .replica(diesel_replicated::Replica::new(one.url(&database)).weight(3))
-        .replica(diesel_replicated::Replica::new(two.url(&database)).weight(1))
+        .replica(diesel_replicated::NodeConfig::new(one.url(&database)).weight(3))
+        .replica(diesel_replicated::NodeConfig::new(two.url(&database)).weight(1))
         .policy(Policy::RoundRobin)
         .build()
         .await
@@ -93,7 +94,8 @@ async fn nothing_is_checked_out_before_the_first_statement() {
     assert_eq!(conns.len(), 100);
     assert_eq!(pool.status().connections_out, 100);
     assert!(conns.iter().all(Result::is_ok));
-    let idle = |node: &diesel_replicated::NodeStatus| node.connections == node.idle_connections;
+    let idle =
+        |node: &diesel_replicated::status::NodeStatus| node.connections == node.idle_connections;
     assert!(pool.status().nodes.iter().all(idle));
 }
 
@@ -271,7 +273,7 @@ async fn scopes_force_the_kind_of_node() {
 async fn the_primary_takes_reads_by_its_weight() {
     let database = database().await;
     let pool = diesel_replicated::ReplicatedPool::builder()
-        .primary(diesel_replicated::Primary::new(cluster().primary().url(&database)).weight(1))
+        .primary(diesel_replicated::NodeConfig::new(cluster().primary().url(&database)).weight(1))
         .replica(cluster().replicas()[0].url(&database))
         .policy(Policy::RoundRobin)
         .build()

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl;
+use diesel_replicated::status::{NodeHealth, NodeKind};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Error, Event, NodeHealth, NodeKind, ReplicatedPool};
+use diesel_replicated::{Error, Event, ReplicatedPool};
 use futures_util::{FutureExt, StreamExt};
 
 use crate::support::{

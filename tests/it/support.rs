@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use diesel::prelude::*;
 use diesel::sql_types::{Integer, Text};
 use diesel_async::{AsyncConnectionCore, RunQueryDsl, SimpleAsyncConnection};
+use diesel_replicated::config::HealthConfig;
+use diesel_replicated::status::NodeKind;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Builder, HealthConfig, NodeKind, ReplicatedConnection, ReplicatedPool};
+use diesel_replicated::{Builder, ReplicatedConnection, ReplicatedPool};
 
 diesel::table! {
     users (id) {
@@ -154,8 +156,9 @@ where
 
 /// Whether every node is up in the eyes of the pool.
 pub fn all_up(pool: &ReplicatedPool) -> bool {
-    let up =
-        |node: &diesel_replicated::NodeStatus| node.health == diesel_replicated::NodeHealth::Up;
+    let up = |node: &diesel_replicated::status::NodeStatus| {
+        node.health == diesel_replicated::status::NodeHealth::Up
+    };
     pool.status().nodes.iter().all(up)
 }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::config::HealthConfig;
+use diesel_replicated::error::PromotionRefusal;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{
-    Error, HealthConfig, NodeConfig, PromotionRefusal, ReplicatedConnection, ReplicatedPool,
-};
+use diesel_replicated::{Error, NodeConfig, ReplicatedConnection, ReplicatedPool};
 
 use tokio_util::sync::CancellationToken;
 

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::{ConsistencyConfig, WriteScope};
+use diesel_replicated::status::{NodeKind, RouteReason};
 use diesel_replicated::testing::{LocalCluster, LocalNode, StopMode};
-use diesel_replicated::{
-    Consistency, ConsistencyConfig, NodeKind, ReplicatedConnection, ReplicatedPool, RouteReason,
-    SessionToken, WriteScope,
-};
+use diesel_replicated::{Consistency, ReplicatedConnection, ReplicatedPool, SessionToken};
 
 use crate::support::{
     all_up, blocking, builder, builder_for, cluster, count, database, eventually, insert,

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use diesel::result::{DatabaseErrorKind, Error};
 use diesel_async::{AsyncConnection, RunQueryDsl};
-use diesel_replicated::RouteReason;
+use diesel_replicated::status::RouteReason;
 
 use crate::support::{builder, count, database, insert, pool, run, users, who};
 

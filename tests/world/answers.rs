@@ -4,8 +4,9 @@ use diesel::sql_query;
 use diesel::sql_types::{Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::status::{NodeKind, RouteReason};
 use diesel_replicated::testing::{LocalCluster, LocalNode};
-use diesel_replicated::{Consistency, NodeKind, ReplicatedConnection, RouteReason};
+use diesel_replicated::{Consistency, ReplicatedConnection};
 
 use crate::support::{blocking, builder_for, eventually, run};
 

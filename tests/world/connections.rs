@@ -8,11 +8,10 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Text;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::config::HealthConfig;
+use diesel_replicated::status::{NodeKind, RouteReason};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{
-    ErrorExt, HealthConfig, NodeConfig, NodeKind, Outcome, ReplicatedConnection, ReplicatedPool,
-    RouteReason,
-};
+use diesel_replicated::{ErrorExt, NodeConfig, Outcome, ReplicatedConnection, ReplicatedPool};
 
 use crate::support::{
     all_up, always, blocking, builder, builder_for, cluster, count, database, eventually, fill,

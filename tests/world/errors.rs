@@ -6,10 +6,9 @@ use std::sync::Arc;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::status::{NodeHealth, RouteReason};
 use diesel_replicated::testing::{LocalCluster, LocalNode, StopMode};
-use diesel_replicated::{
-    Builder, ErrorExt, NodeHealth, Outcome, ReplicatedConnection, ReplicatedPool, RouteReason,
-};
+use diesel_replicated::{Builder, ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool};
 
 use crate::support::{
     Number, all_up, blocking, builder, builder_for, cluster, count, database, eventually, fill,
@@ -226,7 +225,7 @@ async fn one_terminated_backend_puts_no_node_down() {
             .await
             .unwrap();
     }
-    let down = |node: &diesel_replicated::NodeStatus| {
+    let down = |node: &diesel_replicated::status::NodeStatus| {
         node.transitions
             .iter()
             .any(|transition| transition.to == NodeHealth::Down)

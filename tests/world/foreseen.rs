@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use diesel_replicated::config::{CommitResolution, PromotionConfig};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Builder, CommitResolution, NodeConfig, PromotionConfig, ReplicatedPool};
+use diesel_replicated::{Builder, NodeConfig, ReplicatedPool};
 
 use crate::history::Log;
 use crate::support::{all_up, eventually, on, own_cluster, run};

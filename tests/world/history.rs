@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::{ConsistencyConfig, HealthConfig, WriteScope};
+use diesel_replicated::status::{NodeHealth, NodeKind, NodeStatus};
 use diesel_replicated::testing::{LocalCluster, LocalNode};
-use diesel_replicated::{
-    Builder, Consistency, ConsistencyConfig, HealthConfig, NodeConfig, NodeHealth, NodeKind,
-    NodeStatus, ReplicatedPool, WriteScope,
-};
+use diesel_replicated::{Builder, Consistency, NodeConfig, ReplicatedPool};
 
 use crate::support::{all_up, always, eventually, insert, on, own_cluster, run, users};
 

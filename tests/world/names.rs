@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::{HealthConfig, PromotionConfig};
+use diesel_replicated::status::{NodeHealth, NodeKind, NodeStatus, RouteReason};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{
-    Builder, Error, Event, HealthConfig, NodeConfig, NodeHealth, NodeKind, NodeStatus,
-    PromotionConfig, ReplicatedPool, RouteReason,
-};
+use diesel_replicated::{Builder, Error, Event, NodeConfig, ReplicatedPool};
 use futures_util::StreamExt;
 
 use crate::support::{

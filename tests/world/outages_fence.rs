@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::status::NodeKind;
 use diesel_replicated::testing::{LocalCluster, LocalNode};
 use diesel_replicated::{
-    Consistency, Error, ErrorExt, NodeConfig, NodeKind, Outcome, ReplicatedPool, RetryPolicy,
+    Consistency, Error, ErrorExt, NodeConfig, Outcome, ReplicatedPool, RetryPolicy,
 };
 
 use crate::support::{

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use diesel_replicated::config::{HealthConfig, PromotionConfig};
+use diesel_replicated::error::PromotionRefusal;
 use diesel_replicated::testing::{LocalCluster, LocalNode};
-use diesel_replicated::{
-    Error, HealthConfig, NodeConfig, PromotionConfig, PromotionRefusal, ReplicatedPool,
-};
+use diesel_replicated::{Error, NodeConfig, ReplicatedPool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -114,7 +114,7 @@ async fn primary_comes_back(local: &Arc<LocalCluster>) {
 }
 
 /// Asks for the promotion until the nodes agree to it and the order is on its way.
-async fn order(pool: &ReplicatedPool) -> Result<diesel_replicated::Promoted, Error> {
+async fn order(pool: &ReplicatedPool) -> Result<diesel_replicated::status::Promoted, Error> {
     loop {
         match pool.promote("replica-1").await {
             Err(Error::PromotionRefused { reasons })

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::HealthConfig;
 use diesel_replicated::testing::{LocalCluster, LocalNode};
 use diesel_replicated::{
-    Builder, Consistency, Error, ErrorExt, HealthConfig, NodeConfig, Outcome, ReplicatedConnection,
+    Builder, Consistency, Error, ErrorExt, NodeConfig, Outcome, ReplicatedConnection,
     ReplicatedPool,
 };
 

@@ -11,10 +11,9 @@ use diesel::serialize::{self, IsNull, Output, ToSql};
 use diesel::sql_query;
 use diesel::sql_types::SqlType;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::status::RouteReason;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{
-    ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool, RetryPolicy, RouteReason,
-};
+use diesel_replicated::{ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool, RetryPolicy};
 
 use crate::support::{
     Number, blocking, builder, builder_for, cluster, count, database, eventually, insert, run,
@@ -348,7 +347,7 @@ async fn a_changed_result_type_fails_no_read_of_a_forced_replica() {
         assert_eq!(names(&mut conn).await.unwrap().len(), 3);
         assert_eq!(
             conn.last_route().unwrap().kind,
-            diesel_replicated::NodeKind::Replica
+            diesel_replicated::status::NodeKind::Replica
         );
     }
 }

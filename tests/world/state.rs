@@ -4,10 +4,9 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{Bool, Nullable, Text};
 use diesel_async::{AsyncConnection, RunQueryDsl};
-use diesel_replicated::{
-    Builder, Consistency, ConsistencyConfig, Error, NodeKind, ReplicatedConnection, ReplicatedPool,
-    RouteReason, WriteScope,
-};
+use diesel_replicated::config::{ConsistencyConfig, WriteScope};
+use diesel_replicated::status::{NodeKind, RouteReason};
+use diesel_replicated::{Builder, Consistency, Error, ReplicatedConnection, ReplicatedPool};
 use futures_util::StreamExt;
 
 use crate::support::{Shared, blocking, builder, cluster, count, database, run, who};

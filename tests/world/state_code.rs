@@ -6,7 +6,8 @@ use diesel::sql_query;
 use diesel::sql_types::{Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::RunQueryDsl;
-use diesel_replicated::{Builder, ReplicatedConnection, ReplicatedPool, RouteReason};
+use diesel_replicated::status::RouteReason;
+use diesel_replicated::{Builder, ReplicatedConnection, ReplicatedPool};
 
 use crate::support::{blocking, builder, cluster, database, run};
 

@@ -4,7 +4,8 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::RunQueryDsl;
-use diesel_replicated::{NodeKind, ReplicatedConnection, ReplicatedPool, RouteReason};
+use diesel_replicated::status::{NodeKind, RouteReason};
+use diesel_replicated::{ReplicatedConnection, ReplicatedPool};
 
 use crate::support::{
     Number, assert_route, blocking, builder, cluster, count, database, eventually, insert, pool,

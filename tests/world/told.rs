@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl;
+use diesel_replicated::config::HealthConfig;
+use diesel_replicated::status::{Degradation, Degraded, NodeHealth};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{
-    Builder, Degradation, Degraded, Event, HealthConfig, NodeConfig, NodeHealth, ReplicatedPool,
-};
+use diesel_replicated::{Builder, Event, NodeConfig, ReplicatedPool};
 use futures_util::StreamExt;
 
 use crate::history::Log;

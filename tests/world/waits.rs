@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel_async::{AsyncConnection, RunQueryDsl};
-use diesel_replicated::{
-    Consistency, ConsistencyConfig, HealthConfig, PromotionConfig, Replicas, ReplicatedConnection,
-    RetryPolicy, Stage,
-};
+use diesel_replicated::config::{ConsistencyConfig, HealthConfig, PromotionConfig};
+use diesel_replicated::connection::{Replicas, Stage};
+use diesel_replicated::{Consistency, ReplicatedConnection, RetryPolicy};
 
 use crate::support::{
     all_up, always, builder_for, count, eventually, insert, on, own_cluster, run,

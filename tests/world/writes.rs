@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use diesel::prelude::*;
 use diesel_async::{AsyncConnectionCore, RunQueryDsl, SimpleAsyncConnection};
+use diesel_replicated::config::{ConsistencyConfig, WriteScope};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{
-    Consistency, ConsistencyConfig, ReplicatedConnection, ReplicatedPool, WriteScope,
-};
+use diesel_replicated::{Consistency, ReplicatedConnection, ReplicatedPool};
 use futures_util::StreamExt;
 
 use crate::support::{

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use diesel::QueryResult;
 use diesel_async::{AsyncConnection, RunQueryDsl};
+use diesel_replicated::config::HealthConfig;
+use diesel_replicated::status::RouteReason;
 use diesel_replicated::testing::{LocalCluster, LocalNode, StopMode};
-use diesel_replicated::{
-    HealthConfig, NodeConfig, ReplicatedConnection, ReplicatedPool, RouteReason,
-};
+use diesel_replicated::{NodeConfig, ReplicatedConnection, ReplicatedPool};
 
 use crate::support::{all_up, builder_for, count, eventually, insert, on, own_cluster};
 use crate::writes::insert_for_id;

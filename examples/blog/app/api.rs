@@ -5,7 +5,7 @@ use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Extension, Json};
-use diesel_replicated::web::{Connection, ConnectionRejection};
+use diesel_replicated::web::{ConnectionRejection, DatabaseConnection};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ use super::store;
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// A handler's connection, or why there is none: that is told as the other errors are.
-pub(crate) type Conn = std::result::Result<Connection, ConnectionRejection>;
+pub(crate) type Conn = std::result::Result<DatabaseConnection, ConnectionRejection>;
 
 /// A body of JSON; what is wrong with it is told as JSON too.
 pub(crate) struct Body<T>(T);

@@ -8,7 +8,8 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use chrono::{DateTime, Utc};
-use diesel_replicated::{Consistency, NodeKind, ReplicatedConnection, RouteReason};
+use diesel_replicated::status::{NodeKind, RouteReason};
+use diesel_replicated::{Consistency, ReplicatedConnection};
 use serde::Serialize;
 
 use super::routes::App;

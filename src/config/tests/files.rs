@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, Consistency, DeclaredRole, Durability, Policy, Replica};
+use crate::config::{Config, Consistency, DeclaredRole, Durability, NodeConfig, Policy};
 
 fn full() -> Config {
     Config::new()
         .primary("postgres://app:secret@db1/app")
         .replica(
-            Replica::new("postgres://app:secret@db2/app")
+            NodeConfig::new("postgres://app:secret@db2/app")
                 .name("eu-1")
                 .weight(3)
                 .tag("zone", "a")

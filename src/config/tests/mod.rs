@@ -11,7 +11,7 @@ mod files;
 
 use std::time::Duration;
 
-use super::{Config, DeclaredRole, Host, NodeConfig, PoolConfig, Replica};
+use super::{Config, DeclaredRole, Host, NodeConfig, PoolConfig};
 use crate::config::{ConfigError, ConfigErrors, UrlProblem};
 
 const PRIMARY: &str = "postgres://app:hunter2@db1/app";
@@ -35,8 +35,8 @@ fn only_mistake(errors: &ConfigErrors, words: &[&str]) -> ConfigError {
 
 #[test]
 fn nodes_that_do_not_fit_together_are_refused() {
-    let twin = Replica::new("postgres://other:hunter2@DB2:5432/app").name("twin");
-    let named = |url: &str| Replica::new(url).name("x");
+    let twin = NodeConfig::new("postgres://other:hunter2@DB2:5432/app").name("twin");
+    let named = |url: &str| NodeConfig::new(url).name("x");
     let table: Vec<(Config, &[&str])> = vec![
         (Config::new(), &["no node"]),
         (
@@ -70,11 +70,11 @@ fn nodes_that_do_not_fit_together_are_refused() {
             &["`node 1`", "no host"],
         ),
         (
-            valid().replica(Replica::new("postgres://db3").name(" ")),
+            valid().replica(NodeConfig::new("postgres://db3").name(" ")),
             &["`db3:5432`", "name"],
         ),
         (
-            valid().replica(Replica::new("postgres://db3").tag("", "a")),
+            valid().replica(NodeConfig::new("postgres://db3").tag("", "a")),
             &["`db3:5432`", "tag"],
         ),
     ];
@@ -85,7 +85,7 @@ fn nodes_that_do_not_fit_together_are_refused() {
 
 #[test]
 fn numbers_out_of_bounds_are_refused() {
-    let replica = || Replica::new("postgres://db3:5433").name("eu");
+    let replica = || NodeConfig::new("postgres://db3:5433").name("eu");
     let table: Vec<(Config, &[&str])> = vec![
         (
             valid().replica(replica().weight(-1)),
@@ -124,7 +124,7 @@ fn numbers_out_of_bounds_are_refused() {
 
 #[test]
 fn time_limits_of_nothing_and_bad_shares_are_refused() {
-    let replica = || Replica::new("postgres://db3:5433").name("eu");
+    let replica = || NodeConfig::new("postgres://db3:5433").name("eu");
     let zero = Duration::ZERO;
     let table: Vec<(Config, &[&str])> = vec![
         (
@@ -195,7 +195,7 @@ fn empty_and_contradictory_texts_are_refused() {
 #[test]
 fn all_mistakes_are_told_at_once() {
     let errors = Config::new()
-        .replica(Replica::new("postgres://db1").weight(-1))
+        .replica(NodeConfig::new("postgres://db1").weight(-1))
         .replica("mysql://app:hunter2@db2/app")
         .max_size(0)
         .fallback_share(7.0)
@@ -242,7 +242,7 @@ fn declared_and_undeclared_nodes_may_be_mixed() {
         Config::new().primary(PRIMARY).node(REPLICA),
         Config::new()
             .primary(PRIMARY)
-            .replica(Replica::new(REPLICA).weight(0)),
+            .replica(NodeConfig::new(REPLICA).weight(0)),
     ] {
         assert_eq!(config.check(), Ok(()));
     }
@@ -254,7 +254,7 @@ fn the_checked_form_is_complete() {
         .max_lifetime(None)
         .connect_timeout(Duration::from_secs(7))
         .replica(
-            Replica::new("postgres://app@db3:6000/app?connect_timeout=2")
+            NodeConfig::new("postgres://app@db3:6000/app?connect_timeout=2")
                 .name("eu")
                 .weight(3)
                 .tag("zone", "a")

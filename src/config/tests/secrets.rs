@@ -3,7 +3,7 @@
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
 
-use crate::config::{Config, Replica};
+use crate::config::{Config, NodeConfig};
 
 /// A piece of every password; nothing else contains it.
 const MARK: &str = "Zq7";
@@ -89,7 +89,7 @@ fn check_file(password: &str, template: &str, file: &str) -> Result<(), TestCase
         Err(error) => format!("{error} {error:?}"),
     };
     prop_assert!(!text.contains(MARK), "{json:?} is shown in {text}");
-    let one = serde_json::from_str::<Replica>(&json);
+    let one = serde_json::from_str::<NodeConfig>(&json);
     if let Err(error) = one {
         prop_assert!(
             !format!("{error} {error:?}").contains(MARK),
@@ -104,8 +104,8 @@ fn check(password: &str, template: &str) -> Result<(), TestCaseError> {
     let url = template.replace("[]", &escaped).replace("{}", password);
     let mut texts = vec![format!(
         "{:?} {:#?}",
-        Replica::new(&*url),
-        Replica::new(&*url)
+        NodeConfig::new(&*url),
+        NodeConfig::new(&*url)
     )];
     let from_env = Config::from_env_with("X", |name| match name {
         "X_URL" | "X_REPLICA_URLS" | "X_MAX_SIZE" | "X_POLICY" | "X_REPLICA_WEIGHTS" => {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::only_mistake;
 use crate::config::WriteScope;
 use crate::config::{
-    Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, Host, Policy,
-    Replica, Settings,
+    Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, Host,
+    NodeConfig, Policy, Settings,
 };
 use crate::config::{ConfigError, UrlProblem};
 
@@ -261,7 +261,7 @@ fn what_cannot_be_read_is_told_without_the_password() {
             }
         }
         assert!(
-            !format!("{:?}", Replica::new(*url)).contains("hunter2"),
+            !format!("{:?}", NodeConfig::new(*url)).contains("hunter2"),
             "{url}"
         );
     }
@@ -318,7 +318,7 @@ fn an_unknown_parameter_that_may_be_a_password_is_not_named() {
             &["`db1:5432`", "after the password"],
         );
         assert!(
-            !format!("{:?}", Replica::new(url)).contains("hunter2"),
+            !format!("{:?}", NodeConfig::new(url)).contains("hunter2"),
             "{url}"
         );
     }
@@ -375,7 +375,7 @@ fn passwords_are_masked_where_urls_are_shown() {
         ("hunter2", "… (7 bytes that cannot be read)"),
     ] {
         let shown = format!("url: {shown},");
-        let debug = format!("{:?}", Replica::new(url));
+        let debug = format!("{:?}", NodeConfig::new(url));
         assert!(debug.contains(&shown), "{debug}");
     }
 }

@@ -12,10 +12,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{BoxError, Json, Router};
 use diesel_async::RunQueryDsl;
-use diesel_replicated::web::{Connection, InvalidCarrier, SessionLayer};
-use diesel_replicated::{
-    ConsistencyConfig, NodeKind, ReplicatedPool, Session, SessionToken, TokenKeys,
-};
+use diesel_replicated::config::ConsistencyConfig;
+use diesel_replicated::status::NodeKind;
+use diesel_replicated::token::TokenKeys;
+use diesel_replicated::web::{DatabaseConnection, InvalidCarrier, SessionLayer};
+use diesel_replicated::{ReplicatedPool, Session, SessionToken};
 use futures_util::{StreamExt, stream};
 use tower::ServiceExt;
 
@@ -58,12 +59,12 @@ fn router(pool: &ReplicatedPool) -> Router {
 }
 
 /// How many there are, by which kind of node.
-async fn visitors(Connection(mut conn): Connection) -> Json<(i64, NodeKind)> {
+async fn visitors(DatabaseConnection(mut conn): DatabaseConnection) -> Json<(i64, NodeKind)> {
     let count = count(&mut conn).await;
     Json((count, conn.last_route().unwrap().kind))
 }
 
-async fn visit(mut conn: Connection, Path(name): Path<String>) -> Response {
+async fn visit(mut conn: DatabaseConnection, Path(name): Path<String>) -> Response {
     // As it is, through `Deref`.
     insert(&name).execute(&mut conn).await.unwrap();
     let private = [(header::SET_COOKIE, "theirs=1"), (header::VARY, "cookie")];
@@ -79,7 +80,7 @@ async fn visit_all(State(pool): State<ReplicatedPool>, Path(names): Path<String>
 }
 
 /// What is asked while the body is under way, of whatever session that belongs to.
-async fn streamed(mut conn: Connection, State(pool): State<ReplicatedPool>) -> Body {
+async fn streamed(mut conn: DatabaseConnection, State(pool): State<ReplicatedPool>) -> Body {
     let before = conn.session_token().await;
     count(&mut conn).await;
     Body::from_stream(stream::iter(0..3).then(move |_| {
@@ -306,7 +307,8 @@ async fn a_client_that_goes_away_in_the_middle_of_a_write_harms_nobody() {
         .unwrap();
     let kept = Arc::new(Mutex::new(None::<Session>));
     let keep = Arc::clone(&kept);
-    let interrupted = async move |Extension(session): Extension<Session>, mut conn: Connection| {
+    let interrupted = async move |Extension(session): Extension<Session>,
+                                  mut conn: DatabaseConnection| {
         *keep.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
         insert("cut short").execute(&mut conn).await.unwrap();
     };

@@ -10,8 +10,11 @@ use axum::http::{Request, Response, StatusCode, header};
 use axum::routing::post;
 use axum::{Json, Router};
 use diesel_async::RunQueryDsl;
-use diesel_replicated::web::{Connection, ConnectionRejection, SessionCookie, SessionLayer};
-use diesel_replicated::{Consistency, ConsistencyConfig, Error, ReplicatedPool, Session};
+use diesel_replicated::config::ConsistencyConfig;
+use diesel_replicated::web::{
+    ConnectionRejection, DatabaseConnection, SessionCookie, SessionLayer,
+};
+use diesel_replicated::{Consistency, Error, ReplicatedPool, Session};
 use futures_util::future::BoxFuture;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -161,7 +164,7 @@ async fn the_service_that_is_ready_is_the_one_that_is_called() {
 #[tokio::test]
 async fn without_a_pool_there_is_no_connection() {
     let pool = pool().await;
-    let told = async |conn: Result<Connection, ConnectionRejection>| match conn {
+    let told = async |conn: Result<DatabaseConnection, ConnectionRejection>| match conn {
         Ok(_) => "there is one",
         Err(rejection) => {
             assert!(matches!(rejection.into_inner(), Error::Closed));

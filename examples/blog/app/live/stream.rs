@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::sse::{Event as Message, KeepAlive, Sse};
-use diesel_replicated::Events;
+use diesel_replicated::status::Events;
 use futures_util::stream::{self, Stream, StreamExt};
 use serde::Serialize;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};

@@ -1,6 +1,7 @@
 //! The part of each page that tells who answered.
 
-use diesel_replicated::{Consistency, NodeHealth, NodeKind, PoolStatus};
+use diesel_replicated::status::{NodeHealth, NodeKind};
+use diesel_replicated::{Consistency, PoolStatus};
 use maud::{Markup, html};
 
 use super::super::served::{Served, Step};
