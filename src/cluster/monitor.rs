@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use diesel::QueryResult;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -206,61 +207,63 @@ impl Monitor {
     /// Asks again and again. Returns why it ended.
     async fn follow(&mut self, monitor: &mut MonitorConnection) -> String {
         loop {
-            self.pulse.beat();
-            let asked = Instant::now();
-            let upto = self.write_log.drawn();
-            let question = self.reports.asks();
-            match timeout(self.config.health.timeout, monitor.ask()).await {
-                Ok(Ok(Some(mut facts))) => {
-                    let took = asked.elapsed();
-                    if let Err(cause) = self.place(monitor, &mut facts).await {
-                        return cause;
-                    }
-                    self.reports.said(facts.clone(), took);
-                    let fork = self.fork(monitor, &facts).await;
-                    self.note(&facts, fork.clone());
-                    let asked = (upto, asked, question);
-                    self.publish(monitor, &facts, asked, fork);
-                }
-                Ok(Ok(None)) => self.reports.answered(),
-                Ok(Err(error)) => return error.to_string(),
-                Err(_) => return self.silent(),
+            if let Err(cause) = self.round(monitor).await {
+                return cause;
             }
-            for question in self.reports.take_questions() {
-                match timeout(
-                    self.config.health.timeout,
-                    monitor.over(question.transactions),
-                )
-                .await
-                {
-                    Ok(Ok(over)) => {
-                        let _ = question.answer.send((over, Arc::clone(monitor.wire())));
-                    }
-                    Ok(Err(error)) => return error.to_string(),
-                    Err(_) => return self.silent(),
-                }
+        }
+    }
+
+    async fn round(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
+        self.pulse.beat();
+        let asked = Instant::now();
+        let upto = self.write_log.drawn();
+        let question = self.reports.asks();
+        match self.answer(monitor.ask()).await? {
+            Some(mut facts) => {
+                let took = asked.elapsed();
+                self.place(monitor, &mut facts).await?;
+                self.reports.said(facts.clone(), took);
+                let fork = self.fork(monitor, &facts).await;
+                self.note(&facts, fork.clone());
+                self.publish(monitor, &facts, (upto, asked, question), fork);
             }
-            self.pause(asked).await;
-            if let Err(error) = self.beat(monitor).await {
-                return error;
-            }
-            if let Err(error) = self.tend_markers(monitor).await {
-                return error;
-            }
-            if let Err(error) = self.look_at_code(monitor).await {
-                return error;
-            }
-            if let Err(error) = self.look_at_commits(monitor).await {
-                return error;
-            }
-            if !self.reports.is_wanted() && self.identified.elapsed() > IDENTITY {
-                self.identified = Instant::now();
-                match timeout(self.config.health.timeout, monitor.identify()).await {
-                    Ok(Ok(())) => self.tell_limits(monitor),
-                    Ok(Err(error)) => return error.to_string(),
-                    Err(_) => return self.silent(),
-                }
-            }
+            None => self.reports.answered(),
+        }
+        for question in self.reports.take_questions() {
+            let over = self.answer(monitor.over(question.transactions)).await?;
+            let _ = question.answer.send((over, Arc::clone(monitor.wire())));
+        }
+        self.pause(asked).await;
+        self.beat(monitor).await?;
+        self.tend_markers(monitor).await?;
+        self.look_at_code(monitor).await?;
+        self.look_at_commits(monitor).await?;
+        if !self.reports.is_wanted() && self.identified.elapsed() > IDENTITY {
+            self.identified = Instant::now();
+            self.answer(monitor.identify()).await?;
+            self.tell_limits(monitor);
+        }
+        Ok(())
+    }
+
+    /// The answer, or why the node is not followed any more.
+    async fn answer<T>(&self, asking: impl Future<Output = QueryResult<T>>) -> Result<T, String> {
+        match timeout(self.config.health.timeout, asking).await {
+            Ok(answer) => answer.map_err(|error| error.to_string()),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    /// The same of what this role may not be allowed to ask: the server's refusal is an answer, too.
+    async fn answer_or_refusal<T>(
+        &self,
+        monitor: &mut MonitorConnection,
+        asking: impl AsyncFnOnce(&mut MonitorConnection) -> QueryResult<T>,
+    ) -> Result<QueryResult<T>, String> {
+        match timeout(self.config.health.timeout, asking(monitor)).await {
+            Ok(Err(error)) if !monitor.wire().is_usable() => Err(error.to_string()),
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(self.silent()),
         }
     }
 
@@ -283,10 +286,10 @@ impl Monitor {
             self.in_doubt = 0;
         } else if let Some(mark) = self.marks.of(newest) {
             self.in_doubt += 1;
-            let limit = self.config.health.timeout;
-            match timeout(limit, monitor.shows(&mark)).await {
-                Ok(Ok(true)) => self.timeline = newest,
-                Ok(Ok(false)) => {
+            let shows = async |monitor: &mut MonitorConnection| monitor.shows(&mark).await;
+            match self.answer_or_refusal(monitor, shows).await? {
+                Ok(true) => self.timeline = newest,
+                Ok(false) => {
                     let replayed = match facts.place {
                         Place::Standby { replayed, .. } => replayed,
                         Place::Primary { .. } => None,
@@ -296,10 +299,8 @@ impl Monitor {
                         self.lacks = newest;
                     }
                 }
-                // It may not be asked: it stays in doubt.
-                Ok(Err(_)) if monitor.wire().is_usable() => {}
-                Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err(self.silent()),
+                // It stays in doubt.
+                Err(_) => {}
             }
         } else {
             self.in_doubt += 1;
@@ -319,16 +320,14 @@ impl Monitor {
         if timeline == 0 || !self.is_primary() || !self.marks.is_wanted(timeline) {
             return Ok(());
         }
-        let limit = self.config.health.timeout;
-        let mark = match timeout(limit, monitor.mark()).await {
-            Ok(Ok(mark)) => mark.filter(|mark| mark.timeline == timeline),
-            Ok(Err(error)) if monitor.wire().is_usable() => {
+        let made = async |monitor: &mut MonitorConnection| monitor.mark().await;
+        let mark = match self.answer_or_refusal(monitor, made).await? {
+            Ok(mark) => mark.filter(|mark| mark.timeline == timeline),
+            Err(error) => {
                 let node = &self.node.name;
                 tracing::warn!(target: "diesel_replicated", node, %error, "mark_failed");
                 None
             }
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(self.silent()),
         };
         self.marks.made(timeline, mark);
         let topology = self.topology.borrow();
@@ -376,21 +375,17 @@ impl Monitor {
         if last.elapsed() < CODE || !self.is_primary() {
             return Ok(());
         }
-        match timeout(self.config.health.timeout, monitor.code_changes()).await {
-            Ok(Ok(changes)) => {
+        let ask = async |monitor: &mut MonitorConnection| monitor.code_changes().await;
+        match self.answer_or_refusal(monitor, ask).await? {
+            Ok(changes) => {
                 self.code = Some((Instant::now(), Some(changes)));
                 if known != Some(changes) {
                     self.tell(Command::CodeChanged { changes });
                 }
-                Ok(())
             }
-            Ok(Err(_)) if monitor.wire().is_usable() => {
-                self.code = None;
-                Ok(())
-            }
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(self.silent()),
+            Err(_) => self.code = None,
         }
+        Ok(())
     }
 
     /// Sees whether commits wait for a synchronous standby.
@@ -401,13 +396,8 @@ impl Monitor {
         self.looked_at_commits = Instant::now();
         let standbys = self.write_log.with(|view| view.synchronous_standbys);
         let wait = if standbys.unwrap_or_default() > 0 && self.is_primary() {
-            match timeout(self.config.health.timeout, monitor.commits_wait()).await {
-                Ok(Ok(wait)) => wait,
-                // It may not be asked.
-                Ok(Err(_)) if monitor.wire().is_usable() => None,
-                Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err(self.silent()),
-            }
+            let ask = async |monitor: &mut MonitorConnection| monitor.commits_wait().await;
+            self.answer_or_refusal(monitor, ask).await?.unwrap_or(None)
         } else {
             None
         };
@@ -427,18 +417,14 @@ impl Monitor {
         if now != place {
             return Ok(());
         }
-        match timeout(self.config.health.timeout, monitor.heartbeat()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if monitor.wire().is_usable() => {
-                // It may not. The receivers' own keepalives are all that is left.
-                let node = &self.node.name;
-                tracing::warn!(target: "diesel_replicated", node, %error, "heartbeat_failed");
-                self.heartbeat = false;
-                Ok(())
-            }
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(self.silent()),
+        let beat = async |monitor: &mut MonitorConnection| monitor.heartbeat().await;
+        if let Err(error) = self.answer_or_refusal(monitor, beat).await? {
+            // The receivers' own keepalives are all that is left.
+            let node = &self.node.name;
+            tracing::warn!(target: "diesel_replicated", node, %error, "heartbeat_failed");
+            self.heartbeat = false;
         }
+        Ok(())
     }
 
     /// Tells that the node does not answer, and why it is not followed any more.

@@ -125,10 +125,6 @@ pub struct Config {
     /// Statements run in this order on every new server connection of every node, such as
     /// `SET statement_timeout = '5s'`. Default: none.
     pub setup_sql: Vec<String>,
-    /// How long closing the pool waits for connections in use to come back. Zero does not wait.
-    /// Default: 10 seconds.
-    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
-    pub close_timeout: Duration,
     /// How long a statement that needs the primary waits for one, while none takes writes and before
     /// anything of it was sent: over a failover. Zero does not wait; a shorter
     /// [`connection_timeout`](PoolConfig::connection_timeout) wins. Default: 15 seconds, as finding out that a
@@ -155,7 +151,6 @@ impl Default for Config {
             write_quorum: false,
             functions: FunctionConfig::default(),
             setup_sql: Vec::new(),
-            close_timeout: Duration::from_secs(10),
             failover_wait: Duration::from_secs(15),
         }
     }
@@ -180,7 +175,6 @@ impl Config {
     /// | `connection_timeout` | [`PoolConfig::connection_timeout`] |
     /// | `max_lifetime` | [`PoolConfig::max_lifetime`] |
     /// | `idle_timeout` | [`PoolConfig::idle_timeout`] |
-    /// | `close_timeout` | [`Config::close_timeout`] |
     /// | `failover_wait` | [`Config::failover_wait`] |
     /// | `policy` | [`Config::policy`]: `weighted_random`, `least_in_flight` or `round_robin` |
     /// | `weights` | [`NodeConfig::weight`] of each host, in order: `0,3,1` |
@@ -318,7 +312,6 @@ impl fmt::Debug for Config {
             .field("write_quorum", &self.write_quorum)
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
-            .field("close_timeout", &self.close_timeout)
             .field("failover_wait", &self.failover_wait)
             .finish()
     }

@@ -50,7 +50,6 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
     ("idle_timeout", |to, text| {
         limit(&mut to.pool.idle_timeout, text)
     }),
-    ("close_timeout", |to, text| set(&mut to.close_timeout, text)),
     ("failover_wait", |to, text| set(&mut to.failover_wait, text)),
     ("policy", |to, text| set(&mut to.policy, text)),
     ("fallback_share", |to, text| {

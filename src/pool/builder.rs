@@ -115,7 +115,6 @@ impl Builder {
         idle_timeout(impl Into<Option<Duration>>) => pool.idle_timeout, "config::PoolConfig::idle_timeout";
         fallback_share(f64) => fallback_share, "Config::fallback_share";
         start_read_only(bool) => start_read_only, "Config::start_read_only";
-        close_timeout(Duration) => close_timeout, "Config::close_timeout";
         failover_wait(Duration) => failover_wait, "Config::failover_wait";
         commit_resolution(CommitResolution) => commit_resolution, "Config::commit_resolution";
         health(HealthConfig) => health, "Config::health";

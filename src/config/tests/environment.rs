@@ -99,7 +99,6 @@ fn every_setting_has_a_variable_that_wins_over_the_url() {
         ("DATABASE_CONNECT_TIMEOUT", "250ms"),
         ("DATABASE_MAX_LIFETIME", "never"),
         ("DATABASE_IDLE_TIMEOUT", "5min"),
-        ("DATABASE_CLOSE_TIMEOUT", "0"),
         ("DATABASE_FAILOVER_WAIT", "250ms"),
         ("DATABASE_POLICY", "least_in_flight"),
         ("DATABASE_FALLBACK_SHARE", "1"),
@@ -119,7 +118,6 @@ fn every_setting_has_a_variable_that_wins_over_the_url() {
         .connect_timeout(Duration::from_millis(250))
         .max_lifetime(None)
         .idle_timeout(Duration::from_secs(300))
-        .close_timeout(Duration::ZERO)
         .failover_wait(Duration::from_millis(250))
         .policy(Policy::LeastInFlight)
         .fallback_share(1.0)

@@ -52,7 +52,7 @@ fn a_file_reads_well() {
     let config: Config = toml::from_str(
         r#"
         policy = "round_robin"
-        close_timeout = 2.5
+        failover_wait = 2.5
 
         [pool]
         max_size = 20
@@ -73,7 +73,7 @@ fn a_file_reads_well() {
     )
     .unwrap();
     assert_eq!(config.policy, Policy::RoundRobin);
-    assert_eq!(config.close_timeout, Duration::from_millis(2_500));
+    assert_eq!(config.failover_wait, Duration::from_millis(2_500));
     assert_eq!(config.pool.connection_timeout, Duration::from_millis(250));
     assert_eq!(config.pool.idle_timeout, None);
     assert_eq!(config.nodes[0].role, DeclaredRole::Primary);

@@ -72,7 +72,7 @@ const FILES: &[&str] = &[
     r#"{"health": {"interval": ()}}"#,
     r#"{"promotion": ()}"#,
     r#"{"setup_sql": ()}"#,
-    r#"{"close_timeout": ()}"#,
+    r#"{"failover_wait": ()}"#,
 ];
 
 #[cfg(feature = "serde")]

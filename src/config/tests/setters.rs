@@ -104,9 +104,4 @@ impl Config {
         self.failover_wait = wait;
         self
     }
-
-    pub(super) fn close_timeout(mut self, timeout: Duration) -> Self {
-        self.close_timeout = timeout;
-        self
-    }
 }

@@ -142,7 +142,7 @@ fn a_password_may_be_any_bytes_and_may_come_without_a_user() {
 fn parameters_of_the_pool_are_read() {
     let config = Config::from_url(
         "postgres://u@db1,db2/a?max_size=20&min_idle=2&connection_timeout=1.5&max_lifetime=never\
-         &idle_timeout=5min&close_timeout=250ms&failover_wait=1s&max_lag=30s&max_lag_bytes=1000&health_interval=500ms&health_timeout=2s&policy=round_robin&weights=0,3&fallback_share=0.25\
+         &idle_timeout=5min&failover_wait=1s&max_lag=30s&max_lag_bytes=1000&health_interval=500ms&health_timeout=2s&policy=round_robin&weights=0,3&fallback_share=0.25\
          &consistency=bounded_staleness:5s&write_scope=session&consistency_wait=1ms&durability=off\
          &start_read_only=true&read_only_transactions_on_replicas=on&sslmode=disable\
          &target_session_attrs=any",
@@ -156,7 +156,6 @@ fn parameters_of_the_pool_are_read() {
         .connection_timeout(Duration::from_millis(1500))
         .max_lifetime(None)
         .idle_timeout(Duration::from_secs(300))
-        .close_timeout(Duration::from_millis(250))
         .failover_wait(Duration::from_secs(1))
         .health(
             HealthConfig::default()
