@@ -6,7 +6,7 @@
 use super::catalog::Catalog;
 use super::does::Does;
 use super::lexer;
-use super::scan::{self, Findings, Known};
+use super::scan::{self, Findings, Names};
 use super::tokens::Tokens;
 
 /// Words that begin a statement which changes the session.
@@ -40,7 +40,7 @@ pub(super) struct Body {
 }
 
 /// What the code may do.
-pub(super) fn judge(text: &str, known: Known<'_>) -> Body {
+pub(super) fn judge(text: &str, known: Names<'_>) -> Body {
     let Ok(tokens) = lexer::tokens(text) else {
         return Body {
             does: Findings::anything().does(),

@@ -5,7 +5,7 @@ use super::catalog::Catalog;
 use super::code::{CodeRow, Kind};
 use super::functions::Functions;
 use super::lexer;
-use super::scan::{self, Findings, Known};
+use super::scan::{self, Findings, Names};
 use super::tokens::Tokens;
 
 /// Judges what runs code by what that does; what uses it is judged by that in its turn.
@@ -25,7 +25,7 @@ pub(super) fn judge_definitions(catalog: &mut Catalog, functions: &Functions) {
 
 /// Whether the row told something new.
 fn judge(catalog: &mut Catalog, row: &CodeRow, functions: &Functions) -> bool {
-    let known = Known {
+    let known = Names {
         functions,
         catalog: Some(catalog),
     };
@@ -53,7 +53,7 @@ fn judge(catalog: &mut Catalog, row: &CodeRow, functions: &Functions) -> bool {
 }
 
 /// What an expression or a query does. One that may not be read could be anything.
-fn expression(row: &CodeRow, known: Known<'_>) -> Findings {
+fn expression(row: &CodeRow, known: Names<'_>) -> Findings {
     match lexer::tokens(&row.definition) {
         Ok(tokens) if !row.definition.is_empty() => {
             scan::scan(Tokens::new(&row.definition, &tokens), known)

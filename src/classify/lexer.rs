@@ -4,7 +4,7 @@
 //! server would read a text differently (`standard_conforming_strings`, junk after numbers), the
 //! text counts as unreadable rather than as one of its readings.
 
-use super::tokens::{Kind, Token};
+use super::tokens::{Token, TokenKind};
 
 /// Texts beyond this length are not read at all.
 pub(super) const MAX_TEXT: usize = 1 << 20;
@@ -84,7 +84,7 @@ impl Lexer<'_> {
         self.bytes.get(self.at + ahead).copied().unwrap_or(0)
     }
 
-    fn next_token(&mut self) -> Result<Option<(Kind, usize)>, Unreadable> {
+    fn next_token(&mut self) -> Result<Option<(TokenKind, usize)>, Unreadable> {
         self.skip_blanks()?;
         let start = self.at;
         let after_escape_string = std::mem::take(&mut self.after_escape_string);
@@ -110,9 +110,9 @@ impl Lexer<'_> {
         Ok(Some((kind, start)))
     }
 
-    fn punctuation(&mut self, length: usize) -> Kind {
+    fn punctuation(&mut self, length: usize) -> TokenKind {
         self.at += length;
-        Kind::Punctuation
+        TokenKind::Punctuation
     }
 
     fn skip_blanks(&mut self) -> Result<(), Unreadable> {
@@ -152,7 +152,7 @@ impl Lexer<'_> {
     }
 
     /// A string by the standard rules: a backslash is only a backslash.
-    fn string(&mut self) -> Result<Kind, Unreadable> {
+    fn string(&mut self) -> Result<TokenKind, Unreadable> {
         self.at += 1;
         let mut backslashes = 0_usize;
         loop {
@@ -166,7 +166,7 @@ impl Lexer<'_> {
                 }
                 b'\'' => {
                     self.at += 1;
-                    return Ok(Kind::Text);
+                    return Ok(TokenKind::Text);
                 }
                 b'\\' => {
                     self.at += 1;
@@ -180,7 +180,7 @@ impl Lexer<'_> {
         }
     }
 
-    fn escape_string(&mut self) -> Result<Kind, Unreadable> {
+    fn escape_string(&mut self) -> Result<TokenKind, Unreadable> {
         self.at += 1;
         loop {
             match self.peek(0) {
@@ -190,14 +190,14 @@ impl Lexer<'_> {
                 b'\'' => {
                     self.at += 1;
                     self.after_escape_string = true;
-                    return Ok(Kind::Text);
+                    return Ok(TokenKind::Text);
                 }
                 _ => self.at += 1,
             }
         }
     }
 
-    fn quoted(&mut self) -> Result<Kind, Unreadable> {
+    fn quoted(&mut self) -> Result<TokenKind, Unreadable> {
         let start = self.at;
         self.at += 1;
         loop {
@@ -210,7 +210,7 @@ impl Lexer<'_> {
                     return if length == 0 || length > MAX_IDENTIFIER {
                         Err(Unreadable)
                     } else {
-                        Ok(Kind::Quoted)
+                        Ok(TokenKind::Quoted)
                     };
                 }
                 _ => self.at += 1,
@@ -219,13 +219,13 @@ impl Lexer<'_> {
     }
 
     /// `$1` or `$tag$ … $tag$`.
-    fn dollar(&mut self) -> Result<Kind, Unreadable> {
+    fn dollar(&mut self) -> Result<TokenKind, Unreadable> {
         if self.peek(1).is_ascii_digit() {
             self.at += 1;
             while self.peek(0).is_ascii_digit() {
                 self.at += 1;
             }
-            return self.not_before_identifier(Kind::Parameter);
+            return self.not_before_identifier(TokenKind::Parameter);
         }
         let mut length = 1;
         while self.peek(length) != b'$' {
@@ -242,14 +242,14 @@ impl Lexer<'_> {
         while let Some(dollar) = find(body, from, b'$') {
             if body.get(dollar..).is_some_and(|rest| rest.starts_with(tag)) {
                 self.at += tag.len() + dollar + tag.len();
-                return Ok(Kind::Text);
+                return Ok(TokenKind::Text);
             }
             from = dollar + 1;
         }
         Err(Unreadable)
     }
 
-    fn number(&mut self) -> Result<Kind, Unreadable> {
+    fn number(&mut self) -> Result<TokenKind, Unreadable> {
         while self.peek(0).is_ascii_digit() {
             self.at += 1;
         }
@@ -268,11 +268,11 @@ impl Lexer<'_> {
                 }
             }
         }
-        self.not_before_identifier(Kind::Number)
+        self.not_before_identifier(TokenKind::Number)
     }
 
     /// `1for` and `$1for` are two tokens to older servers and an error to newer ones.
-    fn not_before_identifier(&self, kind: Kind) -> Result<Kind, Unreadable> {
+    fn not_before_identifier(&self, kind: TokenKind) -> Result<TokenKind, Unreadable> {
         if starts_identifier(self.peek(0)) {
             Err(Unreadable)
         } else {
@@ -280,7 +280,7 @@ impl Lexer<'_> {
         }
     }
 
-    fn word(&mut self) -> Result<Kind, Unreadable> {
+    fn word(&mut self) -> Result<TokenKind, Unreadable> {
         match (self.peek(0), self.peek(1), self.peek(2)) {
             (b'e' | b'E', b'\'', _) => {
                 self.at += 1;
@@ -305,10 +305,10 @@ impl Lexer<'_> {
         if self.at - start > MAX_IDENTIFIER {
             return Err(Unreadable);
         }
-        Ok(Kind::Word)
+        Ok(TokenKind::Word)
     }
 
-    fn operator(&mut self) -> Result<Kind, Unreadable> {
+    fn operator(&mut self) -> Result<TokenKind, Unreadable> {
         let start = self.at;
         while is_operator(self.peek(0)) {
             if self.at - start == MAX_OPERATORS {
@@ -340,9 +340,9 @@ impl Lexer<'_> {
         }
         Ok(
             if self.bytes.get(start..self.at) == Some(b"=>".as_slice()) {
-                Kind::Punctuation
+                TokenKind::Punctuation
             } else {
-                Kind::Operator
+                TokenKind::Operator
             },
         )
     }

@@ -16,7 +16,7 @@ mod lexer;
 mod lists;
 mod queries;
 mod scan;
-mod settings;
+mod set_statements;
 mod statement;
 mod tokens;
 mod transaction;
@@ -45,8 +45,8 @@ use learned::Learned;
 pub(crate) use learned::Lesson;
 pub(crate) use leaves::Leaves;
 pub(crate) use queries::{CODE_SQL, FUNCTIONS_SQL, OPERATORS_SQL};
-use scan::Known;
-pub(crate) use settings::{Argument, Change, can_travel, changes};
+use scan::Names;
+pub(crate) use set_statements::{Argument, Change, can_travel, changes};
 pub(crate) use transaction::TransactionControl;
 
 /// So many functions are told of.
@@ -164,7 +164,7 @@ impl Classifier {
             }
             Arc::clone(&ground)
         };
-        let known = Known {
+        let known = Names {
             functions: &self.functions,
             catalog: ground.catalog.as_ref(),
         };

@@ -12,7 +12,7 @@ use super::leaves::Leaves;
 use super::lists::{
     KEYWORDS, OF_SERVER_PREFIXES, SETTINGS_OF_SERVER, SOFT_KEYWORDS, VIEWS_OF_SERVER,
 };
-use super::tokens::{Kind, Tokens};
+use super::tokens::{TokenKind, Tokens};
 
 /// Key words after which `name(` is no call: an alias or a common table expression and its
 /// columns, a type with its modifiers, or `FIRST (…) ROWS`.
@@ -20,7 +20,7 @@ const NAMING: &[&str] = &["as", "with", "recursive", "ordinality", "fetch"];
 
 /// What names mean.
 #[derive(Clone, Copy)]
-pub(super) struct Known<'a> {
+pub(super) struct Names<'a> {
     pub(super) functions: &'a Functions,
     pub(super) catalog: Option<&'a Catalog>,
 }
@@ -172,7 +172,7 @@ impl Findings {
 }
 
 /// Looks through all tokens of one statement.
-pub(super) fn scan(tokens: Tokens<'_>, known: Known<'_>) -> Findings {
+pub(super) fn scan(tokens: Tokens<'_>, known: Names<'_>) -> Findings {
     let scan = Scan {
         tokens,
         known,
@@ -181,12 +181,12 @@ pub(super) fn scan(tokens: Tokens<'_>, known: Known<'_>) -> Findings {
     let mut found = Findings::default();
     for at in 0..tokens.len() {
         match tokens.kind(at) {
-            Some(Kind::Word) => {
+            Some(TokenKind::Word) => {
                 scan.key_word(at, &mut found);
                 scan.identifier(at, &mut found);
             }
-            Some(Kind::Quoted) => scan.identifier(at, &mut found),
-            Some(Kind::Operator) => scan.operator(at, &mut found),
+            Some(TokenKind::Quoted) => scan.identifier(at, &mut found),
+            Some(TokenKind::Operator) => scan.operator(at, &mut found),
             _ => {}
         }
     }
@@ -223,7 +223,7 @@ fn openers(tokens: Tokens<'_>) -> Vec<u32> {
 }
 
 fn is_keyword(tokens: Tokens<'_>, at: usize) -> bool {
-    tokens.kind(at) == Some(Kind::Word)
+    tokens.kind(at) == Some(TokenKind::Word)
         && tokens
             .name(at)
             .is_some_and(|name| KEYWORDS.binary_search(&&*name).is_ok())
@@ -231,7 +231,7 @@ fn is_keyword(tokens: Tokens<'_>, at: usize) -> bool {
 
 struct Scan<'a> {
     tokens: Tokens<'a>,
-    known: Known<'a>,
+    known: Names<'a>,
     openers: Vec<u32>,
 }
 
@@ -314,14 +314,14 @@ impl Scan<'_> {
     }
 
     fn call(&self, at: usize, name: &str, found: &mut Findings) {
-        let Known { functions, catalog } = self.known;
+        let Names { functions, catalog } = self.known;
         let schema = self.schema(at);
         let start = if schema.is_some() {
             at.saturating_sub(2)
         } else {
             at
         };
-        if schema.is_none() && self.tokens.kind(at) == Some(Kind::Word) {
+        if schema.is_none() && self.tokens.kind(at) == Some(TokenKind::Word) {
             if let Some(effect) = functions.soft_keyword(catalog, name) {
                 found.effect(effect, at, false);
                 return;
@@ -349,7 +349,7 @@ impl Scan<'_> {
         let declared = self.before(start).is_some_and(|before| {
             tokens.is(before, "::") || tokens.is_word(before, "as") || self.is_name(before)
         });
-        declared || tokens.kind(at + 1) == Some(Kind::Text) || tokens.is(at + 1, "(")
+        declared || tokens.kind(at + 1) == Some(TokenKind::Text) || tokens.is(at + 1, "(")
     }
 
     /// The schema that the name at `at` is qualified with.
@@ -378,13 +378,13 @@ impl Scan<'_> {
         }
         match tokens.kind(before) {
             // `FROM t name (a, b)`
-            Some(Kind::Quoted) => true,
-            Some(Kind::Word) => self.is_relation(before),
-            Some(Kind::Punctuation) if tokens.is(before, ")") => self
+            Some(TokenKind::Quoted) => true,
+            Some(TokenKind::Word) => self.is_relation(before),
+            Some(TokenKind::Punctuation) if tokens.is(before, ")") => self
                 .partner(before)
                 .and_then(|opener| self.before(opener))
                 .is_some_and(|at| self.takes_alias(at)),
-            Some(Kind::Punctuation) if tokens.is(before, ",") => self.is_common_table(at),
+            Some(TokenKind::Punctuation) if tokens.is(before, ",") => self.is_common_table(at),
             _ => false,
         }
     }
@@ -419,8 +419,8 @@ impl Scan<'_> {
     /// Whether the token is a name, and no key word after which an expression could begin.
     fn is_name(&self, at: usize) -> bool {
         let tokens = self.tokens;
-        tokens.kind(at) == Some(Kind::Quoted)
-            || tokens.kind(at) == Some(Kind::Word)
+        tokens.kind(at) == Some(TokenKind::Quoted)
+            || tokens.kind(at) == Some(TokenKind::Word)
                 && !is_keyword(tokens, at)
                 && !tokens.is_any(at, SOFT_KEYWORDS)
     }

@@ -10,9 +10,9 @@ use super::does::Does;
 use super::leaves::Leaves;
 use super::lexer;
 use super::lists::SETTINGS_OF_SERVER;
-use super::scan::{self, Findings, Known};
-use super::settings;
-use super::tokens::{Kind, Tokens, statements};
+use super::scan::{self, Findings, Names};
+use super::set_statements;
+use super::tokens::{TokenKind, Tokens, statements};
 use super::transaction::{self, TransactionControl};
 
 /// A verdict, and whether more knowledge of the catalog might change it.
@@ -70,7 +70,7 @@ const fn primary(reason: RouteReason, writes: bool) -> Verdict {
 const NOTHING: Verdict = primary(RouteReason::UnknownStatement, false);
 
 /// Judges a text of any number of statements.
-pub(super) fn judge(text: &str, known: Known<'_>) -> Judgement {
+pub(super) fn judge(text: &str, known: Names<'_>) -> Judgement {
     let mut judgement = Judgement {
         verdict: UNKNOWN,
         wants_catalog: false,
@@ -141,7 +141,7 @@ const fn weight(reason: RouteReason) -> u8 {
 }
 
 /// The verdict on a statement; and on a query the function by whose declaration alone it is not a plain one.
-fn judge_one(tokens: Tokens<'_>, known: Known<'_>) -> (Verdict, Option<String>) {
+fn judge_one(tokens: Tokens<'_>, known: Names<'_>) -> (Verdict, Option<String>) {
     if tokens.is_word(0, "explain") {
         return (explain(tokens, known), None);
     }
@@ -155,7 +155,7 @@ fn judge_one(tokens: Tokens<'_>, known: Known<'_>) -> (Verdict, Option<String>) 
     (verdict, name.map(std::borrow::Cow::into_owned))
 }
 
-fn judge_found(tokens: Tokens<'_>, known: Known<'_>, mut found: Findings) -> Verdict {
+fn judge_found(tokens: Tokens<'_>, known: Names<'_>, mut found: Findings) -> Verdict {
     let verdict = if let Some(control) = transaction::control(tokens) {
         Verdict {
             control: Some(control),
@@ -172,7 +172,7 @@ fn judge_found(tokens: Tokens<'_>, known: Known<'_>, mut found: Findings) -> Ver
     // Of a query, the key words tell what it writes itself.
     found.write |= verdict.writes && !is_query(tokens);
     found.unknown &= !verdict.ddl || calls_functions(tokens);
-    let simple = || verdict.control.is_none() && settings::is_simple(tokens);
+    let simple = || verdict.control.is_none() && set_statements::is_simple(tokens);
     let leaves = match verdict.leaves.max(found.leaves()) {
         Leaves::State if verdict.reason == RouteReason::SessionState && simple() => {
             Leaves::Settings
@@ -233,7 +233,7 @@ fn query(found: Findings) -> Verdict {
 }
 
 /// `EXPLAIN` runs the statement only with `ANALYZE`, but goes where the statement would.
-fn explain(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
+fn explain(tokens: Tokens<'_>, known: Names<'_>) -> Verdict {
     let mut at = 1;
     let mut analyze = false;
     // A list of options rather than `EXPLAIN (SELECT …)`.
@@ -267,7 +267,7 @@ fn explain(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
 }
 
 /// Anything that is neither a query nor the control of a transaction.
-fn command(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
+fn command(tokens: Tokens<'_>, known: Names<'_>) -> Verdict {
     let first = tokens.name(0).unwrap_or_default();
     let quoted = !tokens.is_word(0, &first);
     let here = primary(RouteReason::SessionState, false);
@@ -353,13 +353,13 @@ fn is_setting_of_server(tokens: Tokens<'_>) -> bool {
 
 /// A command that changes the catalog or maintains relations, which runs code that it does not name: event
 /// triggers, expressions of indexes.
-fn upkeep(verdict: Verdict, known: Known<'_>) -> Verdict {
+fn upkeep(verdict: Verdict, known: Names<'_>) -> Verdict {
     let does = known.catalog.map(|catalog| catalog.code().of_commands());
     running(verdict, does.unwrap_or(Does::NOTHING))
 }
 
 /// `TRUNCATE`: with `CASCADE` triggers of tables run that it does not name.
-fn truncate(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
+fn truncate(tokens: Tokens<'_>, known: Names<'_>) -> Verdict {
     let cascade = (1..tokens.len()).any(|at| tokens.is_word(at, "cascade"));
     let code = known.catalog.map(Catalog::code).filter(|_| cascade);
     running(
@@ -384,17 +384,19 @@ fn running(verdict: Verdict, does: Does) -> Verdict {
 }
 
 /// `DO`: a body that is run at once.
-fn block(tokens: Tokens<'_>, known: Known<'_>) -> Verdict {
+fn block(tokens: Tokens<'_>, known: Names<'_>) -> Verdict {
     let mut does = Does::NOTHING;
     let mut ddl = false;
     for at in 1..tokens.len() {
         does.add(match tokens.kind(at) {
-            Some(Kind::Text) => tokens
-                .string(at)
-                .map_or(Findings::anything().does(), |text| {
-                    ddl |= body::may_change_catalog(&text);
-                    body::judge(&text, known).does
-                }),
+            Some(TokenKind::Text) => {
+                tokens
+                    .string(at)
+                    .map_or(Findings::anything().does(), |text| {
+                        ddl |= body::may_change_catalog(&text);
+                        body::judge(&text, known).does
+                    })
+            }
             // Of other languages nothing is known.
             _ if tokens.is_word(at, "language") && !tokens.is_word(at + 1, "plpgsql") => {
                 Findings::anything().does()

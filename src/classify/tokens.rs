@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     /// A key word or an unquoted identifier: case does not matter.
     Word,
     /// An identifier in double quotes: case matters.
@@ -24,7 +24,7 @@ pub(super) enum Kind {
 /// One token: its kind and its place in the text.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token {
-    pub(super) kind: Kind,
+    pub(super) kind: TokenKind,
     pub(super) start: u32,
     pub(super) end: u32,
 }
@@ -56,7 +56,7 @@ impl<'a> Tokens<'a> {
         Self { tokens, ..self }
     }
 
-    pub(super) fn kind(self, at: usize) -> Option<Kind> {
+    pub(super) fn kind(self, at: usize) -> Option<TokenKind> {
         self.tokens.get(at).map(|token| token.kind)
     }
 
@@ -96,7 +96,7 @@ impl<'a> Tokens<'a> {
 
     /// Whether the token is this key word (given in lower case), unquoted.
     pub(super) fn is_word(self, at: usize, word: &str) -> bool {
-        self.kind(at) == Some(Kind::Word) && self.raw(at).eq_ignore_ascii_case(word)
+        self.kind(at) == Some(TokenKind::Word) && self.raw(at).eq_ignore_ascii_case(word)
     }
 
     /// Whether the token is one of these key words (given in lower case), unquoted.
@@ -106,18 +106,18 @@ impl<'a> Tokens<'a> {
 
     /// Whether the token is this punctuation.
     pub(super) fn is(self, at: usize, punctuation: &str) -> bool {
-        self.kind(at) == Some(Kind::Punctuation) && self.raw(at) == punctuation
+        self.kind(at) == Some(TokenKind::Punctuation) && self.raw(at) == punctuation
     }
 
     /// The name that the token stands for, if it can be one.
     pub(super) fn name(self, at: usize) -> Option<Cow<'a, str>> {
         let raw = self.raw(at);
         match self.kind(at)? {
-            Kind::Word if raw.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+            TokenKind::Word if raw.bytes().any(|byte| byte.is_ascii_uppercase()) => {
                 Some(Cow::Owned(raw.to_ascii_lowercase()))
             }
-            Kind::Word => Some(Cow::Borrowed(raw)),
-            Kind::Quoted => {
+            TokenKind::Word => Some(Cow::Borrowed(raw)),
+            TokenKind::Quoted => {
                 let inner = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
                 Some(if inner.contains('"') {
                     Cow::Owned(inner.replace("\"\"", "\""))

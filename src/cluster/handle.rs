@@ -11,15 +11,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::context::TokioContext;
 use tokio_util::sync::CancellationToken;
 
+use super::checkout_tracker::CheckoutTracker;
 use super::command::Command;
-use super::maker::{Maker, longest_connect_timeout, reporter};
 use super::manager::{Manager, Parts};
 use super::member::Member;
-use super::oids::OidCache;
+use super::node_maker::{NodeMaker, longest_connect_timeout, reporter};
+use super::oid_cache::OidCache;
 #[cfg(feature = "promotion")]
-use super::promotion::{Order, Outlook, Promoter};
+use super::promotion::{Outlook, Promoter, PromotionRequest};
 use super::topology::Topology;
-use super::tracker::Tracker;
 use crate::classify::{Classifier, Lesson};
 use crate::config::{Config, NodeSettings, Settings};
 use crate::consistency::{Reports, WriteLog};
@@ -51,7 +51,7 @@ pub(crate) struct Cluster {
     topology: watch::Receiver<Arc<Topology>>,
     commands: mpsc::Sender<Command>,
     stop: CancellationToken,
-    maker: Maker,
+    maker: NodeMaker,
     /// What it was built from, without the nodes.
     pub(crate) config: Arc<Config>,
     /// The longest `connect_timeout` of any node.
@@ -63,7 +63,7 @@ pub(crate) struct Cluster {
     pub(crate) event_sender: EventSender,
     pub(crate) oids: Arc<OidCache>,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
-    pub(crate) tracker: Tracker,
+    pub(crate) tracker: CheckoutTracker,
     pub(crate) runtime: Handle,
     /// What is known of promotions by this process.
     promotion: Arc<Mutex<PromotionStatus>>,
@@ -78,7 +78,7 @@ impl Cluster {
         let config = Arc::new(shared);
         let settle_limit = longest_connect_timeout(&nodes);
         let (commands, messages) = mpsc::channel(MESSAGES);
-        let maker = Maker {
+        let maker = NodeMaker {
             setup: options.setup,
             fallback_share: config.fallback_share,
             runtime: runtime.clone(),
@@ -127,7 +127,7 @@ impl Cluster {
             event_sender,
             oids,
             policy: options.policy,
-            tracker: Tracker::new(),
+            tracker: CheckoutTracker::new(),
             runtime,
             config,
             promotion,
@@ -313,7 +313,7 @@ impl Cluster {
 
     /// Promotes a replica. It goes on to its end though the caller may not wait for it.
     #[cfg(feature = "promotion")]
-    pub(crate) async fn promote(&self, order: Order) -> Result<Promoted, Error> {
+    pub(crate) async fn promote(&self, order: PromotionRequest) -> Result<Promoted, Error> {
         let promoter = self.promoter.clone();
         let task = async move { promoter.promote(&order).await };
         let promoted = self

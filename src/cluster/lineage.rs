@@ -14,7 +14,7 @@ use crate::consistency::WriteLog;
 use crate::election;
 use crate::health::Apart;
 use crate::node::{Facts, Place, Receiver};
-use crate::position::{Forks, Lsn, Position, Standing};
+use crate::position::{Forks, Lsn, Position, Survival};
 use crate::wire::ServerRole;
 
 /// What a standby gets to replay.
@@ -84,7 +84,7 @@ fn is_fed(receiver: &Receiver) -> bool {
 
 /// What keeps a standby from being trusted, for now or since when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+enum Lineage {
     Trusted,
     Diverged(Position),
     Doubtful,
@@ -92,7 +92,7 @@ enum Verdict {
     Unfed,
 }
 
-impl Verdict {
+impl Lineage {
     fn feeding(self) -> Feeding {
         match self {
             Self::Trusted => Feeding::Current,
@@ -103,42 +103,42 @@ impl Verdict {
     }
 }
 
-fn verdict(line: &Line, newest: u32, forks: &Forks) -> Verdict {
+fn verdict(line: &Line, newest: u32, forks: &Forks) -> Lineage {
     let place = |lsn| Position::new(line.timeline, lsn);
     if line.lacks != 0 && line.lacks >= newest {
-        return Verdict::Diverged(place(line.replayed.unwrap_or(Lsn(0))));
+        return Lineage::Diverged(place(line.replayed.unwrap_or(Lsn(0))));
     }
     if line.timeline >= newest {
-        return Verdict::Trusted;
+        return Lineage::Trusted;
     }
     let known = line.fresh && forks.current() >= newest;
     let Some(replayed) = line.replayed.filter(|_| known) else {
-        return Verdict::Doubtful;
+        return Lineage::Doubtful;
     };
     let standing = forks.standing(place(replayed));
-    if standing == Standing::Lost && line.exact {
-        return Verdict::Diverged(place(replayed));
+    if standing == Survival::Lost && line.exact {
+        return Lineage::Diverged(place(replayed));
     }
     // What it has, it is about to replay.
     let has = line
         .received
         .map(|received| forks.standing(place(received)));
-    let common = |standing| matches!(standing, Standing::Kept | Standing::Ahead);
+    let common = |standing| matches!(standing, Survival::Kept | Survival::Ahead);
     if common(standing) && has.is_none_or(common) {
         // Whoever follows the primary has more than that at once: the end of its recovery.
-        Verdict::Unfed
+        Lineage::Unfed
     } else {
-        Verdict::Doubtful
+        Lineage::Doubtful
     }
 }
 
 /// What is known beside the nodes themselves.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Known<'k> {
+pub(super) struct Judge<'k> {
     pub(super) write_log: &'k WriteLog,
 }
 
-impl Known<'_> {
+impl Judge<'_> {
     /// Judges every standby.
     pub(super) fn judge(&self, topology: &mut Topology) {
         let (newest, began, now) = (topology.timeline(), topology.began(), Instant::now());
@@ -167,7 +167,7 @@ impl Known<'_> {
         }
     }
 
-    fn verdict(&self, line: &Line, newest: u32) -> Verdict {
+    fn verdict(&self, line: &Line, newest: u32) -> Lineage {
         self.write_log
             .with(|view| verdict(line, newest, &view.forks))
     }
@@ -195,7 +195,7 @@ impl Known<'_> {
             return false;
         };
         let older = line.timeline < newest
-            && (line.feed == Feed::Hidden || self.verdict(&line, newest) == Verdict::Doubtful);
+            && (line.feed == Feed::Hidden || self.verdict(&line, newest) == Lineage::Doubtful);
         // It may not say on which timeline it is, nor perhaps of which cluster.
         older || facts.timeline == 0
     }
@@ -204,7 +204,7 @@ impl Known<'_> {
 /// What it becomes by that, and what to do about it. It may be waited for whether one that gets nothing goes
 /// over to the primary, if nobody else can give it anything meanwhile.
 fn apart(
-    verdict: Verdict,
+    verdict: Lineage,
     line: &Line,
     newest: u32,
     (followed, waits): (Followed, bool),
@@ -212,8 +212,8 @@ fn apart(
 ) -> Option<(Apart, Arc<str>)> {
     let timeline = line.timeline;
     let (kind, cause) = match verdict {
-        Verdict::Trusted => return None,
-        Verdict::Diverged(place) => (
+        Lineage::Trusted => return None,
+        Lineage::Diverged(place) => (
             Apart::Diverged,
             format!(
                 "it has replayed log up to {place} that is not in the history of timeline {newest}: what \
@@ -221,7 +221,7 @@ fn apart(
                  backup)"
             ),
         ),
-        Verdict::Doubtful => (
+        Lineage::Doubtful => (
             Apart::Doubtful,
             format!(
                 "the primary is on timeline {newest}, and whether this replica's log is of that or of what \
@@ -235,7 +235,7 @@ fn apart(
                 }
             ),
         ),
-        Verdict::Unfed => {
+        Lineage::Unfed => {
             // A pool that did not see it leave cannot know how long ago that was.
             let since = followed.unfed.filter(|_| followed.current);
             let long = |since| now.saturating_duration_since(since) >= MOMENT;
@@ -290,48 +290,48 @@ mod tests {
         }
     }
 
-    fn of(line: Line) -> Verdict {
+    fn of(line: Line) -> Lineage {
         verdict(&line, 2, &forks())
     }
 
     #[test]
     fn whoever_is_beyond_the_fork_is_diverged_or_in_doubt() {
         let lost = Position::new(1, Lsn(101));
-        assert_eq!(of(line(101, Feed::Of(1))), Verdict::Diverged(lost));
+        assert_eq!(of(line(101, Feed::Of(1))), Lineage::Diverged(lost));
         // More than a segment beyond it has no receiver.
-        assert_eq!(of(line(101, Feed::Nothing)), Verdict::Doubtful);
-        assert_eq!(of(line(101, Feed::Hidden)), Verdict::Doubtful);
+        assert_eq!(of(line(101, Feed::Nothing)), Lineage::Doubtful);
+        assert_eq!(of(line(101, Feed::Hidden)), Lineage::Doubtful);
         // It says otherwise of what the primary did.
         let lacks = Line {
             lacks: 2,
             ..line(101, Feed::Nothing)
         };
-        assert_eq!(of(lacks), Verdict::Diverged(lost));
+        assert_eq!(of(lacks), Lineage::Diverged(lost));
         // How far it is may not be asked.
         let silent = Line {
             replayed: None,
             ..line(0, Feed::Hidden)
         };
-        assert_eq!(of(silent), Verdict::Doubtful);
+        assert_eq!(of(silent), Lineage::Doubtful);
     }
 
     #[test]
     fn whoever_is_before_the_fork_has_to_go_on() {
         for feed in [Feed::Nothing, Feed::Of(1), Feed::Hidden] {
-            assert_eq!(of(line(100, feed)), Verdict::Unfed);
+            assert_eq!(of(line(100, feed)), Lineage::Unfed);
         }
         // It is about to replay what lies beyond, of whichever timeline.
         let receives = Line {
             received: Some(Lsn(150)),
             ..line(100, Feed::Hidden)
         };
-        assert_eq!(of(receives), Verdict::Doubtful);
+        assert_eq!(of(receives), Lineage::Doubtful);
         // It may have gone on since it was asked.
         let before = Line {
             fresh: false,
             ..line(100, Feed::Nothing)
         };
-        assert_eq!(of(before), Verdict::Doubtful);
+        assert_eq!(of(before), Lineage::Doubtful);
     }
 
     #[test]
@@ -340,13 +340,13 @@ mod tests {
             timeline: 2,
             ..line(900, Feed::Nothing)
         };
-        assert_eq!(of(current), Verdict::Trusted);
+        assert_eq!(of(current), Lineage::Trusted);
         // Nobody knows of a newer one.
         let first = verdict(&line(900, Feed::Nothing), 1, &Forks::default());
-        assert_eq!(first, Verdict::Trusted);
+        assert_eq!(first, Lineage::Trusted);
         // The fork is not known yet.
         let early = verdict(&line(1, Feed::Nothing), 2, &Forks::default());
-        assert_eq!(early, Verdict::Doubtful);
+        assert_eq!(early, Lineage::Doubtful);
     }
 
     #[test]
@@ -354,11 +354,11 @@ mod tests {
         let start = Instant::now();
         let kind = |followed: Followed, now| {
             let line = line(50, Feed::Nothing);
-            apart(Verdict::Unfed, &line, 2, (followed, true), now).map(|(kind, _)| kind)
+            apart(Lineage::Unfed, &line, 2, (followed, true), now).map(|(kind, _)| kind)
         };
         let fed = |followed: Followed, now| {
             let line = line(50, Feed::Of(1));
-            apart(Verdict::Unfed, &line, 2, (followed, false), now).map(|(kind, _)| kind)
+            apart(Lineage::Unfed, &line, 2, (followed, false), now).map(|(kind, _)| kind)
         };
         let mut seen = Followed::default();
         seen.note(Feeding::Current, true, start);

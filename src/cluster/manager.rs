@@ -12,19 +12,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::catalog_loader::{AFTER_CHANGE, CatalogLoader, FOR_A_NAME, Loaded};
 use super::command::Command;
-use super::degraded::{degraded, tell_changes};
+use super::degradation::{degraded, tell_changes};
 use super::health_check::{Records, look_at, until_due, until_tried};
-use super::lineage::Known;
+use super::lag::measure;
+use super::lineage::Judge;
+use super::liveness::Liveness;
 use super::marks::Marks;
-use super::measure::measure;
 use super::member::Member;
 use super::monitor::{Monitor, Surroundings};
-use super::oids::OidCache;
+use super::oid_cache::OidCache;
 #[cfg(feature = "promotion")]
 use super::promotion::Promoter;
-use super::pulse::Pulse;
-use super::succession;
 use super::topology::{Gate, Topology};
+use super::transitions;
 use crate::classify::Classifier;
 use crate::config::Config;
 use crate::consistency::{NewTimeline, WriteLog};
@@ -47,7 +47,7 @@ enum Finding {
 /// A node and the task that watches it.
 struct Watched {
     node: Arc<Node>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<Liveness>,
     task: AbortHandle,
 }
 
@@ -311,7 +311,7 @@ impl Manager {
     fn publish(&self, next: impl FnOnce(&Topology) -> Topology) {
         let before = Arc::clone(&self.publish.borrow());
         let mut after = next(&before);
-        self.known().judge(&mut after);
+        self.judge().judge(&mut after);
         // The gate belongs to what is published: nobody sees nodes that are up behind a gate of before.
         self.count_answers(&mut after);
         let after = Arc::new(after);
@@ -333,12 +333,12 @@ impl Manager {
             members.for_each(|member| member.reports.nudge());
         }
         self.follow_the_gate(&before, &after);
-        succession::follow(&before, &after, &self.event_bus);
+        transitions::follow(&before, &after, &self.event_bus);
     }
 
     /// What standbys are compared by.
-    fn known(&self) -> Known<'_> {
-        Known {
+    fn judge(&self) -> Judge<'_> {
+        Judge {
             write_log: &self.write_log,
         }
     }
@@ -538,7 +538,7 @@ impl Manager {
     /// Judges standbys anew of which time alone tells, and speaks of those that stay in doubt.
     fn look_at_histories(&mut self) {
         let topology = Arc::clone(&self.publish.borrow());
-        let (known, newest) = (self.known(), topology.timeline());
+        let (known, newest) = (self.judge(), topology.timeline());
         let changes = |member: &Member| {
             let facts = member.reports.facts();
             facts.is_some_and(|facts| known.would_change(member, &facts, newest))
@@ -653,7 +653,7 @@ impl Manager {
 
     /// Starts the node's monitor.
     fn watch(&mut self, member: &Member) {
-        let pulse = Arc::<Pulse>::default();
+        let pulse = Arc::<Liveness>::default();
         let monitor = Monitor::new(
             Arc::clone(&member.node),
             Arc::clone(&member.reports),

@@ -3,36 +3,36 @@
 //! Connections only read the published [`Topology`]; the [`manager`] alone writes it.
 
 mod catalog_loader;
+mod checkout_tracker;
 mod command;
-mod degraded;
+mod degradation;
 mod handle;
 mod health_check;
 mod identity;
+mod lag;
 mod lineage;
-mod maker;
+mod liveness;
 mod manager;
 mod marks;
-mod measure;
 mod member;
 mod monitor;
-mod oids;
+mod node_maker;
+mod oid_cache;
 #[cfg(feature = "promotion")]
 mod promotion;
-mod pulse;
 mod registry;
 mod runtime;
 mod start;
-mod succession;
 mod topology;
-mod tracker;
+mod transitions;
 
-pub(crate) use degraded::degraded;
+pub(crate) use checkout_tracker::Permit;
+pub(crate) use degradation::degraded;
 pub(crate) use handle::{Cluster, Options};
-pub(crate) use measure::lag;
+pub(crate) use lag::lag;
 pub(crate) use member::Member;
 #[cfg(feature = "promotion")]
-pub(crate) use promotion::Order;
+pub(crate) use promotion::PromotionRequest;
 pub(crate) use registry::shared;
 pub(crate) use start::{options, started};
 pub(crate) use topology::{Gate, Purpose, Topology};
-pub(crate) use tracker::Permit;

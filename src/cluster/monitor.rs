@@ -12,10 +12,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::command::Command;
-use super::lineage::Known;
+use super::lineage::Judge;
+use super::liveness::Liveness;
 use super::marks::Marks;
 use super::member::Member;
-use super::pulse::Pulse;
 use super::topology::Topology;
 use crate::config::{COMMIT_MARKER_SQL, CommitResolution, Config, Durability};
 use crate::consistency::{NewTimeline, Reports, WriteLog};
@@ -55,7 +55,7 @@ const IDENTITY: Duration = Duration::from_secs(5);
 /// What all monitors share.
 #[derive(Clone)]
 pub(super) struct Surroundings {
-    pub(super) pulse: Arc<Pulse>,
+    pub(super) pulse: Arc<Liveness>,
     pub(super) write_log: Arc<WriteLog>,
     pub(super) marks: Arc<Marks>,
     pub(super) topology: watch::Receiver<Arc<Topology>>,
@@ -68,7 +68,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Monitor {
     node: Arc<Node>,
-    pulse: Arc<Pulse>,
+    pulse: Arc<Liveness>,
     reports: Arc<Reports>,
     write_log: Arc<WriteLog>,
     marks: Arc<Marks>,
@@ -282,7 +282,7 @@ impl Monitor {
         self.timeline = self.timeline.max(facts.timeline);
         facts.timeline = self.timeline;
         let newest = self.topology.borrow().timeline();
-        if !self.known().needs_proof(facts, newest) {
+        if !self.judge().needs_proof(facts, newest) {
             self.in_doubt = 0;
         } else if let Some(mark) = self.marks.of(newest) {
             self.in_doubt += 1;
@@ -361,8 +361,8 @@ impl Monitor {
         Ok(())
     }
 
-    fn known(&self) -> Known<'_> {
-        Known {
+    fn judge(&self) -> Judge<'_> {
+        Judge {
             write_log: &self.write_log,
         }
     }
@@ -575,7 +575,7 @@ impl Monitor {
             topology.member(&self.node).is_some_and(|member| {
                 member.clone().note(facts)
                     || self
-                        .known()
+                        .judge()
                         .would_change(member, facts, topology.timeline())
             })
         };

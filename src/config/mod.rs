@@ -1,6 +1,7 @@
 //! Everything that a pool is built from.
 
 mod at_run_time;
+mod checked;
 mod commit;
 mod conn_string;
 mod consistency;
@@ -20,7 +21,6 @@ mod promotion;
 mod retry;
 mod routing;
 pub(crate) mod setting;
-mod settings;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -30,6 +30,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub(crate) use at_run_time::{check_replica, check_weight};
+pub(crate) use checked::{Host, NodeSettings, Settings};
 pub use commit::{COMMIT_MARKER_SQL, CommitResolution};
 pub(crate) use conn_string::redact;
 pub use consistency::{Consistency, ConsistencyConfig, InvalidConsistency, WriteScope};
@@ -42,7 +43,6 @@ pub use pool::{PoolConfig, PoolOverrides};
 pub use promotion::PromotionConfig;
 pub use retry::RetryPolicy;
 pub use routing::{FunctionConfig, Policy};
-pub(crate) use settings::{Host, NodeSettings, Settings};
 
 /// The largest weight of a node.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;

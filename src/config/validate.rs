@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::checked::{Host, NodeSettings, Settings};
 use super::conn_string::{Address, ConnString, is_like_url};
-use super::settings::{Host, NodeSettings, Settings};
 use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, login};
 use crate::config::{ConfigError, ConfigErrors};
 

@@ -12,10 +12,10 @@ use super::action::Action;
 use super::execution::{Execution, only_rolls_back};
 use super::pending_write::PendingWrite;
 use super::reading::{Reading, Served};
-use super::recovery::Next;
+use super::recovery::AfterFailure;
 use super::report::Report;
-use super::session::{Session, Transaction};
-use super::settings::keeps_names;
+use super::session_settings::keeps_names;
+use super::session_state::{SessionState, Transaction};
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::config::Consistency;
@@ -49,10 +49,11 @@ impl ReplicatedConnection {
         if self.cluster.classifier.take_wants_catalog() {
             self.cluster.catalog_wanted();
         }
-        let need = self.need(verdict);
+        let requirement = self.requirement(verdict);
         let only_rolls_back = only_rolls_back(verdict, action.sql());
         let keeps_names = keeps_names(verdict, &settings);
-        let (decision, pending_write) = self.decide(verdict, &need, only_rolls_back, keeps_names);
+        let (decision, pending_write) =
+            self.decide(verdict, &requirement, only_rolls_back, keeps_names);
         Execution {
             verdict,
             decision,
@@ -64,7 +65,7 @@ impl ReplicatedConnection {
             learn: false,
             fallback: false,
             only_rolls_back,
-            need,
+            requirement,
             pending_write,
             unsent: false,
             refused: false,
@@ -109,9 +110,9 @@ impl ReplicatedConnection {
                     return Ok(action.reporting(output, report));
                 }
                 Err(error) => match self.failed(&mut execution, &lease, on_replica, error) {
-                    Ok(Next::Retry) => {}
-                    Ok(Next::Done) => return Ok(A::Output::default()),
-                    Ok(Next::Refused(error)) => {
+                    Ok(AfterFailure::Retry) => {}
+                    Ok(AfterFailure::Done) => return Ok(A::Output::default()),
+                    Ok(AfterFailure::Refused(error)) => {
                         let waits = self.until_it_takes_writes(&mut execution, lease, Some(error));
                         Box::pin(waits).await?;
                     }
@@ -173,7 +174,7 @@ impl ReplicatedConnection {
     }
 
     /// What the node must have that serves the statement: all that the session's reads need.
-    fn need(&self, verdict: Verdict) -> ReadRequirement {
+    fn requirement(&self, verdict: Verdict) -> ReadRequirement {
         let may_move = verdict.reason == RouteReason::PlainSelect
             || matches!(
                 verdict.control,
@@ -199,20 +200,20 @@ impl ReplicatedConnection {
         }
         session
             .history
-            .need(level, config.write_scope, &self.cluster.write_log)
+            .requirement(level, config.write_scope, &self.cluster.write_log)
     }
 
     fn decide(
         &self,
         verdict: Verdict,
-        need: &ReadRequirement,
+        requirement: &ReadRequirement,
         only_rolls_back: bool,
         keeps_names: bool,
     ) -> (Decision, Option<PendingWrite>) {
         let mut session = self.session();
         let decision = session.decide(
             verdict,
-            need.only_primary(),
+            requirement.only_primary(),
             self.cluster.config.read_only_transactions_on_replicas,
             keeps_names,
         );
@@ -223,7 +224,7 @@ impl ReplicatedConnection {
     }
 
     /// Notes a write that is about to be sent.
-    pub(super) fn pending_write(&self, session: &Session) -> PendingWrite {
+    pub(super) fn pending_write(&self, session: &SessionState) -> PendingWrite {
         let config = &self.cluster.config.consistency;
         let write_log = &self.cluster.write_log;
         PendingWrite::starts(&session.history, write_log, session.consistency, config)
@@ -316,7 +317,7 @@ impl ReplicatedConnection {
                 let reading = Reading {
                     reason,
                     avoid: &mut execution.avoid,
-                    need: &mut execution.need,
+                    requirement: &mut execution.requirement,
                     started: Instant::now(),
                 };
                 self.reading_lease(reading).await?

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::commit::PendingCommit;
+use super::pending_commit::PendingCommit;
 use super::pending_write::PendingWrite;
-use super::settings::Setting;
+use super::session_settings::Setting;
 use crate::classify::{TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::consistency::ReadRequirement;
@@ -33,7 +33,7 @@ pub(super) struct Execution {
     pub(super) fallback: bool,
     pub(super) only_rolls_back: bool,
     /// What the node has to have that serves it.
-    pub(super) need: ReadRequirement,
+    pub(super) requirement: ReadRequirement,
     pub(super) pending_write: Option<PendingWrite>,
     /// Nothing that runs was sent at the last attempt.
     pub(super) unsent: bool,

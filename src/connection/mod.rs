@@ -2,25 +2,25 @@
 
 mod acquire;
 mod action;
-mod cancel;
-mod commit;
-mod consistency;
-mod durability;
+mod cancel_token;
 mod execute;
 mod execution;
-mod fence;
+mod fenced_primary;
+mod majority;
 mod notifications;
 mod origin;
+mod pending_commit;
 mod pending_write;
-mod quorum;
+mod primary_shows;
+mod read_level;
 mod reading;
 mod recovery;
+mod replication;
 mod report;
-mod retry;
+mod retry_transaction;
 mod scope;
-mod session;
-mod settings;
-mod shown;
+mod session_settings;
+mod session_state;
 mod stream;
 mod traits;
 mod transaction_builder;
@@ -49,14 +49,14 @@ use crate::route::{NodeKind, Route, RouteReason};
 use crate::token::SessionToken;
 
 pub use crate::consistency::Stage;
-pub use cancel::CancelToken;
-use cancel::Running;
-pub(crate) use consistency::token_of;
-pub use durability::{Replicas, Replication};
+pub use cancel_token::CancelToken;
+use cancel_token::Running;
 use origin::Origin;
+pub(crate) use read_level::token_of;
 use reading::Served;
+pub use replication::{Replicas, Replication};
 pub use scope::Scope;
-use session::{LastRoute, Session};
+use session_state::{LastRoute, SessionState};
 pub use stream::RowStream;
 use transaction_builder::AsyncFunc;
 pub use transaction_builder::TransactionBuilder;
@@ -84,7 +84,7 @@ pub use transaction_builder::TransactionBuilder;
 /// Whether the statement ran is then unknown.
 pub struct ReplicatedConnection {
     cluster: Arc<Cluster>,
-    session: Mutex<Session>,
+    session: Mutex<SessionState>,
     /// Server connections that a cancel token may have to reach.
     running: Arc<Running>,
     /// Held while the primary's connection is taken, so that concurrent statements take one.
@@ -107,9 +107,9 @@ impl ReplicatedConnection {
         let permit = cluster.tracker.admit().ok_or(Error::Closed)?;
         Ok(Self {
             cluster,
-            session: Mutex::new(Session {
+            session: Mutex::new(SessionState {
                 history,
-                ..Session::default()
+                ..SessionState::default()
             }),
             running: Arc::default(),
             checkout: tokio::sync::Mutex::default(),
@@ -450,7 +450,7 @@ impl ReplicatedConnection {
         self.settle_origin();
     }
 
-    fn session(&self) -> MutexGuard<'_, Session> {
+    fn session(&self) -> MutexGuard<'_, SessionState> {
         self.session.lock()
     }
 

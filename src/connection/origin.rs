@@ -6,8 +6,8 @@ use diesel::connection::CacheSize;
 use diesel_async::AnsiTransactionManager;
 
 use super::ReplicatedConnection;
-use super::session::Session;
-use super::settings::Settings;
+use super::session_settings::SessionSettings;
+use super::session_state::SessionState;
 
 /// What a connection was when it was first lent out by a pool over this one.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(super) enum Origin {
     /// It has not been, or it is not known yet.
     Open,
     /// It had these settings, and nothing else that a user could notice.
-    Known(Settings),
+    Known(SessionSettings),
     /// It had something that cannot be made again.
     Unknown,
 }
@@ -30,11 +30,11 @@ impl ReplicatedConnection {
         if session.transaction.is_none() {
             let settings = match &self.origin {
                 Origin::Known(settings) => settings.clone(),
-                Origin::Open | Origin::Unknown => Settings::default(),
+                Origin::Open | Origin::Unknown => SessionSettings::default(),
             };
-            *session = Session {
+            *session = SessionState {
                 settings,
-                ..Session::default()
+                ..SessionState::default()
             };
             self.transaction = AnsiTransactionManager::default();
             self.must_roll_back = AtomicBool::new(false);
@@ -65,7 +65,7 @@ impl ReplicatedConnection {
             self.origin = if touched {
                 Origin::Unknown
             } else {
-                Origin::Known(Settings::default())
+                Origin::Known(SessionSettings::default())
             };
         }
         matches!(self.origin, Origin::Unknown)

@@ -26,7 +26,7 @@ pub(super) struct Reading<'a> {
     pub(super) reason: RouteReason,
     /// Nodes that have failed it.
     pub(super) avoid: &'a mut Vec<Arc<Node>>,
-    pub(super) need: &'a mut ReadRequirement,
+    pub(super) requirement: &'a mut ReadRequirement,
     pub(super) started: Instant,
 }
 
@@ -81,7 +81,7 @@ impl Reading<'_> {
     /// reads need one whose log is the primary's.
     pub(super) fn may_use(&self, member: &Member) -> bool {
         member.is_usable_replica()
-            && (member.is_trusted() || self.need.is_anything())
+            && (member.is_trusted() || self.requirement.is_anything())
             && self.may_try(member)
     }
 }
@@ -102,7 +102,7 @@ impl ReplicatedConnection {
                 if caught_up {
                     continue;
                 }
-                let reason = reading.need.otherwise();
+                let reason = reading.requirement.otherwise();
                 chosen = Chosen::Primary {
                     reason,
                     // What only the primary has yet is its own to serve; the others would have served the
@@ -170,14 +170,14 @@ impl ReplicatedConnection {
         }
         self.ask_gently(&topology, reading);
         let lease = self.primary_lease(true, Purpose::Read).await.ok()?;
-        Some(Served::by_primary(lease, reading.need.otherwise()))
+        Some(Served::by_primary(lease, reading.requirement.otherwise()))
     }
 
     /// Whether the read waits for what any session has written, and others are at work that will wait for the
     /// same. Who is nearly alone waits as for the session's own: the answer is soon there.
     fn is_of_others(&self, reading: &Reading<'_>) -> bool {
         self.cluster.config.consistency.write_scope == WriteScope::Pool
-            && reading.need.otherwise() == RouteReason::OwnWrite
+            && reading.requirement.otherwise() == RouteReason::OwnWrite
             && self.cluster.tracker.out() > FEW
     }
 
@@ -186,7 +186,7 @@ impl ReplicatedConnection {
     fn ask_gently(&self, topology: &Topology, reading: &Reading<'_>) {
         for member in self.to_be_asked(topology, reading) {
             let of_primary = member.kind() == Some(NodeKind::Primary);
-            if of_primary == reading.need.wants_primary() {
+            if of_primary == reading.requirement.wants_primary() {
                 member.reports.nudge_gently();
             }
         }
@@ -196,7 +196,7 @@ impl ReplicatedConnection {
     pub(super) fn qualifies(&self, member: &Member, reading: &Reading<'_>) -> bool {
         reading.may_use(member)
             && reading
-                .need
+                .requirement
                 .is_met_by(&member.reports, &self.cluster.write_log)
     }
 
@@ -204,7 +204,7 @@ impl ReplicatedConnection {
     /// is, and not one that was restarted since: it is asked once more. And how long that took.
     async fn is_proven(&self, lease: &Arc<Lease>, reading: &mut Reading<'_>) -> (bool, Duration) {
         let write_log = &self.cluster.write_log;
-        if reading.need.is_nothing() {
+        if reading.requirement.is_nothing() {
             return (true, Duration::ZERO);
         }
         let topology = self.cluster.topology();
@@ -213,15 +213,15 @@ impl ReplicatedConnection {
         };
         let started = Instant::now();
         if member.reports.asked_since(lease.opened) {
-            let met = reading.need.is_met_by(&member.reports, write_log);
+            let met = reading.requirement.is_met_by(&member.reports, write_log);
             return (met, Duration::ZERO);
         }
         let _asked = member.reports.want();
         let deadline = deadline::after(started, self.cluster.config.consistency.wait);
         let look = || {
-            reading.need.refresh(write_log);
+            reading.requirement.refresh(write_log);
             let asked = member.reports.asked_since(lease.opened);
-            asked.then(|| reading.need.is_met_by(&member.reports, write_log))
+            asked.then(|| reading.requirement.is_met_by(&member.reports, write_log))
         };
         let met = self.cluster.with_news(deadline, look).await;
         (met == Some(true), started.elapsed())
@@ -243,7 +243,7 @@ impl ReplicatedConnection {
             .collect();
         let started = Instant::now();
         let mut look = || {
-            reading.need.refresh(write_log);
+            reading.requirement.refresh(write_log);
             let topology = self.cluster.topology();
             let mut replicas = topology.usable_replicas();
             if replicas.any(|member| self.qualifies(member, reading)) {
@@ -252,7 +252,7 @@ impl ReplicatedConnection {
             if gently {
                 self.ask_gently(&topology, reading);
             }
-            let in_vain = reading.need.is_beyond_primary(write_log, started);
+            let in_vain = reading.requirement.is_beyond_primary(write_log, started);
             in_vain.then_some(false)
         };
         if !gently {
@@ -279,7 +279,7 @@ impl ReplicatedConnection {
             let seen = |reports: &Arc<_>| Arc::ptr_eq(reports, &member.reports);
             member.kind() == Some(NodeKind::Primary)
                 || reading.may_use(member)
-                || reading.need.wants_answers().any(seen)
+                || reading.requirement.wants_answers().any(seen)
         };
         let members: Vec<&Member> = topology.members.iter().filter(asked).collect();
         members.into_iter()

@@ -10,7 +10,7 @@ use super::ReplicatedConnection;
 use super::acquire::cause_of_death;
 use super::execution::Execution;
 use super::report::lost;
-use super::settings::Ending;
+use super::session_settings::Ending;
 use crate::classify::{TransactionControl, Verdict};
 use crate::error::{Error, Outcome};
 use crate::node::{Failure, Lease};
@@ -22,7 +22,7 @@ use crate::routing::{Decision, Recovery, Stale, Symptoms, recover, stale};
 const HEALS: u32 = 3;
 
 /// What comes after a failure that the caller need not hear of.
-pub(super) enum Next {
+pub(super) enum AfterFailure {
     /// Another attempt.
     Retry,
     /// Nothing: what was asked for is so already.
@@ -40,7 +40,7 @@ impl ReplicatedConnection {
         lease: &Arc<Lease>,
         on_replica: bool,
         error: DieselError,
-    ) -> QueryResult<Next> {
+    ) -> QueryResult<AfterFailure> {
         let failure = lease.diagnose(&error);
         let symptoms = symptoms(execution, &failure);
         if execution.verdict.control == Some(TransactionControl::End) {
@@ -59,15 +59,15 @@ impl ReplicatedConnection {
             if self.may_heal(execution, lease) {
                 execution.heals += 1;
                 execution.healing = Some(stale);
-                return Ok(Next::Retry);
+                return Ok(AfterFailure::Retry);
             }
         }
         if on_replica && matches!(execution.decision, Decision::Replica { may_move: true, .. }) {
             self.failed_on_replica(execution, lease, (symptoms, &failure), error)?;
-            return Ok(Next::Retry);
+            return Ok(AfterFailure::Retry);
         }
         if !on_replica && self.is_refused_as_read_only(execution, lease, &failure) {
-            return Ok(Next::Refused(error));
+            return Ok(AfterFailure::Refused(error));
         }
         self.note_serialization_failure(execution.verdict, &error);
         if failure.lost.is_some() && (self.may_send_again(execution) || self.may_move(execution)) {
@@ -75,7 +75,7 @@ impl ReplicatedConnection {
             if !failure.ours {
                 self.cluster.suspect(lease.node(), cause_of_death(lease));
             }
-            return Ok(Next::Retry);
+            return Ok(AfterFailure::Retry);
         }
         let pending_write = execution.pending_write.take();
         let cluster = Arc::downgrade(&self.cluster);
@@ -96,7 +96,7 @@ impl ReplicatedConnection {
         }
         match (session.transaction.is_some(), failure.lost) {
             // The server rolls back what it loses.
-            _ if ends && execution.only_rolls_back => Ok(Next::Done),
+            _ if ends && execution.only_rolls_back => Ok(AfterFailure::Done),
             (true, Some(cause)) => {
                 let node = lease.node().name.clone();
                 Err(Error::TransactionLost { node, cause }.into())

@@ -23,7 +23,7 @@ use write_log::Covering;
 pub(crate) use write_log::{NewTimeline, WriteLog, WriteSeq};
 
 use crate::config::{Consistency, WriteScope};
-use crate::position::{Lsn, Position, Standing};
+use crate::position::{Lsn, Position, Survival};
 use crate::route::RouteReason;
 use crate::wire::Wire;
 
@@ -62,7 +62,7 @@ struct State {
     /// What was seen on these nodes is what they showed before they were asked this question.
     reads: Vec<ReadMark>,
     /// What standbys have shown to the session; the primary may not show it yet.
-    ahead: Option<ShownUpTo>,
+    shown_by_standbys: Option<ShownUpTo>,
     /// The cluster that the positions belong to, as long as that has not been compared.
     cluster: Option<u64>,
     /// The last write's wait for a synchronous standby was cancelled.
@@ -92,7 +92,7 @@ impl SessionHistory {
             seeks: seen.is_some_and(Position::is_somewhere),
             written: written.filter(|written| !written.is_somewhere()),
             seen: seen.filter(|seen| !seen.is_somewhere()),
-            ahead: seen.map(|seen| match seen.is_somewhere() {
+            shown_by_standbys: seen.map(|seen| match seen.is_somewhere() {
                 true => ShownUpTo::Anything,
                 false => ShownUpTo::UpTo(seen),
             }),
@@ -157,7 +157,7 @@ impl SessionHistory {
     }
 
     /// What a read of this session needs that begins now.
-    pub(crate) fn need(
+    pub(crate) fn requirement(
         &self,
         level: Consistency,
         scope: WriteScope,
@@ -176,27 +176,27 @@ impl SessionHistory {
         if let Some(reason) = state.settle(write_log) {
             return ReadRequirement::primary(reason);
         }
-        let mut need = ReadRequirement::unless(RouteReason::OwnWrite);
+        let mut requirement = ReadRequirement::unless(RouteReason::OwnWrite);
         if let Some(seq) = state.seq {
-            need.awaits(seq);
+            requirement.awaits(seq);
         }
         if scope == WriteScope::Pool {
-            need.awaits_all(write_log.of_all());
+            requirement.awaits_all(write_log.of_all());
         }
         if let Some(written) = state.written {
-            need.covers(written);
+            requirement.covers(written);
         }
         if level == Consistency::Causal {
             if let Some(sought) = state.sought {
-                need.awaits_all(sought.number);
+                requirement.awaits_all(sought.number);
             }
             if let Some(seen) = state.seen {
-                need.covers(seen);
+                requirement.covers(seen);
             }
-            need.follows(state.reads.clone());
+            requirement.follows(state.reads.clone());
         }
-        need.refresh(write_log);
-        need
+        requirement.refresh(write_log);
+        requirement
     }
 
     /// What was written and seen as far as that is known now, and what is still to be learnt.
@@ -291,23 +291,25 @@ impl SessionHistory {
             return true;
         }
         let state = self.state();
-        state.ahead.is_none() && state.reads.iter().all(|read| read.is_on(primary))
+        state.shown_by_standbys.is_none() && state.reads.iter().all(|read| read.is_on(primary))
     }
 
     /// What the primary must show before the session reads there.
-    pub(crate) fn ahead(&self, write_log: &WriteLog) -> Option<ShownUpTo> {
+    pub(crate) fn shown_by_standbys(&self, write_log: &WriteLog) -> Option<ShownUpTo> {
         let mut state = self.state();
         state.renew(write_log);
         state.forget_dead();
         state.learn(write_log);
         state.fence(write_log);
-        state.ahead
+        state.shown_by_standbys
     }
 
     /// The primary shows this; it will not take it back.
     pub(crate) fn is_shown_by_primary(&self, what: ShownUpTo) {
         let mut state = self.state();
-        state.ahead = state.ahead.filter(|ahead| *ahead != what);
+        state.shown_by_standbys = state
+            .shown_by_standbys
+            .filter(|shown_by_standbys| *shown_by_standbys != what);
     }
 
     /// What the session wrote and what did not survive a failover, if that has happened.
@@ -358,7 +360,7 @@ impl State {
                     self.cluster = None;
                     if here != cluster {
                         tracing::debug!(target: "diesel_replicated", cluster, here, "token_ignored");
-                        (self.written, self.seen, self.ahead) = (None, None, None);
+                        (self.written, self.seen, self.shown_by_standbys) = (None, None, None);
                     }
                 }
             }
@@ -480,7 +482,7 @@ impl State {
         self.reads.retain(|read| !read.is_lost());
         if self.reads.len() < reads {
             self.seeks = true;
-            self.ahead = Some(ShownUpTo::Anything);
+            self.shown_by_standbys = Some(ShownUpTo::Anything);
         }
     }
 
@@ -503,22 +505,22 @@ impl State {
             self.sought = None;
             self.seen = later(self.seen, position);
         }
-        let (mut seen, mut ahead) = (self.seen, self.ahead);
+        let (mut seen, mut shown_by_standbys) = (self.seen, self.shown_by_standbys);
         self.reads.retain(|read| {
             let Some(shown) = read.shown() else {
                 return true;
             };
             let place = shown.position;
             seen = later(seen, place);
-            ahead = match ahead {
-                _ if !shown.by_standby() => ahead,
+            shown_by_standbys = match shown_by_standbys {
+                _ if !shown.by_standby() => shown_by_standbys,
                 Some(ShownUpTo::Anything) => Some(ShownUpTo::Anything),
                 Some(ShownUpTo::UpTo(before)) => Some(ShownUpTo::UpTo(before.max(place))),
                 None => Some(ShownUpTo::UpTo(place)),
             };
             false
         });
-        (self.seen, self.ahead) = (seen, ahead);
+        (self.seen, self.shown_by_standbys) = (seen, shown_by_standbys);
     }
 
     /// A write that was acknowledged on this timeline, which has ended before its place was learnt: it may
@@ -548,10 +550,14 @@ impl State {
         self.written = self.written.map(kept);
         self.seen = self.seen.map(kept);
         // What is kept, the new primary shows.
-        self.ahead = self.ahead.filter(|ahead| match ahead {
-            ShownUpTo::UpTo(seen) => !matches!(fate_of(*seen, write_log), Fork::Beyond { .. }),
-            ShownUpTo::Anything => true,
-        });
+        self.shown_by_standbys =
+            self.shown_by_standbys
+                .filter(|shown_by_standbys| match shown_by_standbys {
+                    ShownUpTo::UpTo(seen) => {
+                        !matches!(fate_of(*seen, write_log), Fork::Beyond { .. })
+                    }
+                    ShownUpTo::Anything => true,
+                });
     }
 }
 
@@ -568,13 +574,13 @@ enum Fork {
 
 fn fate_of(position: Position, write_log: &WriteLog) -> Fork {
     match write_log.standing(position) {
-        Standing::Kept | Standing::Ahead => Fork::Before,
-        Standing::Lost => Fork::Beyond { certain: true },
+        Survival::Kept | Survival::Ahead => Fork::Before,
+        Survival::Lost => Fork::Beyond { certain: true },
         // Nothing more will be heard of it, and what is not known to be kept may be lost.
-        Standing::Unclear if write_log.knows_end_of(position.timeline) => {
+        Survival::Unclear if write_log.knows_end_of(position.timeline) => {
             Fork::Beyond { certain: false }
         }
-        Standing::Unclear => Fork::Unknown,
+        Survival::Unclear => Fork::Unknown,
     }
 }
 

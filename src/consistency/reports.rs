@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::node::{Facts, Limit, Place};
+use crate::node::{Facts, MissingRight, Place};
 use crate::position::{Lsn, Position};
 use crate::wire::Wire;
 
@@ -46,7 +46,7 @@ pub(crate) struct LastReport {
     /// When it last answered anything.
     pub(crate) answered: Instant,
     /// What this role may not ask.
-    pub(crate) limits: Arc<[Limit]>,
+    pub(crate) limits: Arc<[MissingRight]>,
     /// Why it cannot be asked at all.
     pub(crate) error: Option<Arc<str>>,
     /// How long a commit has waited there for a synchronous standby, if one does.
@@ -272,7 +272,7 @@ impl Reports {
     }
 
     /// This role may not ask for these.
-    pub(crate) fn limit(&self, limits: &Arc<[Limit]>) {
+    pub(crate) fn limit(&self, limits: &Arc<[MissingRight]>) {
         self.last
             .send_modify(|last| last.limits = Arc::clone(limits));
     }

@@ -48,8 +48,8 @@ fn may_read(
     write_log: &WriteLog,
     on: &Arc<Reports>,
 ) -> bool {
-    let need = history.need(level, WriteScope::Session, write_log);
-    need.only_primary().is_none() && need.is_met_by(on, write_log)
+    let requirement = history.requirement(level, WriteScope::Session, write_log);
+    requirement.only_primary().is_none() && requirement.is_met_by(on, write_log)
 }
 
 #[test]
@@ -137,8 +137,8 @@ fn what_a_failover_has_lost_is_said_and_not_compared() {
     );
     sampled(&write_log, 2, 150);
     let history = SessionHistory::resumed(7, lost, None);
-    let need = history.need(RYW, WriteScope::Session, &write_log);
-    assert_eq!(need.only_primary(), Some(RouteReason::LostWrite));
+    let requirement = history.requirement(RYW, WriteScope::Session, &write_log);
+    assert_eq!(requirement.only_primary(), Some(RouteReason::LostWrite));
     assert_eq!(history.lost(&write_log), lost);
     // What it had written and seen before, is to be seen wherever it goes on.
     assert_eq!(
@@ -192,8 +192,8 @@ fn the_next_primary_covers_nothing_that_the_one_before_acknowledged() {
         (None, None)
     );
     // Of the other nobody can tell.
-    let need = unknown.need(RYW, WriteScope::Session, &write_log);
-    assert_eq!(need.only_primary(), Some(RouteReason::LostWrite));
+    let requirement = unknown.requirement(RYW, WriteScope::Session, &write_log);
+    assert_eq!(requirement.only_primary(), Some(RouteReason::LostWrite));
     assert_eq!(
         unknown.reason_on(2, &write_log),
         Some(RouteReason::LostWrite)
@@ -204,9 +204,9 @@ fn the_next_primary_covers_nothing_that_the_one_before_acknowledged() {
     assert_eq!(written, Some(Position::new(2, Lsn(150))));
     // A stranger has lost nothing, though he reads what the whole pool wrote.
     let stranger = SessionHistory::default();
-    let need = stranger.need(RYW, WriteScope::Pool, &write_log);
-    assert_eq!(need.only_primary(), None);
-    assert!(need.is_met_by(&replica(2, 150), &write_log));
+    let requirement = stranger.requirement(RYW, WriteScope::Pool, &write_log);
+    assert_eq!(requirement.only_primary(), None);
+    assert!(requirement.is_met_by(&replica(2, 150), &write_log));
     assert_eq!(stranger.lost(&write_log), None);
 }
 
@@ -287,8 +287,8 @@ fn what_is_not_known_to_be_kept_is_told() {
     let bounds = NewTimeline::Bounds { replayed: Lsn(0) };
     write_log.publish((7, 0), sample, Some(bounds));
     let history = SessionHistory::resumed(7, at(5), None);
-    let need = history.need(RYW, WriteScope::Session, &write_log);
-    assert_eq!(need.only_primary(), Some(RouteReason::UnclearWrite));
+    let requirement = history.requirement(RYW, WriteScope::Session, &write_log);
+    assert_eq!(requirement.only_primary(), Some(RouteReason::UnclearWrite));
     assert_eq!(history.lost(&write_log), None);
 }
 
@@ -298,10 +298,10 @@ fn the_pool_sees_what_was_left_on_its_way() {
     sampled(&write_log, 1, 10);
     let pool = |on: &Arc<Reports>| {
         let stranger = SessionHistory::default();
-        let mut need = stranger.need(RYW, WriteScope::Pool, &write_log);
+        let mut requirement = stranger.requirement(RYW, WriteScope::Pool, &write_log);
         sampled(&write_log, 1, 20);
-        need.refresh(&write_log);
-        need.is_met_by(on, &write_log)
+        requirement.refresh(&write_log);
+        requirement.is_met_by(on, &write_log)
     };
     assert!(pool(&replica(1, 0)), "nothing was written");
     let wire = Arc::new(Wire::default());

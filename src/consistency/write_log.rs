@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use super::Left;
-use crate::position::{Forks, History, Lsn, Position, Sample, Standing};
+use crate::position::{Forks, History, Lsn, Position, Sample, Survival};
 use crate::wire::Wire;
 
 /// The primary's positions through time.
@@ -174,7 +174,7 @@ impl WriteLog {
         });
     }
 
-    pub(crate) fn standing(&self, position: Position) -> Standing {
+    pub(crate) fn standing(&self, position: Position) -> Survival {
         self.view.borrow().forks.standing(position)
     }
 

@@ -11,7 +11,7 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 
 use super::NodeConnection;
-use super::rights::{Limit, Rights};
+use super::rights::{MissingRight, Rights};
 use crate::position::Lsn;
 
 /// PostgreSQL's type `pg_lsn`.
@@ -87,7 +87,7 @@ struct Row {
 pub(super) struct Identity {
     seldom: Seldom,
     /// What this role may not ask.
-    pub(super) limits: Arc<[Limit]>,
+    pub(super) limits: Arc<[MissingRight]>,
     sql: Arc<str>,
 }
 

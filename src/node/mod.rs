@@ -1,12 +1,12 @@
 //! One server's connections: opening, pooling, lending, and knowing when they are broken.
 
-mod cancel;
+mod bb8_manager;
+mod cancel_request;
 mod connect;
 mod connection;
 mod facts;
 mod fence;
 mod lease;
-mod manager;
 mod mark;
 mod monitor_connection;
 mod pool;
@@ -24,7 +24,7 @@ use std::time::Instant;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-pub(crate) use cancel::NodeCancel;
+pub(crate) use cancel_request::NodeCancel;
 pub(crate) use connect::{Connector, SetupHook};
 pub(crate) use connection::NodeConnection;
 pub(crate) use facts::{Facts, Place, Receiver, Run};
@@ -35,7 +35,7 @@ pub(crate) use monitor_connection::{MonitorConnection, code_changes};
 pub(crate) use pool::{NodePool, Pooled, Probe};
 #[cfg(feature = "promotion")]
 pub(crate) use promotion_lock::{Clock, Order, PromotionLock};
-pub(crate) use rights::Limit;
+pub(crate) use rights::MissingRight;
 
 use crate::config::NodeSettings;
 use crate::error::ConnectError;

@@ -8,7 +8,7 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::facts::{Facts, Identity, ask, identify};
-use super::rights::Limit;
+use super::rights::MissingRight;
 use super::{Node, NodeConnection};
 use crate::error::ConnectError;
 use crate::position::Lsn;
@@ -57,7 +57,7 @@ impl MonitorConnection {
     }
 
     /// What this role may not ask.
-    pub(crate) fn limits(&self) -> &Arc<[Limit]> {
+    pub(crate) fn limits(&self) -> &Arc<[MissingRight]> {
         &self.identity.limits
     }
 

@@ -8,14 +8,14 @@ use futures_util::FutureExt;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
+use super::bb8_manager::{ConnectionManager, Failures, Sink};
 use super::connect::Connector;
 use super::facts::{Facts, ask, identify};
-use super::manager::{Failures, Manager, Sink};
 use crate::error::{ConnectError, Error};
 use crate::wire::ServerRole;
 
 /// A connection that goes back to its bb8 pool when dropped.
-pub(crate) type Pooled = PooledConnection<'static, Manager>;
+pub(crate) type Pooled = PooledConnection<'static, ConnectionManager>;
 
 /// What a new connection found out.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub(crate) struct Probe {
 /// The connections of one node.
 #[derive(Debug)]
 pub(crate) struct NodePool {
-    pool: Pool<Manager>,
+    pool: Pool<ConnectionManager>,
     connector: Arc<Connector>,
     failures: watch::Sender<Failures>,
     /// How many of the connections may serve reads that failed elsewhere.
@@ -57,7 +57,7 @@ impl NodePool {
                 failures: failures.clone(),
                 connector: Arc::clone(&connector),
             }))
-            .build_unchecked(Manager {
+            .build_unchecked(ConnectionManager {
                 connector: Arc::clone(&connector),
             });
         Self {

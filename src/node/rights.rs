@@ -110,7 +110,7 @@ const FUNCTIONS: [Function; 12] = [
 
 /// Something that this role may not ask, and what it takes to mend that.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Limit {
+pub(crate) struct MissingRight {
     /// What is missing.
     pub(crate) right: String,
     /// What that costs.
@@ -239,7 +239,7 @@ impl Rights {
     }
 
     /// What this role may not ask.
-    pub(super) fn limits(&self) -> Vec<Limit> {
+    pub(super) fn limits(&self) -> Vec<MissingRight> {
         let role = &self.role;
         let here = |of: Of| match of {
             Of::Both => true,
@@ -248,7 +248,7 @@ impl Rights {
         };
         let missing = |(place, it): (usize, &Function)| {
             let missing = here(it.of) && !self.may(place);
-            missing.then(|| Limit {
+            missing.then(|| MissingRight {
                 right: format!("EXECUTE ON FUNCTION pg_catalog.{}", it.signature),
                 costs: it.costs,
                 grant: format!(
@@ -258,7 +258,7 @@ impl Rights {
             })
         };
         let functions = FUNCTIONS.iter().enumerate().filter_map(missing);
-        let monitor = (self.in_recovery && !self.sees_all).then(|| Limit {
+        let monitor = (self.in_recovery && !self.sees_all).then(|| MissingRight {
             right: "membership in pg_monitor".to_owned(),
             costs: "whom a replica receives from, and on which timeline, is not seen; after a failover \
                     it is found out by what the replica shows",

@@ -1,7 +1,7 @@
 //! What a pool is told to do about its primary.
 
 use super::ReplicatedPool;
-use crate::cluster::Order;
+use crate::cluster::PromotionRequest;
 use crate::error::Error;
 use crate::status::Promoted;
 
@@ -19,7 +19,9 @@ impl ReplicatedPool {
     /// [`Error::PromotionFailed`] if the server could not be promoted, or did not open in time. There is
     /// no node of this name, or the pool is closed.
     pub async fn promote(&self, name: &str) -> Result<Promoted, Error> {
-        self.cluster.promote(Order::to(name, false)).await
+        self.cluster
+            .promote(PromotionRequest::to(name, false))
+            .await
     }
 
     /// As [`promote`](Self::promote), on the caller's word that the primary is dead and stays so, that
@@ -32,7 +34,7 @@ impl ReplicatedPool {
     ///
     /// As [`promote`](Self::promote).
     pub async fn force_promote(&self, name: &str) -> Result<Promoted, Error> {
-        self.cluster.promote(Order::to(name, true)).await
+        self.cluster.promote(PromotionRequest::to(name, true)).await
     }
 
     /// Puts a replica in the place of a primary that lives, without an error for anyone who uses this

@@ -93,8 +93,8 @@ fn position(facts: &Facts, timeline: u32) -> Option<Position> {
     (timeline != 0).then_some(Position::new(timeline, lsn))
 }
 
-fn limit(limit: &node::Limit) -> Limit {
-    let node::Limit {
+fn limit(limit: &node::MissingRight) -> Limit {
+    let node::MissingRight {
         right,
         costs,
         grant,

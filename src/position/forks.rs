@@ -15,7 +15,7 @@ struct Fork {
 
 /// What became of a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Survival {
     /// It belongs to the history of the current timeline.
     Kept,
     /// It lies beyond a fork: what was written there did not survive the failover.
@@ -76,26 +76,26 @@ impl Forks {
     }
 
     /// What became of `position`.
-    pub(crate) fn standing(&self, position: Position) -> Standing {
+    pub(crate) fn standing(&self, position: Position) -> Survival {
         if position.timeline > self.current {
-            return Standing::Ahead;
+            return Survival::Ahead;
         }
         // A position survives only if it lies before every fork from its timeline on.
-        let mut standing = Standing::Kept;
+        let mut standing = Survival::Kept;
         for fork in &self.forks {
             if fork.timeline < position.timeline {
                 continue;
             }
             if position.lsn > fork.at_most {
-                return Standing::Lost;
+                return Survival::Lost;
             }
             if position.lsn > fork.at_least {
-                standing = Standing::Unclear;
+                standing = Survival::Unclear;
             }
         }
         let known = |timeline| self.forks.iter().any(|fork| fork.timeline == timeline);
-        if standing == Standing::Kept && !(position.timeline..self.current).all(known) {
-            return Standing::Unclear;
+        if standing == Survival::Kept && !(position.timeline..self.current).all(known) {
+            return Survival::Unclear;
         }
         standing
     }
@@ -126,7 +126,7 @@ impl Forks {
         }
         // On a newer timeline: only if what is wanted went along. On an older one, at a greater
         // position: it has what the newer one does not, and lacks what that one has.
-        replayed.timeline > wanted.timeline && self.standing(wanted) == Standing::Kept
+        replayed.timeline > wanted.timeline && self.standing(wanted) == Survival::Kept
     }
 }
 
@@ -147,12 +147,12 @@ mod tests {
     #[test]
     fn what_lies_beyond_a_fork_is_lost() {
         let forks = exact();
-        assert_eq!(forks.standing(at(1, 100)), Standing::Kept);
-        assert_eq!(forks.standing(at(1, 101)), Standing::Lost);
-        assert_eq!(forks.standing(at(2, 200)), Standing::Kept);
-        assert_eq!(forks.standing(at(2, 201)), Standing::Lost);
-        assert_eq!(forks.standing(at(3, 900)), Standing::Kept);
-        assert_eq!(forks.standing(at(4, 1)), Standing::Ahead);
+        assert_eq!(forks.standing(at(1, 100)), Survival::Kept);
+        assert_eq!(forks.standing(at(1, 101)), Survival::Lost);
+        assert_eq!(forks.standing(at(2, 200)), Survival::Kept);
+        assert_eq!(forks.standing(at(2, 201)), Survival::Lost);
+        assert_eq!(forks.standing(at(3, 900)), Survival::Kept);
+        assert_eq!(forks.standing(at(4, 1)), Survival::Ahead);
     }
 
     #[test]
@@ -168,24 +168,24 @@ mod tests {
         let mut forks = Forks::default();
         forks.learn_bounds(1, Lsn(0), Lsn(10));
         forks.learn_bounds(2, Lsn(90), Lsn(110));
-        assert_eq!(forks.standing(at(1, 90)), Standing::Kept);
-        assert_eq!(forks.standing(at(1, 91)), Standing::Unclear);
-        assert_eq!(forks.standing(at(1, 111)), Standing::Lost);
+        assert_eq!(forks.standing(at(1, 90)), Survival::Kept);
+        assert_eq!(forks.standing(at(1, 91)), Survival::Unclear);
+        assert_eq!(forks.standing(at(1, 111)), Survival::Lost);
         // An older view changes nothing.
         forks.learn_bounds(1, Lsn(0), Lsn(0));
         assert_eq!(forks.current(), 2);
         // The server's own word settles it.
         forks.learn_history(2, &[(1, Lsn(100))]);
-        assert_eq!(forks.standing(at(1, 100)), Standing::Kept);
-        assert_eq!(forks.standing(at(1, 101)), Standing::Lost);
+        assert_eq!(forks.standing(at(1, 100)), Survival::Kept);
+        assert_eq!(forks.standing(at(1, 101)), Survival::Lost);
     }
 
     #[test]
     fn the_history_from_before_this_process_is_unclear() {
         let mut forks = Forks::default();
         forks.learn_bounds(3, Lsn(0), Lsn(500));
-        assert_eq!(forks.standing(at(2, 5)), Standing::Unclear);
-        assert_eq!(forks.standing(at(3, 5)), Standing::Kept);
+        assert_eq!(forks.standing(at(2, 5)), Survival::Unclear);
+        assert_eq!(forks.standing(at(3, 5)), Survival::Kept);
     }
 
     #[test]

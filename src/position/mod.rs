@@ -7,7 +7,7 @@ mod forks;
 mod history;
 mod lsn;
 
-pub(crate) use forks::{Forks, Standing};
+pub(crate) use forks::{Forks, Survival};
 pub(crate) use history::{History, Sample};
 pub use lsn::{InvalidLsn, Lsn};
 

@@ -15,18 +15,18 @@ pub(super) const MOST: usize = 8;
 /// How a token travels.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Carrier {
-    pub(super) place: Place,
+    pub(super) place: TokenPlace,
     #[cfg(feature = "signed")]
     pub(super) keys: Option<TokenKeys>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Place {
+pub(super) enum TokenPlace {
     Cookie(SessionCookie),
     Header(HeaderName),
 }
 
-impl Default for Place {
+impl Default for TokenPlace {
     fn default() -> Self {
         Self::Cookie(SessionCookie::default())
     }
@@ -38,7 +38,7 @@ impl Carrier {
         // Other cookies may have bytes that are no text; a token has none.
         let text = |value| String::from_utf8_lossy(HeaderValue::as_bytes(value));
         let texts: Vec<String> = match &self.place {
-            Place::Cookie(cookie) => {
+            TokenPlace::Cookie(cookie) => {
                 let cookies = headers.get_all(COOKIE).into_iter().map(text);
                 cookies
                     .flat_map(Cookie::split_parse)
@@ -48,7 +48,7 @@ impl Carrier {
                     .take(MOST)
                     .collect()
             }
-            Place::Header(name) => {
+            TokenPlace::Header(name) => {
                 let values: Vec<_> = headers.get_all(name).into_iter().map(text).collect();
                 // Whoever passes a request on may have written several headers as one.
                 values
@@ -74,8 +74,8 @@ impl Carrier {
     pub(super) fn write(&self, token: &SessionToken, headers: &mut HeaderMap) {
         let text = self.seal(token);
         let (name, value) = match &self.place {
-            Place::Cookie(cookie) => (&SET_COOKIE, cookie.set(text)),
-            Place::Header(name) => (name, HeaderValue::try_from(text).ok()),
+            TokenPlace::Cookie(cookie) => (&SET_COOKIE, cookie.set(text)),
+            TokenPlace::Header(name) => (name, HeaderValue::try_from(text).ok()),
         };
         // Names and attributes were checked, and tokens fit anywhere.
         let Some(value) = value else {
@@ -84,8 +84,8 @@ impl Carrier {
         // Each fails only for lack of room, where there are tens of thousands of headers.
         let _ = match &self.place {
             // The handler's own cookies stay.
-            Place::Cookie(_) => headers.try_append(name, value).map(drop),
-            Place::Header(_) => headers.try_insert(name, value).map(drop),
+            TokenPlace::Cookie(_) => headers.try_append(name, value).map(drop),
+            TokenPlace::Header(_) => headers.try_insert(name, value).map(drop),
         };
         // A cache that serves many would give this client's token to others.
         if let Ok(entry) = headers.try_entry(CACHE_CONTROL) {

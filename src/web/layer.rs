@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::body::SessionBody;
-use super::carrier::{Carrier, Place};
+use super::carrier::{Carrier, TokenPlace};
 use super::cookie::SessionCookie;
 use super::error::InvalidCarrier;
 use crate::pool::ReplicatedPool;
@@ -60,7 +60,7 @@ impl SessionLayer {
     /// Keeps the token in this cookie.
     #[must_use]
     pub fn cookie(mut self, cookie: SessionCookie) -> Self {
-        self.carrier.place = Place::Cookie(cookie);
+        self.carrier.place = TokenPlace::Cookie(cookie);
         self
     }
 
@@ -85,7 +85,7 @@ impl SessionLayer {
     pub fn header(mut self, name: &str) -> Result<Self, InvalidCarrier> {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| InvalidCarrier::Header(name.to_owned()))?;
-        self.carrier.place = Place::Header(name);
+        self.carrier.place = TokenPlace::Header(name);
         Ok(self)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::carrier::{Carrier, MOST, Place};
+use super::carrier::{Carrier, MOST, TokenPlace};
 use super::error::InvalidCarrier;
 use super::{SameSite, SessionCookie};
 use crate::token::SessionToken;
@@ -19,7 +19,7 @@ fn token() -> SessionToken {
 
 fn header() -> Carrier {
     Carrier {
-        place: Place::Header(HeaderName::from_static("x-session-token")),
+        place: TokenPlace::Header(HeaderName::from_static("x-session-token")),
         ..Carrier::default()
     }
 }

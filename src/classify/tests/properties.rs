@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::fixtures::{cases, classifier};
-use super::tokens::{Kind, Tokens};
+use super::tokens::{TokenKind, Tokens};
 use super::*;
 
 /// Pieces of SQL, in any order.
@@ -32,7 +32,7 @@ fn disguise(sql: &str) -> Option<String> {
             "\r\n\t-- DELETE ; '\n /* /* \" */ $$ */ "
         };
         match tokens.kind(at) {
-            Some(Kind::Word) if !sql.contains('$') => text.push_str(&raw.to_ascii_uppercase()),
+            Some(TokenKind::Word) if !sql.contains('$') => text.push_str(&raw.to_ascii_uppercase()),
             _ => text.push_str(raw),
         }
         text.push_str(gap);
@@ -109,7 +109,7 @@ fn a_call_is_found_wherever_it_stands() {
         let tokens = lexer::tokens(&case.sql).unwrap();
         let tokens = Tokens::new(&case.sql, &tokens);
         for at in 0..tokens.len() {
-            if !matches!(tokens.kind(at), Some(Kind::Number | Kind::Text)) {
+            if !matches!(tokens.kind(at), Some(TokenKind::Number | TokenKind::Text)) {
                 continue;
             }
             for call in [

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use tokio::time::{sleep, timeout};
 
 use super::outlook::AGAIN;
-use super::promoter::{Order, Promoter};
+use super::promoter::{Promoter, PromotionRequest};
 use crate::cluster::topology::Topology;
 use crate::error::Error;
 
@@ -87,7 +87,7 @@ impl Promoter {
             if !gone(&self.topology.borrow()) {
                 continue;
             }
-            match self.promote(&Order::default()).await {
+            match self.promote(&PromotionRequest::default()).await {
                 Ok(_) => {
                     let _ =
                         timeout(SETTLING, self.topology.wait_for(|topology| !gone(topology))).await;

@@ -6,5 +6,5 @@ mod promoter;
 mod switchover;
 
 pub(super) use outlook::Outlook;
-pub(crate) use promoter::Order;
 pub(super) use promoter::Promoter;
+pub(crate) use promoter::PromotionRequest;

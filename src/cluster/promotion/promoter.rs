@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_millis(10);
 
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Order {
+pub(crate) struct PromotionRequest {
     /// The node to promote; `None` for the best.
     pub(crate) target: Option<String>,
     /// The operator answers for the primary's death, for the majority and for what is lost.
@@ -34,7 +34,7 @@ pub(crate) struct Order {
     pub(crate) yielding: Option<String>,
 }
 
-impl Order {
+impl PromotionRequest {
     pub(crate) fn to(name: &str, forced: bool) -> Self {
         Self {
             target: Some(name.to_owned()),
@@ -67,7 +67,7 @@ pub(crate) struct Promoter {
 
 impl Promoter {
     /// Promotes a replica, if nothing speaks against it.
-    pub(crate) async fn promote(&self, order: &Order) -> Result<Promoted, Error> {
+    pub(crate) async fn promote(&self, order: &PromotionRequest) -> Result<Promoted, Error> {
         let topology = self.topology.borrow().of_servers();
         let place_of = |name: &str| {
             let mut members = topology.members.iter();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::promoter::{Order, Promoter};
+use super::promoter::{Promoter, PromotionRequest};
 use crate::cluster::command::Command;
 use crate::cluster::member::Member;
 use crate::cluster::topology::Topology;
@@ -113,7 +113,7 @@ impl Drive<'_> {
                 Next::Promote => {
                     // Whether the other has begun, only its own word tells.
                     self.fence.kept = true;
-                    let order = Order::in_the_place_of(self.old, &self.new.node.name);
+                    let order = PromotionRequest::in_the_place_of(self.old, &self.new.node.name);
                     let result = self.promoter.promote(&order).await;
                     let refused = refused(&result).map(<[_]>::to_vec);
                     machine.attempted(result, refused.as_deref())

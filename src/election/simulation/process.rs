@@ -136,7 +136,7 @@ impl Process {
                 receiver: Some((timeline, ..)),
             } => {
                 let place = Position::new(*timeline, Lsn(facts.end));
-                self.forks.standing(place) == position::Standing::Lost
+                self.forks.standing(place) == position::Survival::Lost
             }
             _ => false,
         };

@@ -4,7 +4,7 @@
 //! Others depend on the connection that they were made on, or on more than they say.
 
 use super::lexer;
-use super::tokens::{Kind, Tokens, statements};
+use super::tokens::{TokenKind, Tokens, statements};
 
 /// What one statement of the text does to a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +145,7 @@ fn is_assignment(rest: Tokens<'_>) -> bool {
 fn is_value(tokens: Tokens<'_>, at: usize) -> bool {
     matches!(
         tokens.kind(at),
-        Some(Kind::Word | Kind::Quoted | Kind::Text | Kind::Number)
+        Some(TokenKind::Word | TokenKind::Quoted | TokenKind::Text | TokenKind::Number)
     )
 }
 
@@ -199,14 +199,14 @@ fn calls(statement: Tokens<'_>) -> Option<Vec<Change>> {
 fn argument(statement: Tokens<'_>, at: usize) -> Option<(Argument, usize)> {
     let raw = statement.raw(at);
     let argument = match statement.kind(at)? {
-        Kind::Text => Argument::Text(statement.string(at)?.into_owned()),
-        Kind::Parameter => {
+        TokenKind::Text => Argument::Text(statement.string(at)?.into_owned()),
+        TokenKind::Parameter => {
             let number: usize = raw.get(1..)?.parse().ok()?;
             Argument::Bind(number.checked_sub(1)?)
         }
-        Kind::Word if statement.is_word(at, "true") => Argument::True,
-        Kind::Word if statement.is_word(at, "false") => Argument::False,
-        Kind::Word if statement.is_word(at, "null") => Argument::Null,
+        TokenKind::Word if statement.is_word(at, "true") => Argument::True,
+        TokenKind::Word if statement.is_word(at, "false") => Argument::False,
+        TokenKind::Word if statement.is_word(at, "null") => Argument::Null,
         _ => return None,
     };
     let cast = statement.is(at + 1, "::")

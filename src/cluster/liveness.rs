@@ -11,15 +11,15 @@ const MARGIN: Duration = Duration::from_secs(30);
 
 /// When a task last said that it goes on.
 #[derive(Debug)]
-pub(crate) struct Pulse(Mutex<Instant>);
+pub(crate) struct Liveness(Mutex<Instant>);
 
-impl Default for Pulse {
+impl Default for Liveness {
     fn default() -> Self {
         Self(Mutex::new(Instant::now()))
     }
 }
 
-impl Pulse {
+impl Liveness {
     pub(crate) fn beat(&self) {
         *self.0.lock() = Instant::now();
     }
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn a_pulse_is_still_only_long_after_the_last_beat() {
         let health = HealthConfig::default();
-        let pulse = Pulse::default();
+        let pulse = Liveness::default();
         assert!(!pulse.is_still(&health));
         let long_ago = Instant::now().checked_sub(Duration::from_secs(60));
         if let Some(long_ago) = long_ago {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::durability::Wanted;
-use super::settings::{Ending, Setting, Settings};
+use super::replication::Wanted;
+use super::session_settings::{Ending, SessionSettings, Setting};
 use crate::classify::{TransactionControl, Verdict};
 use crate::config::Consistency;
 use crate::consistency::SessionHistory;
@@ -15,7 +15,7 @@ use crate::statement::OidMap;
 
 /// The state of a session.
 #[derive(Debug, Default)]
-pub(super) struct Session {
+pub(super) struct SessionState {
     /// The primary's connection, once taken.
     pub(super) primary: Option<Arc<Lease>>,
     /// The replica's connection that the last read used.
@@ -31,9 +31,9 @@ pub(super) struct Session {
     /// The node whose connection it was pinned to, and why that is gone.
     pub(super) lost: Option<(String, String)>,
     /// What it has set that can be set on any connection.
-    pub(super) settings: Settings,
+    pub(super) settings: SessionSettings,
     /// Before the open transaction, if that has changed them.
-    pub(super) settings_before: Option<Settings>,
+    pub(super) settings_before: Option<SessionSettings>,
     pub(super) ending: Ending,
     /// What the session has written and seen; other connections may share it.
     pub(super) history: Arc<SessionHistory>,
@@ -61,7 +61,7 @@ pub(super) struct Transaction {
     pub(super) _busy: Option<Arc<Busy>>,
 }
 
-impl Session {
+impl SessionState {
     /// Decides where a statement goes, and remembers what it will have done. This comes before
     /// the statement is sent: a statement that is started later must not read past it.
     pub(super) fn decide(

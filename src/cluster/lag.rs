@@ -6,7 +6,7 @@ use super::member::Member;
 use super::topology::Topology;
 use crate::consistency::WriteLog;
 use crate::health::Measure;
-use crate::position::Standing;
+use crate::position::Survival;
 use crate::route::NodeKind;
 
 /// How far a replica is behind the primary, in bytes and in time.
@@ -20,7 +20,7 @@ pub(crate) fn lag(member: &Member, write_log: &WriteLog) -> (Option<u64>, Option
             .filter(|latest| latest.timeline == replayed.timeline)
             .map(|latest| latest.flushed.0.saturating_sub(replayed.lsn.0));
         // How old is what the primary has lost?
-        let kept = view.forks.standing(replayed) == Standing::Kept;
+        let kept = view.forks.standing(replayed) == Survival::Kept;
         let age = view.history.age(replayed, Instant::now());
         (bytes, age.filter(|_| kept))
     })

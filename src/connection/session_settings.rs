@@ -25,7 +25,7 @@ impl fmt::Debug for Setting {
 
 /// The settings that a session has made, and a number that no other state of them has.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Settings {
+pub(super) struct SessionSettings {
     made: Arc<Vec<Setting>>,
     pub(super) version: u64,
 }
@@ -40,7 +40,7 @@ pub(super) enum Ending {
     RolledBack,
 }
 
-impl Settings {
+impl SessionSettings {
     pub(super) fn is_empty(&self) -> bool {
         self.made.is_empty()
     }
@@ -305,7 +305,7 @@ mod tests {
             name: name.into(),
             sql: sql.into(),
         };
-        let mut settings = Settings::default();
+        let mut settings = SessionSettings::default();
         settings.make(vec![setting("a", "1"), setting("b", "2")]);
         let before = settings.clone();
         settings.make(vec![setting("a", "3")]);

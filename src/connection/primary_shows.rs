@@ -1,8 +1,8 @@
-//! Whether the primary shows what standbys have shown before it, where a read must never see less.
+//! A standby can show a commit before the primary does. `Causal` and `Strong` reads on the primary wait until the
+//! primary shows it too.
 //!
-//! A standby is asked which transactions are over there that are under way on the primary: these
-//! the primary must show. Where no standby can tell, the primary tells which backends may be at a
-//! commit.
+//! The pool asks a standby which transactions are over there that still run on the primary: the primary must show
+//! these. If no standby can tell, the primary tells which backends may be at a commit.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::consistency::{Reports, SessionHistory, ShownUpTo, StandbySnapshot};
 use crate::deadline;
 use crate::error::Error;
 use crate::node::Lease;
-use crate::position::{Position, Standing};
+use crate::position::{Position, Survival};
 
 /// How long the primary has to show what a standby shows, while it waits to have that confirmed.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,8 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// between the log and being visible takes microseconds, if it waits for no standby.
 const COMMITTED: Duration = Duration::from_millis(100);
 
-/// Transactions that are over on the standby with this snapshot, as far as can be told from it, and
-/// not here.
+/// The transactions that still run here and that are over on the standby with this snapshot.
 const UNDER_WAY: &str = "SELECT ARRAY(SELECT xid::text::bigint \
     FROM pg_catalog.pg_snapshot_xip(here) AS xid WHERE xid < pg_catalog.pg_snapshot_xmax(there) \
     UNION ALL SELECT pg_catalog.generate_series(pg_catalog.pg_snapshot_xmax(here)::text::bigint, \
@@ -101,18 +100,18 @@ impl ReplicatedConnection {
         if !self.knows_seen(history, primary).await {
             return self.shows_anything(lease).await;
         }
-        let Some(ahead) = history.ahead(write_log) else {
+        let Some(ahead) = history.shown_by_standbys(write_log) else {
             return Ok(());
         };
-        let witnessed = match ahead {
+        let is_shown = match ahead {
             ShownUpTo::UpTo(seen) if write_log.is_shown(seen) => true,
-            ShownUpTo::UpTo(seen) => match self.witness(seen) {
-                Some(witness) => self.shows_witnessed(lease, &witness).await?,
+            ShownUpTo::UpTo(seen) => match self.snapshot_that_covers(seen) {
+                Some(snapshot) => self.shows_snapshot(lease, &snapshot).await?,
                 None => false,
             },
             ShownUpTo::Anything => false,
         };
-        if !witnessed {
+        if !is_shown {
             self.shows_anything(lease).await?;
         }
         history.is_shown_by_primary(ahead);
@@ -134,56 +133,56 @@ impl ReplicatedConnection {
         };
         let deadline = deadline::after(now, self.cluster.config.consistency.wait);
         let _ = self.cluster.with_news(deadline, look).await;
-        let witnesses: Vec<_> = replicas
+        let snapshots: Vec<_> = replicas
             .iter()
             .map(|reports| reports.snapshot().filter(|_| reports.asked_since(now)))
             .collect();
         // What showed more before it was restarted cannot be asked for that any more.
-        let mut known = witnesses.iter().all(|witness| {
-            witness
+        let mut known = snapshots.iter().all(|snapshot| {
+            snapshot
                 .as_ref()
                 .is_some_and(StandbySnapshot::is_vouched_for)
         });
-        for witness in witnesses.iter().flatten() {
-            if self.cluster.write_log.standing(witness.position) == Standing::Kept {
-                known &= self.shows_witnessed(lease, witness).await?;
+        for snapshot in snapshots.iter().flatten() {
+            if self.cluster.write_log.standing(snapshot.position) == Survival::Kept {
+                known &= self.shows_snapshot(lease, snapshot).await?;
             }
         }
         if !known {
             self.shows_anything(lease).await?;
-            witnesses.iter().flatten().for_each(StandbySnapshot::vouch);
+            snapshots.iter().flatten().for_each(StandbySnapshot::vouch);
         }
         Ok(())
     }
 
     /// A standby that shows everything up to `seen`.
-    fn witness(&self, seen: Position) -> Option<StandbySnapshot> {
+    fn snapshot_that_covers(&self, seen: Position) -> Option<StandbySnapshot> {
         let topology = self.cluster.topology();
-        let mut witnesses = topology
+        let mut snapshots = topology
             .replicas()
             .filter_map(|member| member.reports.snapshot());
-        let covers = |witness: &StandbySnapshot| {
-            let place = witness.position;
+        let covers = |snapshot: &StandbySnapshot| {
+            let place = snapshot.position;
             self.cluster
                 .write_log
                 .with(|view| view.forks.covers(place, seen))
         };
-        witnesses.find(covers)
+        snapshots.find(covers)
     }
 
     /// Waits until the primary shows what a standby has shown. `false` if that has gone.
-    async fn shows_witnessed(
+    async fn shows_snapshot(
         &self,
         lease: &Arc<Lease>,
-        witness: &StandbySnapshot,
+        snapshot: &StandbySnapshot,
     ) -> QueryResult<bool> {
-        if self.cluster.write_log.is_shown(witness.position) {
+        if self.cluster.write_log.is_shown(snapshot.position) {
             return Ok(true);
         }
         let deadline = Instant::now() + PATIENCE;
-        let mut missing = under_way(lease, &witness.snapshot).await?;
+        let mut missing = under_way(lease, &snapshot.snapshot).await?;
         if !missing.is_empty() {
-            let over = witness.over(missing);
+            let over = snapshot.over(missing);
             let over = async { tokio::time::timeout_at(deadline.into(), over).await };
             let Ok(Some(over)) = self.cluster.within(over).await else {
                 return Ok(false);
@@ -196,7 +195,7 @@ impl ReplicatedConnection {
             }
             self.pause().await;
         }
-        self.cluster.write_log.shows(witness.position);
+        self.cluster.write_log.shows(snapshot.position);
         Ok(true)
     }
 

@@ -20,13 +20,13 @@ struct State {
 /// Every checkout passes here twice, so it is one atomic number: nobody is woken, and no lock
 /// taken, before the pool is closed.
 #[derive(Clone, Debug)]
-pub(crate) struct Tracker(Arc<State>);
+pub(crate) struct CheckoutTracker(Arc<State>);
 
 /// One connection that is out.
 #[derive(Debug)]
-pub(crate) struct Permit(Tracker);
+pub(crate) struct Permit(CheckoutTracker);
 
-impl Tracker {
+impl CheckoutTracker {
     pub(crate) fn new() -> Self {
         Self(Arc::default())
     }
@@ -54,7 +54,7 @@ impl Tracker {
         self.0.count.fetch_or(CLOSED, Ordering::AcqRel) & CLOSED == 0
     }
 
-    /// Waits until all are back. Comes after [`Tracker::close`]: an open pool tells nobody.
+    /// Waits until all are back. Comes after [`CheckoutTracker::close`]: an open pool tells nobody.
     pub(crate) async fn all_back(&self) {
         // Whoever is told after this line is told to it too.
         let told = self.0.all_back.notified();
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_closed_pool_lets_none_out_and_waits_for_those_that_are() {
-        let tracker = Tracker::new();
+        let tracker = CheckoutTracker::new();
         let (one, two) = (tracker.admit(), tracker.admit());
         assert_eq!(tracker.out(), 2);
         assert!(tracker.close() && !tracker.close() && tracker.is_closed());

@@ -37,7 +37,7 @@ const RUN: &str = "(SELECT pg_catalog.concat(pg_catalog.pg_postmaster_start_time
 /// How to find out what becomes of a COMMIT.
 #[derive(Debug)]
 pub(super) struct PendingCommit {
-    mark: Mark,
+    mark: CommitMark,
     /// The backend that is to commit.
     pid: i32,
     timeline: i32,
@@ -47,20 +47,20 @@ pub(super) struct PendingCommit {
 }
 
 #[derive(Debug)]
-enum Mark {
+enum CommitMark {
     Number(i64),
     Row(String),
 }
 
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum Resolved {
     Committed,
     RolledBack,
     Unknown,
 }
 
-impl Answer {
+impl Resolved {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Committed => "committed",
@@ -116,9 +116,9 @@ impl ReplicatedConnection {
         let mark = match begun.number {
             None => None,
             Some(_) if way == CommitResolution::Marker => {
-                Some(Mark::Row(self.write_marker(lease).await?))
+                Some(CommitMark::Row(self.write_marker(lease).await?))
             }
-            Some(number) => Some(Mark::Number(number)),
+            Some(number) => Some(CommitMark::Number(number)),
         };
         using.finish();
         Ok(mark.map(|mark| PendingCommit {
@@ -162,20 +162,20 @@ impl ReplicatedConnection {
         }
         let asking = async { tokio::time::timeout(LIMIT, self.ask_for(&pending_commit)).await };
         let answer = self.cluster.within(asking).await;
-        let answer = answer.unwrap_or(Answer::Unknown);
+        let answer = answer.unwrap_or(Resolved::Unknown);
         tracing::warn!(target: "diesel_replicated", answer = answer.as_str(), "commit_resolved");
         match answer {
-            Answer::Committed => Ok(()),
-            Answer::RolledBack => Err(Error::RolledBack {
+            Resolved::Committed => Ok(()),
+            Resolved::RolledBack => Err(Error::RolledBack {
                 cause: error.to_string(),
             }
             .into()),
-            Answer::Unknown => Err(error),
+            Resolved::Unknown => Err(error),
         }
     }
 
     /// Asks whoever is the primary, again and again until there is an answer.
-    async fn ask_for(&self, pending_commit: &PendingCommit) -> Answer {
+    async fn ask_for(&self, pending_commit: &PendingCommit) -> Resolved {
         let deadline = Instant::now() + LIMIT;
         while Instant::now() < deadline {
             // A primary that goes away, too, is followed by another.
@@ -187,14 +187,14 @@ impl ReplicatedConnection {
                     Err(error) if lease.is_usable() => {
                         let error = error.to_string();
                         tracing::debug!(target: "diesel_replicated", error, "commit_not_resolved");
-                        return Answer::Unknown;
+                        return Resolved::Unknown;
                     }
                     Err(_) => lease.condemn(),
                 }
             }
             tokio::time::sleep(PAUSE).await;
         }
-        Answer::Unknown
+        Resolved::Unknown
     }
 }
 
@@ -204,7 +204,7 @@ async fn ask(
     pending_commit: &PendingCommit,
     lease: &Arc<Lease>,
     same_cluster: bool,
-) -> QueryResult<Option<Answer>> {
+) -> QueryResult<Option<Resolved>> {
     let using = lease.enter();
     let mut connection = lease.pg();
     let look = format!(
@@ -218,8 +218,8 @@ async fn ask(
     // than what is read of the backends beside it.
     let gone = !same || !found.running;
     let answer = match &pending_commit.mark {
-        Mark::Number(_) if !same => Some(Answer::Unknown),
-        Mark::Number(number) => {
+        CommitMark::Number(_) if !same => Some(Resolved::Unknown),
+        CommitMark::Number(number) => {
             let status = "SELECT pg_catalog.pg_xact_status($1::text::xid8) AS status";
             let status = sql_query(status).bind::<BigInt, _>(*number);
             let told: QueryResult<Told> = status.get_result(&mut connection).await;
@@ -229,16 +229,16 @@ async fn ask(
             {
                 // Not given to anyone yet, after a crash.
                 using.finish();
-                return Ok(Some(Answer::RolledBack));
+                return Ok(Some(Resolved::RolledBack));
             }
             match (told?.status.as_deref(), found.run == pending_commit.run) {
-                (Some("committed"), true) => Some(Answer::Committed),
-                (Some("aborted"), _) | (Some("in progress"), false) => Some(Answer::RolledBack),
+                (Some("committed"), true) => Some(Resolved::Committed),
+                (Some("aborted"), _) | (Some("in progress"), false) => Some(Resolved::RolledBack),
                 (Some("in progress"), true) => None,
-                _ => Some(Answer::Unknown),
+                _ => Some(Resolved::Unknown),
             }
         }
-        Mark::Row(key) => {
+        CommitMark::Row(key) => {
             let row = "SELECT max(id::text) AS status FROM diesel_replicated_commits \
                 WHERE id = $1::uuid";
             let told: Told = sql_query(row)
@@ -246,9 +246,9 @@ async fn ask(
                 .get_result(&mut connection)
                 .await?;
             match told.status {
-                Some(_) => Some(Answer::Committed),
-                None if !same_cluster => Some(Answer::Unknown),
-                None => gone.then_some(Answer::RolledBack),
+                Some(_) => Some(Resolved::Committed),
+                None if !same_cluster => Some(Resolved::Unknown),
+                None => gone.then_some(Resolved::RolledBack),
             }
         }
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::ReplicatedConnection;
-use super::session::Session;
+use super::session_state::SessionState;
 use crate::cluster::{Cluster, Topology};
 use crate::config::{Consistency, WriteScope};
 use crate::consistency::{Left, Positions, Reports, SessionHistory, UNTOLD};
@@ -15,7 +15,7 @@ use crate::route::RouteReason;
 use crate::token::SessionToken;
 
 impl ReplicatedConnection {
-    pub(super) fn level_of(&self, session: &Session) -> Consistency {
+    pub(super) fn level_of(&self, session: &SessionState) -> Consistency {
         session
             .consistency
             .unwrap_or(self.cluster.config.consistency.level)

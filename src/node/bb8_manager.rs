@@ -28,11 +28,11 @@ pub(crate) enum Refusal {
 
 /// Opens connections, and judges them by what their wires say: no ping, ever.
 #[derive(Debug)]
-pub(crate) struct Manager {
+pub(crate) struct ConnectionManager {
     pub(super) connector: Arc<Connector>,
 }
 
-impl ManageConnection for Manager {
+impl ManageConnection for ConnectionManager {
     type Connection = NodeConnection;
     type Error = Refusal;
 

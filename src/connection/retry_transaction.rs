@@ -13,7 +13,7 @@ use crate::config::RetryPolicy;
 use crate::error::{ErrorExt, Outcome};
 
 /// How one attempt ended.
-enum Attempt<T, E> {
+enum Tried<T, E> {
     Over(Result<T, E>),
     /// It has left nothing behind and may succeed another time.
     Again(E),
@@ -47,8 +47,8 @@ impl TransactionBuilder<'_> {
         let mut attempt = 1;
         loop {
             let error = match self.attempt(callback.clone()).await {
-                Attempt::Over(result) => return result,
-                Attempt::Again(error) => error,
+                Tried::Over(result) => return result,
+                Tried::Again(error) => error,
             };
             let Some(delay) = policy.next(attempt, started.elapsed(), rand::random()) else {
                 return Err(error);
@@ -67,7 +67,7 @@ impl TransactionBuilder<'_> {
         }
     }
 
-    async fn attempt<'b, T, E, F>(&mut self, callback: F) -> Attempt<T, E>
+    async fn attempt<'b, T, E, F>(&mut self, callback: F) -> Tried<T, E>
     where
         for<'r> F: AsyncFnOnce(&'r mut ReplicatedConnection) -> Result<T, E>
             + AsyncFunc<&'r mut ReplicatedConnection, Result<T, E>, Fut: Send>
@@ -91,7 +91,7 @@ impl TransactionBuilder<'_> {
                 let committed: QueryResult<()> =
                     AnsiTransactionManager::commit_transaction(&mut *self.connection).await;
                 match committed {
-                    Ok(()) => Attempt::Over(Ok(value)),
+                    Ok(()) => Tried::Over(Ok(value)),
                     Err(error) => judge(error, conflict()),
                 }
             }
@@ -101,9 +101,9 @@ impl TransactionBuilder<'_> {
                 let rolled_back: QueryResult<()> =
                     AnsiTransactionManager::rollback_transaction(&mut *self.connection).await;
                 match rolled_back {
-                    Ok(()) if again => Attempt::Again(error),
-                    Ok(()) => Attempt::Over(Err(error)),
-                    Err(failure) => Attempt::Over(Err(failure.into())),
+                    Ok(()) if again => Tried::Again(error),
+                    Ok(()) => Tried::Over(Err(error)),
+                    Err(failure) => Tried::Over(Err(failure.into())),
                 }
             }
         }
@@ -111,11 +111,11 @@ impl TransactionBuilder<'_> {
 }
 
 /// What comes after an error of BEGIN or COMMIT.
-fn judge<T, E: From<DieselError>>(error: DieselError, conflict: bool) -> Attempt<T, E> {
+fn judge<T, E: From<DieselError>>(error: DieselError, conflict: bool) -> Tried<T, E> {
     let from_database = matches!(error, DieselError::DatabaseError(..));
     if conflict || (from_database && error.outcome() == Outcome::NotRun) {
-        Attempt::Again(error.into())
+        Tried::Again(error.into())
     } else {
-        Attempt::Over(Err(error.into()))
+        Tried::Over(Err(error.into()))
     }
 }

@@ -13,14 +13,14 @@ use crate::config::NodeSettings;
 use crate::node::{Node, Reporter, SetupHook};
 
 /// What nodes of the cluster are made with, now and later.
-pub(super) struct Maker {
+pub(super) struct NodeMaker {
     pub(super) setup: SetupHook,
     pub(super) fallback_share: f64,
     pub(super) runtime: Handle,
     pub(super) reporter: Reporter,
 }
 
-impl Maker {
+impl NodeMaker {
     pub(super) fn member(&self, settings: NodeSettings) -> Member {
         let declared = settings.declared;
         let node = Node::new(
