@@ -108,7 +108,7 @@ fn every_file_says_what_it_is_and_is_not_too_long() {
 
 #[test]
 fn each_event_is_documented() {
-    let documented = fs::read_to_string("ARCHITECTURE.md").unwrap();
+    let documented = fs::read_to_string("src/guide/operations.md").unwrap();
     for (path, text) in all_sources() {
         if !path.starts_with("src") {
             continue;
@@ -124,7 +124,7 @@ fn each_event_is_documented() {
             );
             assert!(
                 documented.contains(&format!("`{name}`")),
-                "{}: the event `{name}` is not in ARCHITECTURE.md",
+                "{}: the event `{name}` is not in src/guide/operations.md",
                 path.display()
             );
         }

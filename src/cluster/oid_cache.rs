@@ -1,5 +1,10 @@
-//! What is remembered of the database's catalog: the OIDs of custom types, once for all connections, and
-//! since when a connection may trust its own memory.
+//! What the pool remembers of the database's catalog: the OIDs of custom types, and since when a connection may trust
+//! its own memory.
+//!
+//! A connection remembers prepared statements, and the pool remembers the OIDs of types. Nobody tells either when the
+//! catalog changes. The server does, with an error that comes before anything of the statement has run. Then the memory
+//! of the whole cluster becomes one generation older than the catalog. Each older connection drops what it has prepared
+//! as soon as nobody else uses it. Outside a transaction the statement runs once more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,14 @@
-//! What follows when nodes become something else: who is told, and whose connections end.
+//! What follows when a new topology is published: which connections end, and which events are sent.
+//!
+//! A change of the primary takes this way:
+//!
+//! 1. A monitor or a health check hears of a role, a timeline or a cluster that was not known.
+//! 2. `election` says what each node is among the others. A node that still takes writes on an older timeline is
+//!    superseded for good. Two nodes that take writes on the newest timeline are rivals: neither is written to.
+//! 3. [`lineage`](super::lineage) judges whether each standby's log is the primary's.
+//! 4. The manager publishes the topology. Then [`follow`] ends the connections to nodes that must not be used: their
+//!    `wire::Generation` is over, and no statement is sent over them any more.
+//! 5. A statement that needs the primary and was not sent yet waits for the next one (`Cluster::with_changes`).
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -445,7 +445,7 @@ fn shortened(sql: &str) -> &str {
     &sql[..end.unwrap_or(0)]
 }
 
-/// What pools over this one are told to send between two users; see [`Session::discard_all`].
+/// What pools over this one are told to send between two users; see [`SessionState::discard_all`].
 fn discards_all(sql: &str) -> bool {
     let words = sql.trim_end_matches(';').split_ascii_whitespace();
     words.map(str::to_ascii_lowercase).eq(["discard", "all"])

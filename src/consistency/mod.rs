@@ -1,7 +1,15 @@
-//! What one session has written and seen, and so what its reads need.
+//! What one session has written and seen, and so what its reads require.
 //!
-//! A session may be several connections, at once or one after the other, in one process or in many:
-//! what belongs together shares a [`SessionHistory`].
+//! A session may be several connections, at once or one after the other, in one process or in many: what belongs
+//! together shares a [`SessionHistory`].
+//!
+//! - A write that was acknowledged gets a sequence number from the [`WriteLog`]. A write whose outcome is not known counts
+//!   as on its way ([`Left`]), and its session reads on the primary.
+//! - What the primary says of its position *after* a write was acknowledged covers the write.
+//! - A position counts together with its timeline. What lies beyond the end of a timeline is lost, is reported, and
+//!   compares with nothing. A sequence number belongs to the timeline of the primary that acknowledged the write.
+//! - A server that was restarted may show less than before. A position counts only for connections to the same run of the
+//!   server.
 
 mod left;
 mod reports;
