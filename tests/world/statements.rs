@@ -450,3 +450,47 @@ async fn a_write_behind_a_select_in_one_text_is_a_write() {
         assert_eq!(count(&mut conn).await, 4 + i64::try_from(n).unwrap());
     }
 }
+
+// datafusion-sqlparser-rs #400, #1792, node-sql-parser #961, #2315, #1583, fern-proxy #9, pgcat #865, #884, #887: a pooler's
+// parser does not know a statement, which then goes to whichever server. Here each goes where it belongs.
+#[tokio::test]
+async fn what_parsers_do_not_know_goes_where_it_belongs() {
+    let pool = pool().await;
+    let reads = [
+        "SELECT",
+        "SELECT;",
+        "TABLE users",
+        "SELECT ARRAY(SELECT 1)",
+        "SELECT 1 FROM users WHERE id IN ((SELECT id FROM users) UNION (SELECT id FROM users))",
+        "SELECT '2020-01-01'::TIMESTAMP WITH TIME ZONE + make_interval(secs => 3) AS at FROM users",
+        "SELECT * FROM users WHERE name ISNULL OR name NOTNULL",
+        "SELECT id FROM users ORDER BY id FETCH FIRST (1 + 1) ROWS WITH TIES",
+        "SELECT * FROM users WHERE id BETWEEN SYMMETRIC 5 AND 3",
+        "SELECT * FROM ROWS FROM (generate_series(1, 2), unnest(ARRAY['a', 'b'])) WITH ORDINALITY AS t(a, b, c)",
+        "SELECT (u).name, (u).* FROM users u WHERE (u) IS NOT NULL",
+        "SELECT concat(VARIADIC ARRAY['a', 'b'])",
+        "SELECT xmlelement(name a, xmlattributes(1 AS b), 'c') WHERE false",
+        "SELECT CASE WHEN 'pg_signal_backend' = ANY (ARRAY(WITH RECURSIVE cte AS (SELECT oid, rolname FROM pg_roles \
+         UNION ALL SELECT r.oid, r.rolname FROM cte JOIN pg_auth_members m ON m.member = cte.oid \
+         JOIN pg_roles r ON r.oid = m.roleid) SELECT rolname FROM cte)) THEN true ELSE false END",
+        "EXPLAIN (SELECT 1)",
+    ];
+    for sql in reads {
+        let mut conn = reading(&pool).await;
+        run(&mut conn, sql).await.unwrap();
+        assert!(is_read(&conn), "{sql}: {:?}", conn.last_route());
+    }
+    let writes = [
+        "INSERT INTO users (name) VALUES ('p') ON CONFLICT DO NOTHING RETURNING id",
+        "MERGE INTO users u USING (SELECT 1 AS id) s ON u.id = s.id WHEN MATCHED THEN UPDATE SET visits = 0",
+        "DELETE FROM users WHERE id IN ((SELECT 100) UNION (SELECT 101)) RETURNING (id)",
+        "SELECT id FROM users\nORDER BY id\nLIMIT 1\nFOR NO KEY\nUPDATE OF users SKIP LOCKED",
+        "ANALYZE users",
+        "COPY users TO STDOUT",
+    ];
+    for sql in writes {
+        let mut conn = reading(&pool).await;
+        let _ = run(&mut conn, sql).await;
+        assert_route(&conn, "primary");
+    }
+}
