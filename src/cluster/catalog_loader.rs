@@ -1,5 +1,4 @@
-//! Loads what the classification must know of the database's catalog: at the start, and after changes, but not too
-//! often.
+//! Loads what classification must know of the database's catalog: at the start and after changes, but not too often.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,24 +20,23 @@ use crate::node::{Node, code_changes};
 /// How long loading the catalog may take.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// After a change the catalog is loaded, but not more often than this.
+/// How often the catalog is loaded after changes.
 pub(super) const AFTER_CHANGE: Duration = Duration::from_secs(1);
 
-/// For a name that it lacks it is loaded again, but not more often than this: the next catalog
-/// may lack the name too.
+/// How often it is loaded because a name is not known. The next catalog may not have the name either.
 pub(super) const FOR_A_NAME: Duration = Duration::from_secs(30);
 
-/// Pure: what is wanted and what is under way.
+/// Pure: whether the catalog is wanted, and whether it is being loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refresh {
     /// It was never loaded.
     First,
-    /// To be loaded this long after it was last.
+    /// It is to be loaded this long after the last time.
     Wanted {
         since: Instant,
         interval: Duration,
     },
-    /// With how long after this one it is to be loaded once more.
+    /// If set, it is to be loaded again so long after this load.
     Loading {
         again: Option<Duration>,
     },
@@ -52,10 +50,10 @@ impl Refresh {
         Self::First
     }
 
-    /// Somebody has a reason to think the catalog outdated.
+    /// Somebody thinks that the catalog is outdated.
     fn want(&mut self, interval: Duration) {
         *self = match *self {
-            // The more urgent of the reasons counts.
+            // The more urgent reason counts.
             Self::Loading { again } => Self::Loading {
                 again: Some(again.map_or(interval, |other| other.min(interval))),
             },
@@ -74,7 +72,7 @@ impl Refresh {
         };
     }
 
-    /// From when on it may be loaded, if it is wanted.
+    /// When it may be loaded, if it is wanted.
     fn due(&self, now: Instant) -> Option<Instant> {
         match *self {
             Self::First => Some(now),
@@ -83,12 +81,12 @@ impl Refresh {
         }
     }
 
-    /// It is being loaded.
+    /// A load begins.
     fn started(&mut self) {
         *self = Self::Loading { again: None };
     }
 
-    /// What was under way has ended; after a failure it is tried again.
+    /// A load has ended. After a failure it is tried again.
     fn ended(&mut self, loaded: bool, now: Instant) {
         let Self::Loading { again } = *self else {
             return;
@@ -108,16 +106,16 @@ impl Refresh {
 pub(super) struct CatalogLoader {
     classifier: Arc<Classifier>,
     refresh: Refresh,
-    /// When to look again whether it is to be loaded.
+    /// When to look again whether to load.
     due: Option<Instant>,
-    /// How often the code in the database had changed when its catalog was loaded.
+    /// How many changes of the code the server had counted before the last load.
     code: Option<i64>,
 }
 
-/// What was loaded, or not.
+/// The result of a load.
 pub(super) struct Loaded {
     catalog: Option<(Catalog, Option<i64>)>,
-    /// How many changes of the catalog were known before.
+    /// How many changes of the catalog were known before the load.
     changes: u64,
 }
 
@@ -136,13 +134,13 @@ impl CatalogLoader {
         self.due
     }
 
-    /// Somebody has a reason to think the catalog outdated. It is loaded, but not sooner than `interval` after the
-    /// last time.
+    /// Somebody thinks that the catalog is outdated. It is loaded, but not sooner than `interval` after the last
+    /// time.
     pub(super) fn want(&mut self, interval: Duration) {
         self.refresh.want(interval);
     }
 
-    /// The code in the database has changed so often. Whether that is news.
+    /// The server counts this number of changes of the code. Returns whether that is news.
     pub(super) fn code_changed(&mut self, changes: i64) -> bool {
         if self.code == Some(changes) {
             return false;
@@ -152,8 +150,8 @@ impl CatalogLoader {
         true
     }
 
-    /// The load to run now, if the catalog is wanted and a node can be asked: the primary first, whose catalog is
-    /// never behind.
+    /// The load to run now, if the catalog is wanted and a node can be asked. The primary is asked first: its catalog
+    /// is never behind.
     pub(super) fn start(
         &mut self,
         topology: &Topology,
@@ -177,7 +175,7 @@ impl CatalogLoader {
         })
     }
 
-    /// What was started has ended.
+    /// A load has ended.
     pub(super) fn ended(&mut self, loaded: Loaded) {
         let succeeded = loaded.catalog.is_some();
         if let Some((catalog, code)) = loaded.catalog {
@@ -200,7 +198,7 @@ async fn load_in_time(node: &Arc<Node>) -> Option<(Catalog, Option<i64>)> {
     None
 }
 
-/// One row of any of the three queries; those with two columns get an empty third.
+/// One row of any of the three queries. Those with two columns get an empty third.
 #[derive(QueryableByName)]
 struct Row {
     #[diesel(sql_type = Text)]
@@ -211,8 +209,8 @@ struct Row {
     definition: String,
 }
 
-/// Asks one node, over a connection of its pool. With it comes how often the code in the database had
-/// changed before, where that could be asked.
+/// Asks one node, over a connection of its pool. Also returns how many changes of the code the server had counted
+/// before.
 async fn load(node: &Arc<Node>) -> Result<(Catalog, Option<i64>), diesel::result::Error> {
     let mut pooled = node.pool.checkout().await?;
     let changes = code_changes(&mut pooled.pg).await.ok();

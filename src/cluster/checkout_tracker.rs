@@ -1,4 +1,4 @@
-//! How many connections are out, and whether more may go out.
+//! How many connections are in use, and whether more may be lent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,12 +17,12 @@ struct State {
 
 /// Counts connections that the application holds.
 ///
-/// Every checkout passes here twice, so it is one atomic number: nobody is woken, and no lock
-/// taken, before the pool is closed.
+/// Every checkout passes here twice, so it is one atomic number. Until the pool is closed it wakes nobody and takes
+/// no lock.
 #[derive(Clone, Debug)]
 pub(crate) struct CheckoutTracker(Arc<State>);
 
-/// One connection that is out.
+/// One connection that is in use.
 #[derive(Debug)]
 pub(crate) struct Permit(CheckoutTracker);
 
@@ -31,7 +31,7 @@ impl CheckoutTracker {
         Self(Arc::default())
     }
 
-    /// Lets one more out, unless the pool was closed.
+    /// Lends one more, unless the pool was closed.
     pub(crate) fn admit(&self) -> Option<Permit> {
         let open = |count| (count & CLOSED == 0).then_some(count + ONE);
         let admitted = self
@@ -49,17 +49,17 @@ impl CheckoutTracker {
         self.0.count.load(Ordering::Acquire) & CLOSED != 0
     }
 
-    /// Lets no more out. Whether this call was the one that did so.
+    /// Lends no more. Returns whether this call closed it.
     pub(crate) fn close(&self) -> bool {
         self.0.count.fetch_or(CLOSED, Ordering::AcqRel) & CLOSED == 0
     }
 
-    /// Waits until all are back. Comes after [`CheckoutTracker::close`]: an open pool tells nobody.
+    /// Waits until all are back. Call [`CheckoutTracker::close`] before: an open pool tells nobody.
     pub(crate) async fn all_back(&self) {
-        // Whoever is told after this line is told to it too.
+        // It must exist before the count is read.
         let told = self.0.all_back.notified();
         if self.out() > 0 {
-            // None goes out any more, so once is enough.
+            // None is lent any more, so once is enough.
             told.await;
         }
     }

@@ -1,4 +1,4 @@
-//! What the manager is told or asked, by whoever holds a handle.
+//! What the manager is told or asked.
 
 use std::sync::Arc;
 
@@ -9,13 +9,12 @@ use crate::consistency::NewTimeline;
 use crate::error::Error;
 use crate::node::{Facts, Node, Trouble};
 
-/// What the manager is told or asked.
+/// A message to the manager.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A connection to the node has failed, or could not be opened.
     Trouble { node: Arc<Node>, trouble: Trouble },
-    /// A node said of itself what was not known; and, of a primary, how its log came to be on its
-    /// timeline, if that is new.
+    /// A node reported something new. `fork` tells how a primary's log came to be on its timeline, if that is new.
     Heard {
         node: Arc<Node>,
         facts: Facts,
@@ -26,13 +25,13 @@ pub(crate) enum Command {
         node: Arc<Node>,
         done: oneshot::Sender<Result<(), Error>>,
     },
-    /// More is known by which standbys are told from others.
+    /// Something was learned by which standbys are judged.
     Judge,
     /// The database's functions, views or types may have changed.
     CatalogChanged,
-    /// The code in the database has changed so often, by whomever.
+    /// The server counts this number of changes of the code in the database.
     CodeChanged { changes: i64 },
-    /// A function or operator was met of which nothing is known.
+    /// A statement used a function or operator that is not known.
     CatalogWanted,
     Add {
         node: Member,
@@ -42,7 +41,7 @@ pub(crate) enum Command {
         name: String,
         done: oneshot::Sender<Result<Arc<Node>, Error>>,
     },
-    /// Has statements that need the primary wait, or go on.
+    /// Makes statements that need the primary wait, or go on.
     #[cfg(feature = "promotion")]
     Hold {
         on: bool,

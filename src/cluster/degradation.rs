@@ -1,4 +1,4 @@
-//! What keeps the pool from doing all that it could, put together from what is known.
+//! What keeps the pool from doing all that it could.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,10 +7,10 @@ use super::topology::{Gate, Topology};
 use crate::election::Standing;
 use crate::status::{Degradation, Degraded, Event, EventBus, PromotionStatus};
 
-/// Commits that wait longer for a synchronous standby are spoken of.
+/// A commit that waits longer for a synchronous standby is reported.
 const LONG: Duration = Duration::from_secs(1);
 
-/// All of it.
+/// All reasons that hold now.
 pub(crate) fn degraded(
     topology: &Topology,
     promotion: &PromotionStatus,
@@ -80,7 +80,7 @@ fn is_unused(standing: Standing) -> bool {
     )
 }
 
-/// Tells what has begun and what is over since it was looked last; the details may change meanwhile.
+/// Tells which reasons have begun and which are over since the last look.
 pub(super) fn tell_changes(before: &[Degraded], now: &[Degraded], event_bus: &EventBus) {
     let at = SystemTime::now();
     for what in now.iter().filter(|it| !has(before, it)) {

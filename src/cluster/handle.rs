@@ -31,14 +31,14 @@ use crate::routing::LoadBalancingPolicy;
 use crate::status::Promoted;
 use crate::status::{EventBus, EventSender, LearnedStatement, PromotionStatus};
 
-/// How many messages to the manager may wait. Failures beyond are dropped: the next statement
-/// that meets them tells again.
+/// How many messages to the manager may wait. A failure beyond that is dropped: the next statement that meets it
+/// reports it again.
 const MESSAGES: usize = 256;
 
-/// How much longer than its nodes' `connect_timeout` a start may take at the most.
+/// A start may take this much longer than the nodes' `connect_timeout`.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// What a cluster is made from.
+/// What a cluster is made of.
 pub(crate) struct Options {
     pub(crate) settings: Settings,
     pub(crate) setup: SetupHook,
@@ -52,14 +52,14 @@ pub(crate) struct Cluster {
     commands: mpsc::Sender<Command>,
     stop: CancellationToken,
     maker: NodeMaker,
-    /// What it was built from, without the nodes.
+    /// The configuration, without the nodes.
     pub(crate) config: Arc<Config>,
     /// The longest `connect_timeout` of any node.
     settle_limit: Duration,
     pub(crate) classifier: Arc<Classifier>,
-    /// What is known of the primary's positions.
+    /// The primary's positions.
     pub(crate) write_log: Arc<WriteLog>,
-    /// Who is told what happens to the nodes.
+    /// Sends events to whoever listens.
     pub(crate) event_sender: EventSender,
     pub(crate) oids: Arc<OidCache>,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
@@ -136,12 +136,12 @@ impl Cluster {
         })
     }
 
-    /// Whether writes, and reads that must see what others wrote, take a majority of the nodes.
+    /// Whether writes, and reads that must see what others wrote, need a majority of the nodes.
     pub(crate) fn takes_majority(&self) -> bool {
         self.config.write_quorum
     }
 
-    /// What is known now.
+    /// The last published topology.
     pub(crate) fn topology(&self) -> Arc<Topology> {
         Arc::clone(&self.topology.borrow())
     }
@@ -151,13 +151,12 @@ impl Cluster {
         self.commands.is_closed()
     }
 
-    /// Runs `future` with this cluster's timers and sockets, whatever executor polls it.
+    /// Runs `future` with this cluster's timers and sockets, on whichever executor polls it.
     pub(crate) async fn within<F: Future>(&self, future: F) -> F::Output {
         TokioContext::new(future, self.runtime.clone()).await
     }
 
-    /// Looks again with each news of positions, until `look` finds something. `None` if it has
-    /// found nothing by the deadline.
+    /// Calls `look` with each news of positions until it finds something. `None` if it finds nothing by the deadline.
     pub(crate) async fn with_news<T>(
         &self,
         deadline: Instant,
@@ -165,7 +164,7 @@ impl Cluster {
     ) -> Option<T> {
         let looking = async {
             loop {
-                // Made before the look, so that no news can be missed.
+                // It must exist before the look, so that no news is missed.
                 let news = self.write_log.news();
                 if let Some(found) = look() {
                     return found;
@@ -181,7 +180,7 @@ impl Cluster {
     pub(crate) async fn settled(&self) -> Arc<Topology> {
         let mut topology = self.topology.clone();
         if !topology.borrow().is_settled() {
-            // Each attempt is bounded, from when it begins; on a machine under load that is late.
+            // Each attempt has a limit from when it begins. On a machine under load it begins late.
             let limit = self.settle_limit.saturating_mul(3).saturating_add(MARGIN);
             let settled = topology.wait_for(|topology| topology.is_settled());
             let waited = async { tokio::time::timeout(limit, settled).await.is_ok() };
@@ -192,8 +191,8 @@ impl Cluster {
         self.topology()
     }
 
-    /// Looks at each new topology until `look` finds something. `None` if it has found nothing by the
-    /// deadline, or the manager has ended.
+    /// Calls `look` with each new topology until it finds something. `None` if it finds nothing by the deadline, or
+    /// the manager has ended.
     pub(crate) async fn with_changes<T>(
         &self,
         deadline: Instant,
@@ -212,33 +211,33 @@ impl Cluster {
         self.within(limited).await.ok().flatten()
     }
 
-    /// A connection ended, or shows that its node is not what it was taken for. Never waits.
+    /// Reports that a connection ended, or that its node is not what it seemed. Never waits.
     pub(crate) fn suspect(&self, node: &Arc<Node>, cause: impl Into<String>) {
         let node = Arc::clone(node);
         let trouble = Trouble::ConnectionDied(cause.into());
         let _ = self.commands.try_send(Command::Trouble { node, trouble });
     }
 
-    /// A primary was found to take no writes yet. Who asks it next may find that it does.
+    /// Reports that a primary takes no writes yet.
     pub(crate) async fn fenced(&self, node: &Arc<Node>) -> Result<(), Error> {
         let node = Arc::clone(node);
         self.ask(|done| Command::Fenced { node, done }).await
     }
 
-    /// Has every node that is up asked once, and waits for the answers, up to `limit`.
+    /// Has every node that is up asked once. Waits for the answers, up to `limit`.
     pub(crate) async fn refreshed(&self, limit: Duration) {
         let started = Instant::now();
         let settled = async { tokio::time::timeout(limit, self.settled()).await };
         let Ok(topology) = self.within(settled).await else {
             return;
         };
-        // What one says that serves nothing here changes nothing.
+        // A node that serves nothing changes nothing.
         let of_use = |member: &&Member| member.is_of_use();
         let up = topology.members.iter().filter(of_use);
         let up: Vec<_> = up.collect();
         let _asked: Vec<_> = up.iter().map(|member| member.reports.want()).collect();
         let look = || {
-            // One that may not tell where it is answers all the same.
+            // A node that may not tell where it is still answers.
             let heard =
                 |reports: &Reports| reports.asked_since(started) || reports.answered_since(started);
             let asked = up.iter().all(|member| heard(&member.reports));
@@ -247,15 +246,14 @@ impl Cluster {
         self.with_news(deadline::after(started, limit), look).await;
     }
 
-    /// How long a statement waits for a primary over an outage: the shorter limit of the two wins, as both say
-    /// how long whoever waits is to be kept.
+    /// How long a statement waits for a primary over an outage: the shorter of the two limits.
     pub(crate) fn outage_wait(&self) -> Duration {
         self.config
             .failover_wait
             .min(self.config.pool.connection_timeout)
     }
 
-    /// Waits until anything can be served, up to `connection_timeout`.
+    /// Waits until something can be served, up to `connection_timeout`.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         let serves = |topology: &Topology| topology.takes_reads() || topology.takes_writes();
         let limit = self.config.pool.connection_timeout;
@@ -275,7 +273,7 @@ impl Cluster {
         self.promotion.lock().clone()
     }
 
-    /// What replicas have taught of statements.
+    /// The statements that replicas have refused.
     pub(crate) fn learned(&self) -> Vec<LearnedStatement> {
         let lessons = self.classifier.learned().into_iter();
         let told = |lesson: Lesson| LearnedStatement {
@@ -285,14 +283,14 @@ impl Cluster {
         lessons.map(told).collect()
     }
 
-    /// The database's types, functions or views may have changed. Never waits.
+    /// Reports that the database's types, functions or views may have changed. Never waits.
     pub(crate) fn catalog_changed(&self) {
         self.oids.forget();
         self.classifier.note_change();
         let _ = self.commands.try_send(Command::CatalogChanged);
     }
 
-    /// A function or operator was met of which nothing is known. Never waits.
+    /// Reports that a statement used a function or operator that is not known. Never waits.
     pub(crate) fn catalog_wanted(&self) {
         let _ = self.commands.try_send(Command::CatalogWanted);
     }
@@ -302,8 +300,7 @@ impl Cluster {
         self.ask(|done| Command::Add { node, done }).await
     }
 
-    /// Takes a replica out, and waits until the statements and transactions that it is running
-    /// have ended.
+    /// Takes a replica out of the pool. Waits until its statements and transactions have ended.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), Error> {
         let name = name.to_owned();
         let node = self.ask(|done| Command::Remove { name, done }).await?;
@@ -311,7 +308,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Promotes a replica. It goes on to its end though the caller may not wait for it.
+    /// Promotes a replica. It goes on to its end even if the caller does not wait.
     #[cfg(feature = "promotion")]
     pub(crate) async fn promote(&self, order: PromotionRequest) -> Result<Promoted, Error> {
         let promoter = self.promoter.clone();
@@ -321,7 +318,7 @@ impl Cluster {
             .spawn(task)
             .await
             .map_err(|_| Error::Closed)??;
-        // Who is told that it was done finds it done.
+        // The caller who is told that it was done must find it done.
         let known = |topology: &Topology| {
             let primary = topology.primary()?;
             (primary.node.name == promoted.node && topology.takes_writes()).then_some(())
@@ -334,7 +331,7 @@ impl Cluster {
         Ok(promoted)
     }
 
-    /// Puts a replica in the primary's place, within half the time for which statements wait for one.
+    /// Puts a replica in the primary's place, within half of `failover_wait`.
     #[cfg(feature = "promotion")]
     pub(crate) async fn switchover(&self, to: &str) -> Result<Promoted, Error> {
         let (promoter, to) = (self.promoter.clone(), to.to_owned());
@@ -343,8 +340,7 @@ impl Cluster {
         self.runtime.spawn(task).await.map_err(|_| Error::Closed)?
     }
 
-    /// Has a replica get no more statements, and waits until those that it is running have ended; or
-    /// takes it back.
+    /// Stops sending statements to a replica and waits until those that run there have ended; or takes it back.
     pub(crate) async fn drain(&self, name: &str, on: bool) -> Result<(), Error> {
         let name = name.to_owned();
         let drain = |done| Command::Drain { name, on, done };
@@ -371,14 +367,14 @@ impl Cluster {
         answer.await.map_err(|_| Error::Closed)?
     }
 
-    /// Lets no more connections out, waits for those that are out, then ends everything.
-    /// Returns how many were still out when the deadline passed.
+    /// Lends no more connections, waits for those in use, then ends everything. Returns how many were still in use at
+    /// the deadline.
     pub(crate) async fn close(&self, deadline: Duration) -> usize {
         self.tracker.close();
         let all_back = async { tokio::time::timeout(deadline, self.tracker.all_back()).await };
         let _ = self.within(all_back).await;
         self.stop.cancel();
-        // The manager drops its sender when it has ended everything.
+        // When the manager has ended everything, it drops its sender.
         let mut topology = self.topology.clone();
         while topology.changed().await.is_ok() {}
         self.tracker.out()

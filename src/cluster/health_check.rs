@@ -13,17 +13,17 @@ use crate::deadline;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::node::{Node, Probe};
 
-/// The delay after the first failure, and the longest one.
+/// The delay after the first failure, and the longest delay.
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// A node that stayed up this long has its earlier failures forgotten.
+/// After this time without a failure, earlier failures are forgotten.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 
 /// How often nodes are checked while none takes writes.
 const URGENT: Duration = Duration::from_millis(100);
 
-/// Waits before a node is checked again: shorter while nothing takes writes.
+/// Waits before a node is checked again. The wait is shorter while nothing takes writes.
 pub(super) async fn until_due(pause: Duration, mut topology: watch::Receiver<Arc<Topology>>) {
     let due = Instant::now() + pause;
     if pause > URGENT {
@@ -33,7 +33,7 @@ pub(super) async fn until_due(pause: Duration, mut topology: watch::Receiver<Arc
     tokio::time::sleep_until(due.min(Instant::now() + URGENT)).await;
 }
 
-/// How long that is at the most, as things stand.
+/// How long that wait is at the most.
 pub(super) fn until_tried(pause: Duration, topology: &Topology) -> Duration {
     if topology.takes_writes() {
         pause
@@ -42,10 +42,9 @@ pub(super) fn until_tried(pause: Duration, topology: &Topology) -> Duration {
     }
 }
 
-/// Opens a connection to the node within `limit`: one that is silent on those that are open has
-/// little time left.
+/// Opens a connection to the node within `limit`. A node that is silent on open connections gets little time.
 pub(super) async fn look_at(node: &Node, limit: Duration) -> Result<Probe, ConnectError> {
-    // Code of the application's runs in there, when a connection is set up.
+    // The application's code runs in there, when a connection is set up.
     let probe = AssertUnwindSafe(node.pool.probe()).catch_unwind();
     let failed = |kind, message: &str| Err(ConnectError::new(&node.name, kind, message));
     match tokio::time::timeout(limit, probe).await {
@@ -69,14 +68,14 @@ pub(super) struct Record {
     failures: u32,
     last_failure: Instant,
     pub(super) checking: bool,
-    /// When the last check began that reached it: what was tried before says nothing any more.
+    /// When the last check began that reached it. A failure from before that says nothing any more.
     pub(super) reached: Option<std::time::Instant>,
-    /// It does not answer on connections that are open.
+    /// It does not answer on open connections.
     pub(super) silent: bool,
 }
 
 impl Records {
-    /// That of this node, a new one if there is none yet.
+    /// The record of this node. Makes one if there is none.
     pub(super) fn of(&mut self, node: &Arc<Node>) -> &mut Record {
         let found = self.0.iter();
         let place = found
@@ -95,14 +94,14 @@ impl Records {
         &mut self.0[place]
     }
 
-    /// The node has left the pool.
+    /// Forgets a node that has left the pool.
     pub(super) fn forget(&mut self, node: &Arc<Node>) {
         self.0.retain(|record| !Arc::ptr_eq(&record.node, node));
     }
 }
 
 impl Record {
-    /// One more failure. Returns how long to wait before the next check: longer after each.
+    /// Counts a failure. Returns how long to wait before the next check.
     pub(super) fn fails(&mut self) -> Duration {
         if self.last_failure.elapsed() > FORGIVEN_AFTER {
             self.failures = 0;
@@ -112,7 +111,7 @@ impl Record {
         deadline::backoff(FIRST, LONGEST, self.failures, rand::random())
     }
 
-    /// Whether what was tried then says nothing any more, because the node was reached since.
+    /// Whether a failure from then says nothing, because the node was reached since.
     pub(super) fn is_past(&self, tried: std::time::Instant) -> bool {
         self.reached.is_some_and(|reached| tried < reached)
     }

@@ -1,4 +1,4 @@
-//! What the names of nodes stand for: which are of one server, and to which database they lead.
+//! Which names of nodes stand for one server, and to which database they lead.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use super::member::Member;
 use crate::config::DeclaredRole;
 use crate::node::{Node, Run};
 
-/// What is known of that.
+/// What the pool knows of the names.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Identities {
-    /// Two names that told the same run of a server.
+    /// Two names that reported the same run of a server.
     pairs: Vec<Pair>,
     database: Option<Arc<str>>,
 }
@@ -22,7 +22,7 @@ struct Pair {
 }
 
 impl Identities {
-    /// Tells each of the nodes what it is to the others.
+    /// Tells each node what it is to the others.
     pub(super) fn tell(&mut self, members: &mut [Member], primary: Option<&Arc<Node>>) {
         self.compare(members);
         let twins: Vec<_> = members
@@ -40,8 +40,7 @@ impl Identities {
         }
     }
 
-    /// Finds the names that are of one server. When it is restarted one of them tells so before the other, and
-    /// they stay a pair for that moment.
+    /// Finds names of one server. After a restart one name reports it before the other; they stay a pair meanwhile.
     fn compare(&mut self, members: &[Member]) {
         let run = |node: &Arc<Node>| {
             let found = members.iter().find(|it| Arc::ptr_eq(&it.node, node));
@@ -66,7 +65,7 @@ impl Identities {
         }
     }
 
-    /// The other name of this node's server that is to be used in its place, if there is one.
+    /// The other name of this node's server, if the pool uses that one.
     fn preferred(
         &self,
         member: &Member,
@@ -83,7 +82,7 @@ impl Identities {
         };
         let all = members.iter().enumerate();
         let same = all.filter(|(_, other)| is(other, &member.node) || is_pair(other));
-        // The one that can be reached, the one in use, the one that was declared the primary, the first.
+        // It prefers a name that can be reached, then the one in use, then the declared primary, then the first.
         let (_, best) = same.max_by_key(|(place, other)| {
             let used = primary.is_some_and(|node| is(other, node));
             let declared = other.declared == DeclaredRole::Primary;
@@ -100,7 +99,7 @@ impl Pair {
     }
 }
 
-/// The database that is meant: that of the declared primary, else that of most nodes.
+/// The database that is meant: the declared primary's, else that of most nodes.
 fn database(members: &[Member]) -> Option<Arc<str>> {
     let declared = |member: &&Member| member.declared == DeclaredRole::Primary;
     let declared = members.iter().find(declared);

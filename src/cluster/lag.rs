@@ -1,4 +1,4 @@
-//! How each node is doing beside the others: what their health is judged by.
+//! How far a replica is behind the primary, and how each node does beside the others.
 
 use std::time::{Duration, Instant};
 
@@ -19,14 +19,14 @@ pub(crate) fn lag(member: &Member, write_log: &WriteLog) -> (Option<u64>, Option
         let bytes = latest
             .filter(|latest| latest.timeline == replayed.timeline)
             .map(|latest| latest.flushed.0.saturating_sub(replayed.lsn.0));
-        // How old is what the primary has lost?
+        // What the primary has lost has no age.
         let kept = view.forks.standing(replayed) == Survival::Kept;
         let age = view.history.age(replayed, Instant::now());
         (bytes, age.filter(|_| kept))
     })
 }
 
-/// How `member` is doing beside the others.
+/// What the health of `member` is judged by.
 pub(super) fn measure(member: &Member, topology: &Topology, write_log: &WriteLog) -> Measure {
     let (lag_bytes, lag) = match member.kind() {
         // While nothing is written, nobody falls behind.

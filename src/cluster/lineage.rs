@@ -1,9 +1,8 @@
-//! Whether a standby's log is the primary's: what it is trusted with.
+//! Whether a standby's log is the primary's, which decides what the standby may serve.
 //!
-//! Of a standby it is known that its log is on a certain timeline or a newer one. While that is the
-//! primary's own, all is well. Once the primary is on a newer one, it depends: what was replayed before the
-//! old one ended is common to both; what lies beyond is the old one's, and lost, unless the standby has
-//! gone over to the new one.
+//! A standby's log is known to be on a certain timeline or a newer one. If that is the primary's timeline, all is
+//! well. If the primary is on a newer one, it depends. Log that was replayed before the old timeline ended is common
+//! to both. Log beyond that is lost, unless the standby has gone over to the new timeline.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,11 +16,11 @@ use crate::node::{Facts, Place, Receiver};
 use crate::position::{Forks, Lsn, Position, Survival};
 use crate::wire::ServerRole;
 
-/// What a standby gets to replay.
+/// From where a standby gets log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feed {
     Nothing,
-    /// It has a receiver, and one may not see more.
+    /// It has a receiver, and this role may see no more of it.
     Hidden,
     Of(u32),
 }
@@ -36,15 +35,15 @@ struct Line {
     replayed: Option<Lsn>,
     received: Option<Lsn>,
     feed: Feed,
-    /// That is what it told when the primary's timeline was known here already. What it told before, it may
-    /// have gone beyond since.
+    /// It reported this after this process knew the primary's timeline. Since an earlier report it may have gone
+    /// further.
     fresh: bool,
-    /// It has replayed log beyond what the primary of this timeline was given to do, and does not show it.
+    /// It has replayed log beyond the mark of this timeline's primary, and does not show the mark.
     lacks: u32,
 }
 
 impl Line {
-    /// `known` is the newest timeline that the standby has told.
+    /// `known` is the newest timeline that the standby has reported.
     fn of(facts: &Facts, known: u32, fresh: bool) -> Option<Self> {
         let Place::Standby {
             replayed,
@@ -57,7 +56,7 @@ impl Line {
         else {
             return None;
         };
-        // There is none before the first.
+        // There is no timeline before 1.
         let timeline = facts.timeline.max(known).max(1);
         let seen = receiver.as_ref().map(|receiver| receiver.timeline);
         Some(Self {
@@ -77,12 +76,12 @@ impl Line {
     }
 }
 
-/// A receiver that waits has been told that its timeline is over.
+/// The server has told a receiver that waits that its timeline is over.
 fn is_fed(receiver: &Receiver) -> bool {
     receiver.status != "waiting"
 }
 
-/// What keeps a standby from being trusted, for now or since when.
+/// How a standby's log relates to the primary's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lineage {
     Trusted,
@@ -119,20 +118,20 @@ fn verdict(line: &Line, newest: u32, forks: &Forks) -> Lineage {
     if standing == Survival::Lost && line.exact {
         return Lineage::Diverged(place(replayed));
     }
-    // What it has, it is about to replay.
+    // It will soon replay what it has received.
     let has = line
         .received
         .map(|received| forks.standing(place(received)));
     let common = |standing| matches!(standing, Survival::Kept | Survival::Ahead);
     if common(standing) && has.is_none_or(common) {
-        // Whoever follows the primary has more than that at once: the end of its recovery.
+        // A standby that follows the primary has more than that at once: the end of the primary's recovery.
         Lineage::Unfed
     } else {
         Lineage::Doubtful
     }
 }
 
-/// What is known beside the nodes themselves.
+/// Judges standbys by what the pool knows of the primary's log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Judge<'k> {
     pub(super) write_log: &'k WriteLog,
@@ -188,7 +187,7 @@ impl Judge<'_> {
             || followed.unfed.is_some() != member.followed.unfed.is_some()
     }
 
-    /// Whether only what the primary was given to do can tell of this standby.
+    /// Whether only a mark can tell of this standby.
     pub(super) fn needs_proof(&self, facts: &Facts, newest: u32) -> bool {
         let Some(line) = Line::of(facts, 0, true).filter(|line| newest != 0 && line.lacks < newest)
         else {
@@ -196,13 +195,13 @@ impl Judge<'_> {
         };
         let older = line.timeline < newest
             && (line.feed == Feed::Hidden || self.verdict(&line, newest) == Lineage::Doubtful);
-        // It may not say on which timeline it is, nor perhaps of which cluster.
+        // It may not tell its timeline, nor perhaps its cluster.
         older || facts.timeline == 0
     }
 }
 
-/// What it becomes by that, and what to do about it. It may be waited for whether one that gets nothing goes
-/// over to the primary, if nobody else can give it anything meanwhile.
+/// What the standby becomes, with the cause. `waits`: it gets no log from anybody, so the pool can wait a moment for
+/// it to follow the primary.
 fn apart(
     verdict: Lineage,
     line: &Line,

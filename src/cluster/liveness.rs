@@ -1,4 +1,4 @@
-//! Whether the task that watches a node goes on: it says so, and somebody else looks.
+//! Whether the task that watches a node goes on: it says so, and the manager looks.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::config::HealthConfig;
 
-/// Beyond what its waits may take, for a machine under load.
+/// What a machine under load may add to the limits of all waits.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// When a task last said that it goes on.
@@ -29,7 +29,7 @@ impl Liveness {
         self.0.lock().elapsed()
     }
 
-    /// Whether it has been silent for longer than all its waits together may take.
+    /// Whether it has been silent for longer than all its waits may take.
     pub(crate) fn is_still(&self, health: &HealthConfig) -> bool {
         let longest = health
             .interval

@@ -37,9 +37,9 @@ use crate::route::NodeKind;
 use crate::status::{Degraded, EventBus, PromotionStatus};
 use crate::wire::ServerRole;
 
-/// What one of the manager's own tasks found.
+/// What one of the manager's short tasks found.
 enum Finding {
-    /// What a check of a node found that began at that time.
+    /// A check of a node ended that had begun at that time.
     Check(Arc<Node>, std::time::Instant, Result<Probe, ConnectError>),
     Catalog(Loaded),
 }
@@ -60,7 +60,7 @@ enum Turn {
     Late,
 }
 
-/// What a manager works with.
+/// What a manager is made of.
 pub(super) struct Parts {
     pub(super) publish: watch::Sender<Arc<Topology>>,
     pub(super) messages: mpsc::Receiver<Command>,
@@ -90,20 +90,20 @@ pub(crate) struct Manager {
     promotion: Arc<Mutex<PromotionStatus>>,
     #[cfg(feature = "promotion")]
     promoter: Promoter,
-    /// One for each node, and what else runs beside the manager. They end with their node, or with the manager.
+    /// One monitor for each node, and the promoter. They end with their node, or with the manager.
     monitors: JoinSet<()>,
     watched: Vec<Watched>,
     tasks: JoinSet<Finding>,
     records: Records,
     marks: Arc<Marks>,
     catalog: CatalogLoader,
-    /// What was told of what the pool lacks.
+    /// What the pool lacked when it was last looked at.
     degraded: Vec<Degraded>,
-    /// When whoever has not answered since the pool began is not waited for any more.
+    /// How long the manager waits for the first answers.
     late: Late,
 }
 
-/// Whether the first answers are waited for.
+/// How long the manager waits for the first answers.
 enum Late {
     /// No node that takes writes has answered yet.
     Waiting,
@@ -112,7 +112,7 @@ enum Late {
 }
 
 impl Late {
-    /// When whoever has not answered yet is late.
+    /// When a node that has not answered yet is late.
     fn due(&self) -> Option<Instant> {
         match self {
             Self::Due(due) => Some(*due),
@@ -180,7 +180,7 @@ impl Manager {
                 },
                 _ = rounds.tick() => Turn::Round,
             };
-            // The pool without its manager would never hear of a failure again.
+            // Without its manager the pool would never hear of a failure again.
             let taken = std::panic::catch_unwind(AssertUnwindSafe(|| self.take(turn)));
             if taken.is_err() {
                 tracing::error!(target: "diesel_replicated", error = "the manager panicked", "task_died");
@@ -226,7 +226,7 @@ impl Manager {
                 let gate = match (on, self.config.write_quorum) {
                     (true, _) => Gate::Held,
                     (false, false) => Gate::Open,
-                    // Whether a majority answers is counted before that is published.
+                    // The answers are counted before this is published.
                     (false, true) => Gate::Unasked,
                 };
                 self.publish(|topology| topology.gated(gate));
@@ -241,8 +241,7 @@ impl Manager {
         }
     }
 
-    /// Takes note of what a node says of itself. Where its log parted from that of the standbys is known
-    /// before these are compared with it.
+    /// Notes what a node reports. It learns where a new timeline began before it compares standbys with it.
     fn heard(&self, node: &Arc<Node>, facts: &Facts, fork: Option<&NewTimeline>) {
         let note = |member: &mut Member| {
             member.note(facts);
@@ -291,7 +290,7 @@ impl Manager {
         }
     }
 
-    /// Passes on what is heard of a node; nothing is published that is not news.
+    /// Passes a signal on to the node's health. It publishes nothing that is not news.
     fn hear(&self, node: &Arc<Node>, signal: Signal) {
         let mut heard = match self.publish.borrow().member(node) {
             Some(member) => member.clone(),
@@ -312,12 +311,12 @@ impl Manager {
         let before = Arc::clone(&self.publish.borrow());
         let mut after = next(&before);
         self.judge().judge(&mut after);
-        // The gate belongs to what is published: nobody sees nodes that are up behind a gate of before.
+        // The gate belongs to the topology: nobody sees new nodes behind an old gate.
         self.count_answers(&mut after);
         let after = Arc::new(after);
         let replaced = before.cluster().is_some() && after.cluster() != before.cluster();
         if replaced && !after.members.is_empty() {
-            // Before anybody can write to it.
+            // Before anybody can write there.
             self.write_log.begin_anew(after.cluster());
             self.marks.forget();
             self.oids.outdated(self.oids.generation());
@@ -328,7 +327,7 @@ impl Manager {
         }
         self.publish.send_replace(Arc::clone(&after));
         if after.timeline() != before.timeline() {
-            // What standbys told before says nothing of where they are beside the new primary.
+            // What standbys reported earlier does not say where they are beside the new primary.
             let members = after.members.iter();
             members.for_each(|member| member.reports.nudge());
         }
@@ -336,7 +335,7 @@ impl Manager {
         transitions::follow(&before, &after, &self.event_bus);
     }
 
-    /// What standbys are compared by.
+    /// How standbys are compared with the primary.
     fn judge(&self) -> Judge<'_> {
         Judge {
             write_log: &self.write_log,
@@ -357,8 +356,8 @@ impl Manager {
 
     /// A connection to the node could not be opened.
     ///
-    /// Whether that speaks of the node depends on why. A server that does not let this user in, is full, or
-    /// fails the set-up, is there, and goes on serving over the connections that are open.
+    /// A server that refuses this user, is full, or fails the set-up is there. It goes on serving over the
+    /// connections that are open.
     fn unreachable(&mut self, node: &Arc<Node>, error: &ConnectError, since: std::time::Instant) {
         if self.records.of(node).is_past(since) {
             return;
@@ -368,8 +367,8 @@ impl Manager {
         }
     }
 
-    /// Takes note of why no more connections can be opened to a node that serves over those that are;
-    /// `false` if it does not.
+    /// Notes why no more connections can be opened to a node that serves over open ones. Returns `false` if it serves
+    /// over none.
     fn hindered(&mut self, node: &Arc<Node>, error: &ConnectError) -> bool {
         if error.is_outage() || !self.is_up(node) || node.pool.connector().open() == 0 {
             return false;
@@ -386,13 +385,13 @@ impl Manager {
         true
     }
 
-    /// Leaves the node out at once and has it tried again after a growing delay.
+    /// Takes the node out at once, and checks it again after a growing delay.
     fn failed(&mut self, node: &Arc<Node>, cause: String) {
         if !self.is_member(node) {
             return;
         }
         if self.records.of(node).checking {
-            // The probe under way tells the rest; meanwhile the node serves nobody.
+            // The check under way tells the rest. Meanwhile the node serves nobody.
             if !self.is_down(node) {
                 tracing::warn!(target: "diesel_replicated", node = node.name, cause, "node_down");
             }
@@ -410,13 +409,13 @@ impl Manager {
         }
         self.hear(node, Signal::Failed(cause.clone()));
         if silent {
-            // Whoever waits there for an answer would wait for as long as it is frozen.
+            // Statements on these connections would wait for as long as the server is frozen.
             node.pool.connector().end_generation(cause);
         }
         self.check(node, pause);
     }
 
-    /// Looks at the node at once, and leaves it in until that fails.
+    /// Checks the node at once. It stays in until the check fails.
     fn suspected(&mut self, node: &Arc<Node>, cause: &str) {
         if self.is_member(node) && !self.records.of(node).checking {
             tracing::debug!(target: "diesel_replicated", node = node.name, cause, "node_suspected");
@@ -425,7 +424,7 @@ impl Manager {
         }
     }
 
-    /// It may be frozen, or only slow: a new connection tells.
+    /// The node may be frozen, or only slow. A new connection tells.
     fn silent(&mut self, node: &Arc<Node>, cause: &str) {
         if !self.is_member(node) {
             return;
@@ -469,8 +468,8 @@ impl Manager {
         }
     }
 
-    /// A node that takes writes has answered for as long as a node may be silent: who has not answered yet is
-    /// frozen, and holds up no start. Its first probe goes on.
+    /// A node that takes writes has answered. A node that has not answered by now is frozen, and must not hold up the
+    /// start. Its first check goes on.
     fn wait_no_more(&mut self) {
         self.late = Late::Past;
         let topology = Arc::clone(&self.publish.borrow());
@@ -495,7 +494,7 @@ impl Manager {
         let config = Arc::clone(&self.config);
         if let Some(member) = self.publish.borrow().member(node) {
             match probe.facts.clone().filter(|_| !member.is_up()) {
-                // What its monitor wrote was of before.
+                // What its monitor wrote is older.
                 Some(facts) => member.reports.said(facts, probe.took),
                 None => member.reports.answered(),
             }
@@ -505,7 +504,7 @@ impl Manager {
                 Some(facts) => {
                     member.note(facts);
                 }
-                // What it told as something else says nothing of what it is now.
+                // What it reported in its former role says nothing now.
                 None if member.role != probe.role => member.timeline = 0,
                 None => {}
             }
@@ -515,7 +514,7 @@ impl Manager {
         self.load_catalog();
     }
 
-    /// Judges every node by how it is doing.
+    /// Judges the health of every node.
     fn make_rounds(&mut self) {
         self.classifier.forget_learned(std::time::Instant::now());
         let topology = Arc::clone(&self.publish.borrow());
@@ -535,7 +534,7 @@ impl Manager {
         }
     }
 
-    /// Judges standbys anew of which time alone tells, and speaks of those that stay in doubt.
+    /// Judges those standbys anew that only time tells of, and warns of those that stay in doubt.
     fn look_at_histories(&mut self) {
         let topology = Arc::clone(&self.publish.borrow());
         let (known, newest) = (self.judge(), topology.timeline());
@@ -555,8 +554,8 @@ impl Manager {
         }
     }
 
-    /// Closes the gate before the primary while fewer than a majority of the nodes answers, where that
-    /// is wanted: this process may be cut off with a primary that was replaced.
+    /// Closes the gate while fewer than a majority of the nodes answers, with `write_quorum`. This process may be cut
+    /// off together with a primary that was replaced.
     fn count_answers(&self, topology: &mut Topology) {
         let held = topology.gate == Gate::Held;
         if !self.config.write_quorum || held || topology.members.is_empty() {
@@ -586,7 +585,7 @@ impl Manager {
         topology.close(gate);
     }
 
-    /// What follows when a majority answers no more, or again.
+    /// Tells when a majority stops answering, or answers again.
     fn follow_the_gate(&self, before: &Topology, after: &Topology) {
         match (before.gate, after.gate) {
             (before, after) if before == after => {}
@@ -607,7 +606,7 @@ impl Manager {
         }
     }
 
-    /// Whether it has not been removed meanwhile.
+    /// Whether the node is still in the pool.
     fn is_member(&self, node: &Arc<Node>) -> bool {
         self.publish.borrow().member(node).is_some()
     }
@@ -675,7 +674,7 @@ impl Manager {
         });
     }
 
-    /// Replaces a monitor that stands still, though every one of its waits has a bound.
+    /// Replaces a monitor that stands still. All of its waits have a limit, so that should never happen.
     fn watch_anew_if_still(&mut self, member: &Member) {
         let node = &member.node;
         let watched = self.watched.iter();
@@ -717,7 +716,7 @@ impl Manager {
         self.publish(|topology| {
             topology.changed(|members| members.retain(|other| !Arc::ptr_eq(&other.node, &node)))
         });
-        // Whoever asked for it may not wait for it.
+        // The caller may not wait for it.
         let retiring = Arc::clone(&node);
         node.runtime.spawn(async move { retiring.retire().await });
         Ok(node)
@@ -742,7 +741,7 @@ impl Manager {
         Ok(())
     }
 
-    /// Ends the connections of every node, and with the sender tells that all is over.
+    /// Ends the connections of every node. Dropping the sender tells that all is over.
     fn end(self) {
         let stopped = self.stop.is_cancelled();
         let topology = self.publish.send_replace(Arc::default());

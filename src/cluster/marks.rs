@@ -1,4 +1,4 @@
-//! What the primary was given to do so that its standbys can be told from others.
+//! The marks by which a primary's standbys are told from others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,15 +10,15 @@ use crate::node::Mark;
 /// The last [`Mark`], and whether one is wanted. All monitors of a cluster share it.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    /// On which timeline a standby is in doubt.
+    /// The timeline on which a standby is in doubt.
     wanted: AtomicU32,
-    /// On which timeline it cannot be done.
+    /// The timeline on which no mark can be made.
     refused: AtomicU32,
     last: Mutex<Option<Arc<Mark>>>,
 }
 
 impl Marks {
-    /// The mark of this timeline. Where there is none yet, the primary's monitor is to make it.
+    /// The mark of this timeline. If there is none, the primary's monitor is to make one.
     pub(super) fn of(&self, timeline: u32) -> Option<Arc<Mark>> {
         let found = self.known(timeline);
         if found.is_none() {
@@ -33,14 +33,14 @@ impl Marks {
         last.filter(|mark| mark.timeline == timeline)
     }
 
-    /// Whether one is to be made. For the primary's monitor.
+    /// Whether the primary's monitor is to make one.
     pub(super) fn is_wanted(&self, timeline: u32) -> bool {
         self.wanted.load(Ordering::Acquire) == timeline
             && self.refused.load(Ordering::Acquire) != timeline
             && self.known(timeline).is_none()
     }
 
-    /// It was made, or cannot be. For the primary's monitor.
+    /// The primary's monitor has made it, or cannot.
     pub(super) fn made(&self, timeline: u32, mark: Option<Mark>) {
         match mark {
             Some(mark) => *self.last() = Some(Arc::new(mark)),
@@ -48,7 +48,7 @@ impl Marks {
         }
     }
 
-    /// Another cluster has come in the place of the one before.
+    /// Another cluster has come in this one's place.
     pub(super) fn forget(&self) {
         self.wanted.store(0, Ordering::Release);
         self.refused.store(0, Ordering::Release);

@@ -1,4 +1,4 @@
-//! One node among the others, and what is known of it.
+//! One node of a topology, and all that is known of it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,35 +12,35 @@ use crate::route::NodeKind;
 use crate::status::{NodeHealth, Transition};
 use crate::wire::ServerRole;
 
-/// How many transitions of a node are remembered.
+/// How many transitions of a node are kept.
 const REMEMBERED: usize = 16;
 
-/// How long a standby may take to go over to a new primary. A receiver that finds nobody tries again
-/// after `wal_retrieve_retry_interval`, by default 5 seconds.
+/// How long a standby may take to follow a new primary. A receiver that finds nobody tries again after
+/// `wal_retrieve_retry_interval`, 5 seconds by default.
 pub(super) const MOMENT: Duration = Duration::from_secs(6);
 
 /// Whether a standby gets the primary's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Feeding {
     Current,
-    /// Nobody knows.
+    /// That is not known.
     Doubtful,
-    /// What it has is the primary's, and it gets no more of it.
+    /// Its log is the primary's, and it gets no more of it.
     Unfed,
-    /// It cannot any more.
+    /// It cannot get it any more.
     Never,
 }
 
-/// What the pool remembers of a standby beside what it says.
+/// What the pool remembers of a standby, beside what the standby reports.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Followed {
-    /// It was seen on the primary's timeline while there was a primary.
+    /// It was once on the primary's timeline.
     pub(super) current: bool,
-    /// Since when it has not been, nor on its way.
+    /// Since when it has got no more of the primary's log.
     pub(super) unfed: Option<Instant>,
-    /// Since when it has been doubtful.
+    /// Since when its log has been in doubt.
     doubtful: Option<Instant>,
-    /// That was told.
+    /// The pool has told that.
     pub(super) told: bool,
 }
 
@@ -53,50 +53,50 @@ impl Followed {
         self.current |= began && feeding == Feeding::Current;
     }
 
-    /// Whether it has been in doubt for long enough to tell, and was not told.
+    /// Whether it has been in doubt for long enough to tell that, and the pool has not.
     pub(super) fn is_untold(&self) -> bool {
         let long = |since: Instant| since.elapsed() >= MOMENT;
         !self.told && self.doubtful.is_some_and(long)
     }
 }
 
-/// One node and what is known of it.
+/// One node and all that is known of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
     pub(crate) node: Arc<Node>,
-    /// What it last reported, which changes oftener than the topology.
+    /// The cell with its last report. It changes more often than the topology.
     pub(crate) reports: Arc<Reports>,
     pub(crate) declared: DeclaredRole,
-    /// What the server itself last said.
+    /// The role that the server last reported.
     pub(crate) role: Option<ServerRole>,
     pub(crate) health: Health,
-    /// The system identifier that it told.
+    /// The system identifier that it reported.
     pub(crate) cluster: Option<u64>,
-    /// Which run of which server it told to be.
+    /// Which run of which server it is.
     pub(super) run: Option<Run>,
     /// The database that its connections are to.
     pub(super) database: Option<Arc<str>>,
-    /// They are to another one than those to the other nodes, which is this.
+    /// The database of the other nodes, if this node's is another.
     pub(super) elsewhere: Option<Arc<str>>,
-    /// The other name of its server, under which that is used.
+    /// Another name of the same server. The pool uses that one.
     pub(super) twin: Option<Arc<Node>>,
-    /// The timeline that it told; 0 while that is not known.
+    /// The timeline that it reported; 0 while that is not known.
     pub(crate) timeline: u32,
-    /// A standby that has what the primary lost: it is stuck there.
+    /// It has log that the primary lost, and cannot follow the primary.
     pub(crate) diverged: bool,
-    /// It takes no writes yet: the server has transactions be read only, whoever begins them.
+    /// It takes no writes yet: transactions are read only by default there.
     pub(crate) fenced: bool,
     /// Whether and since when it does not follow the primary.
     pub(super) followed: Followed,
     /// What it is among the others, by the last election.
     pub(crate) standing: Standing,
-    /// Whom it receives from, as `host:port`, if it is a standby that does.
+    /// Whom it receives from, as `host:port`.
     pub(crate) sender: Option<String>,
     /// Its replay is paused.
     pub(crate) paused: bool,
-    /// What it went through last, the oldest first.
+    /// Its last transitions, the oldest first.
     pub(crate) transitions: Arc<[Transition]>,
-    /// Set while the pool runs; wins over what was configured.
+    /// The weight that was set while the pool runs. It wins over the configured one.
     pub(crate) set_weight: Option<u32>,
 }
 
@@ -125,7 +125,7 @@ impl Member {
         }
     }
 
-    /// Which kind of node it is, if it is of any use.
+    /// Whether it is the primary or a replica. `None` if it serves nothing.
     pub(crate) fn kind(&self) -> Option<NodeKind> {
         match self.standing {
             Standing::Primary => Some(NodeKind::Primary),
@@ -134,8 +134,7 @@ impl Member {
         }
     }
 
-    /// Its weight in the choice of a node for a read. The primary takes part only if it was
-    /// declared with a weight, or one was set since.
+    /// Its weight in the choice of a node for a read. The primary takes part only if it was given a weight.
     pub(crate) fn weight(&self) -> u32 {
         let role = match self.kind() {
             Some(NodeKind::Primary) => DeclaredRole::Primary,
@@ -145,7 +144,7 @@ impl Member {
         self.set_weight.unwrap_or_else(|| settings.weight_as(role))
     }
 
-    /// Whether it is taken into account in the choice of a node for a read while others are there.
+    /// Whether it is chosen for a read while other nodes are there.
     pub(crate) fn is_preferred(&self, config: &HealthConfig) -> bool {
         self.share(config) > 0.0
     }
@@ -162,22 +161,22 @@ impl Member {
         self.health.is_up()
     }
 
-    /// Whether it is up and can serve anything.
+    /// Whether it is up and can serve something.
     pub(crate) fn is_of_use(&self) -> bool {
         self.is_up() && self.kind().is_some()
     }
 
-    /// Whether it may serve reads that ask for nothing ([`Eventual`](crate::Consistency::Eventual)).
+    /// Whether it may serve [`Eventual`](crate::Consistency::Eventual) reads.
     pub(crate) fn is_usable_replica(&self) -> bool {
         self.kind() == Some(NodeKind::Replica) && self.health.serves()
     }
 
-    /// Whether its log is the primary's: all other reads need that.
+    /// Whether its log is the primary's. All other reads need that.
     pub(crate) fn is_trusted(&self) -> bool {
         self.health.is_trusted()
     }
 
-    /// Takes note of what its server says; whether that is news.
+    /// Notes what its server reported. Returns whether that is news.
     pub(crate) fn note(&mut self, facts: &Facts) -> bool {
         let role = match facts.place {
             Place::Primary { .. } => ServerRole::Primary,
@@ -189,8 +188,8 @@ impl Member {
             } => (receiver.as_ref().and_then(Receiver::followed), *paused),
             Place::Primary { .. } => (None, false),
         };
-        // A standby that receives nothing tells the timeline of its last restartpoint; it has been on
-        // a newer one if it said so.
+        // A standby that receives nothing reports the timeline of its last restartpoint. It was on a newer one if it
+        // said so.
         let cluster = facts.cluster.or(self.cluster);
         let same = (self.role, self.cluster) == (Some(role), cluster);
         let timeline = match role {
@@ -213,18 +212,18 @@ impl Member {
         news
     }
 
-    /// Takes note of what is heard of it, and remembers what it became.
+    /// Notes what was heard of it, and keeps the transition.
     pub(crate) fn hear(&mut self, signal: Signal, config: &HealthConfig) {
         let from = self.health.kind();
         self.health.hear(signal, config, Instant::now());
         self.became(from);
     }
 
-    /// Its log was compared with the primary's.
+    /// Notes how its log compares with the primary's.
     pub(super) fn judged(&mut self, apart: Option<(Apart, Arc<str>)>) {
         let kind = |apart: Option<&(Apart, Arc<str>)>| apart.map(|(kind, _)| *kind);
         self.diverged = kind(apart.as_ref()) == Some(Apart::Diverged);
-        // The words change with each position; what it is does not.
+        // The words change with each position; the kind does not.
         if kind(apart.as_ref()) != kind(self.health.apart()) {
             let from = self.health.kind();
             self.health.set_apart(apart);
@@ -232,7 +231,7 @@ impl Member {
         }
     }
 
-    /// It was this, and may be something else now.
+    /// Keeps the transition, if it was something else before.
     fn became(&mut self, from: NodeHealth) {
         let to = self.health.kind();
         if from != to {
@@ -248,7 +247,7 @@ impl Member {
         }
     }
 
-    /// Whether its server has told where it is, and not on which timeline.
+    /// Whether its server reports where it is, but not on which timeline.
     pub(super) fn is_asked_in_vain(&self) -> bool {
         self.run.is_some() || self.reports.facts().is_some()
     }

@@ -1,4 +1,4 @@
-//! The task that watches one node's place in the log: seldom, unless somebody waits to know.
+//! The task that watches one node: it asks where the node is in the log, seldom, unless somebody waits.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -22,34 +22,33 @@ use crate::consistency::{NewTimeline, Reports, WriteLog};
 use crate::node::{Facts, MonitorConnection, Node, Place, Trouble};
 use crate::position::{Lsn, Position, Sample};
 
-/// How often every node is asked while none takes writes: one may just be promoted.
+/// How often every node is asked while none takes writes. One of them may just be promoted.
 const URGENT: Duration = Duration::from_millis(20);
 
-/// How many different causes are told of one node, whatever the errors say.
+/// How many different causes are told of one node.
 const CAUSES: usize = 64;
 
-/// So often in a row a standby in doubt is asked at that pace.
+/// How many times a standby in doubt is asked at that pace.
 const DOUBTS: u32 = 250;
 
-/// How often the primary is asked, at the most, while writes go on and nobody waits.
+/// How often the primary is asked while writes go on and nobody waits.
 const SPACING: Duration = Duration::from_millis(4);
 
-/// How long after the last write the replicas are asked once, though nobody waits: who writes and
-/// then reads finds the answer there.
+/// How long after the last write the replicas are asked once. Who writes and then reads finds the answer there.
 const SETTLED: Duration = Duration::from_millis(1);
 
-/// How often a node is asked without a pause when somebody waits; replay takes a fraction of a
-/// millisecond when all is well. Later there is a pause of [`PAUSE`].
+/// How many times a node is asked without a pause while somebody waits. Replay usually takes a fraction of a
+/// millisecond. Then each question comes after a [`PAUSE`].
 const EAGER: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long to leave a node alone that could not be asked.
+/// How long a node is left alone that could not be asked.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// How often the primary is asked whether its code has changed.
+/// How often the primary is asked whether the code in the database has changed.
 const CODE: Duration = Duration::from_millis(500);
 
-/// How often what changes seldom is asked for.
+/// How often the monitor asks for what seldom changes.
 const IDENTITY: Duration = Duration::from_secs(5);
 
 /// What all monitors share.
@@ -63,7 +62,7 @@ pub(super) struct Surroundings {
     pub(super) config: Arc<Config>,
 }
 
-/// How often old markers of commits are removed, a bounded number at once.
+/// How often old markers of commits are removed.
 const SWEEP: Duration = Duration::from_secs(60);
 
 pub(super) struct Monitor {
@@ -75,31 +74,31 @@ pub(super) struct Monitor {
     topology: watch::Receiver<Arc<Topology>>,
     commands: mpsc::WeakSender<Command>,
     config: Arc<Config>,
-    /// An idle primary is to let its standbys hear of it.
+    /// An idle primary writes a little, so that its standbys hear of it.
     heartbeat: bool,
     swept: Instant,
-    /// It was looked whether there is a table for them.
+    /// The monitor has looked whether the table of markers is there.
     looked: bool,
-    /// Where the node was when it was last seen as a standby.
+    /// Where the node was when it was last a standby.
     replayed: Lsn,
-    /// The newest timeline that the node was seen on over this connection.
+    /// The newest timeline that the node reported over this connection.
     timeline: u32,
-    /// The timeline of a primary whose doings it lacks.
+    /// The primary of this timeline did transactions that the node does not show.
     lacks: u32,
-    /// How often it was asked since only what the primary was given to do can tell of it.
+    /// How many times it was asked while only a [`Mark`](crate::node::Mark) could tell of it.
     in_doubt: u32,
-    /// What was told of what this role may not ask, and of why the node could not be asked.
+    /// The missing rights and the causes that were already told.
     told: BTreeSet<String>,
-    /// Since when somebody waits, counted in questions.
+    /// How many questions were asked since somebody waits.
     eager: u32,
     identified: Instant,
-    /// When the primary was last asked how often its code has changed, and how often that was. Nothing
-    /// is asked where it may not be.
+    /// When the primary was last asked how many times its code has changed, and the answer. `None` if it may not be
+    /// asked.
     code: Option<(Instant, Option<i64>)>,
     looked_at_commits: Instant,
-    /// When the primary was last looked at for a heartbeat, and where it was.
+    /// When the monitor last looked whether a heartbeat is due, and where the primary was.
     beaten: (Instant, Lsn),
-    /// Writes are covered by the last answer that were not by the one before.
+    /// The last answer covers writes that the one before did not.
     fresh: AtomicBool,
     upto: u64,
 }
@@ -155,25 +154,25 @@ impl Monitor {
         let node = Arc::clone(&self.node);
         let up = |topology: &Arc<Topology>| topology.member(&node).is_some_and(Member::is_up);
         if self.topology.wait_for(up).await.is_err() {
-            // The manager has ended; so will this task.
+            // The manager has ended, and this task ends with it.
             return std::future::pending().await;
         }
         let failed = match MonitorConnection::open(&self.node, || self.reports.answered()).await {
             Ok(mut monitor) => {
                 self.identified = Instant::now();
-                // The server may have been restarted, or rebuilt.
+                // The server may have been restarted or rebuilt.
                 (self.timeline, self.lacks, self.in_doubt) = (0, 0, 0);
                 self.tell_limits(&monitor);
                 self.follow(&mut monitor).await
             }
             Err(error) => error.to_string(),
         };
-        // Who put them is told so by that.
+        // That tells whoever asked them.
         drop(self.reports.take_questions());
         self.tell_loss(failed);
     }
 
-    /// Tells of each right that is missing, once.
+    /// Warns once of each missing right.
     fn tell_limits(&mut self, monitor: &MonitorConnection) {
         let limits = monitor.limits();
         self.reports.limit(limits);
@@ -186,7 +185,7 @@ impl Monitor {
         }
     }
 
-    /// Tells why the node cannot be asked: once for each cause at warn, while it counts as up.
+    /// Tells why the node cannot be asked: once for each cause at warn while the node is up.
     fn tell_loss(&mut self, cause: String) {
         let node = &self.node.name;
         let up = self
@@ -195,7 +194,7 @@ impl Monitor {
             .member(&self.node)
             .is_some_and(Member::is_up);
         let few = self.told.len() < CAUSES;
-        // The second time in a row: this is no passing loss.
+        // It failed twice in a row, so it does not pass by itself.
         let again = self.reports.failed(Some(&cause));
         if up && again && few && self.told.insert(cause.clone()) {
             tracing::warn!(target: "diesel_replicated", node, cause, "monitor_failed");
@@ -246,7 +245,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// The answer, or why the node is not followed any more.
+    /// The answer, or why the node cannot be followed any more.
     async fn answer<T>(&self, asking: impl Future<Output = QueryResult<T>>) -> Result<T, String> {
         match timeout(self.config.health.timeout, asking).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
@@ -254,7 +253,7 @@ impl Monitor {
         }
     }
 
-    /// The same of what this role may not be allowed to ask: the server's refusal is an answer, too.
+    /// The same for a question that this role may not ask. A refusal by the server is an answer, too.
     async fn answer_or_refusal<T>(
         &self,
         monitor: &mut MonitorConnection,
@@ -267,8 +266,8 @@ impl Monitor {
         }
     }
 
-    /// Adds to what the node says what is known beside it: on which timeline a standby is, and whether it
-    /// shows what the primary was given to do; and gives a primary something to do, where that is wanted.
+    /// Completes what a node reports: on which timeline a standby is, and whether it shows the mark. Makes a mark on
+    /// a primary, if one is wanted.
     async fn place(
         &mut self,
         monitor: &mut MonitorConnection,
@@ -278,7 +277,7 @@ impl Monitor {
         if matches!(facts.place, Place::Primary { .. }) {
             return self.mark(monitor, facts.timeline).await;
         }
-        // It never goes back while it runs.
+        // It never goes back while the server runs.
         self.timeline = self.timeline.max(facts.timeline);
         facts.timeline = self.timeline;
         let newest = self.topology.borrow().timeline();
@@ -294,12 +293,12 @@ impl Monitor {
                         Place::Standby { replayed, .. } => replayed,
                         Place::Primary { .. } => None,
                     };
-                    // Whoever had this log up to there would show it.
+                    // A standby with this log would show the mark.
                     if replayed.is_some_and(|replayed| replayed >= mark.end) {
                         self.lacks = newest;
                     }
                 }
-                // It stays in doubt.
+                // The standby stays in doubt.
                 Err(_) => {}
             }
         } else {
@@ -315,7 +314,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Gives the primary something to do that only its standbys show, if one of them is in doubt.
+    /// Makes a mark: transactions that only the standbys of this primary show.
     async fn mark(&mut self, monitor: &mut MonitorConnection, timeline: u32) -> Result<(), String> {
         if timeline == 0 || !self.is_primary() || !self.marks.is_wanted(timeline) {
             return Ok(());
@@ -337,7 +336,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Has old markers of commits removed, and tells once if there is no table for them.
+    /// Removes old markers of commits. Tells once if there is no table for them.
     async fn tend_markers(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
         let marks = self.config.commit_resolution == CommitResolution::Marker;
         if !marks || !self.is_primary() {
@@ -353,7 +352,7 @@ impl Monitor {
         }
         if self.swept.elapsed() > SWEEP {
             self.swept = Instant::now();
-            // What fails now is tried again later.
+            // If it fails, it is tried again later.
             if timeout(limit, monitor.sweep()).await.is_err() {
                 return Err(self.silent());
             }
@@ -367,7 +366,7 @@ impl Monitor {
         }
     }
 
-    /// Tells of changes of the code in the database: a migration of another process makes them as well.
+    /// Tells when the code in the database has changed, also by another process's migration.
     async fn look_at_code(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
         let Some((last, known)) = self.code else {
             return Ok(());
@@ -388,7 +387,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Sees whether commits wait for a synchronous standby.
+    /// Looks whether commits wait for a synchronous standby.
     async fn look_at_commits(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
         if self.looked_at_commits.elapsed() < self.config.health.interval {
             return Ok(());
@@ -405,7 +404,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Has a primary that has written nothing for a while write a little, where that is wanted.
+    /// Has an idle primary write a little, if that is wanted.
     async fn beat(&mut self, monitor: &mut MonitorConnection) -> Result<(), String> {
         let (last, place) = self.beaten;
         if !self.heartbeat || last.elapsed() < self.config.health.interval || !self.is_primary() {
@@ -419,7 +418,7 @@ impl Monitor {
         }
         let beat = async |monitor: &mut MonitorConnection| monitor.heartbeat().await;
         if let Err(error) = self.answer_or_refusal(monitor, beat).await? {
-            // The receivers' own keepalives are all that is left.
+            // Then only the receivers' own keepalives tell standbys that the primary lives.
             let node = &self.node.name;
             tracing::warn!(target: "diesel_replicated", node, %error, "heartbeat_failed");
             self.heartbeat = false;
@@ -427,7 +426,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Tells that the node does not answer, and why it is not followed any more.
+    /// Tells the manager that the node does not answer. Returns the cause.
     fn silent(&self) -> String {
         let cause = format!("no answer within {:?}", self.config.health.timeout);
         self.tell(Command::Trouble {
@@ -494,8 +493,8 @@ impl Monitor {
         }
     }
 
-    /// `remote_apply` with fewer confirmations than replicas does not say which replicas show the
-    /// commit.
+    /// Warns if fewer standbys confirm than there are replicas: then `remote_apply` does not tell which replicas show
+    /// the commit.
     fn note_synchronous(&self, standbys: usize) {
         if self.write_log.with(|view| view.synchronous_standbys) == Some(standbys) {
             return;
@@ -507,7 +506,7 @@ impl Monitor {
         }
     }
 
-    /// Until the next question.
+    /// Waits until the next question.
     async fn pause(&mut self, asked: Instant) {
         if self.reports.is_wanted() {
             self.eager += 1;
@@ -533,7 +532,7 @@ impl Monitor {
         }
     }
 
-    /// Until it is time to ask though nothing has happened.
+    /// Waits until it is time to ask though nothing happened.
     async fn idle(&self) {
         if self.fresh.load(Ordering::Relaxed) {
             sleep(SETTLED).await;
@@ -568,7 +567,7 @@ impl Monitor {
         primary.is_some_and(|member| Arc::ptr_eq(&member.node, &self.node))
     }
 
-    /// What was not known of the node changes what it is among the others.
+    /// Sends the manager what is new in a report.
     fn note(&self, facts: &Facts, fork: Option<NewTimeline>) {
         let news = {
             let topology = self.topology.borrow();
@@ -594,7 +593,7 @@ impl Monitor {
         }
     }
 
-    /// How the log came to be on the timeline of a node that takes writes, if that is a new one.
+    /// How the log of a primary came to be on its timeline, if that timeline is new.
     async fn fork(&self, monitor: &mut MonitorConnection, facts: &Facts) -> Option<NewTimeline> {
         let known = self.write_log.with(|view| view.forks.current());
         if !matches!(facts.place, Place::Primary { .. }) || facts.timeline <= known {
@@ -618,7 +617,7 @@ impl Monitor {
     }
 }
 
-/// Whether replicas are to bear witness that the primary lives, which takes that it writes now and then.
+/// Whether replicas bear witness that the primary lives. For that the primary must write now and then.
 fn keeps_witnesses(config: &Config) -> bool {
     #[cfg(feature = "promotion")]
     return config.promotion.automatic;

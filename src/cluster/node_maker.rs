@@ -1,4 +1,4 @@
-//! Making the nodes of a cluster, now and later, and hearing of what they find out by themselves.
+//! Makes the nodes of a cluster, and passes on what they find out by themselves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::topology::{Gate, Topology};
 use crate::config::NodeSettings;
 use crate::node::{Node, Reporter, SetupHook};
 
-/// What nodes of the cluster are made with, now and later.
+/// What nodes are made with, now and later.
 pub(super) struct NodeMaker {
     pub(super) setup: SetupHook,
     pub(super) fallback_share: f64,
@@ -33,7 +33,7 @@ impl NodeMaker {
         Member::new(node, declared)
     }
 
-    /// What is known before any node was asked.
+    /// The topology before any node was asked.
     pub(super) fn topology(&self, nodes: Vec<NodeSettings>, write_quorum: bool) -> Topology {
         let members = nodes.into_iter().map(|node| self.member(node));
         let gate = if write_quorum {
@@ -56,7 +56,7 @@ pub(super) fn reporter(commands: &mpsc::Sender<Command>) -> Reporter {
     })
 }
 
-/// How long the slowest of the nodes may take to be connected to.
+/// The longest `connect_timeout` of the nodes.
 pub(super) fn longest_connect_timeout(nodes: &[NodeSettings]) -> Duration {
     let timeouts = nodes.iter().map(|node| node.pool.connect_timeout);
     timeouts.max().unwrap_or_default()

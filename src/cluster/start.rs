@@ -1,4 +1,4 @@
-//! From settings to a cluster that can serve.
+//! Starts a cluster from settings, and waits until it can serve.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::config::{Policy, Settings};
 use crate::error::Error;
 use crate::routing::{LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
 
-/// What a cluster is started with when there is nothing but settings.
+/// The options of a cluster that is made from settings alone.
 pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
     let policy: Arc<dyn LoadBalancingPolicy> = match settings.shared.policy {
         Policy::LeastInFlight => Arc::new(LeastInFlight),
@@ -37,7 +37,7 @@ pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
     }
 }
 
-/// Waits until every node has answered or failed to, and checks that there is one to write to.
+/// Waits until every node has answered or failed to. Checks that one can be written to.
 pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<(), Error> {
     let started = Instant::now();
     let topology = cluster.settled().await;
@@ -65,7 +65,7 @@ pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<
     })
 }
 
-/// One line for whoever looks at the log of a start.
+/// Writes one line into the log.
 fn tell(cluster: &Cluster, topology: &Topology) {
     let nodes = topology.describe().join("; ");
     let primary = topology.primary().map(|member| member.node.name.as_str());

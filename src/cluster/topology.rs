@@ -1,4 +1,4 @@
-//! What is known of the nodes: an immutable value, replaced as a whole.
+//! What the pool knows of the nodes: an immutable value that the manager replaces as a whole.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,27 +10,27 @@ use crate::node::Node;
 use crate::route::NodeKind;
 use crate::wire::ServerRole;
 
-/// Whether statements may go to the primary that is known.
+/// The gate before the primary: whether statements may go there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Gate {
     #[default]
     Open,
-    /// Another is about to take its place.
+    /// Another node is about to take the primary's place.
     Held,
-    /// A majority has to answer for writes, and so many were not asked yet that it may.
+    /// Writes take a majority of the nodes, and it is not yet known whether one answers.
     Unasked,
-    /// So many nodes answer, and so many have to for writes.
+    /// Writes take a majority of the nodes, and fewer answer.
     NoQuorum { answer: usize, needed: usize },
 }
 
-/// What a statement wants of the primary.
+/// What a statement wants to do on the primary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To be read from.
+    /// Read.
     Read,
-    /// A change of the session, or whatever else writes nothing that stays.
+    /// Change the session, or anything else that writes nothing that stays.
     State,
-    /// Whatever else there is.
+    /// Anything else.
     Write,
 }
 
@@ -39,14 +39,14 @@ pub(crate) enum Purpose {
 pub(crate) struct Topology {
     pub(crate) epoch: u64,
     pub(crate) members: Vec<Member>,
-    /// Whether the database's catalog has been asked for what classification needs.
+    /// The pool has asked for the database's catalog, which classification needs.
     pub(crate) catalog_asked: bool,
     pub(crate) gate: Gate,
-    /// What the last election found; the primary is told by its place among the members.
+    /// What the last election found. It tells the primary by its place among the members.
     past: Past,
-    /// Since when the newest timeline is known here.
+    /// When this process first heard of the newest timeline.
     timeline_since: Option<Instant>,
-    /// Which names stand for one server, and which database is meant.
+    /// Which names stand for one server, and which database the nodes are connected to.
     identities: Identities,
 }
 
@@ -70,7 +70,7 @@ impl Topology {
             .filter(|member| member.is_usable_replica())
     }
 
-    /// Those whose log is the primary's.
+    /// Usable replicas whose log is the primary's.
     pub(crate) fn trusted_replicas(&self) -> impl Iterator<Item = &Member> {
         self.usable_replicas().filter(|member| member.is_trusted())
     }
@@ -96,7 +96,7 @@ impl Topology {
         self.past.newest
     }
 
-    /// Since when that is known here.
+    /// When this process first heard of that timeline.
     pub(super) fn timeline_since(&self) -> Option<Instant> {
         self.timeline_since
     }
@@ -107,7 +107,7 @@ impl Topology {
         servers.filter(|member| member.twin.is_none())
     }
 
-    /// The same, as all that there is.
+    /// A topology with each server once.
     #[cfg(feature = "promotion")]
     pub(crate) fn of_servers(&self) -> Self {
         let mut servers = self.clone();
@@ -122,7 +122,7 @@ impl Topology {
         needed(self.servers().count())
     }
 
-    /// Whether a primary was known once.
+    /// Whether there has ever been a primary.
     pub(crate) fn began(&self) -> bool {
         self.past.began
     }
@@ -132,20 +132,20 @@ impl Topology {
         self.primary_for(Purpose::Write).is_some_and(Member::is_up)
     }
 
-    /// The primary, if it may be used for this.
+    /// The primary, if it may be used for this purpose.
     pub(crate) fn primary_for(&self, purpose: Purpose) -> Option<&Member> {
         let passes = match self.gate {
             Gate::Open => true,
             Gate::Held => false,
-            // What is read where no majority answers may be old, and nothing is lost there.
+            // Without a majority a read may be old, but it loses nothing.
             Gate::Unasked | Gate::NoQuorum { .. } => purpose == Purpose::Read,
         };
-        // One that takes no writes yet can be read from: it is the primary.
+        // A fenced primary is the primary, so it serves reads.
         let primary = self.primary().filter(|_| passes);
         primary.filter(|member| !member.fenced || purpose != Purpose::Write)
     }
 
-    /// Whether there was a primary, and none can be written to now. One that takes no writes yet is there.
+    /// Whether there was a primary, and none is there now. A fenced primary is there.
     #[cfg(feature = "promotion")]
     pub(crate) fn has_lost_its_primary(&self) -> bool {
         let passes = matches!(self.gate, Gate::Open | Gate::Unasked);
@@ -153,7 +153,7 @@ impl Topology {
         self.past.began && !self.members.is_empty() && !there
     }
 
-    /// Whether every node has been asked at least once, and one that is up for its catalog.
+    /// Whether every node has been asked at least once, and the catalog too if any node is up.
     pub(crate) fn is_settled(&self) -> bool {
         let mut members = self.members.iter();
         let nobody_to_ask = !members.clone().any(Member::is_of_use);
@@ -170,7 +170,7 @@ impl Topology {
         self.members.iter().find(|member| member.node.name == name)
     }
 
-    /// The node at this address by its name, else the address.
+    /// The name of the node at this address, or the address itself.
     pub(crate) fn name_at(&self, address: &str) -> String {
         let at = |member: &&Member| member.node.pool.connector().settings.host.is_at(address);
         let found = self.members.iter().find(at);
@@ -195,7 +195,7 @@ impl Topology {
         self.members.iter().map(Member::describe).collect()
     }
 
-    /// Nodes that take writes, where it cannot be told which of them may.
+    /// The nodes that take writes, if it cannot be told which of them is the primary.
     pub(crate) fn rivals(&self) -> Vec<String> {
         let rival = |member: &&Member| {
             matches!(member.standing, Standing::Rival | Standing::Candidate)
@@ -206,7 +206,7 @@ impl Topology {
         rivals.map(|member| member.node.name.clone()).collect()
     }
 
-    /// The next topology, after the catalog has been asked for.
+    /// Returns the next topology, after the catalog was asked for.
     pub(crate) fn with_catalog_asked(&self) -> Self {
         Self {
             catalog_asked: true,
@@ -214,14 +214,14 @@ impl Topology {
         }
     }
 
-    /// The next topology, with this before the primary.
+    /// Returns the next topology with the gate set to `gate`.
     pub(crate) fn gated(&self, gate: Gate) -> Self {
         let mut next = self.clone();
         next.close(gate);
         next
     }
 
-    /// Puts this before the primary.
+    /// Sets the gate.
     pub(super) fn close(&mut self, gate: Gate) {
         if gate != self.gate {
             self.gate = gate;
@@ -229,7 +229,7 @@ impl Topology {
         }
     }
 
-    /// The next topology, after `change` has been made to the members.
+    /// Returns the next topology, with `change` made to the members.
     pub(crate) fn changed(&self, change: impl FnOnce(&mut Vec<Member>)) -> Self {
         let mut next = self.clone();
         change(&mut next.members);
@@ -238,7 +238,7 @@ impl Topology {
         next
     }
 
-    /// The next topology, after `change` has been made to one member.
+    /// Returns the next topology, with `change` made to one member.
     pub(crate) fn with(&self, node: &Arc<Node>, change: impl FnOnce(&mut Member)) -> Self {
         self.changed(|members| {
             let mut members = members.iter_mut();

@@ -20,10 +20,9 @@ use crate::node::Node;
 use crate::status::{Event, EventBus, NodeHealth};
 use crate::wire::ServerRole;
 
-/// Comes after `after` was published: whoever takes a connection from now on, looks there.
+/// Comes after `after` was published: who takes a connection from now on looks there.
 ///
-/// What was opened to a node while it was the primary must not run one more statement once another
-/// is, or may be.
+/// Once another node is, or may be, the primary, connections opened to the old one run no more statements.
 pub(super) fn follow(before: &Topology, after: &Topology, event_bus: &EventBus) {
     let of = |topology: &Topology| topology.primary().map(|member| Arc::clone(&member.node));
     let (old, new) = (of(before), of(after));
@@ -64,13 +63,13 @@ pub(super) fn follow(before: &Topology, after: &Topology, event_bus: &EventBus) 
     }
 }
 
-/// Whether the connections to a node must not be used any more.
+/// Whether the connections to a node must end.
 fn ends(earlier: &Member, member: &Member, before: &Topology, after: &Topology) -> bool {
     if goes_on(earlier, member, after) {
         return false;
     }
     if earlier.standing == member.standing {
-        // They went on for as long as the primary was reached under this name, too.
+        // They went on while this name led to the primary.
         let primary = before.primary().map(|primary| &primary.node);
         return member.standing == Standing::Twin && same(earlier.twin.as_ref(), primary);
     }
@@ -83,17 +82,17 @@ fn ends(earlier: &Member, member: &Member, before: &Topology, after: &Topology) 
             | Standing::Elsewhere
     );
     let ruled = match earlier.standing {
-        // One that was only expected to be the primary has ruled over nothing.
+        // A node that was only expected to be the primary was none.
         Standing::Primary => earlier.role.is_some(),
-        // What was opened to it before may have gone on.
+        // Connections that were opened to it earlier may have gone on.
         Standing::Twin => true,
         _ => false,
     };
     ruled || useless
 }
 
-/// Whether what runs on a node's connections may go on, under whichever name its server is used: the server is still
-/// the primary, and this name has led to no other one.
+/// Whether statements on a node's connections may go on under another name of its server: the server is still the
+/// primary, and this name has led to no other one.
 fn goes_on(earlier: &Member, member: &Member, after: &Topology) -> bool {
     let primary = after.primary().map(|primary| &primary.node);
     match (&earlier.standing, &member.standing) {
@@ -128,7 +127,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
         if to == NodeHealth::Orphaned {
             tracing::warn!(target: "diesel_replicated", node, cause, "replica_orphaned");
         } else if to != NodeHealth::Down && !came {
-            // Those two are told where the node was looked at.
+            // Those two are told where the node was checked.
             let (from, to) = (from.to_string(), to.to_string());
             tracing::info!(target: "diesel_replicated", node, from, to, cause, "node_changed");
         }
@@ -160,7 +159,7 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
         });
     }
     let feed = |member: &Member| (member.sender.clone(), member.paused, member.diverged);
-    // A primary receives from nobody, which is no news.
+    // A primary receives from nobody.
     if feed(earlier) != feed(member) && member.role == Some(ServerRole::Standby) {
         if member.diverged && !earlier.diverged {
             tracing::warn!(target: "diesel_replicated", node = member.describe(), "replica_diverged");
@@ -179,11 +178,11 @@ fn compare(earlier: &Member, member: &Member, after: &Topology, event_bus: &Even
     }
 }
 
-/// Tells of a node that must not be used any more.
+/// Warns of a node that must not be used any more.
 fn tell_unused(member: &Member) {
     let (node, reason) = (&member.node.name, member.describe());
     match member.standing {
-        // One that is down can do no harm yet.
+        // A server that is down can do no harm yet.
         Standing::Superseded { .. } if !member.is_up() => {
             tracing::warn!(target: "diesel_replicated", node, reason, "primary_superseded");
         }

@@ -35,63 +35,62 @@ use crate::position::{Lsn, Position, Survival};
 use crate::route::RouteReason;
 use crate::wire::Wire;
 
-/// In the place of a timeline: the primary does not tell its own.
+/// Stands for a timeline where the primary does not report its own.
 pub(crate) const UNTOLD: u32 = u32::MAX;
 
 /// What one session has written and seen.
 #[derive(Debug, Default)]
 pub(crate) struct SessionHistory {
-    /// Anything was ever noted. Most sessions only read, and need not look further.
+    /// Whether anything was ever noted. Most sessions only read, and need not look further.
     touched: AtomicBool,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Writes that have been sent and are not answered yet.
+    /// Writes that were sent and are not answered yet.
     in_flight: u32,
-    /// Connections on which a write was left behind without waiting for its answer.
+    /// Writes whose answers nobody waits for.
     left: Vec<Left>,
-    /// A connection broke under a write, on this timeline: whether and when it will be committed is not
-    /// known.
+    /// A connection broke under a write, on this timeline. Nobody knows whether it will be committed.
     in_doubt: Option<u32>,
-    /// The last acknowledged write whose position has not been learnt yet.
+    /// The last acknowledged write whose position is not known yet.
     seq: Option<WriteSeq>,
-    /// A write was acknowledged on this timeline for which no sequence number has been taken: one that is taken
-    /// when somebody needs it covers it, too.
+    /// A write was acknowledged on this timeline, and has no sequence number yet. One that is taken later covers it,
+    /// too.
     draws: Option<u32>,
     written: Option<Position>,
     seen: Option<Position>,
-    /// The same as the sequence number, for what was seen on nodes that cannot be asked any more.
+    /// A sequence number for what was seen on nodes that cannot be asked any more.
     sought: Option<WriteSeq>,
     seeks: bool,
-    /// The primary of this timeline did not tell in time how that came to be.
+    /// The primary of this timeline did not tell in time where the timeline began.
     untold: u32,
-    /// What was seen on these nodes is what they showed before they were asked this question.
+    /// Nodes that this session read from. Each node's next report bounds what the session saw there.
     reads: Vec<ReadMark>,
-    /// What standbys have shown to the session; the primary may not show it yet.
+    /// What standbys have shown to the session. The primary may not show it yet.
     shown_by_standbys: Option<ShownUpTo>,
-    /// The cluster that the positions belong to, as long as that has not been compared.
+    /// The cluster that the positions belong to, until that was compared.
     cluster: Option<u64>,
     /// The last write's wait for a synchronous standby was cancelled.
     unconfirmed: bool,
-    /// What was written there did not survive a failover.
+    /// A write up to here did not survive a failover.
     lost: Option<Position>,
-    /// Of which of the clusters all of that is that have followed each other.
+    /// The era of the write log that all of this belongs to.
     era: u64,
 }
 
-/// What was seen on standbys, and perhaps not yet on the primary.
+/// What standbys have shown, and the primary perhaps does not show yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShownUpTo {
-    /// All that is visible where the log has been replayed up to here.
+    /// Everything that is visible where the log was replayed up to here.
     UpTo(Position),
     /// The node that showed it is gone: anything until now.
     Anything,
 }
 
 impl SessionHistory {
-    /// What a session begins with that goes on from elsewhere, on the cluster of this identifier.
+    /// A session that goes on from elsewhere, on the cluster with this identifier.
     pub(crate) fn resumed(cluster: u64, written: Option<Position>, seen: Option<Position>) -> Self {
         let state = Mutex::new(State {
             draws: written
@@ -104,7 +103,7 @@ impl SessionHistory {
                 true => ShownUpTo::Anything,
                 false => ShownUpTo::UpTo(seen),
             }),
-            // 0 if its maker did not know it yet; the places in it then are unknown, too.
+            // It is 0 if the token's maker did not know the cluster yet; then the positions are unknown, too.
             cluster: Some(cluster).filter(|cluster| *cluster != 0),
             ..State::default()
         });
@@ -119,8 +118,8 @@ impl SessionHistory {
         self.state().in_flight += 1;
     }
 
-    /// A write was answered, after which `seq` was taken; `unconfirmed` if a synchronous standby had
-    /// not confirmed it.
+    /// A write was answered, and then `seq` was taken. It is `unconfirmed` if a synchronous standby had not confirmed
+    /// it.
     pub(crate) fn write_acknowledged(
         &self,
         seq: WriteSeq,
@@ -133,14 +132,14 @@ impl SessionHistory {
         state.holds(seq, write_log);
     }
 
-    /// A write's answer is not waited for any more.
+    /// Nobody waits for a write's answer any more.
     pub(crate) fn write_left(&self, write: Left) {
         let mut state = self.state();
         state.in_flight = state.in_flight.saturating_sub(1);
         state.left.push(write);
     }
 
-    /// The application has the connection to the primary itself.
+    /// The application has borrowed the connection to the primary.
     pub(crate) fn lends(&self, connection: Left) {
         let left = &mut self.state().left;
         if !left.iter().any(|other| other.is_as(&connection)) {
@@ -148,8 +147,7 @@ impl SessionHistory {
         }
     }
 
-    /// Something that was sent later over this connection was answered, so that everything before
-    /// it has been.
+    /// Something that was sent later over this connection was answered. So everything before it was answered, too.
     pub(crate) fn answered_over(&self, wire: &Arc<Wire>) {
         if !self.is_touched() {
             return;
@@ -158,13 +156,13 @@ impl SessionHistory {
         left.iter_mut().for_each(|left| left.answered_over(wire));
     }
 
-    /// A write was never sent.
+    /// A write was not sent after all.
     pub(crate) fn write_never_sent(&self) {
         let mut state = self.state();
         state.in_flight = state.in_flight.saturating_sub(1);
     }
 
-    /// What a read of this session needs that begins now.
+    /// What a read of this session requires that begins now.
     pub(crate) fn requirement(
         &self,
         level: Consistency,
@@ -207,7 +205,7 @@ impl SessionHistory {
         requirement
     }
 
-    /// What was written and seen as far as that is known now, and what is still to be learnt.
+    /// The positions that are known now, and what is still to be learnt.
     pub(crate) fn positions(&self, write_log: &WriteLog) -> Positions {
         let mut state = self.state();
         let _ = state.settle(write_log);
@@ -230,8 +228,7 @@ impl SessionHistory {
         }
     }
 
-    /// Whether the session has written on a timeline before this one, of which it is not known yet where
-    /// it ended: what it wrote may be lost.
+    /// Whether the session has written on an earlier timeline whose end is not known yet. Such a write may be lost.
     pub(crate) fn awaits_word_of(&self, timeline: u32, write_log: &WriteLog) -> bool {
         if !self.is_touched() {
             return false;
@@ -244,8 +241,7 @@ impl SessionHistory {
         write_log.timeline() < timeline && state.wrote_before(timeline)
     }
 
-    /// Whether the session has written on some timeline, so that it matters on which the primary is; if that
-    /// was not waited for in vain before.
+    /// Whether the session has written on some timeline, so that it matters on which one the primary is.
     pub(crate) fn awaits_timeline(&self) -> bool {
         if !self.is_touched() {
             return false;
@@ -254,13 +250,12 @@ impl SessionHistory {
         state.untold != UNTOLD && state.wrote_before(u32::MAX)
     }
 
-    /// The primary of this timeline did not tell in time how that came to be; it is not waited for again.
+    /// The primary of this timeline did not tell in time where that began. The session does not wait for it again.
     pub(crate) fn gives_up_on(&self, timeline: u32) {
         self.state().untold = timeline;
     }
 
-    /// Why the primary serves what only the primary can tell of after a failover: something of the
-    /// session's is lost, or may be.
+    /// Why only the primary can serve after a failover: a write of the session is lost, or may be.
     pub(crate) fn reason_on(&self, timeline: u32, write_log: &WriteLog) -> Option<RouteReason> {
         if !self.is_touched() {
             return None;
@@ -279,10 +274,10 @@ impl SessionHistory {
 
     /// A read has seen what a node shows, over this connection.
     pub(crate) fn saw_on(&self, reports: &Arc<Reports>, over: &Wire) {
-        // One that is closed may have been to an earlier run of the server.
+        // A closed connection may have been to an earlier run of the server.
         let sighting = reports.sighted(!over.is_closed());
         let mut state = self.state();
-        // The later one covers the earlier, unless the server may have been restarted in between.
+        // The later read covers the earlier, unless the server may have been restarted in between.
         state
             .reads
             .retain(|read| !read.is_on(reports) || read.is_lost());
@@ -293,7 +288,7 @@ impl SessionHistory {
         self.state().unconfirmed
     }
 
-    /// Whether no standby has shown anything to the session that the primary may not show.
+    /// Whether the session has seen nothing on a standby that the primary may not show.
     pub(crate) fn saw_nothing_but(&self, primary: &Arc<Reports>) -> bool {
         if !self.is_touched() {
             return true;
@@ -312,7 +307,7 @@ impl SessionHistory {
         state.shown_by_standbys
     }
 
-    /// The primary shows this; it will not take it back.
+    /// The primary shows this, and will go on showing it.
     pub(crate) fn is_shown_by_primary(&self, what: ShownUpTo) {
         let mut state = self.state();
         state.shown_by_standbys = state
@@ -320,7 +315,7 @@ impl SessionHistory {
             .filter(|shown_by_standbys| *shown_by_standbys != what);
     }
 
-    /// What the session wrote and what did not survive a failover, if that has happened.
+    /// The write that did not survive a failover, if there is one.
     pub(crate) fn lost(&self, write_log: &WriteLog) -> Option<Position> {
         if !self.is_touched() {
             return None;
@@ -347,17 +342,16 @@ pub(crate) struct Positions {
     pub(crate) cluster: Option<u64>,
     pub(crate) written: Option<Position>,
     pub(crate) seen: Option<Position>,
-    /// There is a write on this timeline whose position is not known, perhaps until the primary has been
-    /// asked.
+    /// A write on this timeline has no known position yet.
     pub(crate) unknown: Option<u32>,
-    /// The same of what was seen.
+    /// Something that was seen has no known position yet.
     pub(crate) unseen: bool,
-    /// What was seen last will be known when these have been asked.
+    /// When these nodes have been asked, the position of what was seen last is known.
     pub(crate) reads: Vec<Arc<Reports>>,
 }
 
 impl State {
-    /// Learns what can be learnt by now. Tells why only the primary can serve, if so.
+    /// Learns what can be learnt by now. Returns why only the primary can serve, if so.
     fn settle(&mut self, write_log: &WriteLog) -> Option<RouteReason> {
         self.renew(write_log);
         self.settle_left(write_log);
@@ -392,7 +386,7 @@ impl State {
         unknown.then_some(RouteReason::OwnWrite)
     }
 
-    /// Sees what became of writes that were left.
+    /// Looks what became of writes whose answers nobody waits for.
     fn settle_left(&mut self, write_log: &WriteLog) {
         let (mut over, mut in_doubt, mut broken) = (None, self.in_doubt, None);
         self.left.retain(|left| match left.fate() {
@@ -401,7 +395,7 @@ impl State {
                 over = over.max(Some(left.timeline()));
                 false
             }
-            // Who was given its rows takes it for done.
+            // Somebody got its rows and takes it for done.
             Fate::InDoubt if left.was_answering() => {
                 broken = broken.max(Some(left.timeline()));
                 in_doubt = in_doubt.max(Some(left.timeline()));
@@ -418,8 +412,7 @@ impl State {
         }
     }
 
-    /// Where another cluster has come in the place of the one before, nothing that was written or seen there can be
-    /// looked for.
+    /// If another cluster has come in this one's place, forgets all positions: nothing of them can be found there.
     fn renew(&mut self, write_log: &WriteLog) {
         let era = write_log.era();
         if era == self.era {
@@ -448,7 +441,7 @@ impl State {
             self.learn(write_log);
         }
         self.seq = match self.seq {
-            // Two primaries: nobody will tell of the former one any more.
+            // The earlier one was acknowledged by another primary, which nobody will ask any more.
             Some(earlier) if earlier.timeline != 0 && earlier.timeline < seq.timeline => {
                 self.may_be_lost(earlier.timeline, write_log);
                 Some(seq)
@@ -461,10 +454,10 @@ impl State {
         };
     }
 
-    /// The timeline of a write whose place is not known, if there is one.
+    /// The timeline of a write whose position is not known, if there is one.
     fn unknown(&self) -> Option<u32> {
         if self.cluster.is_some() {
-            // Whether its places are of this cluster is not known either.
+            // It is not known either whether the positions are of this cluster.
             let written = self.written.map(|written| written.timeline);
             return written.max(self.draws).or(Some(0));
         }
@@ -474,7 +467,7 @@ impl State {
         seq.max(left).max(self.in_doubt).max(flying)
     }
 
-    /// Whether there is a write, acknowledged on a timeline before this one.
+    /// Whether a write was acknowledged on a timeline before this one.
     fn wrote_before(&self, timeline: u32) -> bool {
         let before = |other: u32| other != 0 && other < timeline;
         self.written.is_some_and(|it| before(it.timeline))
@@ -483,8 +476,7 @@ impl State {
             || self.left.iter().any(|left| before(left.timeline()))
     }
 
-    /// What a node showed that cannot be asked any more is covered by where the primary is now: no
-    /// standby is ahead of that.
+    /// A node that cannot be asked any more has shown nothing beyond where the primary is now.
     fn forget_dead(&mut self) {
         let reads = self.reads.len();
         self.reads.retain(|read| !read.is_lost());
@@ -494,7 +486,7 @@ impl State {
         }
     }
 
-    /// Turns what is to be learnt into positions where nodes have been asked since.
+    /// Learns positions from nodes that were asked since.
     fn learn(&mut self, write_log: &WriteLog) {
         if let Some(seq) = self.seq {
             match write_log.covering(seq) {
@@ -531,8 +523,8 @@ impl State {
         (self.seen, self.shown_by_standbys) = (seen, shown_by_standbys);
     }
 
-    /// A write that was acknowledged on this timeline, which has ended before its place was learnt: it may
-    /// be beyond the end, and nobody can tell any more. That is said, as a loss would be.
+    /// The timeline of this write has ended before the position was known. The write may be lost, and nobody can
+    /// tell. The session is told, as for a loss.
     fn may_be_lost(&mut self, timeline: u32, write_log: &WriteLog) {
         let end = write_log.end_of(timeline);
         tracing::warn!(target: "diesel_replicated", position = %end, certain = false, "write_lost");
@@ -542,8 +534,8 @@ impl State {
         }
     }
 
-    /// A position beyond a fork cannot be reached by anyone, and must not be compared. What the
-    /// session wrote and saw before the fork, it must still see.
+    /// Nobody can reach a position beyond a fork, and it must not be compared. The session must still see what it
+    /// wrote and saw before the fork.
     fn fence(&mut self, write_log: &WriteLog) {
         let kept = |position: Position| match fate_of(position, write_log) {
             Fork::Beyond { .. } => write_log.with(|view| view.forks.kept_of(position)),
@@ -557,7 +549,7 @@ impl State {
         }
         self.written = self.written.map(kept);
         self.seen = self.seen.map(kept);
-        // What is kept, the new primary shows.
+        // The new primary shows what was kept.
         self.shown_by_standbys =
             self.shown_by_standbys
                 .filter(|shown_by_standbys| match shown_by_standbys {
@@ -574,9 +566,9 @@ impl State {
 enum Fork {
     /// In it, as far as is known.
     Before,
-    /// Beyond the end of its own timeline, or, if that is not `certain`, where that ended somewhere.
+    /// Beyond the end of its own timeline. If that is not `certain`, only bounds of the end are known.
     Beyond { certain: bool },
-    /// How its timeline ended is not known.
+    /// Nobody knows where its timeline ended.
     Unknown,
 }
 
@@ -584,7 +576,7 @@ fn fate_of(position: Position, write_log: &WriteLog) -> Fork {
     match write_log.standing(position) {
         Survival::Kept | Survival::Ahead => Fork::Before,
         Survival::Lost => Fork::Beyond { certain: true },
-        // Nothing more will be heard of it, and what is not known to be kept may be lost.
+        // Nobody will learn more. What is not known to be kept may be lost.
         Survival::Unclear if write_log.knows_end_of(position.timeline) => {
             Fork::Beyond { certain: false }
         }

@@ -1,7 +1,7 @@
-//! What one server last reported of itself, and who waits to hear more.
+//! The cell with the last report of one server, and who waits for the next one.
 //!
-//! There is one cell for each server. Its monitor alone writes it, or the manager while the server is down and has
-//! no monitor; everybody reads it.
+//! Each server has one cell. Its monitor alone writes there while the server is up; the manager does while the server
+//! is down. Everybody reads it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,11 +14,10 @@ use crate::node::{Facts, MissingRight, Place};
 use crate::position::{Lsn, Position};
 use crate::wire::Wire;
 
-/// Who does not wait does not ask again so soon: a replica takes about as long to replay a commit, and an answer
-/// costs much less.
+/// How long a reader that does not wait asks nobody again. A replica takes about as long to replay a commit.
 const GENTLY: Duration = Duration::from_millis(1);
 
-/// How much of the average round trip the last answer makes.
+/// The share of the last answer in the average round trip.
 const LAST_SHARE: f64 = 0.3;
 
 /// How far a write has got on a replica.
@@ -37,37 +36,37 @@ pub enum Stage {
 /// What one server last reported.
 #[derive(Clone, Debug)]
 pub(crate) struct LastReport {
-    /// What it said of itself; `None` until it has.
+    /// What the server reported; `None` until it has.
     pub(crate) facts: Option<Arc<Facts>>,
     /// When it was asked for that.
     pub(crate) asked: Instant,
-    /// How long answers take, averaged over the last ones.
+    /// How long answers take, on average over the last ones.
     pub(crate) round_trip: Option<Duration>,
     /// When it last answered anything.
     pub(crate) answered: Instant,
-    /// What this role may not ask.
+    /// The rights that this role lacks.
     pub(crate) limits: Arc<[MissingRight]>,
-    /// Why it cannot be asked at all.
+    /// Why the server cannot be asked.
     pub(crate) error: Option<Arc<str>>,
     /// How long a commit has waited there for a synchronous standby, if one does.
     pub(crate) commits_wait: Option<Duration>,
     shown: Option<Shown>,
 }
 
-/// What a server showed when it was asked, as far as it may tell and as that belongs to the pool's cluster.
+/// What a server showed when it was asked, if it may tell and belongs to the pool's cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Shown {
-    /// Everything up to here.
+    /// It showed everything up to here.
     pub(crate) position: Position,
-    /// A standby has received this on disk, and this at all.
+    /// How much a standby has received: flushed, and written.
     received: Option<(Lsn, Lsn)>,
-    /// The transactions that a standby shows, as `pg_snapshot`; the primary may show fewer.
+    /// The transactions that a standby shows, as `pg_snapshot`. The primary may show fewer.
     snapshot: Option<Arc<str>>,
-    /// The number of the question that this answers, and when it was put.
+    /// The number of the question that this answers.
     question: u64,
     asked: Instant,
-    /// The connection that the answer came over. While it lives the server has not been
-    /// restarted, which may take it back.
+    /// The connection that the answer came over. While it lives the server was not restarted. A restarted server may
+    /// show less.
     wire: Arc<Wire>,
 }
 
@@ -87,12 +86,12 @@ impl Default for LastReport {
 }
 
 impl Shown {
-    /// Whether a standby showed it, which may be more than the primary shows yet.
+    /// Whether a standby showed it. That may be more than the primary shows yet.
     pub(crate) fn by_standby(&self) -> bool {
         self.snapshot.is_some()
     }
 
-    /// Whether the connection that it was told over still lives.
+    /// Whether the connection of the answer still lives.
     fn is_current(&self) -> bool {
         !self.wire.is_closed()
     }
@@ -104,12 +103,11 @@ pub(crate) struct Reports {
     last: watch::Sender<LastReport>,
     asked: AtomicU64,
     waiting: AtomicUsize,
-    /// It is to be asked once, though nobody waits.
+    /// The server is to be asked once, though nobody waits.
     nudged: AtomicBool,
     wanted: Notify,
     questions: Mutex<Vec<Question>>,
-    /// A connection to the run of the server before which it has shown nothing that the primary
-    /// does not.
+    /// A connection to a run of the server. All that earlier runs have shown, the primary shows.
     vouched: Mutex<Option<Arc<Wire>>>,
 }
 
@@ -126,12 +124,12 @@ impl Reports {
         })
     }
 
-    /// The whole of it.
+    /// All of the last report.
     pub(crate) fn last(&self) -> LastReport {
         self.last.borrow().clone()
     }
 
-    /// What the server last said of itself.
+    /// What the server last reported.
     pub(crate) fn facts(&self) -> Option<Arc<Facts>> {
         self.last.borrow().facts.clone()
     }
@@ -150,12 +148,12 @@ impl Reports {
         self.last.borrow().answered.elapsed() <= time
     }
 
-    /// Up to where the node has everything, as it last said.
+    /// The position that the server last reported.
     pub(crate) fn position(&self) -> Option<Position> {
         self.current(|shown| shown.position)
     }
 
-    /// Up to where the node has everything at this stage, as it last said.
+    /// The position at this stage that the server last reported.
     pub(crate) fn at(&self, stage: Stage) -> Option<Position> {
         self.current(|shown| {
             let applied = shown.position;
@@ -164,12 +162,12 @@ impl Reports {
                 (Stage::Flushed, Some((flushed, _))) => flushed,
                 (Stage::Applied, _) | (_, None) => applied.lsn,
             };
-            // After a restart a standby says of what it receives where it has begun anew.
+            // A restarted standby reports what it has received since.
             Position::new(applied.timeline, lsn.max(applied.lsn))
         })
     }
 
-    /// What a standby last showed. `None` for a primary, and for who cannot be asked any more.
+    /// What a standby last showed. `None` for a primary, and for a standby that cannot be asked any more.
     pub(crate) fn snapshot(self: &Arc<Self>) -> Option<StandbySnapshot> {
         self.current(|shown| {
             Some(StandbySnapshot {
@@ -189,13 +187,13 @@ impl Reports {
             .map(of)
     }
 
-    /// Puts a question besides the usual one. For the monitor to answer.
+    /// Adds a question for the monitor.
     fn put(&self, question: Question) {
         self.questions().push(question);
         self.nudge();
     }
 
-    /// Questions that were put besides the usual one. For the monitor alone.
+    /// Takes the added questions. For the monitor alone.
     pub(crate) fn take_questions(&self) -> Vec<Question> {
         std::mem::take(&mut self.questions())
     }
@@ -204,37 +202,36 @@ impl Reports {
         self.questions.lock()
     }
 
-    /// Whether what is known was asked for at or after `moment`.
+    /// Whether the server was asked for its position at or after `moment`.
     ///
-    /// A server that was restarted may show less than before. A connection that was open when the
-    /// node was asked, over one that still is, is to the same run of the server.
+    /// A restarted server may show less than before. If a connection was open when the server was asked, and is open
+    /// now, it is to the same run of the server.
     pub(crate) fn asked_since(&self, moment: Instant) -> bool {
         self.current(|shown| shown.asked >= moment)
             .unwrap_or_default()
     }
 
-    /// A read has seen what the node shows; `same_run` if the server is known not to have been
-    /// restarted since.
+    /// Marks that a read has seen what the server shows. `same_run`: the server was not restarted since.
     pub(crate) fn sighted(self: &Arc<Self>, same_run: bool) -> ReadMark {
         ReadMark {
-            // Put after whatever has happened until now.
+            // This question comes after all that has happened until now.
             question: self.asked.load(Ordering::Acquire) + 1,
             wire: self.wire().filter(|_| same_run),
             reports: Arc::clone(self),
         }
     }
 
-    /// The node is about to be asked. For the monitor alone.
+    /// The monitor is about to ask. Returns the number of the question.
     pub(crate) fn asks(&self) -> u64 {
         self.asked.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// The server has answered something. For its monitor alone, as all that writes.
+    /// The server has answered something. Only the monitor calls this, as all that writes.
     pub(crate) fn answered(&self) {
         self.write(|_| ());
     }
 
-    /// The server has said this of itself, and took so long.
+    /// The server has reported this, and took so long.
     pub(crate) fn said(&self, facts: Facts, took: Duration) {
         let now = Instant::now();
         self.write(|last| {
@@ -271,13 +268,13 @@ impl Reports {
         });
     }
 
-    /// This role may not ask for these.
+    /// This role lacks these rights.
     pub(crate) fn limit(&self, limits: &Arc<[MissingRight]>) {
         self.last
             .send_modify(|last| last.limits = Arc::clone(limits));
     }
 
-    /// It could be asked, or could not for this cause. Whether it could not before.
+    /// Notes why the server cannot be asked, or that it can. Returns whether it could not before.
     pub(crate) fn failed(&self, cause: Option<&str>) -> bool {
         let mut before = false;
         self.last.send_modify(|last| {
@@ -287,7 +284,7 @@ impl Reports {
         before
     }
 
-    /// For so long a commit has waited there for a synchronous standby.
+    /// A commit has waited there so long for a synchronous standby.
     pub(crate) fn commits_wait(&self, wait: Option<Duration>) {
         self.last.send_modify(|last| last.commits_wait = wait);
     }
@@ -304,12 +301,12 @@ impl Reports {
         last.shown.as_ref().map(|shown| Arc::clone(&shown.wire))
     }
 
-    /// Whether anybody waits for news.
+    /// Whether anybody waits for a report.
     pub(crate) fn is_wanted(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Waits until somebody wants news. For the monitor alone.
+    /// Waits until somebody wants a report. For the monitor alone.
     pub(crate) async fn wanted(&self) {
         loop {
             let wanted = self.wanted.notified();
@@ -320,14 +317,13 @@ impl Reports {
         }
     }
 
-    /// Has the node asked once.
+    /// Asks the server once.
     pub(crate) fn nudge(&self) {
         self.nudged.store(true, Ordering::Release);
         self.wanted.notify_one();
     }
 
-    /// Has the node asked once, unless it is being asked, or was so a moment ago: for those who would like to
-    /// know, and do not wait.
+    /// Asks the server once, unless it is being asked or was just asked. For those who do not wait.
     pub(crate) fn nudge_gently(&self) {
         let resting = {
             let last = self.last.borrow();
@@ -342,7 +338,7 @@ impl Reports {
         }
     }
 
-    /// Has the node asked, again and again, for as long as the guard lives.
+    /// Asks the server again and again while the guard lives.
     pub(crate) fn want(self: &Arc<Self>) -> Wanting {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         self.wanted.notify_one();
@@ -350,13 +346,13 @@ impl Reports {
     }
 }
 
-/// What a read has seen on a node: what that showed before it was asked a certain question.
+/// What a read has seen on a server: what the server showed before it was asked this question.
 #[derive(Clone, Debug)]
 pub(crate) struct ReadMark {
     reports: Arc<Reports>,
     question: u64,
-    /// The connection over which the node is asked. Another one may be to another run of the
-    /// server, which may show less.
+    /// The connection over which the server is asked. Another one may be to another run of the server, which may show
+    /// less.
     wire: Option<Arc<Wire>>,
 }
 
@@ -369,7 +365,7 @@ impl ReadMark {
         Arc::ptr_eq(&self.reports, reports)
     }
 
-    /// What the node showed, once it has been asked.
+    /// What the server showed, once it was asked.
     pub(crate) fn shown(&self) -> Option<Shown> {
         let last = self.reports.last.borrow();
         let shown = last.shown.as_ref()?;
@@ -380,14 +376,14 @@ impl ReadMark {
         (same && shown.question >= self.question).then(|| shown.clone())
     }
 
-    /// Whether it will never be known.
+    /// Whether that will never be known.
     pub(crate) fn is_lost(&self) -> bool {
         let open = self.wire.as_ref().is_some_and(|wire| !wire.is_closed());
         !open && self.shown().is_none()
     }
 }
 
-/// Somebody waits for news of a node.
+/// Somebody waits for reports of a server.
 #[derive(Debug)]
 pub(crate) struct Wanting(Arc<Reports>);
 
@@ -397,15 +393,15 @@ impl Drop for Wanting {
     }
 }
 
-/// What a standby showed when it was last asked, and the connection over which it said so.
+/// What a standby showed when it was last asked, and over which connection.
 ///
-/// A commit is sent to standbys before the primary itself shows it: by a moment, or for as long as it waits for a
+/// A standby gets a commit before the primary shows it: by a moment, or for as long as the commit waits for a
 /// synchronous standby.
 #[derive(Clone, Debug)]
 pub(crate) struct StandbySnapshot {
     pub(crate) position: Position,
-    /// As `pg_snapshot`. That of a standby lacks the transactions that are still under way; only
-    /// that none begins at or after its `xmax` is known from it.
+    /// As `pg_snapshot`. A standby's snapshot does not list the transactions that still run. It only tells that none
+    /// begins at or after `xmax`.
     pub(crate) snapshot: Arc<str>,
     reports: Arc<Reports>,
     wire: Arc<Wire>,
@@ -424,14 +420,14 @@ impl StandbySnapshot {
         Arc::ptr_eq(&wire, &self.wire).then_some(over)
     }
 
-    /// Whether all that earlier runs of the server have shown is known to be shown by the primary.
+    /// Whether the primary is known to show all that earlier runs of the server have shown.
     pub(crate) fn is_vouched_for(&self) -> bool {
         self.vouched()
             .as_ref()
             .is_some_and(|run| Arc::ptr_eq(run, &self.wire))
     }
 
-    /// The primary shows all that earlier runs of the server have shown.
+    /// Notes that the primary shows all that earlier runs of the server have shown.
     pub(crate) fn vouch(&self) {
         *self.vouched() = Some(Arc::clone(&self.wire));
     }
@@ -441,7 +437,7 @@ impl StandbySnapshot {
     }
 }
 
-/// Which of these transactions are over?
+/// Asks which of these transactions are over.
 #[derive(Debug)]
 pub(crate) struct Question {
     pub(crate) transactions: Vec<i64>,

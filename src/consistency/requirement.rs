@@ -1,4 +1,4 @@
-//! What one read needs of the node that serves it.
+//! What one read requires of the node that serves it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,22 +8,22 @@ use super::{ReadMark, Reports, WriteLog, WriteSeq};
 use crate::position::Position;
 use crate::route::RouteReason;
 
-/// What one read needs of the node that serves it. The default is that its log is the primary's.
+/// What one read requires. By default only that the node's log is the primary's.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ReadRequirement {
-    /// Whatever any replica has will do.
+    /// Any usable replica will do.
     anything: bool,
     /// Only the primary can serve, for this reason.
     primary: Option<RouteReason>,
     /// Why the primary serves if no replica can.
     otherwise: Option<RouteReason>,
-    /// Everything up to these.
+    /// The node must have everything up to these positions.
     positions: [Option<Position>; 2],
-    /// A write of the session's whose position is not known yet.
+    /// A write of the session whose position is not known yet.
     seq: Option<WriteSeq>,
-    /// The same of writes of any session, whatever became of them.
+    /// Writes of any session up to this sequence number.
     others: Option<u64>,
-    /// What the primary has at this moment.
+    /// Everything that the primary has at this moment.
     since: Option<Instant>,
     /// Nothing older than this.
     age: Option<Duration>,
@@ -39,7 +39,7 @@ impl ReadRequirement {
         }
     }
 
-    /// Not even that.
+    /// A requirement that any usable replica meets.
     pub(crate) fn anything() -> Self {
         Self {
             anything: true,
@@ -66,7 +66,7 @@ impl ReadRequirement {
         }
     }
 
-    /// All that was acknowledged to anyone until now.
+    /// Everything that was acknowledged to anyone until now.
     pub(super) fn of_now() -> Self {
         Self {
             since: Some(Instant::now()),
@@ -87,7 +87,7 @@ impl ReadRequirement {
         self.seq = Some(seq);
     }
 
-    /// All that was written up to this sequence number, if there is any.
+    /// Adds all writes up to this sequence number, if there are any.
     pub(super) fn awaits_all(&mut self, number: u64) {
         self.others = self.others.max(Some(number).filter(|number| *number > 0));
     }
@@ -101,7 +101,7 @@ impl ReadRequirement {
         self.primary
     }
 
-    /// Why the primary serves, if no replica meets this in time.
+    /// Why the primary serves if no replica can in time.
     pub(crate) fn otherwise(&self) -> RouteReason {
         let reason = self.primary.or(self.otherwise);
         reason.unwrap_or(RouteReason::NoUsableReplica)
@@ -165,7 +165,7 @@ impl ReadRequirement {
         }
     }
 
-    /// Whether a node with this reports can serve. Comes after [`ReadRequirement::refresh`].
+    /// Whether a node with these reports can serve. Call [`ReadRequirement::refresh`] first.
     pub(crate) fn is_met_by(&self, reports: &Arc<Reports>, write_log: &WriteLog) -> bool {
         if self.is_nothing() {
             return true;
@@ -174,7 +174,7 @@ impl ReadRequirement {
             || self.seq.is_some()
             || self.others.is_some()
             || self.since.is_some();
-        // What was seen on a node, the same node shows.
+        // A node shows what it has shown before.
         let elsewhere = |read: &ReadMark| !read.is_on(reports) || read.is_lost();
         if unknown || self.reads.iter().any(elsewhere) {
             return false;
@@ -198,7 +198,7 @@ impl ReadRequirement {
         })
     }
 
-    /// Whether waiting is in vain: the primary itself, asked after `moment`, is not that far.
+    /// Whether waiting is in vain: the primary was asked after `moment`, and is not that far itself.
     pub(crate) fn is_beyond_primary(&self, write_log: &WriteLog, moment: Instant) -> bool {
         let Some(primary) = write_log.asked_since(moment) else {
             return false;

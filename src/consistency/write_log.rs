@@ -1,4 +1,4 @@
-//! What is known of the primary's positions, and the sequence numbers of writes that wait to learn theirs.
+//! The primary's positions through time, and the sequence numbers of writes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,63 +18,63 @@ pub(crate) struct View {
     pub(crate) forks: Forks,
     /// The system identifier of the cluster.
     pub(crate) cluster: Option<u64>,
-    /// So many standbys have to confirm a commit. They show it before the primary does.
-    /// `None` until the primary has told.
+    /// How many standbys have to confirm a commit. They show it before the primary does. `None` until the primary has
+    /// told.
     pub(crate) synchronous_standbys: Option<usize>,
-    /// The primary was found to show everything up to here.
+    /// The primary is known to show everything up to here.
     shown: Option<Position>,
 }
 
-/// What an acknowledged write holds until its position is known: its number, counted through the
-/// whole pool, and the timeline of the primary that acknowledged it.
+/// Stands for an acknowledged write until its position is known: a number, counted through the whole pool, and the
+/// timeline of the primary that acknowledged the write.
 ///
-/// Only that primary's word covers it. What the primary of another timeline says of itself tells
-/// nothing about what the one before had acknowledged.
+/// Only that primary can tell the position. The primary of another timeline does not know what was acknowledged
+/// before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WriteSeq {
     pub(crate) number: u64,
-    /// 0 where it is not known, or does not matter.
+    /// 0 if it is not known, or does not matter.
     pub(crate) timeline: u32,
 }
 
-/// What is known of the place of a write with a sequence number.
+/// What is known of the position of such a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Covering {
-    /// The primary has not been asked since.
+    /// The primary was not asked since.
     Unknown,
-    /// Not beyond this.
+    /// The write is not beyond this position.
     At(Position),
-    /// Its timeline has ended, and nobody had asked before: whether it was lost is not known.
+    /// Its timeline has ended, and the primary was not asked before. Nobody knows whether the write is lost.
     Over,
 }
 
 /// What monitors write of the primary, and sessions read.
 ///
-/// A write costs one addition here. Whatever the primary says of its position *after* a write was
-/// acknowledged covers it, so that one question serves all writes before it.
+/// A write costs one addition here. What the primary says of its position *after* a write was acknowledged covers the
+/// write, so one question serves all writes before it.
 #[derive(Debug, Default)]
 pub(crate) struct WriteLog {
     drawn: AtomicU64,
     written: Notify,
-    /// Writes of all sessions that were left on their way, where every session must see them.
+    /// Writes of all sessions whose answers nobody waits for, if every session must see them.
     left: Mutex<Vec<Left>>,
-    /// How many these are, to be looked at without the lock.
+    /// How many these are, to be read without the lock.
     under_way: AtomicUsize,
     view: watch::Sender<View>,
     news: Notify,
-    /// How often another cluster has come in the place of the one before.
+    /// How many times another cluster has come in the place of the one before.
     era: AtomicU64,
 }
 
 impl WriteLog {
-    /// Takes a sequence number for a write that was just acknowledged. The primary is asked for its place.
+    /// Takes a sequence number for a write that was just acknowledged. Wakes the primary's monitor.
     pub(crate) fn draw(&self, timeline: u32) -> WriteSeq {
         let seq = self.draw_quietly(timeline);
         self.written.notify_one();
         seq
     }
 
-    /// Takes a sequence number. Its place is learnt with whatever is asked next.
+    /// Takes a sequence number, and wakes nobody.
     pub(crate) fn draw_quietly(&self, timeline: u32) -> WriteSeq {
         WriteSeq {
             number: self.drawn.fetch_add(1, Ordering::AcqRel) + 1,
@@ -87,7 +87,7 @@ impl WriteLog {
         self.drawn.load(Ordering::Acquire)
     }
 
-    /// A write was left on its way that every session of the pool must see.
+    /// Nobody waits for this write's answer any more, and every session of the pool must see it.
     pub(crate) fn leave(&self, write: Left) {
         let mut left = self.left();
         self.settle(&mut left);
@@ -105,8 +105,7 @@ impl WriteLog {
         }
     }
 
-    /// A sequence number that covers whatever was written through the pool until now. What is on
-    /// its way may be done: then it is that of a new one.
+    /// A sequence number that covers all that was written through the pool until now, also what is on its way.
     pub(crate) fn of_all(&self) -> u64 {
         if self.under_way.load(Ordering::Acquire) > 0 {
             let mut left = self.left();
