@@ -1,4 +1,4 @@
-//! Taking server connections: which pool may be waited for, and while holding what.
+//! Takes server connections. Decides which pool may be waited for, and while holding what.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,10 +15,10 @@ use crate::route::{NodeKind, RouteReason};
 use crate::wire::ServerRole;
 
 impl ReplicatedConnection {
-    /// The primary's connection: the one that is held, or one from the pool. While there is no
-    /// primary it is waited for, up to `failover_wait`.
+    /// The primary's connection: the one that is held, or one from the pool. If there is no primary, waits for one,
+    /// up to `failover_wait`.
     ///
-    /// `fallback` says that a replica should have served; such uses share a part of the pool.
+    /// `fallback`: a replica should have served. Such uses get a share of the pool.
     pub(super) async fn primary_lease(
         &self,
         fallback: bool,
@@ -61,7 +61,7 @@ impl ReplicatedConnection {
         }
     }
 
-    /// A connection to the primary that this topology has.
+    /// A connection to the primary of this topology.
     async fn primary_of(
         &self,
         topology: &Topology,
@@ -114,8 +114,8 @@ impl ReplicatedConnection {
         Ok(self.lend(Lease::new(pooled, node, permit)))
     }
 
-    /// Whether the server at the other end is no standby. A connection that was opened before a
-    /// promotion hears of it only with the next answer, and may have been made fit for a standby.
+    /// Whether the server at the other end is no standby. A connection that was opened before a promotion hears of it
+    /// with the next answer, and may have been set up for a standby.
     async fn takes_writes(&self, pooled: &mut Pooled) -> bool {
         let is_standby = |pooled: &Pooled| pooled.wire.role() == Some(ServerRole::Standby);
         let fitted = pooled.wire.is_fitted();
@@ -137,7 +137,7 @@ impl ReplicatedConnection {
         answered && !is_standby(pooled)
     }
 
-    /// Waits for another topology than that of `epoch`, under which there may be a primary.
+    /// Waits for a newer topology than `epoch`, which may have a primary.
     async fn has_changed(&self, epoch: u64, deadline: Instant, purpose: Purpose) -> bool {
         let look = |topology: &Topology| {
             let primary = topology.primary_for(purpose);
@@ -147,7 +147,8 @@ impl ReplicatedConnection {
         self.cluster.with_changes(deadline, look).await.is_some()
     }
 
-    /// The primary's connection if it is held and alive. A dead one is replaced, unless something
+    /// The primary's connection, if it is held and alive. A dead one is replaced, unless the caller counts on
+    /// something that died with it.
     /// died with it that the caller counts on.
     fn held_primary(&self, purpose: Purpose) -> Result<Option<Arc<Lease>>, Error> {
         let mut session = self.session();
@@ -158,7 +159,7 @@ impl ReplicatedConnection {
         let Some(lease) = &session.primary else {
             return Ok(None);
         };
-        // What has begun may end; what is to come waits before the gate.
+        // A transaction that has begun may end. What comes later waits before the gate.
         let bound = session.transaction.is_some() || session.pinned;
         if lease.wire.forgot_statements() && !bound {
             session.primary = None;
@@ -186,8 +187,7 @@ impl ReplicatedConnection {
         Ok(None)
     }
 
-    /// A connection to the primary that nothing of the session's is bound to, for a question about what it
-    /// has lost.
+    /// A connection to the primary that is not the session's, to ask what became of something.
     pub(super) async fn primary_apart(&self) -> Result<Arc<Lease>, Error> {
         match self.primary_lease(false, Purpose::State).await {
             Err(Error::SessionLost { .. }) => {
@@ -209,7 +209,7 @@ impl ReplicatedConnection {
             return Ok(None);
         };
         if !begun && lease.is_abandoned() {
-            // Its BEGIN was dropped on the way: what came now would never be committed.
+            // Its BEGIN was dropped on the way. What came now would never be committed.
             lease.condemn();
         }
         if lease.is_usable() {
@@ -221,9 +221,9 @@ impl ReplicatedConnection {
         })
     }
 
-    /// A replica's connection for a read, or word that the primary has to serve it.
+    /// A replica's connection for a read, or the reason why the primary has to serve it.
     ///
-    /// Nodes that cannot be reached join those that have failed this very read.
+    /// Nodes that cannot be reached are added to those that have failed this read.
     pub(super) async fn replica_lease(&self, reading: &mut Reading<'_>) -> Result<Chosen, Error> {
         loop {
             let topology = self
@@ -258,7 +258,7 @@ impl ReplicatedConnection {
                 return Ok(Chosen::Replica(self.keep_replica(lease)));
             }
             if self.holds_or_awaits_primary() {
-                // Waiting here could deadlock with those who hold replicas and wait for us.
+                // Waiting here could deadlock with those who hold replicas and wait for the primary.
                 return Ok(Chosen::Primary {
                     reason: RouteReason::ReplicaBusy,
                     fallback: false,
@@ -281,8 +281,8 @@ impl ReplicatedConnection {
         }
     }
 
-    /// The replica of the last read, while it may serve. Statements that run at the same time get
-    /// connections of their own where some are free, and share this one where none is.
+    /// The replica of the last read, while it may serve. Statements that run at the same time get connections of
+    /// their own if some are free, and share this one if none is.
     fn sticky_replica(&self, topology: &Topology, reading: &Reading<'_>) -> Option<Arc<Lease>> {
         let lease = {
             let mut session = self.session();
@@ -316,7 +316,7 @@ impl ReplicatedConnection {
         Some(another.unwrap_or(lease))
     }
 
-    /// A connection that is free at once, of `first` or else of any other usable replica.
+    /// A connection that is free at once, of `first` or of any other usable replica.
     fn free_replica(
         &self,
         topology: &Topology,
@@ -336,8 +336,7 @@ impl ReplicatedConnection {
         None
     }
 
-    /// Keeps the connection for the next read, unless that would be holding it while the session
-    /// holds or waits for the primary's.
+    /// Keeps the connection for the next read, unless the session holds or waits for the primary's connection.
     fn keep_replica(&self, lease: Arc<Lease>) -> Arc<Lease> {
         if !self.holds_or_awaits_primary() {
             self.session().replica = Some(Arc::clone(&lease));
@@ -350,7 +349,7 @@ impl ReplicatedConnection {
         session.primary.is_some() || session.awaiting_primary > 0
     }
 
-    /// The topology, waited for while nodes have not been asked yet and `enough` is not met.
+    /// The topology. Waits for it while nodes were not asked yet and `enough` does not hold.
     async fn topology_with(&self, enough: impl Fn(&Topology) -> bool) -> Arc<Topology> {
         let topology = self.cluster.topology();
         if enough(&topology) || topology.is_settled() {
@@ -364,8 +363,7 @@ impl ReplicatedConnection {
         node.pool.try_checkout()
     }
 
-    /// A connection of the node, as soon as one is free; `None` as soon as the node is not what it was chosen
-    /// for any more.
+    /// A connection of the node, as soon as one is free. `None` as soon as the node has another role.
     async fn checkout_waiting(
         &self,
         node: &Arc<Node>,
@@ -393,7 +391,7 @@ impl ReplicatedConnection {
     }
 }
 
-/// Marks the session as waiting for the primary's connection; the replica's goes back first.
+/// Marks the session as waiting for the primary's connection. The replica's connection goes back first.
 struct AwaitingPrimary<'a>(&'a ReplicatedConnection);
 
 impl<'a> AwaitingPrimary<'a> {
@@ -413,7 +411,7 @@ impl Drop for AwaitingPrimary<'_> {
     }
 }
 
-/// Whether the statement may yet be served by the primary of another moment.
+/// Whether another primary may yet serve the statement.
 fn may_pass(error: &Error) -> bool {
     match error {
         Error::NoPrimary { .. } | Error::NoQuorum { .. } => true,
@@ -422,8 +420,7 @@ fn may_pass(error: &Error) -> bool {
     }
 }
 
-/// What is said of a wait for any primary that has ended without one: how each node is, and not that one of them
-/// could not be reached last.
+/// The error for a wait that found no primary. It tells how each node is, not only the last attempt.
 fn waited_in_vain(error: Error, topology: &Topology, waited: Duration) -> Error {
     let error = match error {
         Error::Connect(_) if !topology.members.is_empty() => no_primary(topology),

@@ -18,40 +18,40 @@ use crate::routing::{Decision, Stale};
 pub(super) struct Execution {
     pub(super) verdict: Verdict,
     pub(super) decision: Decision,
-    /// Replicas that failed it.
+    /// Replicas that have failed it.
     pub(super) avoid: Vec<Arc<Node>>,
-    /// How often a connection's outdated memory was the cause of a failure, and what of it last.
+    /// How many times a connection's outdated memory made it fail, and which memory last.
     pub(super) heals: u32,
     pub(super) healing: Option<Stale>,
-    /// How often a connection's transactions were read only.
+    /// How many times the connection's transactions were read only.
     pub(super) outdated: u32,
-    /// Custom types are among its values.
+    /// It has values of custom types.
     pub(super) custom_types: bool,
-    /// A replica refused it, and it is remembered as the primary's if the primary accepts it.
+    /// A replica refused it. If the primary accepts it, the pool remembers that.
     pub(super) learn: bool,
-    /// The primary serves it because replicas fail.
+    /// The primary serves it because no replica can.
     pub(super) fallback: bool,
     pub(super) only_rolls_back: bool,
-    /// What the node has to have that serves it.
+    /// What the node must have that serves it.
     pub(super) requirement: ReadRequirement,
     pub(super) pending_write: Option<PendingWrite>,
-    /// Nothing that runs was sent at the last attempt.
+    /// The last attempt sent nothing that runs.
     pub(super) unsent: bool,
     /// At the last attempt the server refused it before anything of it ran.
     pub(super) refused: bool,
     pub(super) started: Instant,
-    /// How to find out what becomes of it, if it is a COMMIT.
+    /// How to find out what became of it, if it is a COMMIT.
     pub(super) pending_commit: Option<PendingCommit>,
-    /// What it sets for the session, if that can be set on any connection.
+    /// The settings that it makes for the session.
     pub(super) settings: Vec<Setting>,
-    /// The connection did not take the session's settings.
+    /// The connection did not accept the session's settings.
     pub(super) settings_refused: bool,
-    /// What was told to be prepared.
+    /// The statements that were prepared and reported to the instrumentation.
     pub(super) prepared: Vec<String>,
 }
 
 impl Execution {
-    /// What it wants of the primary.
+    /// What it wants to do on the primary.
     pub(super) fn purpose(&self) -> Purpose {
         let Verdict {
             reason,
@@ -80,8 +80,7 @@ impl Execution {
             && sql.trim().eq_ignore_ascii_case("commit")
     }
 
-    /// What became of it if its connection broke: a read, or the beginning of a transaction,
-    /// leaves nothing behind.
+    /// What became of it if its connection broke. A read, or a BEGIN, leaves nothing behind.
     pub(super) fn outcome_if_lost(&self) -> Outcome {
         if self.unsent {
             return Outcome::NotRun;

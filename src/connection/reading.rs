@@ -1,4 +1,4 @@
-//! Finding the node for a read: one that shows what the session must see, waited for a little.
+//! Finds the node for a read: one that shows what the session must see, after a short wait.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Candidate, select};
 
-/// So many connections of the pool in use are few.
+/// Up to this many connections of the pool in use count as few.
 const FEW: usize = 3;
 
-/// How often who waits for what others have written sees to it that somebody is asked.
+/// How often a waiting read makes sure that somebody is asked.
 const GENTLY: Duration = Duration::from_millis(1);
 
-/// A read on its way to a node.
+/// A read that looks for a node.
 #[derive(Debug)]
 pub(super) struct Reading<'a> {
     /// Why it goes to a replica, if one can serve it.
@@ -30,19 +30,19 @@ pub(super) struct Reading<'a> {
     pub(super) started: Instant,
 }
 
-/// What a read that wants a replica gets.
+/// What a read gets that wants a replica.
 pub(super) enum Chosen {
     Replica(Arc<Lease>),
-    /// There are usable replicas, and none of them has what the read must see.
+    /// No usable replica has what the read must see.
     Unmet,
-    /// The primary has to serve it; `fallback` if only for want of a replica.
+    /// The primary has to serve it. `fallback`: only because no replica can.
     Primary {
         reason: RouteReason,
         fallback: bool,
     },
 }
 
-/// Where a statement goes.
+/// The connection that serves a statement, and why that one.
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) lease: Arc<Lease>,
@@ -77,8 +77,8 @@ impl Reading<'_> {
         !self.avoid.iter().any(failed)
     }
 
-    /// Whether the replica is one that may serve it, now or when it has caught up: all but `Eventual`
-    /// reads need one whose log is the primary's.
+    /// Whether the replica may serve it, now or when it has caught up. All but `Eventual` reads need a replica whose
+    /// log is the primary's.
     pub(super) fn may_use(&self, member: &Member) -> bool {
         member.is_usable_replica()
             && (member.is_trusted() || self.requirement.is_anything())
@@ -87,7 +87,7 @@ impl Reading<'_> {
 }
 
 impl ReplicatedConnection {
-    /// The connection for a read: a replica's, or the primary's where that is to serve it.
+    /// The connection for a read: a replica's, or the primary's.
     pub(super) async fn reading_lease(&self, mut reading: Reading<'_>) -> Result<Served, Error> {
         let mut waited = Duration::ZERO;
         loop {
@@ -139,7 +139,7 @@ impl ReplicatedConnection {
                     return Ok(Served { waited, ..served });
                 }
                 Err(Error::Connect(error)) if why == RouteReason::PrimaryWeight => {
-                    // It was one of several that could serve; the others still can.
+                    // It was one of several that could serve. The others still can.
                     let topology = self.cluster.topology();
                     let primary = topology.named(&error.node);
                     let node = Arc::clone(&primary.ok_or(Error::Connect(error))?.node);
@@ -155,7 +155,7 @@ impl ReplicatedConnection {
     /// than the share of its pool that is there for what replicas cannot serve, and only what it can serve at
     /// once; the others wait for a replica.
     async fn meanwhile(&self, reading: &Reading<'_>) -> Option<Served> {
-        // A snapshot may be long; it is worth a wait.
+        // A snapshot may be long, so it is worth a wait.
         if !self.is_of_others(reading) || reading.reason != RouteReason::PlainSelect {
             return None;
         }
@@ -286,14 +286,14 @@ impl ReplicatedConnection {
     }
 }
 
-/// Choosing among the nodes that can serve a read: by weight, and by how they are.
+/// Chooses among the nodes that can serve a read, by weight and by health.
 impl ReplicatedConnection {
     /// Whether reads that went there may go on going there.
     pub(super) fn may_stay(&self, member: &Member, reading: &Reading<'_>) -> bool {
         self.qualifies(member, reading) && member.is_preferred(&self.cluster.config.health)
     }
 
-    /// The member that the policy chooses for a read; the primary takes part by its weight.
+    /// The member that the policy chooses for a read. The primary takes part by its weight.
     pub(super) fn pick<'t>(
         &self,
         topology: &'t Topology,
@@ -349,7 +349,7 @@ impl ReplicatedConnection {
     }
 }
 
-/// Its weight as it counts now: in thousandths, where one of the candidates has less than its own.
+/// The weight that counts now, in thousandths if a candidate has less than its own.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

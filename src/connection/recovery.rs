@@ -1,5 +1,4 @@
-//! What follows when a statement fails: another attempt elsewhere, or an error that says what became
-//! of it.
+//! What follows when a statement fails: another attempt, or an error that says what became of it.
 
 use std::sync::Arc;
 
@@ -17,23 +16,23 @@ use crate::node::{Failure, Lease};
 use crate::route::RouteReason;
 use crate::routing::{Decision, Recovery, Stale, Symptoms, recover, stale};
 
-/// How often one statement may find a connection's memory outdated. (Once heals it; a second change of the
-/// catalog may come in between.)
+/// How many times one statement may find a connection's memory outdated. Once heals it; the catalog may change a
+/// second time.
 const HEALS: u32 = 3;
 
-/// What comes after a failure that the caller need not hear of.
+/// What follows a failure that the caller need not hear of.
 pub(super) enum AfterFailure {
     /// Another attempt.
     Retry,
-    /// Nothing: what was asked for is so already.
+    /// Nothing: the transaction is rolled back already.
     Done,
-    /// Another attempt when the primary takes writes, if it is that: it has refused the statement because
-    /// its session's transactions are read only.
+    /// Another attempt when the primary takes writes. It has refused the statement because transactions are read only
+    /// there.
     Refused(DieselError),
 }
 
 impl ReplicatedConnection {
-    /// Prepares the next attempt, or returns the error that the caller gets.
+    /// Prepares the next attempt, or returns the error for the caller.
     pub(super) fn failed(
         &self,
         execution: &mut Execution,
@@ -51,7 +50,7 @@ impl ReplicatedConnection {
             });
         }
         if let Some(TransactionControl::Begin { .. }) = execution.verdict.control {
-            // It has not begun.
+            // The transaction has not begun.
             self.session().transaction = None;
         }
         if let Some(stale) = stale(symptoms) {
@@ -91,7 +90,7 @@ impl ReplicatedConnection {
         let ends = execution.verdict.control == Some(TransactionControl::End);
         let mut session = self.session();
         if ends {
-            // Whether it was committed or not, the session is out of it.
+            // The session is out of the transaction, whether that was committed or not.
             session.transaction_ended();
         }
         match (session.transaction.is_some(), failure.lost) {
@@ -105,11 +104,11 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Has what a connection remembers wrongly forgotten, wherever it may be remembered.
+    /// Makes connections forget what they remember wrongly.
     fn forget(&self, stale: Stale, lease: &Arc<Lease>) {
         let mut session = self.session();
         if session.transaction.is_some() {
-            // The transaction has failed, and another attempt does not meet this again.
+            // The transaction has failed. Another attempt does not meet this again.
             lease.wire.note_conflict();
         }
         if let Some(own) = &mut session.own_types {
@@ -129,8 +128,8 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Whether a statement that was refused for a connection's outdated memory can be sent once more,
-    /// prepared anew: in a transaction it cannot, as the server has given that up.
+    /// Whether a statement can be sent once more after a connection's memory was outdated. In a transaction it
+    /// cannot: the server has given the transaction up.
     fn may_heal(&self, execution: &Execution, lease: &Lease) -> bool {
         execution.heals < HEALS
             && execution.verdict.control.is_none()
@@ -138,8 +137,8 @@ impl ReplicatedConnection {
             && self.session().transaction.is_none()
     }
 
-    /// Whether the statement can be sent over another connection: nothing of it was sent over the one
-    /// that was lost, or it only began a transaction, which is gone; and nothing else was lost with that.
+    /// Whether the statement can be sent over another connection. Nothing of it was sent, or it only began a
+    /// transaction; and nothing else was lost with the connection.
     fn may_send_again(&self, execution: &Execution) -> bool {
         let session = self.session();
         let begins = matches!(
@@ -154,8 +153,7 @@ impl ReplicatedConnection {
             && execution.started.elapsed() < self.cluster.outage_wait()
     }
 
-    /// Whether the primary only stood in for a replica: a plain select runs again elsewhere, or on the next
-    /// primary.
+    /// Whether the primary only stood in for a replica. Then a plain select runs again on another node.
     fn may_move(&self, execution: &Execution) -> bool {
         matches!(execution.decision, Decision::Replica { may_move: true, .. })
             && self.session().transaction.is_none()
@@ -172,7 +170,7 @@ impl ReplicatedConnection {
         let remark = failure.remark;
         let missing_type = matches!(error, DieselError::SerializationError(_));
         let mut recovery = recover(symptoms);
-        // The primary has the last word on a setting, and on roles that have not arrived here.
+        // The primary has the last word on a setting, and on roles that have not arrived at the replica.
         let of_settings = execution.settings_refused || !execution.settings.is_empty();
         let final_here = matches!(recovery, Recovery::Return | Recovery::Primary { .. });
         if missing_type || of_settings && final_here {
@@ -207,7 +205,7 @@ impl ReplicatedConnection {
             Recovery::Primary { learn } if self.session().forced.is_none() => {
                 execution.learn = learn;
                 if learn {
-                    // Whatever the replica refused for being read only may well write.
+                    // What a replica refuses for being read only may well write.
                     let pending_write = self.pending_write(&self.session());
                     execution.pending_write = Some(pending_write);
                 }
@@ -236,8 +234,8 @@ impl ReplicatedConnection {
         }
     }
 
-    /// The end of a transaction whose connection has died: it is rolled back already, so ROLLBACK
-    /// has nothing to do, and COMMIT has failed. Either way the session is out of it.
+    /// How the end of a lost transaction ends. The server has rolled it back: a ROLLBACK has nothing to do, a COMMIT
+    /// fails.
     pub(super) fn end_of_lost_transaction(
         &self,
         execution: &Execution,

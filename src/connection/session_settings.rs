@@ -1,4 +1,5 @@
-//! The settings of a session: known by what made them, and made anew on whichever connection serves it.
+//! The settings of a session. Each is known by the statement that made it, and made again on the connection that
+//! serves next.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use crate::classify::{Argument, Change, Leaves, TransactionControl, Verdict, can
 use crate::node::Lease;
 use crate::statement::Bound;
 
-/// A setting by its name, and the statement that makes it.
+/// A setting's name, and the statement that makes it.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Setting {
     pub(super) name: Box<str>,
@@ -23,17 +24,17 @@ impl fmt::Debug for Setting {
     }
 }
 
-/// The settings that a session has made, and a number that no other state of them has.
+/// The settings that a session has made. No other state of them has the same number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SessionSettings {
     made: Arc<Vec<Setting>>,
     pub(super) version: u64,
 }
 
-/// How a transaction in which settings were made comes to its end.
+/// How a transaction ends in which settings were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// Nobody knows.
+    /// That is not known.
     #[default]
     Unknown,
     Committed,
@@ -45,7 +46,7 @@ impl SessionSettings {
         self.made.is_empty()
     }
 
-    /// Whether names of types and tables mean what they mean to others.
+    /// Whether names of types and tables mean the same as for others.
     pub(super) fn keep_names(&self) -> bool {
         !self.made.iter().any(changes_names)
     }
@@ -60,25 +61,25 @@ impl SessionSettings {
         statements.collect::<Vec<_>>().join(";")
     }
 
-    /// These were made after the others.
+    /// Adds settings that were made later.
     pub(super) fn make(&mut self, new: Vec<Setting>) {
         let made = Arc::make_mut(&mut self.made);
         for setting in new {
-            // The last one counts, and what it means may depend on those before it.
+            // The last value counts, and may depend on those before it.
             made.retain(|known| known.name != setting.name);
             made.push(setting);
         }
         self.version += 1;
     }
 
-    /// They are again what they were, which is not known of any connection.
+    /// Goes back to earlier settings. No connection is known to have them.
     pub(super) fn go_back_to(&mut self, before: &Self) {
         self.made = Arc::clone(&before.made);
         self.version += 1;
     }
 }
 
-/// Whether names of types mean after the statement what they meant before.
+/// Whether names of types mean the same after the statement.
 pub(super) fn keeps_names(verdict: Verdict, made: &[Setting]) -> bool {
     match verdict.leaves {
         Leaves::Settings => !made.iter().any(changes_names),
@@ -86,14 +87,14 @@ pub(super) fn keeps_names(verdict: Verdict, made: &[Setting]) -> bool {
     }
 }
 
-/// A role and a search path decide what a type's name means.
+/// The role and the search path decide what a type's name means.
 fn changes_names(setting: &Setting) -> bool {
     matches!(&*setting.name, "search_path" | "role")
 }
 
 impl ReplicatedConnection {
-    /// The settings that the statement makes, if it is one that makes settings and nothing else.
-    /// `None` if what it makes cannot be said on another connection.
+    /// The settings that the statement makes, if it does nothing else. `None` if another connection could not make
+    /// them.
     pub(super) fn settings_of<A: Action>(action: &A, leaves: Leaves) -> Option<Vec<Setting>> {
         if leaves != Leaves::Settings {
             return Some(Vec::new());
@@ -106,7 +107,7 @@ impl ReplicatedConnection {
         Some(made)
     }
 
-    /// What a connection has to be told before it serves the session, and what it then knows.
+    /// What a connection must be told before it serves the session, and the number of these settings.
     pub(super) fn untold_settings(&self, lease: &Lease) -> Option<(String, u64)> {
         let session = self.session();
         let settings = &session.settings;
@@ -133,21 +134,21 @@ impl ReplicatedConnection {
             using.finish();
             told?;
         }
-        // Told in a transaction, they may be taken back with it.
+        // A transaction that rolls back takes them back.
         if !lease.wire.in_transaction() {
             lease.settings_told(version);
         }
         Ok(())
     }
 
-    /// How the statement ends the transaction that is open on the connection, if it does.
+    /// Notes how the statement ends the transaction that is open on the connection.
     pub(super) async fn note_ending(&self, verdict: Verdict, only_rolls_back: bool, lease: &Lease) {
         if verdict.control != Some(TransactionControl::End)
             || self.session().settings_before.is_none()
         {
             return;
         }
-        // An error reaches the caller a moment before the server says what became of the transaction.
+        // An error reaches the caller a moment before the server tells what became of the transaction.
         lease.wire.answered().await;
         let alone = !verdict.writes;
         let ending = match lease.wire.transaction_status() {
@@ -160,7 +161,7 @@ impl ReplicatedConnection {
         self.session().settings_ending(ending);
     }
 
-    /// What follows for the settings from a statement that has succeeded.
+    /// Notes the settings that a successful statement has made.
     pub(super) fn note_settings(
         &self,
         verdict: Verdict,
@@ -176,7 +177,7 @@ impl ReplicatedConnection {
             && session.settings_before.is_some()
             && starts_with(sql, "rollback");
         if back {
-            // To a savepoint: some of them are as they were.
+            // After a rollback to a savepoint, some settings are as they were.
             session.pinned = true;
             lease.note_state();
         }
@@ -188,8 +189,8 @@ fn starts_with(sql: &str, word: &str) -> bool {
     start.is_some_and(|start| start.eq_ignore_ascii_case(word))
 }
 
-/// The setting that a change makes; nothing if it makes none beyond its transaction. `None` if that
-/// cannot be said on another connection.
+/// The setting that a change makes. `Some(None)` if it lasts no longer than its transaction. `None` if another
+/// connection could not make it.
 fn setting(change: Change, bound: impl Fn(usize) -> Bound) -> Option<Option<Setting>> {
     let (name, value, is_local) = match change {
         Change::Said { name, sql } => {
@@ -233,7 +234,7 @@ fn setting(change: Change, bound: impl Fn(usize) -> Bound) -> Option<Option<Sett
     }))
 }
 
-/// As a constant that means the same whatever `standard_conforming_strings` says.
+/// A constant that means the same whatever `standard_conforming_strings` is.
 fn literal(text: &str) -> String {
     format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }

@@ -21,28 +21,27 @@ pub(super) struct SessionState {
     /// The replica's connection that the last read used.
     pub(super) replica: Option<Arc<Lease>>,
     pub(super) transaction: Option<Transaction>,
-    /// Statements that are waiting for the primary's connection.
+    /// How many statements wait for the primary's connection.
     pub(super) awaiting_primary: usize,
     pub(super) forced: Option<NodeKind>,
-    /// Whether the next statement, which begins a transaction, may do that on a replica if it is read only;
-    /// where it is not said, the pool says.
+    /// Whether the next BEGIN may go to a replica if it is read only. If not set, the pool decides.
     pub(super) begins_on_replicas: Option<bool>,
     pub(super) pinned: bool,
-    /// The node whose connection it was pinned to, and why that is gone.
+    /// The node whose connection the session was pinned to, and why that connection is gone.
     pub(super) lost: Option<(String, String)>,
-    /// What it has set that can be set on any connection.
+    /// The settings that it has made and that any connection can make.
     pub(super) settings: SessionSettings,
-    /// Before the open transaction, if that has changed them.
+    /// The settings before the open transaction, if that has changed them.
     pub(super) settings_before: Option<SessionSettings>,
     pub(super) ending: Ending,
-    /// What the session has written and seen; other connections may share it.
+    /// What the session has written and seen. Other connections may share it.
     pub(super) history: Arc<SessionHistory>,
     /// What reads must see, if not what the pool says.
     pub(super) consistency: Option<Consistency>,
     pub(super) durability: Wanted,
     /// The open transaction, or one that has just ended, has changed the catalog.
     pub(super) changed_catalog: bool,
-    /// Types as this session sees them, where that may differ from what others see.
+    /// Types as this session sees them, if others may see them differently.
     pub(super) own_types: Option<Arc<OidMap>>,
     pub(super) last_route: Option<LastRoute>,
 }
@@ -50,20 +49,19 @@ pub(super) struct SessionState {
 /// An open transaction.
 #[derive(Clone, Debug)]
 pub(super) struct Transaction {
-    /// The replica's connection that it is open on; without one, that of the primary.
+    /// The replica's connection that it is open on. Without one it is open on the primary.
     pub(super) replica: Option<Arc<Lease>>,
-    /// The server has answered its BEGIN. Until then an idle connection does not mean that it has
-    /// ended: BEGIN may still be on its way.
+    /// The server has answered its BEGIN. Until then an idle connection does not mean that the transaction has ended.
     pub(super) begun: bool,
-    /// Declared so: its COMMIT is no write.
+    /// It was declared read only, so its COMMIT is no write.
     pub(super) read_only: bool,
-    /// A replica that is to be removed, or a primary that is to be replaced, waits for it.
+    /// A drain or a switchover waits for it.
     pub(super) _busy: Option<Arc<Busy>>,
 }
 
 impl SessionState {
-    /// Decides where a statement goes, and remembers what it will have done. This comes before
-    /// the statement is sent: a statement that is started later must not read past it.
+    /// Decides where a statement goes, and remembers what it will have done. This comes before the statement is sent:
+    /// a statement that starts later must not read past it.
     pub(super) fn decide(
         &mut self,
         verdict: Verdict,
@@ -95,19 +93,19 @@ impl SessionState {
         decision
     }
 
-    /// Whether this commits a write of the session's, if the server accepts it.
+    /// Whether this statement commits a write of the session, if the server accepts it.
     pub(super) fn commits(&self, verdict: Verdict, only_rolls_back: bool) -> bool {
         match (verdict.control, &self.transaction) {
             (Some(TransactionControl::End), Some(open)) if !verdict.writes => {
                 !open.read_only && !only_rolls_back
             }
-            // What is in a transaction is committed with it, unless the text ends that too.
+            // A write in a transaction is committed with it, unless the text ends the transaction, too.
             (None, Some(_)) => false,
             _ => verdict.writes,
         }
     }
 
-    /// The open transaction, also one that was begun in a way that was not seen.
+    /// The open transaction, also one that was begun unseen.
     fn transaction_view(&mut self) -> Option<TransactionView> {
         if self.transaction.is_none() {
             let primary = self.primary.as_ref();
@@ -128,8 +126,8 @@ impl SessionState {
             })
     }
 
-    /// Has connections that nobody else uses now forget what was prepared before `generation`. What
-    /// others use goes on, and prepares anew until then.
+    /// Connections that nobody else uses now forget what was prepared before `generation`. Others prepare anew until
+    /// they are free.
     pub(super) fn forget_before(&mut self, generation: u64) {
         for lease in [&mut self.primary, &mut self.replica].into_iter().flatten() {
             if lease.remembers() < generation {
@@ -146,7 +144,7 @@ impl SessionState {
         transaction.replica.as_ref().or(self.primary.as_ref())
     }
 
-    /// The server says when a transaction has ended: after COMMIT or ROLLBACK.
+    /// The server tells when a transaction has ended: after COMMIT or ROLLBACK.
     pub(super) fn notice_transaction_end(&mut self) {
         let begun = self.transaction.as_ref().is_some_and(|open| open.begun);
         let idle = self
@@ -157,9 +155,9 @@ impl SessionState {
         }
     }
 
-    /// `DISCARD ALL`: all that the session has left on servers is undone as when it ends, and the connections go back.
-    /// Sent to one of them it would take the prepared statements away from under the cache that knows them. `false`
-    /// in a transaction, where the server refuses it.
+    /// `DISCARD ALL`: undoes all that the session has left on servers, and gives the connections back. The server
+    /// does not get it: that would drop prepared statements that the cache still knows. Returns `false` in a
+    /// transaction, where the server refuses it.
     pub(super) fn discard_all(&mut self) -> bool {
         self.notice_transaction_end();
         if self.transaction_view().is_some() {
@@ -178,7 +176,7 @@ impl SessionState {
         true
     }
 
-    /// A statement has made these settings on the connection whose settings had this version.
+    /// A statement has made these settings on this connection.
     pub(super) fn settings_made(&mut self, new: Vec<Setting>, lease: &Lease) {
         if self.transaction.is_some() && self.settings_before.is_none() {
             self.settings_before = Some(self.settings.clone());
@@ -195,7 +193,7 @@ impl SessionState {
         self.ending = ending;
     }
 
-    /// The transaction has ended, and with it what was set in it, unless it was committed.
+    /// The transaction has ended. Its settings end with it, unless it was committed.
     pub(super) fn settings_after_transaction(&mut self) {
         let ending = std::mem::take(&mut self.ending);
         let Some(before) = self.settings_before.take() else {
@@ -204,7 +202,7 @@ impl SessionState {
         match ending {
             Ending::Committed => {}
             Ending::RolledBack => self.settings.go_back_to(&before),
-            // Only the connection itself knows now.
+            // Only the connection itself knows the settings now.
             Ending::Unknown => self.pinned = true,
         }
     }
@@ -218,7 +216,7 @@ impl SessionState {
     }
 }
 
-/// A route as it is noted for every statement: without an allocation.
+/// The last route, noted for every statement without an allocation.
 #[derive(Clone, Debug)]
 pub(super) struct LastRoute {
     pub(super) node: Arc<Node>,
