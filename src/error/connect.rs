@@ -96,7 +96,7 @@ impl ConnectError {
         }
     }
 
-    /// Whether the server itself is away, and another may take its place.
+    /// Whether the server itself is away, so that another may take its place.
     pub(crate) fn is_outage(&self) -> bool {
         matches!(
             self.kind,
@@ -109,7 +109,7 @@ impl ConnectError {
         )
     }
 
-    /// Whether waiting for a connection to come back can help: the server lives and is only full.
+    /// Whether waiting for a free connection can help: the server lives and is only full.
     pub(crate) fn is_transient(&self) -> bool {
         self.kind == ConnectErrorKind::TooManyConnections
     }

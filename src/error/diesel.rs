@@ -29,13 +29,12 @@ impl Outcome {
     }
 }
 
-/// What Diesel's error does not say itself.
+/// What Diesel's error does not tell.
 pub trait ErrorExt {
     /// What became of the statement that failed.
     ///
-    /// Exact for every error that comes out of a
-    /// [`ReplicatedConnection`](crate::ReplicatedConnection): what the server reports has failed,
-    /// what this crate reports says so itself.
+    /// Exact for every error of a [`ReplicatedConnection`](crate::ReplicatedConnection). What the server reports has
+    /// failed; an error of this crate tells it itself.
     ///
     /// ```
     /// use diesel_replicated::{Error, ErrorExt, Outcome};
@@ -55,7 +54,7 @@ impl ErrorExt for DieselError {
             ) => match information.hint() {
                 Some(hint) if hint == Outcome::NotRun.hint() => Outcome::NotRun,
                 Some(hint) if hint == Outcome::Failed.hint() => Outcome::Failed,
-                // Not from here: whatever lost the connection did not say how far it got.
+                // Not from this crate: it does not tell how far it got.
                 _ => Outcome::Unknown,
             },
             Self::DatabaseError(..) | Self::NotFound | Self::RollbackTransaction => Outcome::Failed,

@@ -23,22 +23,21 @@ pub use self::sqlstate::{InvalidSqlState, SqlState};
 /// `08007` (transaction resolution unknown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// No server has run it: it is safe to do it again.
+    /// No server has run it. It is safe to run it again.
     NotRun,
-    /// The server ran it, and reported that it failed; it has had no effect.
+    /// The server ran it, and reported that it failed. It has had no effect.
     Failed,
-    /// It was sent and no answer came: it may have run, or may still run. Find out before doing
-    /// it again.
+    /// It was sent and no answer came. It may have run, or may still run. Find out before you run it again.
     Unknown,
 }
 
-/// A failure of the pool itself, as opposed to one that the server reports of a statement.
+/// A failure of the pool itself, not one that the server reports of a statement.
 ///
 /// No variant carries a password or a bind value.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting is wrong; every mistake is listed.
+    /// A setting is wrong. Every mistake is listed.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
 
@@ -59,20 +58,20 @@ pub enum Error {
         max_size: u32,
         /// How long the caller waited (`connection_timeout`).
         waited: Duration,
-        /// Why the pool could not grow meanwhile, where it tried and failed.
+        /// Why the pool could not grow meanwhile, if it tried.
         connect: Option<Box<ConnectError>>,
     },
 
-    /// No node is known to be the primary, or the one that is takes no writes yet.
+    /// No node is known to be the primary, or the primary takes no writes yet.
     #[error("no node is known to be the primary and to take writes{}; {}", after(*.waited), list(.nodes))]
     NoPrimary {
-        /// How long one was waited for.
+        /// How long the caller waited.
         waited: Duration,
-        /// What is known of each node, in words.
+        /// The state of each node, in words.
         nodes: Vec<String>,
     },
 
-    /// Transactions of this login are read only where they do not say otherwise, on whichever node.
+    /// Transactions of this login are read only by default, on whichever node.
     #[error(
         "node `{node}` takes no writes from this pool: `default_transaction_read_only` is on by the {whose} \
          that it connects with; reset it there, or begin transactions with `read_write()`"
@@ -80,11 +79,11 @@ pub enum Error {
     ReadOnlyLogin {
         /// The node.
         node: String,
-        /// Whose setting it is: that of the role, of the database, or of the options of the connection.
+        /// Where the setting comes from: the role, the database, or the options of the connection.
         whose: &'static str,
     },
 
-    /// More than one node says that it takes writes.
+    /// More than one node takes writes.
     #[error(
         "more than one node takes writes: {}; name one with `.primary(url)`, or take the others out",
         .nodes.join(", ")
@@ -94,35 +93,35 @@ pub enum Error {
         nodes: Vec<String>,
     },
 
-    /// A check of the pool has found that nothing can be written, or not even read.
+    /// A check of the pool found that nothing can be written, or not even read.
     #[error("the pool cannot {}; {}", if *.reads { "write" } else { "read or write" }, list(.nodes))]
     NotReady {
         /// Whether reads can be served.
         reads: bool,
-        /// What is known of each node, in words.
+        /// The state of each node, in words.
         nodes: Vec<String>,
     },
 
-    /// The caller asked for a replica and none can serve.
+    /// The caller asked for a replica, and none can serve.
     #[error("no replica can serve reads at present; {}", list(.nodes))]
     NoReplica {
-        /// What is known of each node, in words.
+        /// The state of each node, in words.
         nodes: Vec<String>,
     },
 
-    /// The caller asked for a replica while holding the primary's connection, and no replica's
-    /// connection was free at once: waiting for one pool while holding another can deadlock.
+    /// The caller asked for a replica while holding the primary's connection, and no replica's connection was free at
+    /// once. Waiting for one pool while holding another can deadlock.
     #[error(
         "every connection of the replicas is in use, and this session holds the primary's, with \
          which it cannot wait for them; {}", list(.nodes)
     )]
     ReplicasBusy {
-        /// What is known of each node, in words.
+        /// The state of each node, in words.
         nodes: Vec<String>,
     },
 
-    /// A statement that changes the session was to run on a replica, where the rest of the session
-    /// would not find the change.
+    /// A statement that changes the session was to run on a replica. The rest of the session would not find the
+    /// change.
     #[error(
         "this statement changes the session's state (SET, LISTEN, locks, prepared statements), \
          which would be lost on replica `{node}`; run it outside of the replica's scope or \
@@ -133,7 +132,7 @@ pub enum Error {
         node: String,
     },
 
-    /// An advisory lock on a replica excludes nobody but who asks the same replica.
+    /// An advisory lock on a replica excludes only those who ask the same replica.
     #[error(
         "the statement takes an advisory lock, which would exclude nobody on replica `{node}`; take it \
          outside of the replica's scope or transaction"
@@ -150,7 +149,7 @@ pub enum Error {
         count: u64,
     },
 
-    /// Replicas are missing, and the reads that fell back on the primary have used up their share.
+    /// No replica can serve, and the reads that fell back on the primary have used up their share.
     #[error(
         "no replica can serve this read, and {limit} connections of the primary already serve such \
          reads (`fallback_share`); {}", list(.nodes)
@@ -158,7 +157,7 @@ pub enum Error {
     FallbackLimit {
         /// How many connections of the primary reads may take.
         limit: usize,
-        /// What is known of each node, in words.
+        /// The state of each node, in words.
         nodes: Vec<String>,
     },
 
@@ -167,7 +166,7 @@ pub enum Error {
     ConnectionLost {
         /// The node.
         node: String,
-        /// The last that was heard of the connection.
+        /// The last words of the connection.
         cause: String,
         /// Whether the statement may have run.
         outcome: Outcome,
@@ -181,7 +180,7 @@ pub enum Error {
     SessionLost {
         /// The node.
         node: String,
-        /// The last that was heard of the connection.
+        /// The last words of the connection.
         cause: String,
     },
 
@@ -190,7 +189,7 @@ pub enum Error {
     TransactionLost {
         /// The node.
         node: String,
-        /// The last that was heard of the connection.
+        /// The last words of the connection.
         cause: String,
     },
 
@@ -207,7 +206,7 @@ pub enum Error {
         message: String,
     },
 
-    /// Fewer replicas are in the pool than were to confirm a write.
+    /// The pool has fewer replicas than were to confirm a write.
     #[error("{wanted} replicas were to confirm the write, and the pool has {have}")]
     TooFewReplicas {
         /// How many were asked for.
@@ -216,26 +215,25 @@ pub enum Error {
         have: usize,
     },
 
-    /// The position of a write was not known in time: the primary did not answer, or it is not
-    /// known whether the write was committed.
+    /// The position of a write was not known in time: the primary did not answer, or nobody knows whether the write
+    /// was committed.
     #[error("the position of the write was not known within {waited:?}")]
     PositionUnknown {
         /// How long the caller waited.
         waited: Duration,
     },
 
-    /// Replicas have shown what the primary does not show yet: a commit there still waits for a
-    /// synchronous standby to confirm it.
+    /// Replicas have shown what the primary does not show yet: a commit there still waits for a synchronous standby.
     #[error(
         "replicas have shown commits that the primary does not show yet, because they still wait for \
          a synchronous standby"
     )]
     PrimaryBehind,
 
-    /// What the session wrote did not survive a failover.
+    /// A write of the session did not survive a failover.
     #[error("what was written at {position} did not survive the failover")]
     WriteLost {
-        /// Where it was.
+        /// Its position.
         position: Position,
     },
 
@@ -259,20 +257,19 @@ pub enum Error {
         cause: String,
     },
 
-    /// Fewer than a majority of the nodes can be reached, and writes were to be made only with one, and
-    /// reads that must see what others wrote.
+    /// Fewer than a majority of the nodes can be reached. Writes, and reads that must see what others wrote, need one
+    /// (`write_quorum`).
     #[error("{answer} of the nodes answer, and {needed} have to (`write_quorum`); {}", list(.nodes))]
     NoQuorum {
         /// How many answer.
         answer: usize,
         /// How many have to.
         needed: usize,
-        /// What is known of each node, in words.
+        /// The state of each node, in words.
         nodes: Vec<String>,
     },
 
-    /// The marker by which the outcome of a COMMIT could be found out was not written, so nothing was
-    /// committed.
+    /// The marker of a COMMIT could not be written, so nothing was committed.
     #[error(
         "the commit's marker could not be written, and the transaction was rolled back: {cause}; \
          `COMMIT_MARKER_SQL` creates its table"
@@ -282,7 +279,7 @@ pub enum Error {
         cause: String,
     },
 
-    /// The connection broke during COMMIT, and the transaction was found not to have been committed.
+    /// The connection broke during COMMIT, and the pool found that the transaction was not committed.
     #[error("the transaction was rolled back: {cause}")]
     RolledBack {
         /// How the connection broke.
@@ -298,7 +295,7 @@ pub enum Error {
     UnknownNode {
         /// The name that was given.
         name: String,
-        /// What is known of each node, in words.
+        /// The state of each node, in words.
         nodes: Vec<String>,
     },
 
@@ -309,7 +306,7 @@ pub enum Error {
         name: String,
     },
 
-    /// What was asked would take away the primary.
+    /// The call would take away the primary.
     #[error("node `{name}` is the primary; only replicas can be removed")]
     IsPrimary {
         /// The node.
@@ -329,7 +326,7 @@ impl Error {
 }
 
 impl Error {
-    /// Whether what was asked for failed because servers, or connections to them, are away.
+    /// Whether it failed because servers, or connections to them, are away.
     pub(crate) fn is_outage(&self) -> bool {
         match self {
             Self::Connect(error) => error.is_outage(),

@@ -15,7 +15,7 @@ pub enum PromotionRefusal {
         /// The node.
         node: String,
     },
-    /// The primary is not reached from here, but a replica hears of it.
+    /// This process does not reach the primary, but a replica hears of it.
     #[non_exhaustive]
     PrimaryHeard {
         /// The replica.
@@ -23,15 +23,15 @@ pub enum PromotionRefusal {
         /// How long ago it heard of the primary; `None` if it does not say.
         ago: Option<Duration>,
     },
-    /// Fewer than a majority of the configured nodes agree: the others cannot be reached, or another
-    /// process is promoting.
+    /// Fewer than a majority of the configured nodes agree. The others cannot be reached, or another process is
+    /// promoting.
     #[non_exhaustive]
     NoMajority {
         /// How many agree.
         agree: usize,
         /// How many have to.
         needed: usize,
-        /// What keeps the others from it.
+        /// Why the others do not agree.
         others: Vec<String>,
     },
     /// A node is on a newer timeline: a promotion has happened already.
@@ -48,8 +48,7 @@ pub enum PromotionRefusal {
         /// The newest timeline.
         timeline: u32,
     },
-    /// What was found before the order was given did not hold any more when the node had it: the order came
-    /// late, or the node has heard of the primary since.
+    /// The order came late, or the node has heard of the primary since. So nothing was done.
     #[non_exhaustive]
     Outdated {
         /// The node that was to be promoted.
@@ -63,7 +62,7 @@ pub enum PromotionRefusal {
         /// Why.
         why: &'static str,
     },
-    /// Another replica has more of the log; it would be of no use any more.
+    /// Another replica has more of the log, and could not follow this one.
     #[non_exhaustive]
     Behind {
         /// The node that would be promoted.
@@ -85,8 +84,8 @@ pub enum PromotionRefusal {
         /// So many would be tolerated (`max_loss_bytes`).
         allowed: u64,
     },
-    /// Commits are confirmed by so many synchronous standbys, and as many replicas cannot be asked
-    /// what they have: an acknowledged commit may be there alone.
+    /// Synchronous standbys confirm commits, and as many replicas cannot be asked. An acknowledged commit may be on
+    /// these alone.
     #[non_exhaustive]
     SynchronousMissing {
         /// The replicas that cannot be asked.

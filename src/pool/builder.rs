@@ -1,4 +1,4 @@
-//! Building a pool, with bb8's names for what bb8 has.
+//! Builds a pool, with bb8's names for what bb8 has.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::node::SetupHook;
 use crate::routing::LoadBalancingPolicy;
 
-/// Makes setters of the settings that the configuration describes.
+/// Makes setters of settings that [`Config`] describes.
 macro_rules! setters {
     ($($name:ident($type:ty) => $($path:ident).+, $home:literal;)*) => {
         $(
@@ -34,8 +34,8 @@ macro_rules! setters {
 
 /// Builds a [`ReplicatedPool`].
 ///
-/// It fills a [`Config`] and adds what no file can hold: code. Sizes and times given here are the
-/// defaults of every node; a [`Replica`](crate::NodeConfig) may have its own.
+/// It fills a [`Config`] and adds code, which no file can hold. Sizes and times given here are the defaults of every
+/// node; a [`NodeConfig`] may have its own.
 #[derive(Clone, Default)]
 #[must_use]
 pub struct Builder {
@@ -55,7 +55,7 @@ impl From<Config> for Builder {
 }
 
 impl Builder {
-    /// Begins with what a URL says that names every host; see [`Config::from_url`].
+    /// Begins with a URL that names every host; see [`Config::from_url`].
     ///
     /// ```
     /// # fn example() -> Result<(), diesel_replicated::Error> {
@@ -73,13 +73,13 @@ impl Builder {
         Ok(Config::from_url(url)?.into())
     }
 
-    /// The node that takes writes.
+    /// Adds the node that takes writes.
     #[doc(alias = "master")]
     pub fn primary(self, primary: impl Into<NodeConfig>) -> Self {
         self.declared(primary.into(), DeclaredRole::Primary)
     }
 
-    /// A node that follows the primary and serves reads.
+    /// Adds a node that follows the primary and serves reads.
     #[doc(alias = "slave")]
     pub fn replica(self, replica: impl Into<NodeConfig>) -> Self {
         self.declared(replica.into(), DeclaredRole::Replica)
@@ -91,12 +91,13 @@ impl Builder {
         self
     }
 
-    /// A node of which the server itself says what it is.
+    /// Adds a node that tells by itself what it is.
     pub fn node(self, node: impl Into<NodeConfig>) -> Self {
         self.declared(node.into(), DeclaredRole::Unknown)
     }
 
-    /// Every host of a URL as a [`node`](Self::node), and what it says of the pool besides; see [`Config::from_url`].
+    /// Adds every host of a URL as a [`node`](Self::node), and sets what the URL says of the pool; see
+    /// [`Config::from_url`].
     ///
     /// # Errors
     ///
@@ -140,34 +141,34 @@ impl Builder {
         self
     }
 
-    /// A policy of your own.
+    /// Sets a policy of your own.
     pub fn custom_policy(mut self, policy: impl LoadBalancingPolicy + 'static) -> Self {
         self.policy = Some(Arc::new(policy));
         self
     }
 
-    /// A function that is safe on a replica, though nothing says so: `my_function` or
-    /// `my_schema.my_function`. May be called repeatedly.
+    /// Names a function that is safe on a replica, though nothing says so: `my_function` or `my_schema.my_function`.
+    /// May be called repeatedly.
     pub fn allow_function(mut self, name: impl Into<String>) -> Self {
         self.config.functions.allow.push(name.into());
         self
     }
 
-    /// A function that belongs on the primary, though nothing says so. May be called repeatedly.
+    /// Names a function that belongs on the primary, though nothing says so. May be called repeatedly.
     pub fn deny_function(mut self, name: impl Into<String>) -> Self {
         self.config.functions.deny.push(name.into());
         self
     }
 
-    /// Statements that run on every new connection to every node, for settings that all of them
-    /// should have (`SET statement_timeout = …`, `SET search_path = …`). Settings made here are
-    /// nobody's session state and keep nothing on the primary.
+    /// Adds a statement that runs on every new connection to every node, for settings that all of them should have
+    /// (`SET statement_timeout = …`, `SET search_path = …`). Such settings are nobody's session state and keep
+    /// nothing on the primary.
     pub fn setup_sql(mut self, sql: impl Into<String>) -> Self {
         self.config.setup_sql.push(sql.into());
         self
     }
 
-    /// Code that runs on every new connection to every node, after [`Builder::setup_sql`].
+    /// Sets code that runs on every new connection to every node, after [`Builder::setup_sql`].
     ///
     /// ```
     /// use diesel_async::SimpleAsyncConnection;
@@ -188,26 +189,26 @@ impl Builder {
         self
     }
 
-    /// The runtime that sockets, timers and tasks of the pool live on. Defaults to the one that
-    /// `build` is called from; name another if the pool is to outlive that one.
+    /// Sets the runtime of the pool's sockets, timers and tasks. Defaults to the one that `build` is called from.
+    /// Name another if the pool is to outlive that one.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// The configuration as it has been given so far.
+    /// The configuration so far.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Builds the pool: asks every node, and returns when each has answered or has failed to
-    /// within `connect_timeout`. Replicas that are down come in when they come up.
+    /// Builds the pool. It asks every node, and returns when each has answered or has failed to within
+    /// `connect_timeout`. Replicas that are down come in when they come up.
     ///
     /// # Errors
     ///
-    /// Settings are not valid (all mistakes are listed), or no primary was found, or more than
-    /// one. With [`Builder::start_read_only`] one usable replica is enough.
+    /// A setting is not valid (all mistakes are listed), or no primary was found, or more than one. With
+    /// [`Builder::start_read_only`] one usable replica is enough.
     pub async fn build(self) -> Result<ReplicatedPool, Error> {
         let options = self.prepare()?;
         let start_read_only = options.settings.shared.start_read_only;
@@ -216,11 +217,11 @@ impl Builder {
         Ok(ReplicatedPool { cluster })
     }
 
-    /// Builds the pool without waiting for any node; the first statements wait.
+    /// Builds the pool without waiting for any node. The first statements wait.
     ///
     /// # Errors
     ///
-    /// Settings are not valid, or it is called outside of a runtime without naming one.
+    /// A setting is not valid, or it is called outside of a runtime and none was named.
     pub fn build_unchecked(self) -> Result<ReplicatedPool, Error> {
         let cluster = Cluster::start(self.prepare()?);
         Ok(ReplicatedPool { cluster })

@@ -22,7 +22,7 @@ use crate::token::SessionToken;
 pub use builder::Builder;
 pub use session::Session;
 
-/// A pool over one primary and its replicas; put it where a Diesel pool was.
+/// A pool over one primary and its replicas. Put it where a Diesel pool was.
 ///
 /// Cloning it is cheap, and all clones are the same pool.
 ///
@@ -57,7 +57,8 @@ impl ReplicatedPool {
     }
 
     /// Builds a pool from one libpq-style URL that names every host, for example
-    /// `postgres://app@db1:5432,db2:5432,db3:5432/app`; the nodes are asked who is primary.
+    /// `postgres://app@db1:5432,db2:5432,db3:5432/app`. The nodes tell which of them is the primary. For more
+    /// settings see [`Builder::url`].
     ///
     /// # Errors
     ///
@@ -77,9 +78,8 @@ impl ReplicatedPool {
 
     /// Hands out a connection.
     ///
-    /// This touches no server and waits for nothing; the statements of the connection do, each
-    /// for what it needs. Within [`Session::scope`] it belongs to that session, else it is a session
-    /// of its own.
+    /// This touches no server and waits for nothing. The statements of the connection wait, each for what it needs.
+    /// Within [`Session::scope`] the connection belongs to that session; else it is a session of its own.
     ///
     /// # Errors
     ///
@@ -88,9 +88,9 @@ impl ReplicatedPool {
         self.get_blocking()
     }
 
-    /// As [`get`](Self::get), for code that is not async: synchronous Diesel uses the connection through diesel-async's
-    /// `AsyncConnectionWrapper`. It blocks for nothing, and works on any thread while the pool's runtime lives. See
-    /// [the guide](crate::guide::coming_from).
+    /// As [`get`](Self::get), for code that is not async: synchronous Diesel uses the connection through
+    /// diesel-async's `AsyncConnectionWrapper`. It does not block, and works on any thread while the pool's runtime
+    /// lives. See [the guide](crate::guide::coming_from).
     ///
     /// # Errors
     ///
@@ -102,11 +102,11 @@ impl ReplicatedPool {
         }
     }
 
-    /// As [`get`](Self::get), and fails where nothing could be served: neither reads nor writes, by any node. For
-    /// applications that tell an outage from a mistake by whether their pool hands out a connection.
+    /// As [`get`](Self::get), but fails in an outage: if no node serves reads or writes. For applications that look
+    /// whether their pool hands out a connection.
     ///
-    /// It touches no server either: all nodes are watched, and an end of their connections is heard of at once.
-    /// A machine that froze is found out within [`HealthConfig`](crate::config::HealthConfig)'s limits.
+    /// It touches no server either. The pool watches all nodes, and hears at once of a connection that ends. It finds
+    /// a frozen machine within the limits of [`HealthConfig`](crate::config::HealthConfig).
     ///
     /// # Errors
     ///
@@ -117,9 +117,9 @@ impl ReplicatedPool {
         Ok(connection)
     }
 
-    /// Hands out a connection that goes on with the session of `token`: its reads see what that
-    /// session wrote, and with [`Consistency::Causal`](crate::Consistency) nothing older than what
-    /// it saw. A token of another cluster is ignored.
+    /// Hands out a connection that goes on with the session of `token`. Its reads see what that session wrote, and
+    /// with [`Consistency::Causal`](crate::Consistency) nothing older than what it saw. A token of another cluster is
+    /// ignored.
     ///
     /// # Errors
     ///
@@ -140,17 +140,16 @@ impl ReplicatedPool {
         Session::resumed(&self.cluster, token)
     }
 
-    /// What is known of the nodes and their pools now; it asks nobody.
+    /// The state of the nodes and their pools now. Asks nobody.
     #[doc(alias = "state")]
     #[must_use]
     pub fn status(&self) -> PoolStatus {
         status::of(&self.cluster)
     }
 
-    /// Asks every node now, and says whether the pool can serve: what a readiness endpoint calls.
+    /// Asks every node now, and tells whether the pool can serve. A readiness endpoint calls this.
     ///
-    /// It takes no longer than `limit`; nodes that have not answered by then are as they were known
-    /// before.
+    /// It takes no longer than `limit`. Of a node that has not answered by then, it goes by the last report.
     ///
     /// ```no_run
     /// # async fn example(pool: &diesel_replicated::ReplicatedPool) {
@@ -173,7 +172,7 @@ impl ReplicatedPool {
         })
     }
 
-    /// What happens to the nodes from now on, as a stream. It ends when the pool is closed.
+    /// A stream of what happens to the nodes from now on. It ends when the pool is closed.
     ///
     /// ```no_run
     /// # async fn example(pool: &diesel_replicated::ReplicatedPool) {
@@ -190,7 +189,7 @@ impl ReplicatedPool {
         self.cluster.event_sender.listen()
     }
 
-    /// Adds a replica. It serves reads as soon as it has been reached.
+    /// Adds a replica. It serves reads as soon as the pool has reached it.
     ///
     /// # Errors
     ///
@@ -200,8 +199,8 @@ impl ReplicatedPool {
         self.cluster.add(settings).await
     }
 
-    /// Takes a replica out: no further statement goes there. Returns when the statements and
-    /// read-only transactions that it is running have ended; then its connections are closed.
+    /// Takes a replica out: no further statement goes there. Returns when its statements and read-only transactions
+    /// have ended; then its connections are closed.
     ///
     /// # Errors
     ///
@@ -210,9 +209,8 @@ impl ReplicatedPool {
         self.cluster.remove(name).await
     }
 
-    /// Has a replica get no more statements, for as long as [`undrain_replica`](Self::undrain_replica)
-    /// does not take it back: before it is stopped for maintenance, say. Returns when the statements
-    /// and read-only transactions that it is running have ended.
+    /// Stops sending statements to a replica until [`undrain_replica`](Self::undrain_replica), for example before
+    /// maintenance. Returns when its statements and read-only transactions have ended.
     ///
     /// # Errors
     ///
@@ -221,7 +219,7 @@ impl ReplicatedPool {
         self.cluster.drain(name, true).await
     }
 
-    /// Takes a replica back that was drained. It gets its share of the reads gradually, by
+    /// Takes a drained replica back. Its share of the reads grows, by
     /// [`HealthConfig::slow_start`](crate::config::HealthConfig::slow_start).
     ///
     /// # Errors
@@ -241,11 +239,11 @@ impl ReplicatedPool {
         self.cluster.set_weight(name, weight).await
     }
 
-    /// Closes the pool: hands out nothing more, waits up to `deadline` for the connections that
-    /// are out, then closes every server connection and ends every background task.
+    /// Closes the pool. It hands out nothing more, waits up to `deadline` for the connections in use, then closes
+    /// every server connection and ends every background task.
     ///
-    /// Returns how many connections were still out at the deadline; their server connections are
-    /// closed under them.
+    /// Returns how many connections were still in use at the deadline. Their server connections are closed under
+    /// them.
     pub async fn close(&self, deadline: Duration) -> usize {
         self.cluster.close(deadline).await
     }

@@ -12,16 +12,15 @@ use crate::position::Position;
 use crate::token::SessionToken;
 
 tokio::task_local! {
-    /// The sessions that the running task is within, one for each pool at the most.
+    /// The sessions that the running task is within, at most one for each pool.
     static AMBIENT: Vec<Session>;
 }
 
 /// A session that several connections share: what one of them writes, the others read.
 ///
-/// A connection from [`ReplicatedPool::get`](super::ReplicatedPool::get) is a session of its own.
-/// Where a user's session is more than one connection, for example all of one web request, give them
-/// one of these; and where it goes on in another request, process or machine, its
-/// [`token`](Self::token) goes along.
+/// A connection from [`ReplicatedPool::get`](super::ReplicatedPool::get) is a session of its own. If a user's session
+/// is more than one connection, for example all of one web request, take them from one `Session`. If it goes on in
+/// another request, process or machine, send its [`token`](Self::token) along.
 ///
 /// ```no_run
 /// # async fn example(pool: &diesel_replicated::ReplicatedPool, cookie: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -76,24 +75,24 @@ impl Session {
         ReplicatedConnection::new(Arc::clone(&self.cluster), history)
     }
 
-    /// What the session has written and seen until now, for whoever goes on with it.
+    /// The token of what the session has written and seen until now, for whoever goes on with it.
     ///
-    /// Waits no longer than reads do ([`ConsistencyConfig::wait`](crate::config::ConsistencyConfig::wait)).
-    /// If the primary has not told its position by then, the token says that there is a write of
-    /// unknown position: the first read under it finds one that covers it.
+    /// Waits no longer than reads do ([`ConsistencyConfig::wait`](crate::config::ConsistencyConfig::wait)). If the
+    /// primary has not told its position by then, the token says that there is a write of unknown position. The first
+    /// read under it finds one that covers it.
     pub async fn token(&self) -> SessionToken {
         token_of(&self.cluster, &self.history).await
     }
 
-    /// What this session wrote and what did not survive a failover, or may not have, if that has happened.
+    /// The write of this session that a failover has lost, or may have lost, if there is one.
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {
         self.history.lost(&self.cluster.write_log)
     }
 
-    /// Runs `future` within this session: what it gets from the pool belongs to it.
+    /// Runs `future` within this session: connections that it gets from the pool belong to it.
     ///
-    /// Tasks that it spawns are outside, unless they are given a clone to run within.
+    /// Tasks that it spawns are outside, unless they run within a clone.
     pub async fn scope<F: Future>(&self, future: F) -> F::Output {
         let outer = AMBIENT.try_with(Clone::clone).unwrap_or_default();
         let others = outer

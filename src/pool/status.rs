@@ -1,4 +1,4 @@
-//! Putting together what a pool says of itself.
+//! Puts together what a pool tells of itself.
 
 use crate::cluster::{Cluster, Member, Topology, degraded, lag};
 use crate::consistency::Stage;
@@ -80,7 +80,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
     }
 }
 
-/// `None` where it may not be asked.
+/// `None` if it may not be asked.
 fn position(facts: &Facts, timeline: u32) -> Option<Position> {
     let lsn = match facts.place {
         Place::Primary { flushed, .. } => flushed?,

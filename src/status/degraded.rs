@@ -1,17 +1,17 @@
 //! Why a pool does less than it could.
 
-/// What keeps a pool from doing all that it could.
+/// A reason why a pool does less than it could.
 ///
-/// Each is told once when it begins, as [`Event::Degraded`](crate::Event::Degraded), and once when it is over.
+/// Each is sent once when it begins, as [`Event::Degraded`](crate::Event::Degraded), and once when it is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Degraded {
-    /// The node of which it is; `None` if it is of the whole pool.
+    /// The node; `None` for the whole pool.
     pub node: Option<String>,
-    /// What it is.
+    /// The reason.
     pub reason: Degradation,
-    /// The same in words, with what would mend it where that is known.
+    /// The reason in words, with what would mend it.
     pub detail: String,
 }
 
@@ -32,18 +32,18 @@ impl Degraded {
     }
 }
 
-/// What a pool lacks.
+/// The kinds of reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Degradation {
-    /// A node is not used: it is of another cluster, another name of a server that is there, leads to another
-    /// database, or takes writes though it should not.
+    /// A node is not used: it is of another cluster, another name of the same server, connected to another database,
+    /// or takes writes though it should not.
     NodeUnused,
-    /// A node serves, and cannot be asked where it is.
+    /// A node serves, but cannot be asked where it is.
     NotAsked,
-    /// The role may not ask something of a node.
+    /// The role lacks a right on a node.
     RightMissing,
     /// A node does not tell on which timeline it is.
     TimelineUntold,
@@ -51,11 +51,11 @@ pub enum Degradation {
     CommitsWait,
     /// The primary takes no writes yet: `default_transaction_read_only` is on there.
     Fenced,
-    /// Writes take a majority of the nodes, and fewer answer.
+    /// Writes need a majority of the nodes, and fewer answer.
     NoQuorum,
     /// Automatic promotion is on, and would fail now.
     PromotionUnable,
-    /// Replicas have refused statements that look like reads, so that these go to the primary.
+    /// Replicas have refused statements that look like reads. These go to the primary.
     Learned,
 }
 

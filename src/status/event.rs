@@ -1,4 +1,4 @@
-//! What happens to the nodes, told as it happens.
+//! What happens to the nodes, sent as it happens.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -13,18 +13,18 @@ use super::{Degraded, NodeHealth};
 #[cfg(feature = "promotion")]
 use crate::error::PromotionRefusal;
 
-/// How many events are kept for a subscriber that is slow to take them.
+/// How many events are kept for a slow subscriber.
 const KEPT: usize = 256;
 
 /// Something that happened to the nodes of a pool.
 ///
-/// The same is told as `tracing` events; these are for programs.
+/// `tracing` has the same events; these are for programs.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(tag = "event", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Event {
-    /// A node became another.
+    /// The health of a node changed.
     #[non_exhaustive]
     NodeChanged {
         /// When.
@@ -49,11 +49,11 @@ pub enum Event {
         from: Option<String>,
         /// Who takes them now.
         to: Option<String>,
-        /// On which timeline.
+        /// The timeline.
         timeline: Option<u32>,
     },
-    /// A node is something else among the others: overtaken, one of two primaries, of another
-    /// cluster, a replica, or the primary.
+    /// A node has another role among the others: overtaken, one of two primaries, of another cluster, a replica, or
+    /// the primary.
     #[non_exhaustive]
     StandingChanged {
         /// When.
@@ -61,7 +61,7 @@ pub enum Event {
         at: SystemTime,
         /// The node.
         node: String,
-        /// What it is now, in words.
+        /// Its role now, in words.
         standing: String,
     },
     /// The pool does less than it could, for this reason.
@@ -73,17 +73,17 @@ pub enum Event {
         /// What and why.
         what: Degraded,
     },
-    /// That is over.
+    /// A reason for doing less than it could is over.
     #[non_exhaustive]
     DegradationOver {
         /// When.
         #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
         at: SystemTime,
-        /// What it was.
+        /// The reason.
         what: Degraded,
     },
-    /// Every node tells of another cluster than before, as after a blue/green deployment or a restore: the pool has
-    /// gone over to that. What sessions wrote to the one before is reported to them as lost.
+    /// Every node leads to another cluster than before, as after a blue/green deployment or a restore. The pool has
+    /// gone over to it. Sessions are told that what they wrote to the old one is lost.
     #[non_exhaustive]
     ClusterReplaced {
         /// When.
@@ -94,7 +94,7 @@ pub enum Event {
         /// That of the one that is used now.
         to: u64,
     },
-    /// How a replica is fed has changed: whom it follows, whether it receives and replays.
+    /// A replica receives from another node, or from none, or its replay was paused or resumed.
     #[non_exhaustive]
     ReplicationChanged {
         /// When.
@@ -109,7 +109,7 @@ pub enum Event {
         /// It is ahead of the primary, can follow nobody, and serves no reads.
         diverged: bool,
     },
-    /// A replica was promoted by this process.
+    /// This process has promoted a replica.
     #[cfg(feature = "promotion")]
     #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[non_exhaustive]
@@ -122,7 +122,7 @@ pub enum Event {
         /// The timeline that began with it.
         timeline: u32,
     },
-    /// No replica was promoted; with automatic promotion it is tried again.
+    /// No replica was promoted. With automatic promotion it is tried again.
     #[cfg(feature = "promotion")]
     #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[non_exhaustive]
@@ -133,7 +133,7 @@ pub enum Event {
         /// Everything that speaks against it.
         reasons: Vec<PromotionRefusal>,
     },
-    /// A replica was to be promoted and did not come to take writes, or it is not known whether it will.
+    /// A replica was to be promoted and does not take writes, or it is not known whether it will.
     #[cfg(feature = "promotion")]
     #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     #[non_exhaustive]
@@ -146,7 +146,7 @@ pub enum Event {
         /// Why.
         cause: String,
     },
-    /// The subscriber was too slow: so many events are missing here.
+    /// The subscriber was too slow, and missed events.
     #[non_exhaustive]
     Missed {
         /// How many.
@@ -154,7 +154,7 @@ pub enum Event {
     },
 }
 
-/// Rings for all who listen.
+/// Sends events to all subscribers.
 #[derive(Clone, Debug)]
 pub(crate) struct EventBus(broadcast::Sender<Event>);
 
@@ -166,11 +166,11 @@ impl Default for EventBus {
 
 impl EventBus {
     pub(crate) fn send(&self, event: Event) {
-        // Nobody may be listening, which is nobody's loss.
+        // It is nobody's loss if nobody listens.
         let _ = self.0.send(event);
     }
 
-    /// For those who listen. Their streams end with the bus.
+    /// A handle for those who send and listen. Their streams end with the bus.
     pub(crate) fn event_sender(&self) -> EventSender {
         EventSender(self.0.downgrade())
     }
@@ -190,7 +190,7 @@ impl EventSender {
     }
 
     pub(crate) fn listen(&self) -> Events {
-        // A receiver of a sender that is gone at once ends at once.
+        // A receiver without a sender ends at once.
         let sender = self
             .0
             .upgrade()

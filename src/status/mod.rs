@@ -1,4 +1,4 @@
-//! What a pool says of itself and its nodes: a state at one moment, and events as they happen.
+//! What a pool tells of itself and its nodes: its state now, and events as they happen.
 
 mod degraded;
 mod event;
@@ -38,22 +38,22 @@ pub struct PoolStatus {
     pub timeline: u32,
     /// Whether a write can be sent somewhere now.
     pub takes_writes: bool,
-    /// Whether a read can be sent somewhere now. A replica that serves nothing but
-    /// [`Eventual`](crate::Consistency::Eventual) does not count.
+    /// Whether a read can be sent somewhere now. A replica that serves only
+    /// [`Eventual`](crate::Consistency::Eventual) reads does not count.
     pub takes_reads: bool,
     /// Connections that the application holds.
     pub connections_out: usize,
     /// How many standbys have to confirm a commit, by the primary's `synchronous_standby_names`.
     pub synchronous_standbys: usize,
-    /// Whether that is as many as there are replicas, so that what was committed with
-    /// [`Durability::RemoteApply`](crate::Durability::RemoteApply) is shown by each of them.
+    /// Whether these are as many as there are replicas. Then each replica shows what was committed with
+    /// [`Durability::RemoteApply`](crate::Durability::RemoteApply).
     pub remote_apply_covers_replicas: bool,
-    /// Statements that look like reads and are not: a replica has refused them for being one, and the
-    /// primary has accepted them. They go to the primary, for an hour each. The newest 256.
+    /// Statements that look like reads and that replicas have refused. The primary has accepted them, and gets them
+    /// for an hour each. The newest 256.
     pub learned: Vec<LearnedStatement>,
     /// Whether this process promotes a replica if the primary is gone, and whether it could.
     pub promotion: PromotionStatus,
-    /// What keeps the pool from doing all that it could, and what mends it. What ails a node is in its
+    /// What keeps the pool from doing all that it could, and what mends it. For a node that is not well see its
     /// [`health`](NodeStatus::health) and [`cause`](NodeStatus::cause).
     pub degraded: Vec<Degraded>,
     /// Whether the pool was closed.
@@ -67,17 +67,17 @@ pub struct PoolStatus {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct PromotionStatus {
-    /// It does so without being asked: `PromotionConfig::automatic`, with the feature `promotion`.
+    /// It promotes without being asked: `PromotionConfig::automatic`, with the feature `promotion`.
     pub automatic: bool,
-    /// With automatic promotion, what is known to stand in the way of one, with what would mend it: a right that
-    /// is missing, a database that cannot be connected to, too few nodes. Looked at when the pool starts, and again
-    /// every ten seconds for as long as there is something.
+    /// With automatic promotion: what stands in the way of one, and what would mend it. For example a missing right,
+    /// a database that cannot be connected to, or too few nodes. The pool looks when it starts, and every ten seconds
+    /// while there is something.
     pub hindrances: Vec<String>,
-    /// The last automatic promotion that was refused or has failed.
+    /// The last automatic promotion that was refused or failed.
     pub last_refusal: Option<LastRefusal>,
 }
 
-/// A promotion that did not come about.
+/// A promotion that was refused or failed.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -104,50 +104,49 @@ pub struct NodeStatus {
     pub name: String,
     /// Whether it is the primary or a replica; `None` if that is not known, or it may not be used.
     pub kind: Option<NodeKind>,
-    /// What it is among the others, in words.
+    /// Its role among the others, in words.
     pub standing: String,
-    /// How it is.
+    /// Its health.
     pub health: NodeHealth,
-    /// Whether a read can be sent to it now: as a replica, or as the primary, which serves what replicas
-    /// cannot. One that serves nothing but [`Eventual`](crate::Consistency::Eventual) does not count.
+    /// Whether a read can be sent to it now. The primary serves what replicas cannot. A replica that serves only
+    /// [`Eventual`](crate::Consistency::Eventual) reads does not count.
     pub serves_reads: bool,
     /// Whether a write can be sent to it now.
     pub serves_writes: bool,
-    /// Why it is not up; or what keeps more connections from being opened while it is, as a refused login
-    /// or a full connection limit.
+    /// Why it is not up. Or, while it is up, why no more connections can be opened: a refused login, a full server.
     pub cause: Option<String>,
-    /// What it went through last, the oldest first.
+    /// Its last transitions, the oldest first.
     pub transitions: Vec<Transition>,
     /// The timeline that it is on, once known.
     pub timeline: Option<u32>,
-    /// How far it is: what the primary has written, or what a replica has replayed.
+    /// Its position: what the primary has written, or what a replica has replayed.
     pub position: Option<Position>,
-    /// How far a replica has received its log.
+    /// The position up to which a replica has received its log.
     pub received: Option<Position>,
-    /// How many bytes of log a replica has yet to replay of what the primary had written when it
-    /// was last asked. `None` if that is not known.
+    /// How many bytes of log a replica has yet to replay, compared with the primary's last report. `None` if that is
+    /// not known.
     pub lag_bytes: Option<u64>,
-    /// How old a replica's data is at the most, by the primary's history and no server's clock.
-    /// `None` if that is not known. That of an idle cluster is as old as the last look at it.
+    /// How old a replica's data is at the most, by the primary's history and no server's clock. `None` if that is not
+    /// known. On an idle cluster it is the time since the last report.
     #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
     pub lag: Option<Duration>,
-    /// Whom a replica receives from: a node of the pool by its name, else `host:port`. `None` if it
-    /// receives nothing, or this role may not see it (it takes `pg_monitor`).
+    /// Whom a replica receives from: a node of the pool by its name, else `host:port`. `None` if it receives nothing,
+    /// or this role may not see it (it takes `pg_monitor`).
     pub upstream: Option<String>,
-    /// Whether a replica receives log from anyone. One that does not has lost its upstream, and needs to
-    /// be made to follow the primary. `None` for the primary, and while it is not known.
+    /// Whether a replica receives log from anyone. If not, it has lost its upstream, and must be made to follow the
+    /// primary. `None` for the primary, and while it is not known.
     pub receiving: Option<bool>,
     /// Somebody has paused its replay (`pg_wal_replay_pause`).
     pub replay_paused: bool,
-    /// It has what the primary lost in a failover, can follow nobody, and serves no reads.
+    /// It has log that the primary lost in a failover. It can follow nobody, and serves no reads.
     pub diverged: bool,
-    /// What this role may not ask of the server, what that costs, and the statement that mends it.
+    /// The rights that this role lacks on the server, with what that costs and the statement that mends it.
     pub limited: Vec<Limit>,
-    /// Why the server cannot be asked for its place, if so: what is said of it here is of before.
+    /// Why the server cannot be asked. Then its position is an old one.
     pub monitor_error: Option<String>,
     /// The server's version, such as `15.18`.
     pub version: Option<String>,
-    /// How long the server takes to answer a small question, averaged over the last ones.
+    /// How long the server takes to answer a small question, on average over the last ones.
     #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
     pub round_trip: Option<Duration>,
     /// Its weight in the choice of a node for a read.
@@ -164,7 +163,7 @@ pub struct NodeStatus {
     pub in_flight: usize,
 }
 
-/// Something that the pool's role may not ask of a server.
+/// A right that the pool's role lacks on a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -177,7 +176,7 @@ pub struct Limit {
     pub grant: String,
 }
 
-/// A statement that a replica has refused, so that it goes to the primary.
+/// A statement that a replica has refused. It goes to the primary.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -189,38 +188,37 @@ pub struct LearnedStatement {
     pub at: SystemTime,
 }
 
-/// How a node is.
+/// The health of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 #[non_exhaustive]
 pub enum NodeHealth {
-    /// It has not been reached yet.
+    /// The pool has not reached it yet.
     Unknown,
     /// It was reached, and nothing has failed since.
     Up,
-    /// Something failed there, or it does not answer; it is being looked at, and still serves.
+    /// Something failed there, or it does not answer. It is being checked, and still serves.
     Suspect,
-    /// Its data is older or further behind than the configuration lets reads see.
+    /// It is further behind than `max_lag` or `max_lag_bytes`.
     Lagging,
-    /// It answers far more slowly than the others do.
+    /// It answers far more slowly than the others.
     Slow,
-    /// The primary has been replaced, and this replica gets nothing of what was written since. It serves
-    /// nothing but [`Eventual`](crate::Consistency::Eventual), until it is made to follow the new one.
+    /// The primary was replaced, and this replica gets nothing of what was written since. It serves only
+    /// [`Eventual`](crate::Consistency::Eventual) reads until it follows the new primary.
     Orphaned,
-    /// The primary has been replaced, and whether this replica has its log or what the old one lost is not
-    /// known. It serves nothing but [`Eventual`](crate::Consistency::Eventual).
+    /// The primary was replaced, and nobody knows whether this replica has the new primary's log or what the old one
+    /// lost. It serves only [`Eventual`](crate::Consistency::Eventual) reads.
     Doubtful,
-    /// It has what the primary lost in a failover, and can follow nobody. It serves nothing, until it is
-    /// rebuilt.
+    /// It has log that the primary lost in a failover, and can follow nobody. It serves nothing until it is rebuilt.
     Diverged,
-    /// It is being emptied: it gets no more statements.
+    /// It is drained: it gets no more statements.
     Draining,
-    /// It failed, and is tried again after a growing delay.
+    /// It failed. The pool checks it again after a growing delay.
     Down,
 }
 
-/// A node became another.
+/// The health of a node changed.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -236,7 +234,7 @@ pub struct Transition {
     pub cause: Option<String>,
 }
 
-/// What a promotion has come to.
+/// The result of a promotion.
 #[cfg(feature = "promotion")]
 #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
 #[derive(Clone, Debug, PartialEq, Eq)]
