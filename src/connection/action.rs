@@ -1,4 +1,4 @@
-//! The three ways in which Diesel sends a statement, as one path sees them.
+//! The three ways in which Diesel sends a statement, behind one trait.
 
 use std::any::TypeId;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::stream::RowStream;
 use crate::node::Lease;
 use crate::statement::{Bound, Statement};
 
-/// A statement and the way to send it; it can be sent again.
+/// A statement and the way to send it. It can be sent again.
 pub(super) trait Action: Send {
     type Output: Send + Default;
 
@@ -22,19 +22,19 @@ pub(super) trait Action: Send {
         None
     }
 
-    /// The bind of this number, from 0, as far as a setting can be made from it.
+    /// The bind value of this number, from 0, if a setting can be made from it.
     fn bound(&self, _number: usize) -> Bound {
         Bound::Other
     }
 
-    /// The statement whose custom types may be open.
+    /// The statement, whose custom types may have no OIDs yet.
     fn statement(&mut self) -> Option<&mut Statement> {
         None
     }
 
     fn send(&self, lease: &Arc<Lease>) -> impl Future<Output = QueryResult<Self::Output>> + Send;
 
-    /// The statement is at its end, unless it goes on in its output: then that reports.
+    /// The statement is at its end, unless its output goes on: then the output reports.
     fn reporting(&self, output: Self::Output, report: Report) -> Self::Output {
         report.acknowledged();
         output
@@ -69,8 +69,8 @@ impl Action for Load {
 
     async fn send(&self, lease: &Arc<Lease>) -> QueryResult<RowStream> {
         let using = lease.enter();
-        // Errors of execution come in place of the first row. Once a row has been handed out
-        // nothing can be done about an error, so the first is waited for.
+        // Errors of execution come in place of the first row. After the first row was handed out nothing can be
+        // mended, so the first row is waited for.
         let started = async {
             let mut rows = self.0.load(lease.pg()).await?;
             let first = rows.next().await.transpose()?;

@@ -1,4 +1,4 @@
-//! Cancelling what a connection is running, from elsewhere.
+//! Cancels what a connection runs, from elsewhere.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,11 +31,11 @@ impl Running {
     }
 }
 
-/// Cancels whatever statements a [`ReplicatedConnection`](super::ReplicatedConnection) is running when it is used.
+/// Cancels what a [`ReplicatedConnection`](super::ReplicatedConnection) runs at the time when the token is used.
 ///
-/// It may be taken before the statement is started and used from another task. Cancelling is a
-/// race by nature: a statement may end before the request arrives. See
-/// [Canceling Requests in Progress](https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS).
+/// You may take it before the statement starts, and use it from another task. A statement may end before the request
+/// arrives. See [Canceling Requests in
+/// Progress](https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-CANCELING-REQUESTS).
 #[derive(Clone)]
 pub struct CancelToken {
     running: Arc<Running>,
@@ -50,9 +50,9 @@ impl CancelToken {
         }
     }
 
-    /// Asks each server that is running a statement of the connection to cancel it.
+    /// Asks each server that runs a statement of the connection to cancel it.
     ///
-    /// `Ok` says that the requests were sent, not that anything was cancelled.
+    /// `Ok` means that the requests were sent, not that something was cancelled.
     ///
     /// # Errors
     ///

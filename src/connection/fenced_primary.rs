@@ -1,7 +1,7 @@
-//! A primary that takes no writes yet: statements wait for it as for any, and nothing breaks the fence.
+//! A primary that takes no writes yet: statements wait for it as for any primary, and nothing breaks the fence.
 //!
-//! Orchestrators set `default_transaction_read_only` on a new primary until the old one is gone. The server
-//! reports the setting of each session, and refuses (SQLSTATE 25006) before anything has been written.
+//! Orchestrators set `default_transaction_read_only` on a new primary until the old one is gone. The server reports
+//! the setting to each session, and refuses (SQLSTATE 25006) before anything was written.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use crate::error::{Error, SqlState};
 use crate::node::{Failure, Lease, NodeConnection, Whose};
 use crate::wire::Says;
 
-/// How often one statement may meet a connection whose setting is outdated.
+/// How many times one statement may meet a connection whose setting is outdated.
 const OUTDATED: u32 = 32;
 
 impl ReplicatedConnection {
-    /// Whether what has just begun is a transaction that must not write, or would break the fence.
+    /// Whether a transaction has just begun that must not write, or would break the fence.
     pub(super) fn began_fenced(&self, verdict: Verdict, lease: &Lease) -> bool {
         let begins = matches!(
             verdict.control,
@@ -34,7 +34,7 @@ impl ReplicatedConnection {
         begins && lease.wire.may_be_fenced() && lease.wire.in_transaction()
     }
 
-    /// Undoes what has just begun.
+    /// Undoes the transaction that has just begun.
     pub(super) async fn undo_begin(&self, lease: &Arc<Lease>) {
         self.session().transaction = None;
         let using = lease.enter();
@@ -45,8 +45,8 @@ impl ReplicatedConnection {
         using.finish();
     }
 
-    /// Whether the primary has refused the statement only because its session's transactions are read
-    /// only, and nothing else came to an end with that.
+    /// Whether the primary has refused the statement only because its session's transactions are read only, and
+    /// nothing else ended with it.
     pub(super) fn is_refused_as_read_only(
         &self,
         execution: &Execution,
@@ -62,17 +62,17 @@ impl ReplicatedConnection {
             return false;
         }
         if self.session().transaction.is_some() || lease.wire.in_transaction() {
-            // Whose the setting is may have changed since it was asked.
+            // Whose setting it is may have changed since.
             lease.wire.doubt_read_only();
             return false;
         }
-        // The server reports a setting that it has just read from its files only at the end of the
-        // statement: asking tells, not what is known now.
+        // The server reports a setting that it has just read from its files only at the end of the statement. So it
+        // must be asked.
         execution.verdict.control.is_none()
             && (lease.wire.is_read_only() || execution.outdated == 0)
     }
 
-    /// Whose the setting is by which this session's transactions are read only.
+    /// Whose setting makes this session's transactions read only.
     pub(super) async fn whose_read_only(&self, connection: &NodeConnection) -> Option<Whose> {
         let limit = self.cluster.config.health.timeout;
         let asking = async { tokio::time::timeout(limit, connection.whose_read_only()).await };
@@ -84,8 +84,8 @@ impl ReplicatedConnection {
         None
     }
 
-    /// Waits until the statement can be sent once more to who takes writes. `refused` is what the caller
-    /// gets if waiting is in vain, because no fence is the cause.
+    /// Waits until the statement can be sent to a primary that takes writes. The caller gets `refused` if no fence is
+    /// the cause.
     pub(super) async fn until_it_takes_writes(
         &self,
         execution: &mut Execution,

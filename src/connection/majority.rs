@@ -1,4 +1,4 @@
-//! Whether a majority of the nodes has answered lately, where a read must not miss what others did.
+//! Whether a majority of the nodes has answered lately, for reads that must not miss what others did.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +11,15 @@ use crate::error::Error;
 use crate::route::NodeKind;
 
 impl ReplicatedConnection {
-    /// Waits until a majority of the nodes has answered since what this statement must see was there, as
-    /// long as one waits for a primary. Who is cut off with a primary that was replaced hears of fewer,
-    /// and what is read there may be old whatever that primary says.
+    /// Waits until a majority of the nodes has answered since the moment that this statement must see, as long as it
+    /// would wait for a primary. A process that is cut off with a replaced primary hears of fewer; what it reads
+    /// there may be old.
     pub(super) async fn has_majority(&self, verdict: Verdict) -> Result<(), Error> {
         let Some(age) = self.may_be_as_old_as(verdict) else {
             return Ok(());
         };
         let now = Instant::now();
-        // Of a time before this machine was started all are answers since.
+        // If that moment is before this machine was started, all answers are newer.
         let Some(since) = now.checked_sub(age) else {
             return Ok(());
         };
@@ -50,8 +50,7 @@ impl ReplicatedConnection {
         })
     }
 
-    /// How old what this statement sees may be, if the level says so and it does not belong to what has
-    /// begun.
+    /// How old the data may be, if the level limits that and the statement is in no transaction.
     fn may_be_as_old_as(&self, verdict: Verdict) -> Option<Duration> {
         let session = self.session();
         let begins = !matches!(
@@ -68,7 +67,7 @@ impl ReplicatedConnection {
     }
 }
 
-/// Whether a majority was asked since then, and none of these is further than the topology tells.
+/// Whether a majority was asked since then, and none of these is on a newer timeline.
 fn is_confirmed(topology: &Topology, since: Instant) -> bool {
     let known = |member: &Member| {
         let position = member.reports.position();

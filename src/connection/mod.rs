@@ -63,19 +63,17 @@ pub use transaction_builder::TransactionBuilder;
 
 /// A connection to a whole cluster: one primary and its replicas.
 ///
-/// It implements the traits of diesel-async, so query builders run on it as they run on an
-/// [`AsyncPgConnection`]. A transaction runs on the primary, and so does every statement that is
-/// not known to be safe on a replica; plain selects run on a replica that has what the session
-/// has written ([`Consistency`] sets what else they see), waited for a little,
-/// and else on the primary.
+/// It implements the traits of diesel-async, so query builders run on it as they run on an [`AsyncPgConnection`].
+/// Transactions, and statements that are not known to be safe on a replica, run on the primary. Plain selects run on
+/// a replica that has what the session has written ([`Consistency`] sets what else they see). They wait for such a
+/// replica a little; then the primary serves them.
 ///
-/// Nothing is taken from any pool before the first statement. The primary's connection, once
-/// taken, stays until this one is dropped, so that `SET`, `LISTEN`, temporary tables and advisory
-/// locks work as they do on a plain connection; a connection that used them runs everything on
-/// the primary from then on.
+/// Nothing is taken from any pool before the first statement. The primary's connection, once taken, stays until this
+/// one is dropped. So `SET`, `LISTEN`, temporary tables and advisory locks work as on a plain connection. A
+/// connection that used them runs everything on the primary from then on.
 ///
-/// For pipelining, `&ReplicatedConnection` takes statements too: concurrent ones share a round
-/// trip on the primary, and run side by side on replicas.
+/// For pipelining, `&ReplicatedConnection` takes statements, too. Concurrent statements share a round trip on the
+/// primary, and run side by side on replicas.
 ///
 /// # Cancel safety
 ///
@@ -87,17 +85,17 @@ pub struct ReplicatedConnection {
     session: Mutex<SessionState>,
     /// Server connections that a cancel token may have to reach.
     running: Arc<Running>,
-    /// Held while the primary's connection is taken, so that concurrent statements take one.
+    /// Held while the primary's connection is taken, so that concurrent statements take only one.
     checkout: tokio::sync::Mutex<()>,
     transaction: AnsiTransactionManager,
-    /// A statement of the open transaction failed to serialize: the transaction manager must hear
-    /// of it as soon as it can be reached.
+    /// A statement of the open transaction failed to serialize. The transaction manager must hear of it as soon as
+    /// possible.
     must_roll_back: AtomicBool,
     instrumentation: Mutex<DynInstrumentation>,
     cache_size: CacheSize,
-    /// What a pool over this one made of the connection before it lent it out for the first time.
+    /// What the connection was when a pool over this one first lent it out.
     origin: Origin,
-    /// Last, so that server connections are back in their pools before this one counts as back.
+    /// The last field: server connections are back in their pools before this one counts as back.
     _permit: Permit,
 }
 
@@ -139,9 +137,8 @@ impl ReplicatedConnection {
 
     /// A view of this connection that sends everything to a replica.
     ///
-    /// Nothing falls back on the primary: without a usable replica statements fail with
-    /// [`Error::NoReplica`], and what a replica refuses is the caller's error. Reads may miss what
-    /// this connection has written.
+    /// Nothing falls back on the primary. Without a usable replica statements fail with [`Error::NoReplica`]. What a
+    /// replica refuses is the caller's error. Reads may miss what this connection has written.
     #[doc(alias = "slave")]
     pub fn replica(&mut self) -> Scope<'_> {
         Scope::forced(self, NodeKind::Replica)
@@ -153,9 +150,9 @@ impl ReplicatedConnection {
         self.session().last_route.as_ref().map(LastRoute::route)
     }
 
-    /// The connection to the primary itself, for what only it can do.
+    /// Lends the connection to the primary itself, for what only it can do.
     ///
-    /// What is done with it is not seen here, so from now on everything runs on the primary.
+    /// The pool does not see what is done with it. So from now on everything of this connection runs on the primary.
     /// Notifications and instrumentation stay with this connection.
     ///
     /// # Errors
@@ -199,7 +196,7 @@ impl ReplicatedConnection {
         self.level_of(&self.session())
     }
 
-    /// Sets what the reads of this connection must see, in the place of what the pool says.
+    /// Sets what the reads of this connection must see, instead of the pool's level.
     pub fn set_consistency(&mut self, level: Consistency) {
         self.session().consistency = Some(level);
     }
@@ -220,24 +217,20 @@ impl ReplicatedConnection {
         Scope::consistent(self, level)
     }
 
-    /// What this session has written and seen until now, for whoever goes on with it. See
-    /// [`Session::token`](crate::Session::token).
+    /// The token of what this session has written and seen until now. See [`Session::token`](crate::Session::token).
     pub async fn session_token(&self) -> SessionToken {
         let history = Arc::clone(&self.session().history);
         token_of(&self.cluster, &history).await
     }
 
-    /// The position of a write of this session that did not survive a failover, or may not have, if there
-    /// is one.
+    /// The position of a write of this session that a failover has lost, or may have lost.
     ///
-    /// The primary that acknowledged it died before the one that followed had received all up to
-    /// there, or before it had told where the write was: then this is where its timeline ended, as far as
-    /// that is known. As a position is one that the primary had a moment after the write, a write of the
-    /// last milliseconds may have survived all the same: look for it where that matters. Reads of
-    /// the session go to the primary from then on, with
-    /// [`RouteReason::LostWrite`].
+    /// The primary died before the next primary had received the write, or before it told the write's position. In
+    /// the second case this is where its timeline ended, as far as that is known. A position is taken a moment after
+    /// the write, so a write of the last milliseconds may have survived: look for it if that matters. From then on
+    /// the session reads on the primary, with [`RouteReason::LostWrite`].
     ///
-    /// It is known before the new primary serves anything to the session.
+    /// It is known before the new primary serves the session.
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {
         let session = self.session();
@@ -250,8 +243,8 @@ impl ReplicatedConnection {
         self.session().durability.level = Some(durability);
     }
 
-    /// Whether the last write of this session is done on the primary alone: its wait for a
-    /// synchronous standby was cancelled. It is committed, and a failover may lose it.
+    /// Whether the last write of this session is on the primary alone, because its wait for a synchronous standby was
+    /// cancelled. It is committed, but a failover may lose it.
     ///
     /// PostgreSQL reports such a commit as a success with a warning; see
     /// [Synchronous Replication](https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
@@ -263,8 +256,8 @@ impl ReplicatedConnection {
 
     /// Waits until replicas have what this session has written, up to `timeout`.
     ///
-    /// With [`Stage::Applied`] by [`Replicas::All`], every later read anywhere sees it. Only replicas
-    /// of the pool count. What was not confirmed in time is no error: the answer says who has it.
+    /// With [`Stage::Applied`] by [`Replicas::All`], every later read anywhere sees it. Only replicas of the pool
+    /// count. If some do not confirm in time, that is no error: the answer names them.
     ///
     /// ```no_run
     /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> Result<(), diesel_replicated::Error> {
@@ -282,9 +275,9 @@ impl ReplicatedConnection {
     ///
     /// # Errors
     ///
-    /// [`Error::TooFewReplicas`] if the pool has not that many, [`Error::PositionUnknown`] if the
-    /// primary did not tell its position in time or the outcome of a write is unknown, and
-    /// [`Error::WriteLost`] if a failover has lost what the session wrote.
+    /// [`Error::TooFewReplicas`] if the pool has fewer replicas, [`Error::PositionUnknown`] if the primary did not
+    /// tell its position in time or the outcome of a write is unknown, and [`Error::WriteLost`] if a failover has
+    /// lost what the session wrote.
     pub async fn wait_for_replicas(
         &self,
         replicas: Replicas,
@@ -294,10 +287,9 @@ impl ReplicatedConnection {
         self.replicated(replicas, stage, timeout).await
     }
 
-    /// Runs `callback` on one snapshot of the data, on one node: in a transaction that is
-    /// `REPEATABLE READ READ ONLY`. The snapshot has what the reads of this connection must see
-    /// ([`Consistency`]); a replica serves it where one shows that, whatever the
-    /// pool says of read-only transactions.
+    /// Runs `callback` on one snapshot of the data, on one node: in a transaction that is `REPEATABLE READ READ
+    /// ONLY`. The snapshot shows what the reads of this connection must see ([`Consistency`]). A replica serves it if
+    /// one shows that, also where the pool keeps read-only transactions on the primary.
     ///
     /// ```no_run
     /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
@@ -339,21 +331,20 @@ impl ReplicatedConnection {
         TransactionBuilder::new(self)
     }
 
-    /// Runs `callback` in a transaction, and runs it again where that may help and can do no harm:
+    /// Runs `callback` in a transaction, and runs it again if that may help and does no harm:
     ///
     /// - after a serialization failure or a deadlock (SQLSTATE `40001`, `40P01`);
     /// - when the transaction was lost with its connection before its COMMIT was sent;
     /// - when it could not begin, because no primary was there.
     ///
-    /// Whatever may have been committed is not repeated: a connection that breaks during COMMIT is an
-    /// error with [`Outcome::Unknown`](crate::Outcome). What `callback` does outside of the database it may do
-    /// several times.
+    /// What may have been committed is not repeated: if the connection breaks during COMMIT, the error has
+    /// [`Outcome::Unknown`](crate::Outcome). What `callback` does outside of the database it may do several times.
     ///
-    /// `callback` has to be `Clone`, as closures are that borrow what they use: each attempt has its own.
+    /// `callback` has to be `Clone`, as closures are that borrow what they use. Each attempt has its own.
     ///
-    /// It is this connection that remembers why a statement failed, so the error may be of any type. Who
-    /// catches such an error in `callback` and returns another one has it repeated all the same; who
-    /// returns `Ok` is held to it, if the server commits.
+    /// The connection remembers why a statement failed, so the error may be of any type. If `callback` catches such
+    /// an error and returns another one, the transaction is repeated all the same. If it returns `Ok`, the
+    /// transaction is committed, if the server agrees.
     ///
     /// ```no_run
     /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
@@ -378,8 +369,7 @@ impl ReplicatedConnection {
     ///
     /// # Errors
     ///
-    /// That of the last attempt. `AlreadyInTransaction` inside of a transaction, of which a part alone
-    /// cannot be done again.
+    /// That of the last attempt. `AlreadyInTransaction` inside of a transaction: a part of it cannot be done again.
     ///
     /// # Cancel safety
     ///
@@ -402,8 +392,7 @@ impl ReplicatedConnection {
         self.build_transaction().retry(policy, callback).await
     }
 
-    /// The notifications that the primary's connection receives, those that came before this call
-    /// included.
+    /// The notifications that the primary's connection receives, also those from before this call.
     ///
     /// [`LISTEN`](https://www.postgresql.org/docs/current/sql-listen.html) first, on this
     /// connection; until then nothing ever comes. What nobody reads is kept up to some megabytes; beyond
@@ -431,20 +420,20 @@ impl ReplicatedConnection {
         notifications::stream(session.primary.as_mut().map(Arc::get_mut))
     }
 
-    /// A token that cancels what this connection is running when the token is used.
+    /// A token that cancels what this connection runs at the time when the token is used.
     #[must_use]
     pub fn cancel_token(&self) -> CancelToken {
         CancelToken::new(&self.running, &self.cluster.runtime)
     }
 
-    /// Makes the settings of this connection part of it: a pool over this one, as of deadpool or mobc,
-    /// hands it out with them from now on, whatever its users set.
+    /// Makes the settings of this connection part of it. A pool over this one, such as deadpool or mobc, hands the
+    /// connection out with them from now on, whatever its users set.
     ///
-    /// It is for the hook of such a pool that makes connections. Those pools lend a new connection out
-    /// without a check, so that what its hook has set cannot be told from what its first user sets, and
-    /// without this call they make a new connection for each use. bb8 and r2d2 need no such call.
+    /// Call it in the hook of such a pool that makes connections. Those pools lend a new connection without a check,
+    /// so nobody can tell what the hook has set from what the first user sets. Without this call they make a new
+    /// connection for each use. bb8 and r2d2 need no such call.
     ///
-    /// Only settings that can be made on any node are kept: `SET name = value`, `set_config`, `SET ROLE`.
+    /// It keeps only settings that any node can have: `SET name = value`, `set_config`, `SET ROLE`.
     pub fn keep_settings(&mut self) {
         self.origin = Origin::Open;
         self.settle_origin();

@@ -9,10 +9,10 @@ use super::ReplicatedConnection;
 use super::session_settings::SessionSettings;
 use super::session_state::SessionState;
 
-/// What a connection was when it was first lent out by a pool over this one.
+/// What a connection was when a pool over this one first lent it out.
 #[derive(Debug)]
 pub(super) enum Origin {
-    /// It has not been, or it is not known yet.
+    /// It was not lent out yet.
     Open,
     /// It had these settings, and nothing else that a user could notice.
     Known(SessionSettings),
@@ -42,8 +42,8 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Takes what was set until now as what every user of the connection is to have: a pool over this
-    /// one checks a connection before it lends it out, and its hooks have run before that.
+    /// Every user of the connection is to have what was set until now. A pool over this one checks a connection
+    /// before it lends it out, and its hooks have run before that.
     pub(super) fn settle_origin(&mut self) {
         let session = self.session.get_mut();
         if matches!(self.origin, Origin::Open) {
@@ -55,12 +55,11 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Whether a pool over this one would have to make the connection anew to have it as it was when it
-    /// was first lent out. Comes after its first use.
+    /// Whether a pool over this one must make the connection anew for the next user. Call it after the first use.
     pub(super) fn has_lost_its_origin(&mut self) -> bool {
         let session = self.session.get_mut();
         if matches!(self.origin, Origin::Open) {
-            // Lent out unchecked: its hooks cannot be told from its user.
+            // It was lent out unchecked: nobody can tell its hooks from its user.
             let touched = session.pinned || !session.settings.is_empty();
             self.origin = if touched {
                 Origin::Unknown

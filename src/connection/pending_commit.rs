@@ -1,13 +1,13 @@
-//! What became of a COMMIT whose connection broke: noted before it is sent, asked for when it is in doubt.
+//! Finds out what became of a COMMIT whose connection broke: notes something before it is sent, and asks when it is
+//! in doubt.
 //!
-//! A marker that is there was committed, on whatever timeline. One that is absent was not, as soon as the
-//! backend that was to commit it is gone: where the same server rules, it is waited for until it is, and
-//! looked for the marker only then; where a newer timeline rules, what it lacks is not part of the
-//! database any more, whatever the old primary may yet do.
+//! With a marker: if the marker is there, the transaction was committed, on whatever timeline. If it is not there, it
+//! depends. While the same server rules, the pool waits until the backend of the COMMIT is gone, and looks only then.
+//! If a newer timeline rules, what that lacks is not part of the database any more.
 //!
-//! A transaction's number tells on the timeline on which it was given, and there for as long as the server
-//! has not crashed: recovery may give numbers again that had not reached the disk. Then a number that has
-//! not been committed tells still that nothing was, and one that has been tells nothing.
+//! With a transaction's number: the number counts on the timeline on which it was given, while the server has not
+//! crashed. After a crash, recovery may give the same numbers again. Then "not committed" is still true, and
+//! "committed" says nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,28 +21,28 @@ use crate::config::CommitResolution;
 use crate::error::{Error, ErrorExt, Outcome, SqlState};
 use crate::node::Lease;
 
-/// How long it is asked.
+/// How long the pool asks.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// How often.
+/// How often it asks.
 const PAUSE: Duration = Duration::from_millis(20);
 
 const TIMELINE: &str = "('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(\
     pg_catalog.pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int";
 
-/// What is another after each start of the server, and after each crash.
+/// Differs after each start of the server, and after each crash.
 const RUN: &str = "(SELECT pg_catalog.concat(pg_catalog.pg_postmaster_start_time(), ' ', stats_reset) \
     FROM pg_catalog.pg_stat_bgwriter)";
 
-/// How to find out what becomes of a COMMIT.
+/// What to look for, to find out what became of a COMMIT.
 #[derive(Debug)]
 pub(super) struct PendingCommit {
     mark: CommitMark,
-    /// The backend that is to commit.
+    /// The backend that runs the COMMIT.
     pid: i32,
     timeline: i32,
     run: String,
-    /// Of which of the clusters that have followed each other.
+    /// The era of the write log.
     era: u64,
 }
 
@@ -99,8 +99,8 @@ struct Told {
 }
 
 impl ReplicatedConnection {
-    /// Comes before a COMMIT is sent over `lease`: how to find out what became of it, if that is wanted and something
-    /// was written.
+    /// Comes before a COMMIT is sent over `lease`. Returns how to find out what became of it, if that is wanted and
+    /// something was written.
     pub(super) async fn mark(&self, lease: &Arc<Lease>) -> QueryResult<Option<PendingCommit>> {
         let way = self.cluster.config.commit_resolution;
         if way == CommitResolution::Off || lease.wire.transaction_status() != b'T' {
@@ -136,7 +136,7 @@ impl ReplicatedConnection {
         let insert = sql_query("INSERT INTO diesel_replicated_commits (id) VALUES ($1::uuid)");
         let written = insert.bind::<Text, _>(key.clone()).execute(&mut connection);
         if let Err(error) = written.await {
-            // The server has ended the transaction by refusing this, as it does by refusing a COMMIT.
+            // By refusing this the server has ended the transaction.
             let _ = connection.batch_execute("ROLLBACK").await;
             self.session().transaction_ended();
             if lease.is_usable() {
@@ -148,7 +148,7 @@ impl ReplicatedConnection {
         Ok(key)
     }
 
-    /// What the caller of a COMMIT is told that failed with `error`.
+    /// The result for the caller of a COMMIT that failed with `error`.
     pub(super) async fn resolved(
         &self,
         pending_commit: Option<PendingCommit>,
@@ -174,11 +174,11 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Asks whoever is the primary, again and again until there is an answer.
+    /// Asks the primary again and again until there is an answer.
     async fn ask_for(&self, pending_commit: &PendingCommit) -> Resolved {
         let deadline = Instant::now() + LIMIT;
         while Instant::now() < deadline {
-            // A primary that goes away, too, is followed by another.
+            // If that primary goes away, another follows.
             if let Ok(lease) = self.primary_apart().await {
                 let same_cluster = pending_commit.era == self.cluster.write_log.era();
                 match ask(pending_commit, &lease, same_cluster).await {
@@ -198,8 +198,7 @@ impl ReplicatedConnection {
     }
 }
 
-/// Asks once. `None` if it is not decided yet. Another cluster knows no number of the one before, and may not have
-/// got its markers.
+/// Asks once. `None` if it is not decided yet. Another cluster does not know the number, and may not have the marker.
 async fn ask(
     pending_commit: &PendingCommit,
     lease: &Arc<Lease>,
@@ -214,8 +213,8 @@ async fn ask(
     let look = sql_query(look).bind::<Integer, _>(pending_commit.pid);
     let found: Found = look.get_result(&mut connection).await?;
     let same = found.timeline == pending_commit.timeline && same_cluster;
-    // Looked for only after its backend was seen to be gone, in a statement of its own: a snapshot is older
-    // than what is read of the backends beside it.
+    // The marker is looked for after the backend was seen to be gone, in a statement of its own. A snapshot is older
+    // than what the same statement reads of the backends.
     let gone = !same || !found.running;
     let answer = match &pending_commit.mark {
         CommitMark::Number(_) if !same => Some(Resolved::Unknown),
@@ -227,7 +226,7 @@ async fn ask(
                 .as_ref()
                 .is_err_and(|error| is_unknown_number(lease, error))
             {
-                // Not given to anyone yet, after a crash.
+                // After a crash the number was not given again yet.
                 using.finish();
                 return Ok(Some(Resolved::RolledBack));
             }
@@ -256,7 +255,7 @@ async fn ask(
     Ok(answer)
 }
 
-/// Whether the server has not yet given this number to a transaction.
+/// Whether the server has not given this number to a transaction yet.
 fn is_unknown_number(lease: &Lease, error: &diesel::result::Error) -> bool {
     let remark = lease.diagnose(error).remark;
     remark.is_some_and(|remark| remark.sqlstate == SqlState::INVALID_PARAMETER_VALUE)

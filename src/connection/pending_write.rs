@@ -1,4 +1,4 @@
-//! A write on its way: what must be remembered of it, whatever becomes of it.
+//! A write on its way, and what must be remembered of it, whatever becomes of it.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use crate::config::{Consistency, ConsistencyConfig, WriteScope};
 use crate::consistency::{Left, SessionHistory, WriteLog};
 use crate::wire::Wire;
 
-/// A write that was sent, or is about to be. Dropped, it counts as left behind.
+/// A write that was sent, or is about to be. If it is dropped, nobody waits for its answer.
 #[derive(Debug)]
 pub(super) struct PendingWrite {
     history: Arc<SessionHistory>,
     write_log: Arc<WriteLog>,
-    /// Its position is wanted as soon as it is done; otherwise only if somebody asks.
+    /// Its position is wanted at once. Otherwise the pool asks only if somebody needs it.
     eager: bool,
-    /// Every session of the pool is to see it.
+    /// Every session of the pool must see it.
     shared: bool,
     sent: Option<Sent>,
     /// The server has begun to answer.
@@ -25,7 +25,7 @@ pub(super) struct PendingWrite {
 #[derive(Debug)]
 struct Sent {
     wire: Arc<Wire>,
-    /// That of the primary which acknowledges it.
+    /// The timeline of the primary that acknowledges it.
     timeline: u32,
 }
 
@@ -39,7 +39,7 @@ impl PendingWrite {
     ) -> Self {
         history.write_starts();
         let shared = config.write_scope == WriteScope::Pool;
-        // Where nobody asks for more, positions are not worth asking for.
+        // If nobody needs more, positions are not worth a question.
         let asks = |level| level != Consistency::Eventual;
         Self {
             history: Arc::clone(history),
@@ -52,8 +52,8 @@ impl PendingWrite {
         }
     }
 
-    /// It goes over this connection, to a primary of this timeline: that stays what it is for as long as
-    /// the connection lives.
+    /// It goes over this connection, to a primary of this timeline. A connection stays on its timeline while it
+    /// lives.
     pub(super) fn sent_over(&mut self, wire: &Arc<Wire>, timeline: u32) {
         self.sent = Some(Sent {
             wire: Arc::clone(wire),
@@ -66,8 +66,7 @@ impl PendingWrite {
         self.sent = None;
     }
 
-    /// The first of its rows is there, and somebody gets it. The commit comes after the last, but most
-    /// often in the same breath.
+    /// Its first row was handed out. The commit comes after the last row, but most often at the same time.
     pub(super) fn answering(&mut self) {
         self.answering = true;
         let Some(Sent { wire, timeline }) = &self.sent else {
@@ -80,7 +79,7 @@ impl PendingWrite {
         }
     }
 
-    /// It is done, and what it wrote is to be seen from now on.
+    /// It is done, and must be seen from now on.
     pub(super) fn acknowledged(mut self) {
         self.is_done();
     }
@@ -120,7 +119,7 @@ impl Drop for PendingWrite {
             return;
         };
         if self.answering && wire.is_answered() {
-            // Only the rest of its rows was not wanted.
+            // Nobody wanted the rest of its rows.
             self.is_done();
             return;
         }

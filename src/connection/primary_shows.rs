@@ -19,11 +19,11 @@ use crate::error::Error;
 use crate::node::Lease;
 use crate::position::{Position, Survival};
 
-/// How long the primary has to show what a standby shows, while it waits to have that confirmed.
+/// How long the primary has to show what a standby shows, while the commit waits to be confirmed.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a statement may run beside which it cannot be told whether it is at its commit. What is
-/// between the log and being visible takes microseconds, if it waits for no standby.
+/// A statement that runs longer than this is not at its commit. From the log to being visible it takes microseconds,
+/// unless it waits for a standby.
 const COMMITTED: Duration = Duration::from_millis(100);
 
 /// The transactions that still run here and that are over on the standby with this snapshot.
@@ -36,8 +36,8 @@ const UNDER_WAY: &str = "SELECT ARRAY(SELECT xid::text::bigint \
 const SHOWS: &str = "SELECT NOT EXISTS (SELECT FROM pg_catalog.unnest($1) AS xid WHERE NOT \
     pg_catalog.pg_visible_in_snapshot(xid::text::xid8, pg_catalog.pg_current_snapshot())) AS shows";
 
-/// Transactions that may be at their commit: all here, or those that are left of some. One that
-/// waits for its client is not.
+/// Transactions that may be at their commit: all of them, or those of a list. A transaction that waits for its client
+/// is not.
 const COMMITTING: &str = "SELECT pg_catalog.concat(pid, ':', backend_xid) AS who, \
     state IS NULL OR wait_event IS NOT DISTINCT FROM 'SyncRep' AS held \
     FROM pg_catalog.pg_stat_activity \
@@ -68,7 +68,7 @@ struct Committing {
 }
 
 impl ReplicatedConnection {
-    /// Waits until the primary shows what replicas have shown, where a read must never see less.
+    /// Waits until the primary shows what replicas have shown, if a read must never see less.
     pub(super) async fn primary_shows(&self, lease: &Arc<Lease>) -> QueryResult<()> {
         let (level, open, history) = {
             let session = self.session();
@@ -125,7 +125,7 @@ impl ReplicatedConnection {
         let replicas: Vec<_> = topology.replicas().map(|member| &member.reports).collect();
         let _asked: Vec<_> = replicas.iter().map(|reports| reports.want()).collect();
         let look = || {
-            // One that has gone is not asked any more.
+            // A replica that has gone is not asked.
             let open = |reports: &&&Arc<Reports>| reports.position().is_some();
             let mut asked = replicas.iter().filter(open);
             let all = asked.all(|reports| reports.asked_since(now));
@@ -137,7 +137,7 @@ impl ReplicatedConnection {
             .iter()
             .map(|reports| reports.snapshot().filter(|_| reports.asked_since(now)))
             .collect();
-        // What showed more before it was restarted cannot be asked for that any more.
+        // A restarted server cannot tell what it showed before.
         let mut known = snapshots.iter().all(|snapshot| {
             snapshot
                 .as_ref()
@@ -170,7 +170,7 @@ impl ReplicatedConnection {
         snapshots.find(covers)
     }
 
-    /// Waits until the primary shows what a standby has shown. `false` if that has gone.
+    /// Waits until the primary shows what a standby has shown. `false` if the standby has gone.
     async fn shows_snapshot(
         &self,
         lease: &Arc<Lease>,
@@ -199,7 +199,7 @@ impl ReplicatedConnection {
         Ok(true)
     }
 
-    /// Waits until the primary shows whatever standbys can have shown by now.
+    /// Waits until the primary shows all that standbys can have shown by now.
     async fn shows_anything(&self, lease: &Arc<Lease>) -> QueryResult<()> {
         let begun = Instant::now();
         let mut left = committing(lease, None).await?;
@@ -223,8 +223,8 @@ impl ReplicatedConnection {
         self.cluster.within(pause).await;
     }
 
-    /// Waits until it is known what the session has seen. `false` if a node did not say in time.
-    /// What it saw on the primary does not count.
+    /// Waits until the positions of all that the session has seen are known. `false` if a node did not answer in
+    /// time. What it saw on the primary does not count.
     async fn knows_seen(&self, history: &SessionHistory, primary: &Arc<Reports>) -> bool {
         let write_log = &self.cluster.write_log;
         let elsewhere = |read: &Arc<Reports>| !Arc::ptr_eq(read, primary);

@@ -1,4 +1,4 @@
-//! What the reads of one connection must see, set and asked.
+//! What the reads of one connection must see, and what it has lost.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,16 +23,15 @@ impl ReplicatedConnection {
 
     /// The timeline of the primary at the other end; 0 if it is not known.
     ///
-    /// A server that takes writes changes its timeline only by being restarted, so that this holds for as
-    /// long as the connection lives.
+    /// A server that takes writes changes its timeline only by a restart. So this holds while the connection lives.
     pub(super) fn timeline_of(&self, lease: &Lease) -> u32 {
         let topology = self.cluster.topology();
         let member = topology.member(lease.node());
         member.map_or(0, |member| member.timeline)
     }
 
-    /// Notes that the application gets the connection itself: what it writes with it, and when, is not
-    /// seen, so that whatever the primary has may be the session's.
+    /// The application borrows the connection itself. The pool does not see what it writes there. So all that the
+    /// primary has may be the session's.
     pub(super) fn lends(&self, lease: &Lease) {
         lease.note_lent();
         let timeline = self.timeline_of(lease);
@@ -43,9 +42,8 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Comes before the primary serves. One of a newer timeline than that on which the session has written
-    /// may lack what it wrote: where the older one ended is asked for first, and waited for. Tells if
-    /// something is lost, or may be.
+    /// Comes before the primary serves. If the primary is on a newer timeline than the session's writes, waits until
+    /// it is known where the older one ended. Returns the reason if a write is lost, or may be.
     pub(super) async fn learns_of_loss(&self, lease: &Lease) -> Option<RouteReason> {
         let (history, level) = {
             let session = self.session();
@@ -57,7 +55,7 @@ impl ReplicatedConnection {
         let write_log = &self.cluster.write_log;
         let mut timeline = self.timeline_of(lease);
         if timeline == 0 && history.awaits_timeline() {
-            // A pool that has just begun may have seen that it takes writes, and no more.
+            // A new pool may know only that the primary takes writes.
             let told = |topology: &Topology| {
                 let member = topology.member(lease.node());
                 member
@@ -86,8 +84,7 @@ impl ReplicatedConnection {
     }
 }
 
-/// The token of a session. What is not known yet is asked for, and waited for as long as a read
-/// would wait.
+/// The token of a session. Asks for positions that are not known yet, and waits as long as a read would.
 pub(crate) async fn token_of(cluster: &Arc<Cluster>, history: &SessionHistory) -> SessionToken {
     let write_log = &cluster.write_log;
     let deadline = deadline::after(Instant::now(), cluster.config.consistency.wait);

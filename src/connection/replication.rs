@@ -1,4 +1,4 @@
-//! How far the commits of one connection must get, before they are acknowledged and after.
+//! How far the commits of a connection must get: before they are acknowledged, and after.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::node::Lease;
 use crate::position::Position;
 use crate::wire::Wire;
 
-/// Which replicas have to have a write.
+/// How many replicas must have a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Replicas {
@@ -35,13 +35,13 @@ pub enum Replicas {
 pub struct Replication {
     /// The names of those that have it.
     pub confirmed: Vec<String>,
-    /// The names of those that had not said so in time.
+    /// The names of those that did not confirm in time.
     pub missing: Vec<String>,
-    /// Whether those that have it are as many as were asked for.
+    /// Whether as many have it as were asked for.
     pub is_met: bool,
 }
 
-/// What a connection wants of its commits, and where the server has been told so.
+/// How far commits must get, and which server connection was told so.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
     pub(super) level: Option<Durability>,
@@ -111,12 +111,12 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Tells the server what the connection wants of its commits, if it has not been told yet.
+    /// Tells the server how far commits must get, if it does not know yet.
     pub(super) async fn tell_durability(&self, lease: &Arc<Lease>) -> QueryResult<()> {
         let Some(level) = self.untold(lease) else {
             return Ok(());
         };
-        // It would be undone with the transaction.
+        // The transaction's end would undo it.
         if lease.wire.in_transaction() {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! What a statement reports when it comes to its end, and what its caller is told of a connection that broke.
+//! What a statement reports at its end, and the error for a connection that broke.
 
 use std::sync::{Arc, Weak};
 
@@ -7,12 +7,12 @@ use crate::cluster::Cluster;
 use crate::error::{Error, Outcome};
 use crate::node::{Failure, Lease};
 
-/// What is to be done when a statement comes to its end.
+/// What is to be done at the end of a statement.
 #[derive(Debug)]
 pub(super) struct Report {
     /// Whom to tell of a connection that breaks.
     pub(super) cluster: Weak<Cluster>,
-    /// What to tell the caller then.
+    /// The outcome in that case.
     pub(super) outcome_if_lost: Outcome,
     pub(super) pending_write: Option<PendingWrite>,
 }
@@ -25,7 +25,7 @@ impl Report {
     }
 }
 
-/// The error for a statement whose connection was lost, if it was; the manager is told.
+/// The error for a statement whose connection was lost, if it was. The manager hears of it.
 pub(super) fn lost(
     cluster: &Weak<Cluster>,
     lease: &Arc<Lease>,
@@ -35,7 +35,7 @@ pub(super) fn lost(
     let cause = failure.lost.clone()?;
     let node = lease.node();
     if let Some(cluster) = cluster.upgrade().filter(|_| !failure.ours) {
-        // One connection's end is no proof: the node is asked.
+        // The end of one connection is no proof. The manager checks the node.
         cluster.suspect(node, cause.clone());
     }
     tracing::warn!(target: "diesel_replicated", node = node.name, cause, outcome = outcome.as_str(), "connection_lost");

@@ -1,4 +1,4 @@
-//! Doing a transaction again that is known not to have been committed.
+//! Runs a transaction again that was surely not committed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,19 +15,19 @@ use crate::error::{ErrorExt, Outcome};
 /// How one attempt ended.
 enum Tried<T, E> {
     Over(Result<T, E>),
-    /// It has left nothing behind and may succeed another time.
+    /// It has left nothing behind, and may succeed another time.
     Again(E),
 }
 
-/// So many attempts at a read-only transaction may be on replicas.
+/// How many attempts at a read-only transaction may be on replicas.
 const REPLICAS: u32 = 2;
 
 impl TransactionBuilder<'_> {
     /// As [`run`](Self::run), again and again by `policy`; see
     /// [`ReplicatedConnection::retry_transaction`].
     ///
-    /// A read-only transaction that two attempts on replicas could not finish is tried on the primary, as is
-    /// the last attempt.
+    /// If two attempts at a read-only transaction on replicas fail, the next ones run on the primary, as the last
+    /// attempt does.
     ///
     /// # Errors
     ///
@@ -54,7 +54,7 @@ impl TransactionBuilder<'_> {
                 return Err(error);
             };
             attempt += 1;
-            // Two replicas had their turn, or there is no other: the primary has the last word.
+            // Two replicas had their turn, or there is no other. The primary has the last word.
             if attempt > REPLICAS || attempt == policy.attempts {
                 self.on_replicas = Some(false);
             }
@@ -79,7 +79,7 @@ impl TransactionBuilder<'_> {
         if let Err(error) = self.start().await {
             return judge(error, false);
         }
-        // It tells more than the errors that come out of the callback.
+        // The wire tells more than the errors that come out of the callback.
         let wire = match self.connection.transaction_lease() {
             Ok(lease) => lease.map(|lease| Arc::clone(&lease.wire)),
             Err(_) => None,
@@ -110,7 +110,7 @@ impl TransactionBuilder<'_> {
     }
 }
 
-/// What comes after an error of BEGIN or COMMIT.
+/// What follows an error of BEGIN or COMMIT.
 fn judge<T, E: From<DieselError>>(error: DieselError, conflict: bool) -> Tried<T, E> {
     let from_database = matches!(error, DieselError::DatabaseError(..));
     if conflict || (from_database && error.outcome() == Outcome::NotRun) {

@@ -1,4 +1,4 @@
-//! A view of a connection that forces the kind of node.
+//! A view of a connection with another kind of node or another level.
 
 use std::ops::{Deref, DerefMut};
 
@@ -6,11 +6,11 @@ use super::ReplicatedConnection;
 use crate::config::Consistency;
 use crate::route::NodeKind;
 
-/// A [`ReplicatedConnection`] whose statements all go to one kind of node, or whose reads see what
-/// another level of consistency says.
+/// A [`ReplicatedConnection`] whose statements all go to one kind of node, or whose reads see what another level
+/// says.
 ///
-/// It is a connection itself, transactions included, and ends when it is dropped. An open
-/// transaction stays where it is whatever is forced.
+/// It is a connection itself, transactions included. It ends when it is dropped. An open transaction stays where it
+/// is.
 #[derive(Debug)]
 pub struct Scope<'a> {
     connection: &'a mut ReplicatedConnection,

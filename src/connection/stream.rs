@@ -1,4 +1,4 @@
-//! The rows of one statement, which hold their server connection until the last one.
+//! The rows of one statement. They hold their server connection until the last row.
 
 use std::fmt;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ pub struct RowStream {
     first: Option<Row>,
     rows: Option<Rows>,
     using: Option<Use>,
-    /// `None` when all is over.
+    /// `None` at the end.
     report: Option<Report>,
 }
 
@@ -56,7 +56,7 @@ impl RowStream {
         self.using = None;
     }
 
-    /// What the caller is told of an error in the middle of the rows.
+    /// The error for the caller in the middle of the rows.
     fn failed(&mut self, error: diesel::result::Error) -> diesel::result::Error {
         let (Some(using), Some(report)) = (&self.using, self.report.take()) else {
             return error;

@@ -1,4 +1,4 @@
-//! The traits of diesel-async; thin, because the work is in [`super::execute`].
+//! The traits of diesel-async. They are thin: the work is in [`super::execute`].
 //!
 //! Each exists for `ReplicatedConnection` and for `&ReplicatedConnection`, on one implementation.
 
@@ -26,7 +26,7 @@ use crate::config::redact;
 use crate::statement::Statement;
 
 impl ReplicatedConnection {
-    /// Captures the query now, because it is not `Send`, and runs it when polled.
+    /// Captures the query now, because it is not `Send`. Runs it when polled.
     fn start<'a, Q, A>(
         &'a self,
         query: &Q,
@@ -145,13 +145,12 @@ impl AsyncConnection for ReplicatedConnection {
     type TransactionManager = AnsiTransactionManager;
 
     /// Takes one libpq-style URL that names every host of the cluster, for example
-    /// `postgres://app@db1:5432,db2:5432,db3:5432/app`; the nodes are asked who is primary.
+    /// `postgres://app@db1:5432,db2:5432,db3:5432/app`. The nodes tell which of them is the primary.
     ///
-    /// Connections established from one URL share one cluster within the process: its pools and
-    /// its manager. So this costs next to nothing but the first time, and pools of
-    /// `ReplicatedConnection` work as they are.
+    /// Connections from one URL share one cluster within the process: its pools and its manager. So only the first
+    /// costs something, and pools of `ReplicatedConnection` work as they are.
     async fn establish(database_url: &str) -> ConnectionResult<Self> {
-        // The events of plain connections carry the URL as it is; passwords stay out of ours.
+        // The events of plain connections carry the whole URL. Ours carry no password.
         let url = redact(database_url);
         let mut instrumentation = diesel::connection::DynInstrumentation::default_instrumentation();
         instrumentation.on_connection_event(InstrumentationEvent::start_establish_connection(&url));
@@ -169,7 +168,7 @@ impl AsyncConnection for ReplicatedConnection {
 
     fn transaction_state(&mut self) -> &mut AnsiTransactionManager {
         if self.must_roll_back.swap(false, Ordering::AcqRel) {
-            // Comes back here once, with the flag taken.
+            // The call comes back here once, with the flag taken.
             AnsiTransactionManager::transaction_manager_status_mut(self)
                 .set_requires_rollback_maybe_up_to_top_level(true);
         }
@@ -188,7 +187,7 @@ impl AsyncConnection for ReplicatedConnection {
         self.cache_size = size;
         let session = self.session.get_mut();
         session.notice_transaction_end();
-        // One that a row stream still uses keeps its cache until it goes back.
+        // A connection that a row stream still uses keeps its cache until it goes back.
         for lease in [&mut session.primary, &mut session.replica] {
             let lease = lease.as_mut().and_then(std::sync::Arc::get_mut);
             if let Some(connection) = lease.and_then(crate::node::Lease::connection_mut) {
@@ -199,8 +198,8 @@ impl AsyncConnection for ReplicatedConnection {
 }
 
 impl PoolableConnection for ReplicatedConnection {
-    /// Makes the connection as good as new, and asks no server for that: the next user starts
-    /// without the history of the last one.
+    /// Makes the connection as good as new, without asking a server. The next user starts without the history of the
+    /// last one.
     async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()> {
         self.settle_origin();
         self.renew();
@@ -218,7 +217,7 @@ impl PoolableConnection for ReplicatedConnection {
     /// connections go back to their own pools.
     fn is_broken(&mut self) -> bool {
         let broken = AnsiTransactionManager::is_broken_transaction_manager(self);
-        // Of open transactions only those of tests leave the manager unbroken.
+        // Only the open transactions of tests leave the manager unbroken.
         let manager = AnsiTransactionManager::transaction_manager_status_mut(self);
         let test_transaction = manager
             .transaction_depth()

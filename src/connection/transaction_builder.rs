@@ -47,8 +47,8 @@ impl<'a> TransactionBuilder<'a> {
         }
     }
 
-    /// `READ ONLY`. Where the pool lets it
-    /// ([`Config::read_only_transactions_on_replicas`](crate::Config)), it runs on a replica.
+    /// `READ ONLY`. It runs on a replica if the pool allows that
+    /// ([`Config::read_only_transactions_on_replicas`](crate::Config)).
     pub fn read_only(mut self) -> Self {
         self.access = Some(" READ ONLY");
         self
@@ -84,7 +84,7 @@ impl<'a> TransactionBuilder<'a> {
         self
     }
 
-    /// `ISOLATION LEVEL SERIALIZABLE`. Always on the primary: no standby offers it.
+    /// `ISOLATION LEVEL SERIALIZABLE`. Always on the primary: a standby does not have it.
     pub fn serializable(mut self) -> Self {
         self.isolation = Some(" ISOLATION LEVEL SERIALIZABLE");
         self
@@ -96,7 +96,7 @@ impl<'a> TransactionBuilder<'a> {
         self
     }
 
-    /// Runs `callback` inside the transaction: commits if it returns `Ok`, else rolls back.
+    /// Runs `callback` inside the transaction. Commits if it returns `Ok`, else rolls back.
     ///
     /// # Errors
     ///
@@ -104,8 +104,8 @@ impl<'a> TransactionBuilder<'a> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the transaction open on a server connection that is then closed
-    /// with this connection, which rolls it back; the connection refuses further transactions.
+    /// If the future is dropped, the transaction stays open on its server connection. That is closed with this
+    /// connection, which rolls it back. Until then this connection refuses further transactions.
     pub async fn run<'b, T, E, F>(&mut self, callback: F) -> Result<T, E>
     where
         for<'r> F: AsyncFnOnce(&'r mut ReplicatedConnection) -> Result<T, E>
@@ -149,7 +149,7 @@ impl<'a> TransactionBuilder<'a> {
         result
     }
 
-    /// Its BEGIN, also as a fragment of a query.
+    /// The BEGIN, also as a fragment of a query.
     fn begin(&self) -> String {
         let parts = [self.isolation, self.access, self.deferrable];
         let options: String = parts.into_iter().flatten().collect();
@@ -165,10 +165,10 @@ impl QueryFragment<Pg> for TransactionBuilder<'_> {
     }
 }
 
-/// An async closure, with a name for its future: so that one can ask that it be `Send`.
+/// An async closure whose future has a name, so that one can ask that it be `Send`.
 ///
-/// The future of an `AsyncFnOnce` cannot be named on stable Rust. Every async closure is one of these, so
-/// this is nothing to implement.
+/// The future of an `AsyncFnOnce` cannot be named on stable Rust. Every async closure implements this trait; there is
+/// nothing to implement.
 pub trait AsyncFunc<T, R>:
     AsyncFnOnce(T) -> R + FnOnce(T) -> <Self as AsyncFunc<T, R>>::Fut
 {

@@ -1,4 +1,4 @@
-//! Finding the OIDs of custom types before a statement is sent.
+//! Finds the OIDs of custom types before a statement is sent.
 
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ impl ReplicatedConnection {
                 own.insert(custom.clone(), *oids);
             }
         } else if !lease.wire.in_transaction() {
-            // A type made in an open transaction may never come to be for others.
+            // A type made in an open transaction may never exist for others.
             self.cluster.oids.insert(found);
         }
     }
