@@ -1,9 +1,8 @@
-//! How a node is, from what is heard of it and when: a state machine that asks nobody.
+//! A node's health, by what was heard of it and when: a state machine that asks nobody.
 //!
-//! Three things are told apart and do not disturb each other: whether the node can be reached
-//! ([`Reach`]), whether it is too far behind, and whether it is slow beside its peers
-//! ([`slow`]). What comes of it is one [`NodeHealth`] for people and a share of the reads for the
-//! router.
+//! Three things are kept apart: whether the node can be reached ([`Reach`]), whether it is too far behind, and
+//! whether it is slow beside its peers ([`slow`]). Together they make one [`NodeHealth`] for people, and a share of
+//! the reads for the router.
 
 mod slow;
 #[cfg(test)]
@@ -17,51 +16,51 @@ use crate::deadline;
 use crate::status::NodeHealth;
 use slow::{LEAST, Slowness};
 
-/// A lag has to fall to this part of its bound before it is over.
+/// A lag is over when it has fallen to this part of its bound.
 const CAUGHT_UP: f64 = 0.8;
 
-/// Something heard of a node.
+/// Something that was heard of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Signal {
     /// It was reached by a new connection and answered.
     Reached,
-    /// A connection ended that nobody had asked to end: the node may be well, and is looked at.
+    /// A connection ended that nobody had asked to end. The node may be well, and is checked.
     Doubted(String),
     /// It did not answer in time.
     Silent(String),
-    /// It is there, and serves over the connections that are open; no more can be opened.
+    /// It serves over open connections, and no more can be opened.
     Hindered(String),
     /// It cannot be reached.
     Failed(String),
-    /// How it compares, told at each interval.
+    /// How it compares with its peers, once in an interval.
     Measured(Measure),
-    /// It is to be emptied, or is not any more.
+    /// It is being drained, or is not any more.
     Drain(bool),
 }
 
 /// What a replica is whose log is not the primary's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Apart {
-    /// It has what the primary lost.
+    /// It has log that the primary lost.
     Diverged,
-    /// Whether it has is not known.
+    /// Nobody knows whether it has.
     Doubtful,
-    /// It gets nothing of what the primary has written since a failover.
+    /// It gets nothing of what was written since a failover.
     Orphaned,
 }
 
-/// How a node is doing, as far as that is known.
+/// How a node compares with its peers, as far as that is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Measure {
     /// How long its answers take.
     pub(crate) round_trip: Option<Duration>,
-    /// The median of those of its peers.
+    /// The median of its peers' answers.
     pub(crate) peers: Option<Duration>,
     /// How old its data is.
     pub(crate) lag: Option<Duration>,
     /// How much log it has yet to replay.
     pub(crate) lag_bytes: Option<u64>,
-    /// Whether it could be told how far it is behind, if it were known where it is.
+    /// Whether its lag could be told, if its position were known.
     pub(crate) compared: bool,
 }
 
@@ -71,7 +70,7 @@ enum Reach {
     #[default]
     Unknown,
     Up,
-    /// Being looked at, and in use only where nothing else is; silent so often in a row.
+    /// It is being checked, and serves only if nothing else can. It was silent so many times in a row.
     Doubted(u32, Arc<str>),
     Down(Arc<str>),
 }
@@ -85,17 +84,17 @@ pub(crate) struct Health {
     draining: bool,
     /// Why it is too far behind.
     lagging: Option<Arc<str>>,
-    /// Since when it has not been known how far it is behind.
+    /// Since when its lag is not known.
     unknown: Option<Instant>,
     /// Why its log is not the primary's.
     apart: Option<(Apart, Arc<str>)>,
     slowness: Slowness,
-    /// When it came back; its share grows since.
+    /// When it came back. Its share grows since.
     back: Option<Instant>,
 }
 
 impl Health {
-    /// Takes note of `signal`, heard at `now`.
+    /// Notes `signal`, heard at `now`.
     pub(crate) fn hear(&mut self, signal: Signal, config: &HealthConfig, now: Instant) {
         let (asked, served) = (self.is_asked(), self.serves());
         match signal {
@@ -114,7 +113,7 @@ impl Health {
             Signal::Measured(measure) => self.measured(&measure, config, now),
             Signal::Drain(draining) => self.draining = draining,
         }
-        // The first to come has nothing to recover from.
+        // The first node to come has nothing to recover from.
         if asked && !served && self.serves() {
             self.back = Some(now);
         }
@@ -132,7 +131,7 @@ impl Health {
 
     fn doubted(&mut self, cause: &str, silent: u32, config: &HealthConfig) {
         let times = match self.reach {
-            // It has to be reached before there is anything to doubt.
+            // A node must be reached before it can be doubted.
             Reach::Down(_) | Reach::Unknown => return,
             Reach::Doubted(times, _) => times.saturating_add(silent),
             Reach::Up => silent,
@@ -163,7 +162,7 @@ impl Health {
         }
     }
 
-    /// Whether it is too far behind. What is not known is, after a moment: nobody vouches for it.
+    /// Whether it is too far behind. After a moment, an unknown lag counts as too much.
     fn lag(&mut self, measure: &Measure, config: &HealthConfig, now: Instant) -> Option<Arc<str>> {
         let slack = if self.lagging.is_some() {
             CAUGHT_UP
@@ -219,7 +218,7 @@ impl Health {
         }
     }
 
-    /// Why it is not up, or what hinders it though it is.
+    /// Why it is not up, or what hinders it though it is up.
     pub(crate) fn cause(&self) -> Option<String> {
         match (&self.reach, self.kind()) {
             (Reach::Down(cause) | Reach::Doubted(_, cause), _) => Some(cause.to_string()),
@@ -233,7 +232,7 @@ impl Health {
         }
     }
 
-    /// Whether nothing speaks against its whole share.
+    /// Whether it gets its whole share.
     pub(crate) fn is_sound(&self) -> bool {
         self.reach == Reach::Up && self.back.is_none() && !self.slowness.is_slow()
     }
@@ -257,17 +256,17 @@ impl Health {
         matches!(self.reach, Reach::Down(_))
     }
 
-    /// Whether it may serve reads that others could.
+    /// Whether it may serve reads that other nodes could serve.
     pub(crate) fn serves(&self) -> bool {
         self.is_up() && !self.draining && self.lagging.is_none() && !self.is_diverged()
     }
 
-    /// Whether its log is the primary's, as far as anybody has told.
+    /// Whether its log is the primary's, as far as that is known.
     pub(crate) fn is_trusted(&self) -> bool {
         self.apart.is_none()
     }
 
-    /// Its log is not the primary's, or is again; why.
+    /// Notes that its log is not the primary's, and why; or that it is again.
     pub(crate) fn set_apart(&mut self, apart: Option<(Apart, Arc<str>)>) {
         self.apart = apart;
     }
@@ -280,7 +279,7 @@ impl Health {
         matches!(self.apart, Some((Apart::Diverged, _)))
     }
 
-    /// How much of its weight counts, from 0, where it serves only for want of others, to 1.
+    /// How much of its weight counts, from 0 (it serves only if nothing else can) to 1.
     pub(crate) fn share(&self, config: &HealthConfig, now: Instant) -> f64 {
         if matches!(self.reach, Reach::Doubted(..)) {
             return 0.0;
@@ -288,7 +287,7 @@ impl Health {
         self.slowness.share(now) * self.grown(config, now)
     }
 
-    /// How far it has grown since it came back.
+    /// How far its share has grown since it came back.
     fn grown(&self, config: &HealthConfig, now: Instant) -> f64 {
         let Some(back) = self.back else {
             return 1.0;

@@ -1,5 +1,5 @@
-//! Whether a node is slow beside its peers: noticed by several looks in a row, and left without
-//! oscillation.
+//! Whether a node is slow beside its peers. It takes several looks in a row to change that, so that it does not
+//! oscillate.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use crate::deadline;
 /// The share of its reads that a node has when it is slow, or has just come back.
 pub(super) const LEAST: f64 = 0.1;
 
-/// So many looks in a row make a node slow, or quick again.
+/// How many looks in a row make a node slow, or quick again.
 const LOOKS: u32 = 3;
 
-/// After this long a slow node gets no reads at all while others can serve.
+/// After this long a slow node gets no reads while others can serve.
 const TOLERATED: Duration = Duration::from_secs(10);
 
-/// How long a node is slow at the least; doubled each time that it comes back too early.
+/// How long a node stays slow at the least. It doubles each time that the node becomes slow again.
 const HOLD: Duration = Duration::from_secs(5);
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
-/// After this long without trouble earlier ones are forgotten.
+/// After this long without trouble, earlier trouble is forgotten.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,7 +28,7 @@ pub(super) struct Slowness {
     slow: Option<Slow>,
     /// Looks in a row that speak for the other state.
     against: u32,
-    /// How often it was slow, and until when last.
+    /// How many times it was slow, and when it was last.
     times: u32,
     left: Option<Instant>,
 }
@@ -66,13 +66,13 @@ impl Slowness {
         let Some(round_trip) = round_trip else {
             return;
         };
-        // Alone it is as quick as any.
+        // Without peers it is quick.
         let peers = peers.unwrap_or(round_trip);
         let limit = deadline::times(peers, config.slow_factor).max(config.slow_floor);
         let speaks_against = match &self.slow {
             None => round_trip > limit,
             Some(slow) => {
-                // To leave it must do better than to stay out.
+                // Leaving takes a better time than staying out.
                 let held = now.saturating_duration_since(slow.since) >= self.hold();
                 held && round_trip <= limit / 2
             }

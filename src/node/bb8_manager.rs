@@ -1,4 +1,4 @@
-//! What bb8 asks of us about connections.
+//! Opens and judges connections for bb8.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use super::connect::Connector;
 use super::connection::NodeConnection;
 use crate::error::ConnectError;
 
-/// The newest failure to connect, and how many there were before it.
+/// The newest failure to connect, and how many came before it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Failures {
     pub(super) count: u64,
@@ -20,13 +20,13 @@ pub(super) struct Failures {
 /// Why the pool has one connection less than it would like.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// At an attempt that began then.
+    /// An attempt failed that had begun at that time.
     Connect(ConnectError, Instant),
-    /// Its own end was told when it came; this is only the finding of it.
+    /// A connection was found to be over. Its end was reported when it came.
     DiedIdle,
 }
 
-/// Opens connections, and judges them by what their wires say: no ping, ever.
+/// Opens connections, and judges them by their wires. It never pings.
 #[derive(Debug)]
 pub(crate) struct ConnectionManager {
     pub(super) connector: Arc<Connector>,
@@ -55,7 +55,7 @@ impl ManageConnection for ConnectionManager {
     }
 }
 
-/// Hands failures to connect to whoever waits for a connection; bb8 would let them wait on.
+/// Tells those who wait for a connection that an attempt failed. bb8 would let them wait on.
 #[derive(Clone, Debug)]
 pub(super) struct Sink {
     pub(super) failures: watch::Sender<Failures>,

@@ -1,4 +1,4 @@
-//! Asking a server to cancel what one of its connections is running.
+//! Asks a server to cancel what one of its connections runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ impl NodeCancel {
         Arc::strong_count(&self.users) == 1
     }
 
-    /// Sends the request over a socket of its own; runs on the node's runtime.
+    /// Sends the request over a socket of its own, on the node's runtime.
     pub(crate) async fn cancel(&self) -> Result<(), ConnectError> {
         self.node.pool.connector().cancel(&self.token).await
     }

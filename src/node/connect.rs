@@ -24,28 +24,28 @@ use crate::config::{Host, NodeSettings};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::wire::{Generation, ServerRole, Tap, Wire, drive};
 
-/// What runs on every new server connection before anyone gets it.
+/// Code that runs on every new server connection before anyone gets it.
 pub(crate) type SetupHook =
     Arc<dyn for<'a> Fn(&'a mut AsyncPgConnection) -> BoxFuture<'a, QueryResult<()>> + Send + Sync>;
 
-/// How long sent data may stay unacknowledged where the URL does not say: keepalives alone do not
-/// notice a link that died with data under way.
+/// How long sent data may stay unacknowledged if the URL does not say. Keepalives alone do not notice a link that
+/// died with data under way.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A socket of either kind.
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 
-/// Knows how to reach one node.
+/// How to reach one node.
 pub(crate) struct Connector {
     pub(crate) settings: NodeSettings,
     setup: SetupHook,
     report: Arc<dyn Fn(Trouble) + Send + Sync>,
     /// Ends every connection of the node, for good.
     pub(crate) shutdown: CancellationToken,
-    /// Of the connections that are opened now.
+    /// The generation of the connections that are opened now.
     generation: Mutex<Arc<Generation>>,
-    /// Connections of ours that are open, in whoever's hands.
+    /// How many connections of ours are open, in use or not.
     open: Arc<AtomicUsize>,
 }
 
@@ -74,7 +74,7 @@ impl Connector {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Ends every connection that is open now, whatever runs on it; new ones can be opened.
+    /// Ends every open connection, whatever runs on it. New ones can be opened.
     pub(crate) fn end_generation(&self, cause: String) {
         let next = Generation::within(&self.shutdown);
         std::mem::replace(&mut *self.generation(), next).end(cause);
@@ -90,8 +90,8 @@ impl Connector {
         self.connect_counted(&self.open, &generation, None).await
     }
 
-    /// The same for the monitor, whose connection serves no statement, counts for nobody, and stays
-    /// whatever the node becomes.
+    /// The same for the monitor. Its connection serves no statement, is not counted, and stays whatever the node
+    /// becomes.
     pub(super) async fn connect_monitor(&self) -> Result<NodeConnection, ConnectError> {
         let generation = Generation::within(&self.shutdown);
         let mut connection = self
@@ -101,8 +101,7 @@ impl Connector {
         Ok(connection)
     }
 
-    /// The same, to another database, and without the set-up: that may need what is only in the
-    /// application's.
+    /// The same to another database, and without the application's set-up, which may need the application's database.
     #[cfg(feature = "promotion")]
     pub(super) async fn connect_bare(
         &self,
@@ -116,7 +115,7 @@ impl Connector {
         Ok(connection)
     }
 
-    /// What a role or database limits for its applications is not meant for who watches the server.
+    /// A role or database may limit its applications. The limits are not meant for the monitor.
     async fn free_of_limits(&self, connection: &mut NodeConnection) -> Result<(), ConnectError> {
         let limit = self.settings.pool.connect_timeout;
         let setting = connection.pg.batch_execute(NO_LIMITS);
@@ -236,13 +235,12 @@ impl Connector {
         Ok(NodeConnection::new(pg, wire, guard, notifications, cancel))
     }
 
-    /// Tells of a connection to this node that could not be opened, at an attempt that began at `since`.
+    /// Reports that a connection could not be opened, at an attempt that began at `since`.
     pub(super) fn connect_failed(&self, error: ConnectError, since: Instant) {
         (self.report)(Trouble::ConnectFailed(error, since));
     }
 
-    /// What happens when a connection ends: it counts no more, and if its end was not ours
-    /// somebody should look at the node.
+    /// A connection has ended. If it was not ended by us, the node is checked.
     fn at_the_end(&self, counter: Counter, wire: &Arc<Wire>) -> impl FnOnce() + Send + 'static {
         let wire = Arc::clone(wire);
         let report = Arc::clone(&self.report);
@@ -282,7 +280,7 @@ impl Connector {
         Ok(())
     }
 
-    /// A node's monitor could not ask what it has to know.
+    /// The error for a monitor that could not ask what it has to know.
     pub(super) fn monitor_failed(&self, error: &diesel::result::Error) -> ConnectError {
         self.error(ConnectErrorKind::Other, error.to_string())
     }
@@ -295,7 +293,7 @@ impl Connector {
 
     fn set_up_failed(&self, wire: &Wire, error: &ConnectionError) -> ConnectError {
         match wire.death() {
-            // The set-up is not why.
+            // The set-up is not the cause.
             Some(death) => self.error(ConnectErrorKind::Other, death.message),
             None => self.error(ConnectErrorKind::SetUp, error.to_string()),
         }
@@ -339,8 +337,8 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// Gives a session the strongest isolation that a standby has, where its default is one that a standby
-/// refuses, with every statement.
+/// Gives a session the strongest isolation that a standby has, if its default is one that a standby refuses with
+/// every statement.
 async fn fit_for_a_standby(pg: &mut AsyncPgConnection, wire: &Wire) -> QueryResult<()> {
     #[derive(diesel::QueryableByName)]
     struct Level {
@@ -357,13 +355,12 @@ async fn fit_for_a_standby(pg: &mut AsyncPgConnection, wire: &Wire) -> QueryResu
     Ok(())
 }
 
-/// What [`fit_for_a_standby`] sets, to be set again after a reset.
+/// What [`fit_for_a_standby`] sets. It is set again after a reset.
 pub(super) const FIT: &str = "SET default_transaction_isolation TO 'repeatable read'";
 
-/// Not every version has each of these limits. A serializable transaction that is read only may have to wait
-/// for others.
+/// Not every version has each of these limits. A serializable read-only transaction may have to wait for others.
 ///
-/// And whoever looks at the server's connections sees which of them watch.
+/// The name shows in the server's list of connections which of them watch.
 const NO_LIMITS: &str = "SELECT pg_catalog.set_config(name, CASE vartype WHEN 'integer' THEN '0' \
     WHEN 'bool' THEN 'off' WHEN 'string' THEN setting || ' (watching)' ELSE 'read committed' END, false) \
     FROM pg_catalog.pg_settings WHERE name IN ('application_name', 'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', \

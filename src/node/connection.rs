@@ -1,4 +1,4 @@
-//! One open server connection with everything that belongs to it.
+//! One open server connection with all that belongs to it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,11 +26,11 @@ pub(crate) struct NodeConnection {
     pub(crate) wire: Arc<Wire>,
     pub(crate) notifications: Arc<Notifications>,
     pub(super) cancel: tokio_postgres::CancelToken,
-    /// Since when it is open, at the latest.
+    /// When it was opened, at the latest.
     pub(crate) opened: Instant,
     prepared: Arc<Prepared>,
     cache_size: CacheSize,
-    /// Since which generation of the cluster's memory it has prepared what it has.
+    /// The generation of the cluster's memory from which on it has prepared statements.
     remembers: u64,
     _driver: Driver,
 }
@@ -64,7 +64,7 @@ impl NodeConnection {
     }
 
     pub(crate) fn set_cache_size(&mut self, wanted: CacheSize) {
-        // Setting it drops what is cached, so not without need.
+        // Setting the size drops the cache, so it is not done without need.
         let same = matches!(
             (self.cache_size, wanted),
             (CacheSize::Unbounded, CacheSize::Unbounded)
@@ -76,7 +76,7 @@ impl NodeConnection {
         }
     }
 
-    /// Since when it remembers what it has prepared.
+    /// The generation from which on it has prepared statements.
     pub(crate) fn remembers(&self) -> u64 {
         self.remembers
     }
@@ -117,8 +117,8 @@ impl Prepared {
 
 /// The instrumentation of the inner connection.
 ///
-/// Start and end of a statement are reported by the outer connection, once however often the
-/// statement moved; only what is cached where is known here alone.
+/// The outer connection reports start and end of a statement, once, wherever it was tried. Only the inner one knows
+/// what was cached.
 struct PreparedTap(Arc<Prepared>);
 
 impl Instrumentation for PreparedTap {

@@ -1,4 +1,4 @@
-//! What a server says of itself: its role, its place in the log, its cluster and timeline.
+//! What a server reports of itself: its role, its place in the log, its cluster and its timeline.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl FromSql<PgLsn, Pg> for Lsn {
     }
 }
 
-/// Asks where the node is. It is prepared once for a connection, and as cheap as `SELECT 1`.
+/// Asks where the node is. It is prepared once for each connection, and as cheap as `SELECT 1`.
 struct Where(Arc<str>);
 
 impl QueryId for Where {
@@ -65,7 +65,7 @@ impl<Conn> diesel::RunQueryDsl<Conn> for Where {}
 #[derive(diesel::Queryable)]
 struct Row {
     in_recovery: bool,
-    /// Flushed on a primary, replayed on a standby.
+    /// What a primary has flushed, or a standby has replayed.
     lsn: Option<Lsn>,
     inserted: Option<Lsn>,
     timeline: Option<String>,
@@ -82,11 +82,11 @@ struct Row {
     receives: Option<bool>,
 }
 
-/// What changes seldom, and how the rest is asked.
+/// What seldom changes, and how to ask for the rest.
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
     seldom: Seldom,
-    /// What this role may not ask.
+    /// The rights that this role lacks.
     pub(super) limits: Arc<[MissingRight]>,
     sql: Arc<str>,
 }
@@ -107,30 +107,30 @@ struct Seldom {
     database: String,
 }
 
-/// One run of one server: two names of it tell the same.
+/// One run of one server. Two names of one server report the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// When it began, in microseconds.
+    /// When the server was started, in microseconds.
     pub(crate) started: i64,
     pub(crate) port: i32,
 }
 
-/// What a node says of itself.
+/// What a node reports of itself.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Facts {
-    /// The system identifier that all nodes of one cluster share, if it may be asked.
+    /// The system identifier that all nodes of one cluster share, if this role may ask.
     pub(crate) cluster: Option<u64>,
     /// A primary's timeline. A standby's log is on this timeline or on a newer one. 0 if that is not
     /// known.
     pub(crate) timeline: u32,
-    /// Which run of which server it is, if it may be asked.
+    /// Which run of which server it is, if this role may ask.
     pub(crate) run: Option<Run>,
-    /// The database that the pool's connections are to, as the server itself calls it. `None` where that was told over
-    /// a connection to another one.
+    /// The database of the pool's connections, as the server calls it. `None` if this was reported over a connection
+    /// to another database.
     pub(crate) database: Option<Arc<str>>,
-    /// As PostgreSQL numbers them: 150018 is 15.18.
+    /// PostgreSQL's number of the version: 150018 is 15.18.
     pub(crate) version: u32,
-    /// The server has transactions be read only where they do not say otherwise, whoever begins them.
+    /// Transactions are read only by default on the server, for whoever connects.
     pub(crate) fenced: bool,
     pub(crate) place: Place,
 }
@@ -138,28 +138,27 @@ pub(crate) struct Facts {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Place {
     Primary {
-        /// `None` where this role may not ask.
+        /// `None` if this role may not ask.
         flushed: Option<Lsn>,
         inserted: Option<Lsn>,
-        /// So many standbys have to confirm a commit. They show it before the primary does.
+        /// How many standbys have to confirm a commit. They show it before the primary does.
         synchronous_standbys: usize,
     },
     Standby {
-        /// `None` where nothing has been replayed yet, or this role may not ask.
+        /// `None` if nothing was replayed yet, or this role may not ask.
         replayed: Option<Lsn>,
-        /// How much has been received on disk, and how much at all.
+        /// How much was received: flushed, and written.
         received: Option<(Lsn, Lsn)>,
         /// The transactions that it shows, as `pg_snapshot`.
         snapshot: Option<Arc<str>>,
         /// Its replay was paused by somebody.
         paused: bool,
-        /// `None` while nothing is received, and for who may not see it.
+        /// `None` if it receives nothing, or this role may not see it.
         receiver: Option<Receiver>,
-        /// It has a receiver, whether one may see more of it or not. `None` where not even that may
-        /// be seen.
+        /// Whether it has a receiver. `None` if this role may not see even that.
         receives: Option<bool>,
-        /// It does not show what the primary of this timeline was given to do, and has replayed log beyond
-        /// that; see [`Mark`](super::Mark). 0 if nothing speaks against it.
+        /// The timeline of the primary whose [`Mark`](super::Mark) it does not show, though it has replayed log
+        /// beyond it. 0 if there is none.
         lacks: u32,
     },
 }
@@ -168,7 +167,7 @@ pub(crate) enum Place {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Receiver {
     pub(crate) timeline: u32,
-    /// As `pg_stat_wal_receiver` has it: `streaming`, or `waiting` where there is nothing to follow.
+    /// As in `pg_stat_wal_receiver`: `streaming`, or `waiting` if there is nothing to follow.
     pub(crate) status: String,
     /// Whom it follows.
     pub(crate) sender: Option<(String, u16)>,
@@ -184,7 +183,7 @@ impl Receiver {
     }
 }
 
-/// Asks for what changes seldom, and what this role may ask at all; tells of each answer.
+/// Asks for what seldom changes, and for this role's rights. Calls `answered` after each answer.
 pub(super) async fn identify(
     connection: &mut NodeConnection,
     answered: impl Fn(),
@@ -219,7 +218,7 @@ impl Row {
         let known = known.unwrap_or_default();
         let receiver = self.receiver();
         let timeline = if self.in_recovery {
-            // One that receives nothing says nothing.
+            // A standby that receives nothing does not tell its timeline.
             receiver.as_ref().map(|receiver| receiver.timeline)
         } else {
             let text = self.timeline.as_deref();
@@ -251,7 +250,7 @@ impl Row {
                 .cluster
                 .map(|cluster| u64::from_ne_bytes(cluster.to_ne_bytes())),
             timeline: match &place {
-                // Its control file may say it late.
+                // Its control file may tell it late.
                 Place::Primary { .. } => timeline.unwrap_or_default(),
                 Place::Standby { .. } => timeline.unwrap_or_default().max(known),
             },

@@ -1,4 +1,4 @@
-//! Why a session's transactions are read only where they do not say otherwise.
+//! Why a session's transactions are read only by default.
 
 use diesel::sql_types::{Bool, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 use super::NodeConnection;
 use crate::wire::ReadOnly;
 
-/// Where the setting of a session comes from, and whether a new session would have it from there.
+/// Where the setting of a session comes from, and whether a new session would have it.
 ///
 /// See <https://www.postgresql.org/docs/current/view-pg-settings.html>.
 const SOURCE: &str = "SELECT source, EXISTS (SELECT FROM pg_catalog.pg_db_role_setting, \
@@ -26,23 +26,23 @@ struct Row {
     stands: bool,
 }
 
-/// Who has the session's transactions be read only.
+/// Who made the session's transactions read only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
     /// Nobody any more.
     Nobodys,
-    /// The server has it so for whoever connects: somebody keeps it from being written to.
+    /// The server, for whoever connects: somebody keeps it from being written to.
     Servers,
-    /// The session's role or database had it so when it began, and has it so no more.
+    /// The session's role or database when it began. They do not any more.
     Outdated,
-    /// The session's role, database or URL; in words.
+    /// The session's role, database or URL, in words.
     Logins(&'static str),
-    /// The session has set it itself.
+    /// The session itself.
     Sessions,
 }
 
 impl NodeConnection {
-    /// Asks whose the setting is. The answer comes with what the server has read of its files by now.
+    /// Asks whose setting it is. By the answer the server has read its configuration files.
     pub(crate) async fn whose_read_only(&self) -> QueryResult<Whose> {
         let mut pg = &self.pg;
         let row: Row = sql_query(SOURCE).get_result(&mut pg).await?;
@@ -61,7 +61,7 @@ impl NodeConnection {
         Ok(whose)
     }
 
-    /// Whether the server has transactions be read only, whoever begins them.
+    /// Whether transactions are read only on the server, for whoever connects.
     pub(super) async fn is_fenced(&self) -> QueryResult<bool> {
         if self.wire.read_only() == ReadOnly::On {
             self.whose_read_only().await?;

@@ -15,33 +15,33 @@ use super::pool::Pooled;
 use super::{Busy, Node, NodeCancel, NodeConnection, recycle};
 use crate::wire::Remark;
 
-/// How tokio-postgres says that it can no longer talk to the server; its texts are not translated.
+/// How tokio-postgres says that it cannot talk to the server any more. Its texts are not translated.
 const LOST: [&str; 2] = ["connection closed", "error communicating with the server"];
 
 /// A connection of a node in the hands of one session. It goes back when the last holder drops it.
 pub(crate) struct Lease {
     pooled: Option<Pooled>,
     node: Arc<Node>,
-    /// Statements and row streams that use it now.
+    /// How many statements and row streams use it now.
     users: Arc<AtomicUsize>,
     /// A statement was abandoned before its end.
     abandoned: AtomicBool,
-    /// The session left something behind that may be anything: locks, temporary tables.
+    /// The session may have left anything behind: locks, temporary tables.
     state: AtomicBool,
-    /// The names of settings that it made. They are all that is to be undone, if there is no more.
+    /// The names of the settings that it made. If it left nothing else, only these are undone.
     settings: Mutex<BTreeSet<Box<str>>>,
     /// The settings of the session that the connection has; see [`Self::settings_told`].
     settings_version: AtomicU64,
-    /// The bare connection was lent to the application.
+    /// The application had the connection itself.
     lent: AtomicBool,
     _fallback: Option<OwnedSemaphorePermit>,
 }
 
-/// How a statement failed, beyond what Diesel says.
+/// What the wire knows of a failed statement, beyond Diesel's error.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) remark: Option<Remark>,
-    /// The connection is gone, with this for a cause.
+    /// The connection is gone, for this cause.
     pub(crate) lost: Option<String>,
     /// This pool ended it, which says nothing of the node.
     pub(crate) ours: bool,
@@ -91,7 +91,7 @@ impl Lease {
         self.wire.is_usable()
     }
 
-    /// Whether a statement on it was dropped before its end; the next one queues behind it.
+    /// Whether a statement on it was dropped before its end. The next one waits behind it.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
     }
@@ -101,28 +101,28 @@ impl Lease {
         self.users.load(Ordering::Acquire) == 0
     }
 
-    /// The connection is good for nobody any more, though nothing is wrong with the node.
+    /// Nobody may use the connection any more, though the node is well.
     pub(crate) fn condemn(&self) {
         self.wire.condemn();
     }
 
-    /// Notes that the session may leave anything for the next one to find.
+    /// The session may leave anything behind.
     pub(crate) fn note_state(&self) {
         self.state.store(true, Ordering::Release);
     }
 
-    /// Whether the session may have left anything here.
+    /// Whether the session may have left anything behind.
     pub(crate) fn has_state(&self) -> bool {
         self.state.load(Ordering::Acquire)
     }
 
-    /// Notes that the session makes these settings. Comes before it does.
+    /// The session is about to make these settings.
     pub(crate) fn note_settings<'a>(&self, names: impl Iterator<Item = &'a str>) {
         let mut settings = self.settings.lock();
         settings.extend(names.map(Box::from));
     }
 
-    /// The connection has the settings of the session that have this version.
+    /// The connection has the session's settings of this version.
     pub(crate) fn settings_told(&self, version: u64) {
         self.settings_version.store(version, Ordering::Release);
     }
@@ -132,12 +132,12 @@ impl Lease {
         self.settings_version.load(Ordering::Acquire)
     }
 
-    /// Notes that the application had the bare connection, and what it did to it is not known.
+    /// The application had the connection itself. Nobody knows what it did.
     pub(crate) fn note_lent(&self) {
         self.lent.store(true, Ordering::Release);
     }
 
-    /// Whether what it has prepared may be outdated, so that it should be prepared anew.
+    /// Whether its prepared statements may be outdated.
     pub(crate) fn is_stale(&self, generation: u64) -> bool {
         self.remembers() < generation || self.wire.forgot_statements()
     }
@@ -169,8 +169,8 @@ impl Lease {
             }
             _ => None,
         };
-        // diesel-async reports all that the client itself finds wrong under one kind, wrong numbers
-        // of bind values too; only some of it means that the connection is gone.
+        // diesel-async has one kind for all that the client finds wrong, also for a wrong number of bind values. Only
+        // some of it means that the connection is gone.
         let gone = match error {
             DieselError::DatabaseError(
                 DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection,
@@ -187,7 +187,7 @@ impl Lease {
         let ours = death.as_ref().is_some_and(|death| death.ours);
         let lost = match (death, gone || ended) {
             (Some(death), true) => Some(death.message),
-            // The client noticed before the driver did.
+            // The client noticed it before the driver did.
             (None, true) => Some("the connection was closed".to_owned()),
             (_, false) => None,
         };
@@ -229,8 +229,8 @@ impl fmt::Debug for Lease {
 
 /// One statement's or row stream's use of a lease.
 ///
-/// Dropped before [`Use::finish`], it marks the connection as abandoned in the middle of a
-/// command, so that nobody else gets it.
+/// If it is dropped before [`Use::finish`], the connection was abandoned in the middle of a command, and nobody else
+/// gets it.
 #[derive(Debug)]
 pub(crate) struct Use {
     lease: Arc<Lease>,
@@ -243,13 +243,12 @@ impl Use {
         &self.lease
     }
 
-    /// The command came to an end of its own, good or bad.
+    /// The command came to its own end, good or bad.
     pub(crate) fn finish(mut self) {
         self.finished = true;
     }
 
-    /// Turns into the use of a row stream, which may be dropped early without harm: the wire
-    /// tells when the rest has been answered.
+    /// Becomes the use of a row stream. That may be dropped early: the wire tells when the rest was answered.
     pub(crate) fn into_stream(mut self) -> Self {
         self.finished = true;
         self

@@ -1,9 +1,8 @@
-//! What proves that a standby has a primary's log, without any privilege.
+//! Proves without any privilege that a standby has a primary's log.
 //!
-//! The primary is given a few empty transactions to do, of which some are committed and some rolled
-//! back, by chance. A standby that says the same of each has replayed them: no other history has the same
-//! numbers with the same ends. One that has replayed log beyond them and says otherwise has another
-//! history.
+//! The primary runs a few empty transactions, of which some commit and some roll back, by chance. A standby that
+//! shows the same ends has replayed them: no other history has the same numbers with the same ends. A standby that
+//! has replayed log beyond them and shows other ends has another history.
 
 use diesel::sql_types::{Array, BigInt, Nullable, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
@@ -13,41 +12,41 @@ use super::facts::Place;
 use super::monitor_connection::MonitorConnection;
 use crate::position::Lsn;
 
-/// How many transactions: so many times a coin is tossed.
+/// How many transactions.
 const TRANSACTIONS: usize = 32;
 
 /// How often the primary is asked whether they are on its disk.
 const TRIES: u32 = 100;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// Writes a little and has it flushed, with all that was before, and waits for no standby. Where this
-/// role may not, the server flushes by itself a moment later.
+/// Writes a little and flushes it with all that came before. Waits for no standby. If this role may not flush, the
+/// server does it a moment later.
 const FLUSH: &str = "SET LOCAL synchronous_commit = local; \
     SELECT pg_catalog.pg_logical_emit_message(true, 'diesel_replicated', ''); COMMIT";
 
-/// What became of some transactions where it is asked; nothing of those that it has not heard of.
+/// The ends of some transactions on the server that is asked. It leaves out those that the server does not know.
 const ENDS: &str = "SELECT ARRAY(SELECT CASE WHEN xid::text::xid8 < \
         pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) \
         THEN pg_catalog.pg_xact_status(xid::text::xid8) END \
     FROM pg_catalog.unnest($1) WITH ORDINALITY AS it(xid, place) ORDER BY place) AS ends";
 
-/// Transactions of a primary's that no other history has.
+/// Transactions of a primary that no other history has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// The timeline on which they were done.
+    /// The timeline on which they ran.
     pub(crate) timeline: u32,
-    /// Whoever has replayed this log up to here shows them.
+    /// A standby that has replayed this log up to here shows them.
     pub(crate) end: Lsn,
     /// Each with whether it was committed.
     transactions: Vec<(i64, bool)>,
 }
 
 impl MonitorConnection {
-    /// Has a primary do what only its standbys show. `None` if it is none, or may not tell where it is.
+    /// Makes a mark on a primary. `None` if it is none, or may not tell where it is.
     pub(crate) async fn mark(&mut self) -> QueryResult<Option<Mark>> {
         let done = self.toss().await;
         if done.is_err() {
-            // Otherwise the next question fails as well.
+            // Otherwise the next question would fail as well.
             self.connection.pg.batch_execute("ROLLBACK").await?;
         }
         let transactions = done?;
@@ -82,7 +81,7 @@ impl MonitorConnection {
         Ok(None)
     }
 
-    /// Ends within a transaction.
+    /// Runs within a transaction, and ends it.
     async fn toss(&mut self) -> QueryResult<Vec<(i64, bool)>> {
         #[derive(QueryableByName)]
         struct Row {
@@ -106,7 +105,7 @@ impl MonitorConnection {
         Ok(transactions)
     }
 
-    /// Whether a standby shows what the primary was given to do.
+    /// Whether a standby shows the mark.
     pub(crate) async fn shows(&mut self, mark: &Mark) -> QueryResult<bool> {
         #[derive(QueryableByName)]
         struct Row {

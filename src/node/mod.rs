@@ -40,10 +40,10 @@ pub(crate) use rights::MissingRight;
 use crate::config::NodeSettings;
 use crate::error::ConnectError;
 
-/// What a node's connections find out while nobody uses them.
+/// What a node's connections find out, also while nobody uses them.
 #[derive(Clone, Debug)]
 pub(crate) enum Trouble {
-    /// No connection could be opened, at an attempt that began then.
+    /// No connection could be opened, at an attempt that began at that time.
     ConnectFailed(ConnectError, Instant),
     /// A connection ended that nobody had asked to end; the server may be well.
     ConnectionDied(String),
@@ -51,7 +51,7 @@ pub(crate) enum Trouble {
     Silent(String),
 }
 
-/// Who is told of troubles.
+/// Who hears of trouble.
 pub(crate) type Reporter = Arc<dyn Fn(&Arc<Node>, Trouble) + Send + Sync>;
 
 /// One server: its settings, its pool and its load.
@@ -66,8 +66,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// `fallback_share` is the share of the pool that reads of other nodes may take; `report` is
-    /// told of troubles that no statement meets.
+    /// `fallback_share` is the share of the pool that reads of other nodes may take. `report` hears of trouble.
     pub(crate) fn new(
         settings: NodeSettings,
         setup: SetupHook,
@@ -102,7 +101,7 @@ impl Node {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// Keeps the node from counting as quiet, for a statement or a transaction.
+    /// The node is busy while the guard lives.
     pub(crate) fn busy(self: &Arc<Self>) -> Busy {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         Busy(Arc::clone(self))

@@ -1,4 +1,4 @@
-//! A connection of its own over which one node is asked again and again.
+//! The connection over which one node is asked again and again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,12 @@ use crate::error::ConnectError;
 use crate::position::Lsn;
 use crate::wire::Wire;
 
-/// Which of some transactions are over where it is asked.
+/// Which of some transactions are over on the server that is asked.
 const OVER: &str = "SELECT ARRAY(SELECT xid FROM pg_catalog.unnest($1) AS xid \
     WHERE pg_catalog.pg_xact_status(xid::text::xid8) IS DISTINCT FROM 'in progress') AS over";
 
-/// What is another number after each change of the code in the database, as the server counts changes of
-/// its catalogs' rows; it asks no table. The count may come up to a second late. Catalogs that temporary
-/// tables change too are left out.
+/// A number that grows with each change of the code in the database, from the server's count of changed catalog rows.
+/// It reads no table, and may come a second late. Catalogs that temporary tables change are left out.
 const CODE_CHANGES: &str = "SELECT sum(pg_catalog.pg_stat_get_tuples_inserted(oid) \
     + pg_catalog.pg_stat_get_tuples_updated(oid) + pg_catalog.pg_stat_get_tuples_deleted(oid))::bigint \
     AS changes FROM pg_catalog.unnest('{pg_catalog.pg_proc, pg_catalog.pg_trigger, pg_catalog.pg_rewrite, \
@@ -35,7 +34,7 @@ pub(crate) struct MonitorConnection {
 }
 
 impl MonitorConnection {
-    /// `answered` is told of each answer: a server that is far away has answered long before it has told where it is.
+    /// `answered` is called after each answer. A server that is far away answers long before it has told where it is.
     pub(crate) async fn open(
         node: &Node,
         answered: impl Fn() + Send + Sync,
@@ -51,17 +50,17 @@ impl MonitorConnection {
         })
     }
 
-    /// Whether what it said last still holds: a server that was restarted may be behind that.
+    /// While this connection lives the server was not restarted. A restarted server may be behind its last report.
     pub(crate) fn wire(&self) -> &Arc<Wire> {
         &self.connection.wire
     }
 
-    /// What this role may not ask.
+    /// The rights that this role lacks.
     pub(crate) fn limits(&self) -> &Arc<[MissingRight]> {
         &self.identity.limits
     }
 
-    /// Asks anew for what changes seldom.
+    /// Asks again for what seldom changes.
     pub(crate) async fn identify(&mut self) -> QueryResult<()> {
         self.identity = identify(&mut self.connection, || ()).await?;
         Ok(())
@@ -83,7 +82,7 @@ impl MonitorConnection {
         code_changes(&mut self.connection.pg).await
     }
 
-    /// How long commits have waited for a synchronous standby, if any do that this role may see.
+    /// How long commits have waited for a synchronous standby, as far as this role may see.
     pub(crate) async fn commits_wait(&mut self) -> QueryResult<Option<Duration>> {
         #[derive(QueryableByName)]
         struct Row {
@@ -97,7 +96,7 @@ impl MonitorConnection {
         Ok(wait.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
     }
 
-    /// Whether there is a table for markers of commits, on the path of this role.
+    /// Whether the table for markers of commits is on this role's path.
     pub(crate) async fn has_markers(&mut self) -> QueryResult<bool> {
         #[derive(QueryableByName)]
         struct Row {
@@ -110,7 +109,7 @@ impl MonitorConnection {
         Ok(row.there)
     }
 
-    /// Removes markers of commits that are of no use any more.
+    /// Removes old markers of commits.
     pub(crate) async fn sweep(&mut self) -> QueryResult<()> {
         let sweep = "DELETE FROM diesel_replicated_commits WHERE id IN (SELECT id FROM \
             diesel_replicated_commits WHERE at < now() - interval '1 hour' LIMIT 1000)";
@@ -158,7 +157,7 @@ impl MonitorConnection {
     }
 }
 
-/// What is another number after each change of the code in the database, whoever makes it.
+/// A number that grows with each change of the code in the database.
 pub(crate) async fn code_changes(pg: &mut AsyncPgConnection) -> QueryResult<i64> {
     #[derive(QueryableByName)]
     struct Row {

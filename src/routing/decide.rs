@@ -1,4 +1,4 @@
-//! From what a statement is and what its session has done to the kind of node that it needs.
+//! Decides which kind of node a statement goes to.
 
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::route::{NodeKind, RouteReason};
@@ -11,7 +11,7 @@ pub(crate) enum TransactionView {
     OnReplica,
 }
 
-/// What a decision depends on beside the statement.
+/// What a decision depends on, beside the statement.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SessionView {
     pub(crate) transaction: Option<TransactionView>,
@@ -68,7 +68,7 @@ pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
         };
     }
     if verdict.leaves == Leaves::Settings && verdict.control.is_none() {
-        // Every node accepts a setting, and whichever serves next is given it.
+        // Every node accepts a setting. The session takes it along.
         return if session.holds_primary {
             Decision::Primary(verdict.reason)
         } else {
@@ -86,7 +86,7 @@ pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
             serializable: false,
         })
     );
-    // Together with other statements it is not what it seems.
+    // Together with other statements it means something else.
     let alone = verdict.reason == RouteReason::TransactionControl
         && !verdict.writes
         && verdict.leaves == Leaves::Nothing;

@@ -1,7 +1,7 @@
-//! After a failure: what it speaks about, and so whether and where the statement may run again.
+//! Decides after a failure whether and where a statement may run again.
 //!
-//! A statement's error never speaks of its node: only the end of a connection and attempts to open one
-//! do. What it may speak of is the statement, the memory of the connection, or where it was run.
+//! A statement's error never speaks of its node. Only the end of a connection, and attempts to open one, do. An error
+//! may speak of the statement, of the connection's memory, or of the server where it ran.
 
 use crate::error::SqlState;
 use crate::wire::{Remark, Says};
@@ -9,7 +9,7 @@ use crate::wire::{Remark, Says};
 /// How a statement failed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Symptoms {
-    /// What the server said, if it did.
+    /// What the server reported, if it did.
     pub(crate) remark: Option<Remark>,
     /// The connection is gone.
     pub(crate) lost: bool,
@@ -21,30 +21,30 @@ pub(crate) struct Symptoms {
     pub(crate) custom_types: bool,
 }
 
-/// What of a connection's own memory may be out of date. The statement has not run.
+/// The part of a connection's memory that may be outdated. The statement has not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stale {
     /// The prepared statements of this connection are gone.
     Statements,
     /// What every connection remembers of the catalog: prepared statements and types.
     Catalog,
-    /// Perhaps the types of the statement's values: if it helps to look them up again, the catalog.
+    /// Perhaps the types of the statement's values. If looking them up again helps, the catalog.
     Types,
 }
 
-/// What a failed statement may do next.
+/// What follows the failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Recovery {
     /// The error goes to the caller.
     Return,
-    /// The connection is gone, so the node is to be looked at: another node.
+    /// The connection is gone, and the node is checked: another node.
     LeaveReplica,
     /// The replica cancelled the statement or cannot run it, and is well: another node.
     OtherNode,
-    /// The replica refuses whatever runs over this connection, and not over one that is opened now.
+    /// The replica refuses everything on this connection, but not on a new one.
     FreshConnection,
-    /// The replica refuses what the primary may accept. `learn` if the primary does accept it:
-    /// the statement is not what it was taken for.
+    /// The replica refuses what the primary may accept. With `learn`, if the primary accepts it, the statement was
+    /// misjudged.
     Primary { learn: bool },
 }
 
@@ -61,10 +61,10 @@ impl Recovery {
     }
 }
 
-/// What of the connection's memory the failure says to be out of date, if it says so.
+/// Which part of the connection's memory is outdated, if the failure says so.
 ///
-/// Only what was refused before anything of it ran counts: a plan within a function, or of the user's own
-/// `EXECUTE`, is none of ours, and what came before it may have had effects.
+/// Only a refusal before anything has run counts. A plan within a function, or of the user's own `EXECUTE`, is not
+/// ours, and what came before it may have had effects.
 pub(crate) fn stale(symptoms: Symptoms) -> Option<Stale> {
     let remark = symptoms.remark.filter(|_| !symptoms.lost)?;
     if !symptoms.refused {
@@ -76,7 +76,7 @@ pub(crate) fn stale(symptoms: Symptoms) -> Option<Stale> {
         // "cache lookup failed for type": the type was dropped.
         Says::Nothing if remark.sqlstate == SqlState::INTERNAL_ERROR => Some(Stale::Catalog),
         Says::Nothing if symptoms.custom_types && remark.sqlstate.may_mean_stale_types() => {
-            // A statement that was prepared before is kept with the types that it had then.
+            // A statement that was prepared earlier keeps the types that it had then.
             let kept = !symptoms.unsent;
             Some(if kept { Stale::Catalog } else { Stale::Types })
         }
@@ -84,11 +84,10 @@ pub(crate) fn stale(symptoms: Symptoms) -> Option<Stale> {
     }
 }
 
-/// Decides for a statement that a replica failed and that may move: it was taken for a plain
-/// select, no transaction is open and no row has been handed out.
+/// Decides for a plain select that a replica failed, while no transaction is open and no row was handed out.
 ///
-/// Codes and routines decide, never texts: the server may speak any language. A plain select is
-/// repeated without harm, so a code with several meanings may be taken for the one that helps.
+/// Codes and routines decide, never texts: the server may speak any language. A plain select can be repeated without
+/// harm, so of several meanings of a code the helpful one is taken.
 pub(crate) fn recover(symptoms: Symptoms) -> Recovery {
     if symptoms.lost {
         return Recovery::LeaveReplica;
@@ -97,16 +96,15 @@ pub(crate) fn recover(symptoms: Symptoms) -> Recovery {
         return Recovery::Return;
     };
     match (remark.sqlstate, remark.says) {
-        // What users' code says it has failed with, it is taken at its word: it may have acted elsewhere.
+        // If the user's code says that it failed, that is believed: it may have acted elsewhere.
         (_, Says::Raised) => Recovery::Return,
-        // Outside a transaction a standby knows one serialization failure: a conflict with
-        // recovery.
+        // Outside a transaction a standby has one serialization failure: a conflict with recovery.
         (SqlState::SERIALIZATION_FAILURE, _) => Recovery::OtherNode,
         (_, Says::InRecovery) => Recovery::Primary { learn: true },
         (_, Says::Isolation) => Recovery::FreshConnection,
         (_, Says::StalePlan | Says::NoStatement) => Recovery::Primary { learn: false },
         (code, Says::Nothing) if code.may_come_of_lag() => Recovery::Primary { learn: false },
-        // Trouble with this server's own files, memory of the catalog or disk. The others have theirs.
+        // Trouble with this server's own files, catalog memory or disk. Other servers have their own.
         (code, Says::Nothing) if code.is_trouble_of_a_server() => Recovery::OtherNode,
         (_, Says::Nothing) => Recovery::Return,
     }
