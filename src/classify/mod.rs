@@ -1,7 +1,7 @@
 //! Whether a statement is known to be safe on a replica, and what else it does to its session.
 //!
-//! A statement that is not known to be safe goes to the primary: mistaking a read for a write
-//! costs some speed, the opposite mistake is a defect.
+//! A statement that is not known to be safe goes to the primary. To take a read for a write costs some speed; to take
+//! a write for a read is a defect.
 
 mod body;
 mod cache;
@@ -49,7 +49,7 @@ use scan::Names;
 pub(crate) use set_statements::{Argument, Change, can_travel, changes};
 pub(crate) use transaction::TransactionControl;
 
-/// So many functions are told of.
+/// How many functions are named in the log.
 const DECLARED: usize = 100;
 
 /// What a statement is.
@@ -59,10 +59,9 @@ const DECLARED: usize = 100;
     reason = "independent properties of a statement"
 )]
 pub(crate) struct Verdict {
-    /// [`RouteReason::PlainSelect`] may go to a replica; anything else needs the primary, and
-    /// says why.
+    /// [`RouteReason::PlainSelect`] may go to a replica. Any other reason needs the primary.
     pub(crate) reason: RouteReason,
-    /// Counts as a write of its session for reading one's own writes.
+    /// It counts as a write of its session.
     pub(crate) writes: bool,
     /// What it leaves on its connection beyond its transaction.
     pub(crate) leaves: Leaves,
@@ -72,14 +71,14 @@ pub(crate) struct Verdict {
     pub(crate) locks: bool,
     /// What it does to the transaction.
     pub(crate) control: Option<TransactionControl>,
-    /// Types or functions may have changed, so that what is known of the catalog is stale.
+    /// Types or functions may have changed.
     pub(crate) ddl: bool,
     /// Running it twice does no more than running it once.
     pub(crate) idempotent: bool,
 }
 
 impl Verdict {
-    /// Whether it may run code of the database's.
+    /// Whether it may run code of the database.
     fn may_run_code(&self) -> bool {
         self.control.is_none()
             && !matches!(
@@ -88,7 +87,7 @@ impl Verdict {
             )
     }
 
-    /// The same while the catalog that it rests on is outdated: code may have changed.
+    /// The same verdict while the catalog is outdated: code may have changed.
     pub(crate) fn on_outdated_catalog(self) -> Self {
         let leaves = if self.may_run_code() {
             self.leaves.max(Leaves::Unknown)
@@ -98,21 +97,21 @@ impl Verdict {
         Self { leaves, ..self }
     }
 
-    /// Whether it may change settings until the transaction ends, `search_path` among them.
+    /// Whether it may change settings until the transaction ends, such as `search_path`.
     pub(crate) fn sets_for_the_transaction(&self) -> bool {
         self.control == Some(TransactionControl::Setting)
             || self.reason == RouteReason::SessionState
     }
 }
 
-/// What the verdicts rest on, together with the verdicts, so that none outlives its ground.
+/// What the verdicts rest on, and the verdicts: neither outlives the other.
 #[derive(Debug)]
 struct Ground {
     catalog: Option<Catalog>,
     verdicts: Verdicts,
 }
 
-/// Judges statements and remembers the verdicts; one for all connections of a cluster.
+/// Judges statements and remembers the verdicts. All connections of a cluster share one.
 #[derive(Debug)]
 pub(crate) struct Classifier {
     functions: Functions,
@@ -120,10 +119,10 @@ pub(crate) struct Classifier {
     /// The verdicts on what a replica refused.
     learned: Learned,
     wants_catalog: AtomicBool,
-    /// Functions whose declaration alone keeps queries from replicas, and whether one is to be told of.
+    /// Functions that keep queries from replicas only by their declaration, and whether one is to be named.
     declared: Mutex<BTreeMap<String, bool>>,
     tells_declared: AtomicBool,
-    /// How many changes of the catalog are known, and how many of them the loaded one has seen.
+    /// How many changes of the catalog are known, and how many of them the loaded catalog has seen.
     changes: AtomicU64,
     seen: AtomicU64,
 }
@@ -145,7 +144,7 @@ impl Classifier {
         }
     }
 
-    /// The verdict on a text, or on the query whose type `id` determines its text.
+    /// The verdict on a text, or on the query whose type `id` stands for one text.
     pub(crate) fn classify(&self, id: Option<TypeId>, sql: &str) -> Verdict {
         let verdict = self.judged(id, sql);
         if self.is_outdated() {
@@ -168,7 +167,7 @@ impl Classifier {
             functions: &self.functions,
             catalog: ground.catalog.as_ref(),
         };
-        // A long text takes a while: nobody waits for it.
+        // A long text takes a while. Nobody waits for it.
         let judgement = statement::judge(sql, known);
         if judgement.wants_catalog {
             self.wants_catalog.store(true, Ordering::Relaxed);
@@ -188,8 +187,8 @@ impl Classifier {
         verdict
     }
 
-    /// Functions that were met since the last call and that keep queries from replicas by being declared
-    /// volatile, and by nothing else.
+    /// The functions that statements used since the last call and that keep queries from replicas only by being
+    /// declared volatile.
     pub(crate) fn take_declared(&self) -> Vec<String> {
         if !self.tells_declared.load(Ordering::Relaxed) {
             return Vec::new();
@@ -204,8 +203,8 @@ impl Classifier {
         .collect()
     }
 
-    /// A replica refused the statement for being one, and the primary accepted it, so it goes to the primary
-    /// from now on. That is tried anew after a while.
+    /// A replica refused the statement, and the primary accepted it. It goes to the primary from now on. After a
+    /// while a replica is tried again.
     pub(crate) fn learn(&self, id: Option<TypeId>, sql: &str, now: Instant) {
         let verdict = self.judged(id, sql);
         if verdict.reason != RouteReason::PlainSelect {
@@ -231,21 +230,21 @@ impl Classifier {
     /// Forgets what was learned too long ago.
     pub(crate) fn forget_learned(&self, now: Instant) {
         if self.learned.is_over(now) {
-            // Nobody reads meanwhile, who could take an old verdict over.
+            // A reader now could take an old verdict over.
             let ground = self.ground.write();
             self.learned.forget(now, &ground.verdicts);
         }
     }
 
-    /// Replaces what is known of the catalog, and forgets the verdicts that rested on it. What was
-    /// learned from replicas stays. It was loaded after so many changes were known.
+    /// Replaces the catalog, and forgets the verdicts that rested on the old one. What replicas have taught stays.
+    /// `changes` is how many changes were known before the load.
     pub(crate) fn set_catalog(&self, mut catalog: Catalog, changes: u64) {
         judge_definitions(&mut catalog, &self.functions);
         let ground = Arc::new(Ground {
             catalog: Some(catalog),
             verdicts: Verdicts::new(),
         });
-        // Before the exchange: a name that is met after it must not be forgotten.
+        // Comes before the exchange: a name that is met after it must not be forgotten.
         self.wants_catalog.store(false, Ordering::Relaxed);
         let mut place = self.ground.write();
         let old = std::mem::replace(&mut *place, ground);
@@ -255,7 +254,7 @@ impl Classifier {
         self.seen.fetch_max(changes, Ordering::AcqRel);
     }
 
-    /// The catalog has changed: until it has been loaded again, code may do what is not known of it.
+    /// The catalog has changed. Until it is loaded again, code may do anything.
     pub(crate) fn note_change(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
     }
@@ -269,9 +268,8 @@ impl Classifier {
         self.changes() != self.seen.load(Ordering::Acquire)
     }
 
-    /// Whether a function or operator was met of which nothing is known, since the last call. It
-    /// may be unknown to the next catalog too, so whoever loads catalogs should not do so all the
-    /// time.
+    /// Whether a statement has used an unknown function or operator since the last call. The next catalog may not
+    /// know it either, so do not load catalogs all the time.
     pub(crate) fn take_wants_catalog(&self) -> bool {
         self.wants_catalog.load(Ordering::Relaxed)
             && self.wants_catalog.swap(false, Ordering::Relaxed)

@@ -1,9 +1,9 @@
-//! What a statement contains that a replica must not be given.
+//! Finds in a statement what a replica must not be given.
 //!
-//! This works on the tokens, not on a tree. Every effect of a query shows in its tokens: a key
-//! word that changes or locks, a name that is called, a relation, an operator. A name before a
-//! parenthesis counts as called unless its place rules that out, and so does a name after a dot,
-//! as the server reads `(x).f` as `f(x)`. What is found may be too much, but not too little.
+//! It works on the tokens, not on a tree. Every effect of a query shows in its tokens: a key word that changes or
+//! locks, a name that is called, a relation, an operator. A name before a parenthesis counts as called unless its
+//! place rules that out. So does a name after a dot, as the server reads `(x).f` as `f(x)`. It may find too much, but
+//! not too little.
 
 use super::catalog::{self, Catalog};
 use super::does::{Does, Effect};
@@ -41,25 +41,25 @@ pub(super) struct Findings {
     pub(super) of_server: bool,
     /// Something is called that may have effects.
     pub(super) volatile: bool,
-    /// The first token that calls what was only declared to have some.
+    /// The first token that calls a function which has effects only by its declaration.
     pub(super) declared: Option<u32>,
     /// An advisory lock is taken until the transaction ends.
     pub(super) locks: bool,
     /// Code is run that may leave anything in the session.
     pub(super) anything: bool,
-    /// That may be what no command undoes.
+    /// No command may undo that.
     pub(super) indelible: bool,
-    /// What the relations that are named run if they are written.
+    /// What the named relations run if they are written.
     pub(super) written: Does,
-    /// What the relations that are named run if a row of them is made otherwise.
+    /// What the named relations run if a row of them is made otherwise.
     made: Does,
-    /// Rows are made of what names no type.
+    /// Rows are made of something that names no type.
     converts: bool,
     /// A setting is changed.
     pub(super) setting: bool,
     /// The rest of the session depends on this.
     pub(super) session: bool,
-    /// Something is used of which nothing is known.
+    /// Something unknown is used.
     pub(super) unknown: bool,
 }
 
@@ -76,7 +76,7 @@ impl Findings {
                 }
     }
 
-    /// Whether a query with these findings would be so, but for how a function was declared.
+    /// Whether it would be safe, but for the declaration of a function.
     pub(super) fn is_plain_but_declared(self) -> bool {
         let declared = None;
         self.declared.is_some() && Self { declared, ..self }.is_plain()
@@ -91,8 +91,8 @@ impl Findings {
         }
     }
 
-    /// What a function with such a body does, whatever it was declared. The server itself lets no other than
-    /// a volatile one write.
+    /// What a function with such a body does, whatever it was declared. The server lets only a volatile function
+    /// write.
     pub(super) fn does_as_body(&self) -> Does {
         Does {
             of_server: self.of_server,
@@ -112,7 +112,7 @@ impl Findings {
         self.indelible || self.write && self.written.indelible
     }
 
-    /// Of code that cannot be read.
+    /// The findings of code that cannot be read.
     pub(super) fn anything() -> Self {
         Self {
             volatile: true,
@@ -122,7 +122,7 @@ impl Findings {
         }
     }
 
-    /// What it leaves in the session. A function that is unknown is not known to leave nothing.
+    /// What it leaves in the session. An unknown function may leave something.
     pub(super) fn leaves(self) -> Leaves {
         if self.session || self.temporary && self.into {
             Leaves::State
@@ -250,8 +250,7 @@ impl Scan<'_> {
             .is_some_and(|at| self.tokens.is(at, punctuation))
     }
 
-    /// Key words that change or lock, wherever they are. Some could also be the name of a column,
-    /// which after a dot or `AS` they are for sure.
+    /// Key words that change or lock, wherever they are. After a dot or `AS` a word is the name of a column.
     fn key_word(&self, at: usize, found: &mut Findings) {
         let tokens = self.tokens;
         let name =
@@ -337,8 +336,8 @@ impl Scan<'_> {
         found.effect(effect, at, effect == Effect::Setting && self.is_local(at));
     }
 
-    /// Whether the name stands where one of a type would: after `::` or `AS`, before its value, or after what
-    /// is declared to be of it.
+    /// Whether the name stands where a type would: after `::` or `AS`, before its value, or after a name that is
+    /// declared to be of it.
     fn is_type(&self, at: usize) -> bool {
         let tokens = self.tokens;
         let start = if self.is_before(at, ".") {
@@ -366,8 +365,8 @@ impl Scan<'_> {
         }
     }
 
-    /// Whether `name(` at `at`, with its schema from `start`, is rather a list of columns after
-    /// an alias, or a type with its modifiers.
+    /// Whether `name(` at `at`, with its schema from `start`, is a list of columns after an alias, or a type with its
+    /// modifiers.
     fn is_no_call(&self, start: usize, at: usize) -> bool {
         let tokens = self.tokens;
         let Some(before) = self.before(start) else {

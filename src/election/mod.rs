@@ -1,8 +1,7 @@
-//! Who is the primary, from what every node says of itself.
+//! Who is the primary, by what every node reports.
 //!
-//! A promotion begins a new timeline, so that of two nodes which take writes the one on the newer
-//! timeline was promoted since; see
-//! [Timelines](https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES).
+//! A promotion begins a new timeline. So of two nodes that take writes, the one on the newer timeline was promoted
+//! later; see [Timelines](https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES).
 //! Nothing here asks anyone or knows the time.
 
 #[cfg(feature = "promotion")]
@@ -19,19 +18,19 @@ pub(crate) use quorum::{has_quorum, needed};
 use crate::config::DeclaredRole;
 use crate::wire::ServerRole;
 
-/// What is known of one node.
+/// What the election knows of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sight {
     pub(crate) declared: DeclaredRole,
-    /// What the server last said that it is.
+    /// The role that the server last reported.
     pub(crate) role: Option<ServerRole>,
     /// It has answered, or failed to, at least once.
     pub(crate) asked: bool,
     /// It is not known to be down.
     pub(crate) reachable: bool,
-    /// The system identifier that it told.
+    /// The system identifier that it reported.
     pub(crate) cluster: Option<u64>,
-    /// The timeline that it told; 0 while that is not known.
+    /// The timeline that it reported; 0 while that is not known.
     pub(crate) timeline: u32,
     /// It is another name of a server that counts already.
     pub(crate) twin: bool,
@@ -40,7 +39,7 @@ pub(crate) struct Sight {
 }
 
 impl Sight {
-    /// What counts of it: a server under two names is one.
+    /// Which nodes count: a server under two names counts once.
     fn counted(self) -> Self {
         if !self.twin {
             return self;
@@ -57,27 +56,27 @@ impl Sight {
     }
 }
 
-/// What a node is among the others.
+/// The role of a node among the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Standing {
-    /// It has not been heard of, and nothing was declared.
+    /// It was not heard of, and nothing was declared.
     #[default]
     Unknown,
     /// The one node that takes writes.
     Primary,
-    /// A standby, or what is declared to be one and was not heard of.
+    /// A standby, or a node that was declared a replica and not heard of.
     Replica,
-    /// It would take writes, and another is not ruled out yet.
+    /// It would take writes, and another primary is not ruled out yet.
     Candidate,
     /// It takes writes, and so does another on the same timeline.
     Rival,
-    /// It takes writes, and the cluster has gone on without it, to this timeline.
+    /// It takes writes, but the cluster has gone on to this timeline.
     Superseded { newest: u32 },
     /// It belongs to another cluster.
     Foreign,
-    /// It is another name of a server that is used under its first.
+    /// It is another name of a server that the pool uses.
     Twin,
-    /// Its connections are to another database than those to the others.
+    /// Its connections are to another database than the other nodes'.
     Elsewhere,
 }
 
@@ -90,11 +89,11 @@ pub(crate) struct Past {
     pub(crate) cluster: Option<u64>,
     /// The newest timeline that any node of the cluster was ever on.
     pub(crate) newest: u32,
-    /// A primary was known once.
+    /// There was a primary once.
     pub(crate) began: bool,
 }
 
-/// Whom the nodes make primary, and what the others are.
+/// The primary, and the roles of the other nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Elected {
     pub(crate) past: Past,
@@ -172,8 +171,8 @@ fn is_of(sight: &Sight, cluster: Option<u64>) -> bool {
     }
 }
 
-/// The newest timeline. As long as it cannot be told which of several clusters is meant, a timeline tells nothing.
-/// Where no node may tell its cluster, they are taken to be of one, as they were declared to be.
+/// The newest timeline. While nobody knows which of several clusters is meant, a timeline tells nothing. If no node
+/// may tell its cluster, all count as one cluster, as they were declared.
 fn newest(sights: &[Sight], cluster: Option<u64>, past: Past) -> u32 {
     let none_tells = sights.iter().all(|sight| sight.cluster.is_none());
     if cluster.is_none() && !none_tells {
@@ -184,8 +183,8 @@ fn newest(sights: &[Sight], cluster: Option<u64>, past: Past) -> u32 {
     told.unwrap_or(0).max(past.newest)
 }
 
-/// Where every server there is tells of one other cluster, the one before is gone: somebody has put another one
-/// in its place. What was known of it counts for nothing there.
+/// If every server leads to one other cluster, somebody has put that in the old one's place. Nothing that was known
+/// of the old one counts there.
 fn follow_all(sights: &[Sight], past: Past) -> Past {
     let servers = || sights.iter().filter(|sight| !sight.twin);
     let mut told = servers().map(|sight| sight.cluster.filter(|_| sight.reachable));
@@ -202,7 +201,7 @@ fn follow_all(sights: &[Sight], past: Past) -> Past {
     }
 }
 
-/// The place of the primary among those that may be it.
+/// The place of the primary among the nodes that may be it.
 fn choose(sights: &[Sight], past: Past, may_rule: &impl Fn(usize) -> bool) -> Option<usize> {
     let places = || (0..sights.len()).filter(|place| may_rule(*place));
     let takes_writes = |place: &usize| sights[*place].role == Some(ServerRole::Primary);
@@ -219,7 +218,7 @@ fn choose(sights: &[Sight], past: Past, may_rule: &impl Fn(usize) -> bool) -> Op
             known.iter().copied().find(declared)
         }
         ([], [_, _, ..]) => None,
-        // It is down. Whoever waits for it is told so.
+        // It is down. Those who wait for it are told.
         ([], []) => {
             let current = past.primary.filter(|place| may_rule(*place));
             current.or_else(|| places().next())
@@ -227,7 +226,7 @@ fn choose(sights: &[Sight], past: Past, may_rule: &impl Fn(usize) -> bool) -> Op
     }
 }
 
-/// The cluster that is meant: that of the declared primary, else that of most nodes.
+/// The cluster that is meant: the declared primary's, else that of most nodes.
 fn cluster_of(sights: &[Sight]) -> Option<u64> {
     let declared = sights
         .iter()

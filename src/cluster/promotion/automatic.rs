@@ -1,4 +1,4 @@
-//! When a replica is promoted without anybody asking for it: the primary is gone, and stays away.
+//! Promotes a replica without being asked: the primary is gone, and stays away.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use super::promoter::{Promoter, PromotionRequest};
 use crate::cluster::topology::Topology;
 use crate::error::Error;
 
-/// After a refusal it is tried again after this time at the least, and twice as long at the most: two
-/// processes that hindered each other shall not do so again.
+/// After a refusal it tries again after this time at the least, and twice as long at the most. Two processes that
+/// hindered each other must not do so again.
 const RETRY: Duration = Duration::from_millis(100);
 
 /// How long the others have to hear of the new primary before anything is done again.
@@ -41,8 +41,8 @@ impl Promoter {
         self.outlook.look_ahead(&topology, database, limit).await
     }
 
-    /// Waits until the primary is gone, and sees meanwhile what would stand in the way then. `false` if the pool
-    /// is closed.
+    /// Waits until the primary is gone. Meanwhile looks what would stand in the way of a promotion. `false` if the
+    /// pool is closed.
     async fn until_gone(&mut self) -> bool {
         let mut lost = self.topology.clone();
         let lost = lost.wait_for(|topology| topology.has_lost_its_primary());
@@ -67,7 +67,7 @@ impl Promoter {
         std::future::pending().await
     }
 
-    /// Waits until the primary is gone and does what can be done. `false` if the pool is closed.
+    /// Waits until the primary is gone, and promotes a replica if it can. `false` if the pool is closed.
     async fn wait_and_promote(&mut self) -> bool {
         if !self.until_gone().await {
             return false;
@@ -81,7 +81,7 @@ impl Promoter {
                 Ok(back) => return back.is_ok(),
                 Err(_) => pause = RETRY.mul_f64(1.0 + rand::random::<f64>()),
             }
-            // A primary that gives way to another is gone for a while, and that is nobody else's business.
+            // A primary that gives way to another is gone for a while.
             let replacing = Arc::clone(&self.replacing);
             let _alone = replacing.lock().await;
             if !gone(&self.topology.borrow()) {

@@ -28,7 +28,7 @@ pub(crate) struct Outlook {
 }
 
 impl Outlook {
-    /// It is told there.
+    /// Keeps the status there.
     pub(in crate::cluster) fn in_place(status: &Arc<Mutex<PromotionStatus>>) -> Self {
         Self {
             status: Arc::clone(status),
@@ -41,7 +41,7 @@ impl Outlook {
         self.gist().clear();
     }
 
-    /// No promotion was made, for these reasons; whether that is news.
+    /// No promotion was made, for these reasons. Returns whether that is news.
     pub(in crate::cluster) fn refused(&self, reasons: &[PromotionRefusal]) -> bool {
         let reason = told(reasons);
         let gist: String = reason.chars().filter(|c| !c.is_ascii_digit()).collect();
@@ -49,13 +49,13 @@ impl Outlook {
         std::mem::replace(&mut *self.gist(), gist.clone()) != gist
     }
 
-    /// A promotion did not come about.
+    /// A promotion has failed.
     pub(in crate::cluster) fn failed(&self, reason: String) {
         self.status().last_refusal = Some((SystemTime::now(), reason).into());
     }
 
-    /// Finds out whether a replica could be promoted if the primary were gone now, and says what is wanting:
-    /// each thing once. `true` if nothing is.
+    /// Finds out whether a replica could be promoted if the primary were gone now. Warns of each hindrance once.
+    /// `true` if there is none.
     pub(in crate::cluster) async fn look_ahead(
         &self,
         topology: &Topology,
@@ -83,7 +83,7 @@ impl Outlook {
     }
 }
 
-/// What keeps this node, which is up, from agreeing or from being promoted.
+/// What keeps a node that is up from agreeing or from being promoted.
 async fn hindrance(member: &Member, database: &str, limit: Duration) -> Option<String> {
     let name = &member.node.name;
     let looking = async {
@@ -97,7 +97,7 @@ async fn hindrance(member: &Member, database: &str, limit: Duration) -> Option<S
         Ok(Err(error)) => Some(format!(
             "{error}; `PromotionConfig::database` is `{database}`"
         )),
-        // It is slow or went away: the health of the node tells.
+        // It is slow or gone. Its health tells that.
         Ok(Ok(Err(_))) | Err(_) => None,
     }
 }

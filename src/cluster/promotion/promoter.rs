@@ -1,4 +1,4 @@
-//! Promoting a replica: asking every node to agree, deciding by what they say, and acting.
+//! Promotes a replica: asks every node to agree, decides by the answers, and acts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,7 +20,7 @@ use crate::node::{self, Clock, Facts, Place, PromotionLock};
 use crate::position::{Lsn, Sample};
 use crate::status::{Event, EventSender, Promoted};
 
-/// How often a server that was promoted is asked whether it has come to that.
+/// How often a promoted server is asked whether it takes writes.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 /// What is asked for.
@@ -43,7 +43,7 @@ impl PromotionRequest {
         }
     }
 
-    /// To promote it where `old` gives way.
+    /// Asks for a node in the place of `old`, which gives way.
     pub(in crate::cluster) fn in_the_place_of(old: &Member, name: &str) -> Self {
         Self {
             yielding: Some(old.node.name.clone()),
@@ -61,7 +61,7 @@ pub(crate) struct Promoter {
     pub(in crate::cluster) config: Arc<Config>,
     pub(in crate::cluster) event_sender: EventSender,
     pub(in crate::cluster) outlook: Arc<Outlook>,
-    /// Held by who replaces a primary that lives.
+    /// Held by the process that replaces a living primary.
     pub(in crate::cluster) replacing: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -87,7 +87,7 @@ impl Promoter {
         };
         let priority = |member: &Member| match member.elsewhere {
             None => member.node.pool.connector().settings.promotion_priority,
-            // It is of no use to this pool, whatever it is to others.
+            // It is of no use to this pool.
             Some(_) => 0,
         };
         let nodes = topology.members.iter();
@@ -95,7 +95,7 @@ impl Promoter {
         let drive = Drive {
             promoter: self,
             attempt: Attempt::new(nodes, self.known(&topology), terms),
-            // The locks are held until the end of this call, whichever it is.
+            // The locks are held until this call ends, however it ends.
             promotion_locks: topology.members.iter().map(|_| None).collect(),
             topology: &topology,
             begun: None,
@@ -117,7 +117,7 @@ impl Promoter {
         }
     }
 
-    /// What is sent to the node. It is void when who sent it does not wait for it any more.
+    /// The order for the node. It is void when nobody waits for it any more.
     fn order(&self, decided: attempt::Order<Clock>) -> node::Order {
         let (not_heard, no_more) = match decided.rests_on {
             Premise::Lately => (None, None),
@@ -126,14 +126,14 @@ impl Promoter {
         };
         node::Order {
             asked: decided.clock,
-            // The others are asked as long as this, and then this node has as long to hear of it.
+            // The other nodes are asked for this long. Then this node has as long to hear of it.
             valid: self.config.health.timeout.saturating_mul(2),
             not_heard,
             no_more,
         }
     }
 
-    /// Somebody asked for it and is told each time; else it is told once for as long as it stays the same.
+    /// Somebody who asked for it is told each time. Otherwise it is told once for as long as it stays the same.
     fn refused(&self, reasons: Vec<PromotionRefusal>, asked_for: bool) -> Error {
         if asked_for || self.outlook.refused(&reasons) {
             let reason = told(&reasons);
@@ -162,7 +162,7 @@ impl Promoter {
         Error::PromotionFailed { node, cause }
     }
 
-    /// The manager need not wait to hear it from a monitor.
+    /// The manager need not wait for a monitor to report it.
     fn tell(&self, member: &Member, facts: Facts) {
         if let Some(commands) = self.commands.upgrade() {
             let _ = commands.try_send(Command::Heard {
@@ -234,7 +234,7 @@ impl Drive<'_> {
         self.promoter.config.health.timeout
     }
 
-    /// What comes of asking a node that was connected to, in time.
+    /// The result of asking a node in time.
     async fn within<T>(
         &mut self,
         place: usize,
@@ -315,7 +315,7 @@ impl Drive<'_> {
             let node = &self.topology.members[place].node;
             let _ = timeout(self.limit(), promotion_lock.recall(node)).await;
         }
-        // Until then the others' locks keep everybody else from acting.
+        // Until then the other nodes' locks keep everybody else from acting.
         tokio::time::sleep_until(self.void.into()).await;
         self.attempt.recalled(place)
     }
@@ -363,7 +363,7 @@ fn is_a_lost_race(reason: &PromotionRefusal) -> bool {
 }
 
 fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
-    // One that may not tell is taken for one of this cluster, as everywhere.
+    // A node that may not tell its cluster counts as one of this cluster, as everywhere.
     let cluster = facts.cluster.or(topology.cluster()).unwrap_or_default();
     let Place::Standby {
         replayed,
@@ -391,7 +391,7 @@ fn answer(facts: &Facts, member: &Member, topology: &Topology) -> Answer {
                 ago: receiver.silent_for,
             }
         }),
-        // Who may not see what it receives cannot say that it hears nothing.
+        // A role that may not see what the node receives cannot say that it hears nothing.
         None => receives.unwrap_or(true).then_some(Heard {
             from: None,
             ago: None,

@@ -1,4 +1,4 @@
-//! Replacing a primary that lives: with a hold of new writes, and without an error for anyone.
+//! Replaces a primary that lives: it holds new writes, and nobody gets an error.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -111,7 +111,7 @@ impl Drive<'_> {
                     machine.caught_up(self.in_time(done, NOT_DONE))
                 }
                 Next::Promote => {
-                    // Whether the other has begun, only its own word tells.
+                    // Only the other node can tell whether it has begun.
                     self.fence.kept = true;
                     let order = PromotionRequest::in_the_place_of(self.old, &self.new.node.name);
                     let result = self.promoter.promote(&order).await;
@@ -196,12 +196,12 @@ impl Drive<'_> {
     }
 }
 
-/// What came of a step, unless the deadline passed.
+/// The result of a step, unless the deadline passed.
 type Timed<T> = Result<Result<T, Error>, tokio::time::error::Elapsed>;
 
 const NOT_DONE: &str = "what has to come first was not done";
 
-/// Why nothing was done, if nothing was.
+/// Why nothing was done, if so.
 fn refused(result: &Result<Promoted, Error>) -> Option<&[PromotionRefusal]> {
     match result {
         Err(Error::PromotionRefused { reasons }) => Some(reasons),
@@ -210,13 +210,13 @@ fn refused(result: &Result<Promoted, Error>) -> Option<&[PromotionRefusal]> {
     }
 }
 
-/// New writes are held back for as long as this lives.
+/// New writes wait while this lives.
 struct Hold(mpsc::WeakSender<Command>);
 
 impl Hold {
     async fn of(commands: mpsc::WeakSender<Command>) -> Result<Self, Error> {
         let sender = commands.upgrade().ok_or(Error::Closed)?;
-        // Who is not waited for any more has asked all the same.
+        // The promoter has asked all the same, though nobody waits.
         let hold = Self(commands);
         let (done, answer) = oneshot::channel();
         let sent = sender.send(Command::Hold { on: true, done }).await;
@@ -239,13 +239,13 @@ impl Drop for Hold {
     }
 }
 
-/// The old primary is kept from taking writes, until this ends without having been `kept`.
+/// The old primary takes no writes until this is dropped, unless it was `kept`.
 struct Fence {
     promoter: Promoter,
     old: Member,
-    /// Over which it is set; `None` once that has been given away.
+    /// The connection that set it; `None` once it was given away.
     promotion_lock: Option<PromotionLock>,
-    /// The server's process at its other end, which has the claim on the primary.
+    /// The server's process of that connection. It has the claim on the primary.
     pid: i32,
     /// It may be set.
     begun: bool,
@@ -253,7 +253,7 @@ struct Fence {
 }
 
 impl Fence {
-    /// Has nobody write there any more. Where it had come to by then.
+    /// Keeps everybody from writing there. Returns how far the primary had come.
     async fn set(&mut self) -> diesel::QueryResult<Option<Lsn>> {
         let Some(promotion_lock) = &mut self.promotion_lock else {
             return Ok(None);
@@ -272,7 +272,7 @@ impl Fence {
         }))
     }
 
-    /// Takes it away again, if it is not kept, and waits for that.
+    /// Lifts the fence, if it is not kept, and waits for that.
     async fn end(&mut self) {
         if let Some(lifting) = self.lifting() {
             lifting.await;
@@ -297,8 +297,8 @@ impl Drop for Fence {
     }
 }
 
-/// Takes the fence away, over another connection if that one is of no use. If another process has claimed the primary
-/// since, the fence is that one's.
+/// Lifts the fence, over another connection if that one is of no use. If another process has claimed the primary
+/// since, the fence belongs to that process.
 async fn lift(promoter: Promoter, old: Member, mut promotion_lock: PromotionLock, pid: i32) {
     let patience = promoter.config.health.timeout;
     let done = async {

@@ -1,4 +1,4 @@
-//! An attempt at a promotion, step by step: it says what is to be done next, and does nothing itself.
+//! An attempt at a promotion, step by step. It says what to do next, and does nothing itself.
 //!
 //! `cluster::promotion` drives it with real servers, and the simulation with simulated ones.
 
@@ -8,10 +8,10 @@ use super::{Answer, Known, Premise, Role, Terms, Voter, candidate, premise};
 use crate::error::PromotionRefusal as Refusal;
 use crate::position::Position;
 
-/// What a node says that has agreed with somebody else.
+/// The answer of a node that has agreed with another process.
 pub(crate) const ANOTHER_PROMOTES: &str = "another process is promoting";
 
-/// What is to be done next, and which method is told what came of it. `C` is what a server's clock shows.
+/// What to do next, and the method to call with the result. `C` is a reading of a server's clock.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Next<C> {
     /// Connect to all nodes at once: [`Attempt::opened`], for each of them.
@@ -26,7 +26,8 @@ pub(crate) enum Next<C> {
     Decide,
     /// Send the order: [`Attempt::ordered`].
     Promote(Order<C>),
-    /// Take the order back, and wait until it is void; the locks keep everybody else from acting until then:
+    /// Take the order back, and wait until it is void: [`Attempt::recalled`]. The locks keep everybody else from
+    /// acting until then.
     /// [`Attempt::recalled`].
     Recall(usize),
     /// Ask it, a moment later, whether it takes writes: [`Attempt::watched`].
@@ -39,7 +40,7 @@ pub(crate) enum Next<C> {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Order<C> {
     pub(crate) place: usize,
-    /// What the node's clock showed before it was asked where it is for the last time.
+    /// The node's clock before it was asked for its position the last time.
     pub(crate) clock: C,
     pub(crate) rests_on: Premise,
 }
@@ -65,7 +66,7 @@ pub(crate) enum End {
     },
     /// Nothing was done.
     Refused(Vec<Refusal>),
-    /// It did not come to take writes, or is not known to.
+    /// The node does not take writes, or it is not known whether it will.
     Failed {
         place: usize,
         cause: String,
@@ -78,9 +79,10 @@ pub(crate) struct Attempt<C> {
     terms: Terms,
     voters: Vec<Voter>,
     clocks: Vec<Option<C>>,
-    /// Whose answers are waited for.
+    /// The nodes whose answers are awaited.
     waiting: Vec<usize>,
-    /// What was known before anybody was asked. What has been learnt since may be newer than some of the answers,
+    /// What was known before anybody was asked. What was learnt since may be newer than some answers, and must not
+    /// explain them away.
     /// and must not explain away what they say.
     known: Known,
 }
@@ -108,7 +110,7 @@ impl<C: Copy> Attempt<C> {
         }
     }
 
-    /// Whose answers are waited for.
+    /// The nodes whose answers are awaited.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> &[usize] {
         &self.waiting
@@ -124,7 +126,7 @@ impl<C: Copy> Attempt<C> {
         self.known.newest
     }
 
-    /// Whether the node could be connected to. What follows when all have been tried.
+    /// Whether the node could be connected to. Returns what follows when all were tried.
     pub(crate) fn opened(&mut self, place: usize, opened: Result<(), String>) -> Option<Next<C>> {
         self.waiting.retain(|it| *it != place);
         // Until it has agreed it has not.
@@ -132,8 +134,8 @@ impl<C: Copy> Attempt<C> {
         self.waiting.is_empty().then(|| self.next_after(None))
     }
 
-    /// Each is asked to agree after the one before, always in the same order: two processes that begin at the same
-    /// time do not each get a part.
+    /// The nodes are asked to agree one after the other, always in the same order. So two processes that begin at the
+    /// same time do not each get a part.
     fn next_after(&mut self, place: Option<usize>) -> Next<C> {
         let first = place.map_or(0, |place| place + 1);
         let unasked = |voter: &Voter| voter.vote.as_ref().err().is_some_and(|it| it == NOT_ASKED);
@@ -141,7 +143,7 @@ impl<C: Copy> Attempt<C> {
         if let Some(next) = next {
             return Next::Lock(next);
         }
-        // The first to agree may have crashed since, and its lock with it. And the answers are to be of one moment.
+        // The first to agree may have crashed since, and its lock with it. And all answers must be of one moment.
         let agreed = |place: &usize| self.voters[*place].vote.is_ok();
         self.waiting = (0..self.voters.len()).filter(agreed).collect();
         match self.waiting.is_empty() {
@@ -150,7 +152,7 @@ impl<C: Copy> Attempt<C> {
         }
     }
 
-    /// Whether the node agrees. It is asked where it is all the same, after it has: from then on no other process
+    /// Whether the node agrees. It is asked for its position in any case. Once it has agreed, no other process
     /// changes that.
     pub(crate) fn locked(&mut self, place: usize, taken: Result<bool, String>) -> Next<C> {
         let vote = match taken {
@@ -165,7 +167,7 @@ impl<C: Copy> Attempt<C> {
         Next::Ask(place)
     }
 
-    /// Where the node is; it may not know itself.
+    /// Where the node is. It may not know itself.
     pub(crate) fn told(&mut self, place: usize, told: Result<Option<Answer>, String>) -> Next<C> {
         match told {
             Ok(answer) => self.voters[place].answer = answer,
@@ -174,7 +176,7 @@ impl<C: Copy> Attempt<C> {
         self.next_after(Some(place))
     }
 
-    /// The node still agrees, and is there now; or it could not be asked. What follows when all have been.
+    /// The node still agrees, and is there now; or it could not be asked. Returns what follows when all were asked.
     pub(crate) fn confirmed(
         &mut self,
         place: usize,
@@ -191,8 +193,8 @@ impl<C: Copy> Attempt<C> {
         self.waiting.is_empty().then_some(Next::Decide)
     }
 
-    /// Whom to promote, if anybody, where the primary is known to have `written` so far, and so many standbys confirm
-    /// a commit, if that is known.
+    /// Decides whom to promote. The primary is known to have `written` so far, and so many standbys confirm a commit,
+    /// if that is known.
     pub(crate) fn decide(
         &mut self,
         written: Option<Position>,
@@ -215,7 +217,7 @@ impl<C: Copy> Attempt<C> {
         }
     }
 
-    /// What became of the order. Once the node has begun it cannot be taken back.
+    /// The result of the order. Once the node has begun, the order cannot be taken back.
     pub(crate) fn ordered(&self, place: usize, ordered: Ordered) -> Next<C> {
         match ordered {
             Ordered::Begun => Next::Watch(place),
@@ -233,8 +235,8 @@ impl<C: Copy> Attempt<C> {
         failed(place, "no answer to `pg_promote`")
     }
 
-    /// What the node says of itself, so long after it has begun: it has as long as `limit` to take writes. It may not
-    /// answer at once.
+    /// What the node reports, so long after it has begun. It has until `limit` to take writes, and may not answer at
+    /// once.
     pub(crate) fn watched(
         &self,
         place: usize,

@@ -1,7 +1,7 @@
-//! Whether a replica may be promoted, and which: what has to hold before anybody acts.
+//! Decides whether a replica may be promoted, and which one.
 //!
-//! Nothing here asks anyone. It is decided by what the nodes say after they have agreed: from then on
-//! no other process changes them.
+//! Nothing here asks anyone. The decision rests on what the nodes report after they have agreed: from then on no
+//! other process changes them.
 
 pub(crate) mod attempt;
 pub(crate) mod switchover;
@@ -14,18 +14,18 @@ use super::needed;
 use crate::error::PromotionRefusal as Refusal;
 use crate::position::{Lsn, Position};
 
-/// A configured node in the eyes of who would promote.
+/// A configured node, as the promoting process sees it.
 #[derive(Clone, Debug)]
 pub(crate) struct Voter {
     pub(crate) name: String,
-    /// Greater is better, where the log does not decide; 0 is never promoted.
+    /// The greatest is promoted, if the log does not decide; 0 never is.
     pub(crate) priority: u32,
-    /// Whether it agrees, or else why not.
+    /// Whether it agrees, or why not.
     pub(crate) vote: Result<(), String>,
     pub(crate) answer: Option<Answer>,
 }
 
-/// What a node says of itself.
+/// What a node reports.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) cluster: u64,
@@ -41,17 +41,17 @@ pub(crate) enum Role {
         has: Lsn,
         /// It receives its log from somebody.
         hears: Option<Heard>,
-        /// It is known to be ahead of a fork.
+        /// It is known to be beyond a fork.
         diverged: bool,
     },
 }
 
-/// What a standby hears over its connection to whom it follows.
+/// What a standby hears from the node that it follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Heard {
-    /// The place of the sender among the voters, if it is one of them.
+    /// The sender's place among the voters, if it is one of them.
     pub(crate) from: Option<usize>,
-    /// How long ago it last heard something, if it says so.
+    /// How long ago it last heard something, if it tells that.
     pub(crate) ago: Option<Duration>,
 }
 
@@ -61,11 +61,11 @@ pub(crate) struct Known {
     pub(crate) cluster: Option<u64>,
     /// The newest timeline that any node was seen on.
     pub(crate) newest: u32,
-    /// The last primary, by its place among the voters.
+    /// The place of the last primary among the voters.
     pub(crate) primary: Option<usize>,
-    /// How far the primary is known to have come.
+    /// How far the primary is known to have written.
     pub(crate) written: Option<Position>,
-    /// So many standbys confirm a commit, if the primary has told.
+    /// How many standbys confirm a commit, if the primary has told.
     pub(crate) confirming: Option<usize>,
 }
 
@@ -74,12 +74,12 @@ pub(crate) struct Known {
 pub(crate) struct Terms {
     /// The place of the node that is to be promoted; `None` for the best.
     pub(crate) target: Option<usize>,
-    /// A replica that heard of the primary within this time speaks for its life.
+    /// A replica that heard of the primary within this time bears witness that it lives.
     pub(crate) witness_age: Duration,
     pub(crate) max_loss_bytes: u64,
     /// The operator answers for the primary's death, for the majority and for what is lost.
     pub(crate) forced: bool,
-    /// The place of a primary that gives way: it was fenced by who asks.
+    /// The place of a primary that gives way: the promoting process has fenced it.
     pub(crate) yielding: Option<usize>,
 }
 
@@ -111,19 +111,18 @@ pub(crate) fn candidate(
     Err(refusals)
 }
 
-/// What still has to hold at a node when the order to be promoted is carried out there, which may be long
-/// after it was given.
+/// What must still hold at the node when it carries out the order, which may be long after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Premise {
-    /// That it was given lately; somebody answers for the rest.
+    /// The order was given lately. Somebody answers for the rest.
     Lately,
-    /// And that nothing was heard of the primary within this time.
+    /// And the node has heard nothing of the primary within this time.
     NotHeard(Duration),
-    /// And that it has no more of the log than this: it is only passed on what others hear.
+    /// And the node has no more log than this: another node only passes log on to it.
     NoMore(Lsn),
 }
 
-/// What the decision for the node at this place rests on there.
+/// What the decision for the node at this place rests on.
 pub(crate) fn premise(voters: &[Voter], place: usize, known: &Known, terms: &Terms) -> Premise {
     if terms.forced || terms.yielding.is_some() {
         return Premise::Lately;
@@ -147,7 +146,7 @@ fn is_of(known: &Known, answer: &Answer) -> bool {
         .is_none_or(|cluster| cluster == answer.cluster)
 }
 
-/// What no word of an operator's makes right: there is a primary.
+/// What no operator can decide: there is a primary.
 fn against_any(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
     let against = |(place, voter): (usize, &Voter)| {
         let answer = voter.answer.filter(|answer| is_of(known, answer))?;
@@ -162,21 +161,21 @@ fn against_any(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
     voters.iter().enumerate().filter_map(against).collect()
 }
 
-/// Whether the node at this place passes on what it receives, by its own word.
+/// Whether the node at this place passes log on, by its own report.
 fn relays(voters: &[Voter], place: usize, known: &Known) -> bool {
     let sender = voters.get(place).and_then(|voter| voter.answer);
     let sender = sender.filter(|answer| is_of(known, answer));
     sender.is_some_and(|sender| sender.role != Role::TakesWrites || sender.timeline < known.newest)
 }
 
-/// Replicas that hear of the primary, though it may be silent here.
+/// Replicas that hear of the primary, though this process may not.
 ///
-/// Who is only passed something on does not know how old that is. But whether the sender passes on or
-/// rules is what it says itself, now: what was known of it may be older than its promotion.
+/// A replica that another replica feeds does not know how old its log is. The sender's own report of now tells
+/// whether it passes log on or rules. What was known of it may be older than its promotion.
 fn witnesses(voters: &[Voter], known: &Known, terms: &Terms) -> Vec<Refusal> {
     let answer = |voter: &Voter| voter.answer.filter(|answer| is_of(known, answer));
     let hears = |voter: &Voter| {
-        // On an older timeline one hears of a primary that was overtaken.
+        // On an older timeline a replica hears of a primary that was overtaken.
         let on_newest = |answer: &Answer| answer.timeline >= known.newest;
         match answer(voter).filter(on_newest)?.role {
             Role::Follows {
@@ -209,10 +208,10 @@ fn majority(voters: &[Voter]) -> Option<Refusal> {
     })
 }
 
-/// With as many replicas unheard as confirm a commit, these may be the very ones that did.
+/// If as many replicas are not heard as confirm a commit, these may be the ones that confirmed.
 ///
-/// One that receives nothing tells the timeline of its last restartpoint, and may have confirmed on a
-/// newer one: what it has cannot be compared, so that it is not heard.
+/// A replica that receives nothing reports the timeline of its last restartpoint. It may have confirmed on a newer
+/// one, so it counts as not heard.
 fn synchronous(voters: &[Voter], known: &Known) -> Option<Refusal> {
     let is_heard = |answer: Answer| match answer.role {
         Role::Follows {
@@ -225,7 +224,7 @@ fn synchronous(voters: &[Voter], known: &Known) -> Option<Refusal> {
     });
     let nodes: Vec<String> = unheard.map(|(_, voter)| voter.name.clone()).collect();
     let confirming = known.confirming;
-    // Where it is not known, one alone may have.
+    // If the number is not known, one replica alone may have confirmed.
     let fewest = confirming.unwrap_or(1);
     (fewest > 0 && nodes.len() >= fewest)
         .then_some(Refusal::SynchronousMissing { nodes, confirming })
@@ -255,7 +254,7 @@ fn choose(voters: &[Voter], known: &Known, terms: &Terms) -> Result<usize, Refus
             Some(_) if voter.priority == 0 && !terms.forced => {
                 "is not to be promoted (`promotion_priority` is 0)"
             }
-            // Another process may be promoting this very node.
+            // Another process may be promoting this node.
             Some(_) if voter.vote.is_err() => "does not agree",
             Some(_) => {
                 return terms.target.ok_or(Refusal::NoCandidate {
@@ -272,7 +271,7 @@ fn choose(voters: &[Voter], known: &Known, terms: &Terms) -> Result<usize, Refus
         .enumerate()
         .filter(may)
         .filter_map(|(place, voter)| Some((has(voter, known)?, voter.priority, place)))
-        // Of equals the one that is configured first, so that all processes choose the same.
+        // Of equals the one that is configured first: all processes choose the same.
         .max_by_key(|(has, priority, place)| (*has, *priority, std::cmp::Reverse(*place)));
     best.map(|(.., place)| place).ok_or(Refusal::NoCandidate {
         timeline: known.newest,

@@ -1,12 +1,11 @@
 //! A switchover, step by step: what comes before the promotion, and what is undone after it. It does nothing itself.
 //!
-//! `cluster::switchover` drives it with real servers, and the simulation with simulated ones.
+//! `cluster::promotion` drives it with real servers, and the simulation with simulated ones.
 
 use crate::error::PromotionRefusal as Refusal;
 use crate::position::Lsn;
 
-/// What is to be done next, and which method is told what came of it. `T` is what a promotion comes to, `E` why it
-/// did not.
+/// What to do next, and the method to call with the result. `T` is the result of a promotion, `E` why it failed.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Next<T, E> {
     /// Connect to both, and see that the primary can be fenced: [`Switchover::opened`].
@@ -32,9 +31,9 @@ pub(crate) enum Next<T, E> {
 #[derive(Clone, Debug)]
 pub(crate) struct Switchover<T, E> {
     held: bool,
-    /// The fence may be set, and is not meant to stay.
+    /// The fence may be set, and must not stay.
     fenced: bool,
-    /// It was given up for being late, or came to its end.
+    /// It was given up for being late, or has ended.
     result: Option<Result<T, E>>,
 }
 
@@ -52,7 +51,7 @@ impl<T: Clone, E: Clone> Switchover<T, E> {
     pub(crate) fn opened(&mut self, opened: Result<(), E>) -> Next<T, E> {
         match opened {
             Ok(()) => {
-                // Whoever is not waited for any more has been asked all the same.
+                // The promoter may have asked all the same, though nobody waits.
                 self.held = true;
                 Next::Hold
             }
@@ -65,18 +64,18 @@ impl<T: Clone, E: Clone> Switchover<T, E> {
         self.goes_on(held, Next::Drain)
     }
 
-    /// Nothing of this process's is under way.
+    /// No statement of this process runs there.
     pub(crate) fn drained(&mut self, drained: Result<(), E>) -> Next<T, E> {
         let next = self.goes_on(drained, Next::Fence);
         self.fenced |= matches!(next, Next::Fence);
         next
     }
 
-    /// Nobody can write to the primary, which has come as far as this.
+    /// Nobody can write to the primary, which has come this far.
     pub(crate) fn fenced(&mut self, written: Result<Option<Lsn>, E>) -> Next<T, E> {
         match written {
             Ok(Some(written)) => Next::CatchUp(written),
-            // It does not say how far it has come: the promotion sees that nothing is lost.
+            // It does not tell how far it has come. The promotion sees that nothing is lost.
             Ok(None) => Next::Promote,
             Err(cause) => self.gives_up(cause),
         }
@@ -87,10 +86,9 @@ impl<T: Clone, E: Clone> Switchover<T, E> {
         self.goes_on(caught_up, Next::Promote)
     }
 
-    /// What the promotion has come to; with the reasons, if it was refused and nothing was done.
+    /// The result of the promotion; with the reasons, if it was refused and nothing was done.
     ///
-    /// One that has begun may yet come to its end, and a primary that was overtaken by another's must not be written to
-    /// again: then the fence stays.
+    /// A promotion that has begun may yet end well. Then nobody may write to the old primary again: the fence stays.
     pub(crate) fn attempted(
         &mut self,
         result: Result<T, E>,
@@ -166,7 +164,7 @@ mod tests {
         machine.opened(Ok(()));
         machine.held(Ok(()));
         machine.drained(Ok(()));
-        // It may be set, though nobody has said so.
+        // It may be set, though nobody has confirmed that.
         assert_eq!(machine.fenced(Err("late")), Next::Lift);
         assert_eq!(machine.lifted(), Next::Release);
         assert_eq!(machine.released(), Next::End(Err("late")));
