@@ -49,10 +49,10 @@ pub(crate) const MAX_WEIGHT: u32 = 10_000;
 
 /// Everything a pool is built from: the nodes and how they are used.
 ///
-/// [`Builder`](crate::Builder) fills it call by call. It can also be read from one URL ([`from_url`](Self::from_url)), from environment
-/// variables ([`from_env`](Self::from_env)), or, with the feature `serde`, from a file. Nothing is
-/// connected to, and mistakes are only looked for, all of them at once, when the pool is built or by
-/// [`check`](Self::check).
+/// [`Builder`](crate::Builder) fills it call by call. It can also be read from one URL
+/// ([`from_url`](Self::from_url)), from environment variables ([`from_env`](Self::from_env)), or, with the feature
+/// `serde`, from a file. Building the pool, or [`check`](Self::check), looks for mistakes and lists all of them.
+/// Nothing is connected to before that.
 ///
 /// ```
 /// use diesel_replicated::{Builder, Config};
@@ -67,15 +67,14 @@ pub(crate) const MAX_WEIGHT: u32 = 10_000;
 ///
 /// # Roles
 ///
-/// At most one node may be declared the primary, and at least one node must be declared the primary
-/// or not be declared anything; beyond that declared and undeclared nodes may be mixed. Every server
-/// is asked what it is in any case.
+/// At most one node may be declared the primary. At least one node must be declared the primary, or not be declared
+/// anything. Declared and undeclared nodes may be mixed. Every server is asked for its role in any case.
 ///
 /// # Secrets
 ///
-/// `Debug` shows no password, and of [`setup_sql`](Self::setup_sql) only the number of statements.
-/// Serialising writes both in full. Errors of reading a file show no values; but a format may show the line of
-/// the file beside them, as `toml` does in its `Display` (not in `message()`).
+/// `Debug` shows no password, and only the number of statements of [`setup_sql`](Self::setup_sql). Serialising writes
+/// both in full. Errors of reading a file show no values. But a format may show the line of the file beside them, as
+/// `toml` does in its `Display` (not in `message()`).
 #[derive(Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(
@@ -90,45 +89,44 @@ pub struct Config {
     pub pool: PoolConfig,
     /// How a replica is chosen for a read. Default: [`Policy::WeightedRandom`].
     pub policy: Policy,
-    /// The largest share of the primary's pool that reads may take because replicas failed, from
-    /// 0.0 (none) to 1.0 (all of it). Default: 0.5.
+    /// The largest share of the primary's pool that reads may take because no replica can serve them, from 0.0 (none)
+    /// to 1.0 (all of it). Beyond it they fail with [`Error::FallbackLimit`](crate::Error::FallbackLimit), so that
+    /// losing the replicas does not take the primary down. Default: 0.5.
     pub fallback_share: f64,
-    /// Whether the pool can be built while the primary is down; until it is up, only reads work.
-    /// Default: `false`.
+    /// Whether the pool can be built while the primary is down. Until the primary is up, only reads work. Default:
+    /// `false`.
     pub start_read_only: bool,
-    /// Whether transactions declared read-only run on a replica. Default: `false`, as they may have
-    /// to see what was just written.
+    /// Whether read-only transactions run on a replica. Default: `false`, as they may have to see what was just
+    /// written.
     pub read_only_transactions_on_replicas: bool,
     /// What reads must see, and what they may wait for. Default: see [`ConsistencyConfig`].
     pub consistency: ConsistencyConfig,
     /// How far commits must get before they are acknowledged. Default: what the server says.
     pub durability: Option<Durability>,
-    /// Whether it is found out what became of a COMMIT whose connection broke. Default: it is not.
+    /// Whether the pool finds out what became of a COMMIT whose connection broke. Default: it does not.
     pub commit_resolution: CommitResolution,
     /// How nodes are watched, and from when on one counts as down, lagging or slow. Default: see
     /// [`HealthConfig`].
     pub health: HealthConfig,
-    /// Whether this pool promotes replicas by itself. Default: it does not; see [`PromotionConfig`].
+    /// Whether this pool promotes replicas. Default: it does not; see [`PromotionConfig`].
     #[cfg(feature = "promotion")]
     #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
     pub promotion: PromotionConfig,
-    /// Whether writes are only made while a majority of the configured nodes answers, so that a process
-    /// that is cut off with the old primary stops writing there within the next
-    /// [`HealthConfig::interval`] and [`timeout`](HealthConfig::timeout). Reads of the levels
-    /// [`Strong`](Consistency::Strong) and [`BoundedStaleness`](Consistency::BoundedStaleness), and the beginning of
-    /// such a session's transactions, take answers of a majority that are no older than what they may see; others go
-    /// on. A pool is not built without one, but where [`start_read_only`](Self::start_read_only) is set. Default:
-    /// `false`.
+    /// Whether writes need answers of a majority of the configured nodes. Then a process that is cut off with the old
+    /// primary stops writing there within [`HealthConfig::interval`] and [`timeout`](HealthConfig::timeout). Reads of
+    /// the levels [`Strong`](Consistency::Strong) and [`BoundedStaleness`](Consistency::BoundedStaleness), and the
+    /// beginning of such a session's transactions, need a majority's answers that are no older than what they may
+    /// see. Other reads go on. A pool is not built without a majority, unless
+    /// [`start_read_only`](Self::start_read_only) is set. Default: `false`.
     pub write_quorum: bool,
     /// What the application knows of SQL functions. Default: nothing.
     pub functions: FunctionConfig,
     /// Statements run in this order on every new server connection of every node, such as
     /// `SET statement_timeout = '5s'`. Default: none.
     pub setup_sql: Vec<String>,
-    /// How long a statement that needs the primary waits for one, while none takes writes and before
-    /// anything of it was sent: over a failover. Zero does not wait; a shorter
-    /// [`connection_timeout`](PoolConfig::connection_timeout) wins. Default: 15 seconds, as finding out that a
-    /// primary is frozen, and promoting another one, may take 10.
+    /// How long a statement that needs the primary waits for one, over a failover. Only a statement that was not sent
+    /// yet waits. Zero does not wait. A shorter [`connection_timeout`](PoolConfig::connection_timeout) wins. Default:
+    /// 15 seconds: it may take 10 to find out that a primary is frozen, and to promote another.
     #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
     pub failover_wait: Duration,
 }
@@ -163,10 +161,9 @@ impl Config {
         Self::default()
     }
 
-    /// Reads one connection string with any number of hosts, each of which becomes a node with an
-    /// undeclared role.
+    /// Reads one connection string with any number of hosts. Each becomes a node with an undeclared role.
     ///
-    /// Both forms of libpq are read, with the parameters that `tokio-postgres` knows and these:
+    /// It reads both forms of libpq, with the parameters that `tokio-postgres` knows and these:
     ///
     /// | Parameter | Sets |
     /// |---|---|
@@ -210,10 +207,9 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The string cannot be read, or it has parameters that are unknown, have invalid values, or ask
-    /// for what is not supported: TLS (any `sslmode` but `disable` and `prefer`) and
-    /// `target_session_attrs` (any but `any`). What only [`check`](Self::check) finds, such as a host
-    /// that is listed twice, is not looked for yet.
+    /// The string cannot be read, or a parameter is unknown, has an invalid value, or asks for what is not supported:
+    /// TLS (any `sslmode` but `disable` and `prefer`) and `target_session_attrs` (any but `any`).
+    /// [`check`](Self::check) finds more, such as a host that is listed twice.
     pub fn from_url(url: &str) -> Result<Self, ConfigErrors> {
         let mut config = Self::default();
         config.read_url(url)?;
@@ -225,7 +221,7 @@ impl Config {
         url::read_all(self, url)
     }
 
-    /// Reads the environment variables below. One that is empty counts as not set.
+    /// Reads the environment variables below. An empty one counts as not set.
     ///
     /// | Variable | Meaning |
     /// |---|---|
@@ -248,8 +244,8 @@ impl Config {
         env::from_env()
     }
 
-    /// As [`from_env`](Self::from_env), with another prefix than `DATABASE` and with `lookup` in
-    /// place of the environment of the process.
+    /// As [`from_env`](Self::from_env), with another prefix than `DATABASE`, and with `lookup` instead of the
+    /// environment of the process.
     ///
     /// ```
     /// use diesel_replicated::Config;
@@ -273,7 +269,7 @@ impl Config {
         env::from_env_with(prefix, lookup)
     }
 
-    /// Looks for mistakes without connecting to anything, as building the pool does.
+    /// Looks for mistakes, as building the pool does. Connects to nothing.
     ///
     /// # Errors
     ///
@@ -288,7 +284,7 @@ impl Config {
     }
 }
 
-/// Hides what stands in [`Config::setup_sql`].
+/// Shows nothing of [`Config::setup_sql`].
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Config");
@@ -317,7 +313,7 @@ impl fmt::Debug for Config {
     }
 }
 
-/// What is shown of statements, which may carry secrets.
+/// Statements may carry secrets, so only their number is shown.
 fn statement_count(statements: &[String]) -> String {
     format!("{} statements", statements.len())
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::conn_string::{redact, shown};
 use super::pool::PoolOverrides;
 
-/// What a node is said to be.
+/// The role that a node is declared to have.
 ///
-/// Which node is the primary is always found by asking the servers; the declaration tells what is
-/// expected, so that a mistake in the configuration is found at once.
+/// The pool always finds the primary by asking the servers. The declaration tells what you expect, so that a mistake
+/// is found at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -55,21 +55,20 @@ pub struct NodeConfig {
     /// or `host=… user=…`, with exactly one host. The parameters are those of libpq that
     /// `tokio-postgres` knows. **Secret**: usually contains the password.
     pub url: String,
-    /// What it is said to be. Default: unknown, so that the server is asked.
+    /// Its declared role. Default: unknown.
     #[cfg_attr(feature = "serde", serde(default))]
     pub role: DeclaredRole,
-    /// What it is called in errors, logs and metrics; unique. Default: `host:port`.
+    /// Its name in errors, logs and metrics; unique. Default: `host:port`.
     #[cfg_attr(
         feature = "serde",
         serde(default, skip_serializing_if = "Option::is_none")
     )]
     pub name: Option<String>,
-    /// Its share of the reads in relation to the weights of the others, 0 to 10 000. With 0 it is
-    /// read only if nothing else can be. Default: 1 for a replica, 0 for the primary.
+    /// Its share of the reads, in relation to the weights of the others, 0 to 10 000. With 0 it is read only if
+    /// nothing else can be. Default: 1 for a replica, 0 for the primary.
     ///
-    /// The weight holds for as long as the node has the declared role (for one whose role is not
-    /// declared: while it is a replica). In the other role it has that role's default, so that a
-    /// promoted replica does not keep its share of the reads.
+    /// The weight holds while the node has its declared role (a node without one: while it is a replica). In the
+    /// other role it has that role's default. So a promoted replica does not keep its share of the reads.
     #[cfg_attr(
         feature = "serde",
         serde(default, skip_serializing_if = "Option::is_none")
@@ -81,8 +80,8 @@ pub struct NodeConfig {
         serde(default, skip_serializing_if = "BTreeMap::is_empty")
     )]
     pub tags: BTreeMap<String, String>,
-    /// Which of several replicas with as much log is promoted: the greatest. With 0 it is never
-    /// promoted. Default: 1. See [`PromotionConfig`](crate::config::PromotionConfig).
+    /// Of several replicas with as much log, the one with the greatest priority is promoted. With 0 a node is never
+    /// promoted. Default: 1. See `PromotionConfig`, with the feature `promotion`.
     #[cfg_attr(
         feature = "serde",
         serde(default, skip_serializing_if = "Option::is_none")

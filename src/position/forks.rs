@@ -1,4 +1,4 @@
-//! Where timelines parted, and what became of a position of an older one.
+//! Where timelines parted, and what became of a position on an older one.
 
 use super::{Lsn, Position};
 
@@ -100,23 +100,22 @@ impl Forks {
         standing
     }
 
-    /// Up to where at the most the log of a timeline that is over is part of what came after it, if that
-    /// is known.
+    /// The last position of an ended timeline that may be part of its successors, if that is known.
     pub(crate) fn end_of(&self, timeline: u32) -> Option<Lsn> {
         let mut forks = self.forks.iter();
         let fork = forks.find(|fork| fork.timeline == timeline)?;
         Some(fork.at_most)
     }
 
-    /// What has all that was kept of what lies before a lost position.
+    /// The position that covers all that was kept before a lost position.
     pub(crate) fn kept_of(&self, lost: Position) -> Position {
         let beyond = |fork: &&Fork| fork.timeline >= lost.timeline && lost.lsn > fork.at_most;
         let fork = self.forks.iter().find(beyond);
         Position::new(self.current, fork.map_or(lost.lsn, |fork| fork.at_most))
     }
 
-    /// Whether a standby that has replayed up to `replayed` shows everything up to `wanted`.
-    /// What is not known for sure counts as no.
+    /// Whether a standby that has replayed up to `replayed` shows everything up to `wanted`. `false` if that is not
+    /// known for sure.
     pub(crate) fn covers(&self, replayed: Position, wanted: Position) -> bool {
         if replayed.lsn < wanted.lsn {
             return false;

@@ -1,4 +1,4 @@
-//! When the primary was at which position: what acknowledged writes and stale data are measured by.
+//! When the primary was at which position. Acknowledged writes and the age of data are measured by it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,27 +8,26 @@ use super::{Lsn, Position};
 /// How many samples are kept. Older ones are thinned out, never all dropped.
 const KEPT: usize = 1024;
 
-/// What the primary said of itself, asked once.
+/// The primary's answer to one question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
-    /// Every write of this pool with a sequence number up to this one had been acknowledged before the
-    /// primary was asked.
+    /// All writes of this pool up to this sequence number were acknowledged before the question.
     pub(crate) upto: u64,
-    /// When it was asked. All that had been acknowledged to anyone by then is covered.
+    /// When it was asked. The answer covers all that was acknowledged to anyone by then.
     pub(crate) asked: Instant,
     pub(crate) timeline: u32,
-    /// Up to here the log was on the primary's disk. What standbys receive lies before.
+    /// The log up to here was on the primary's disk. Standbys receive no more.
     pub(crate) flushed: Lsn,
-    /// Up to here the log was written at all.
+    /// The log up to here was written.
     pub(crate) inserted: Lsn,
 }
 
 impl Sample {
-    /// A position that covers every write acknowledged before the sample.
+    /// A position that covers every write acknowledged before the question.
     ///
-    /// What a commit waited for is known to nobody but the server: a function, a trigger, a setting of
-    /// the role or the server may have turned `synchronous_commit` off, and what is acknowledged then is
-    /// not on the disk. So this is what was written, not what was flushed. Where nothing else is under
+    /// Only the server knows what a commit waited for. A function, a trigger or a setting may have turned
+    /// `synchronous_commit` off; then an acknowledged write is not on the disk yet. So this is the written position,
+    /// not the flushed one. If nothing else is under way, both are the same.
     /// way, a commit that waits has flushed all there is, and the two are the same.
     pub(crate) fn position(&self) -> Position {
         Position::new(self.timeline, self.inserted)

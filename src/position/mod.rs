@@ -1,7 +1,7 @@
-//! Positions in the write-ahead log, and what may be concluded from comparing them.
+//! Positions in the write-ahead log, and what follows from comparing them.
 //!
-//! Pure: no clock, no I/O. A position means something only together with its timeline: after a
-//! failover the log goes on in another one, and what the old one had beyond the fork is gone.
+//! Pure: no clock, no I/O. A position means something only together with its timeline. After a failover the log goes
+//! on in another timeline, and what the old one had beyond the fork is gone.
 
 mod forks;
 mod history;
@@ -29,11 +29,10 @@ impl Position {
         Self { timeline, lsn }
     }
 
-    /// Stands for a place that was not learnt on this timeline; 0 where not even that is known. It is
-    /// later than all that is known, and whoever meets it has to ask.
+    /// Stands for a position on this timeline that is not known; 0 if the timeline is not known either. It is later
+    /// than every known position: whoever meets it has to ask.
     ///
-    /// Tokens carry it. One who knows no timelines in it takes it for what it was before there were
-    /// any.
+    /// Tokens carry it. A reader that does not know timelines takes it for an unknown position.
     pub(crate) fn somewhere(timeline: u32) -> Self {
         Self::new(u32::MAX, Lsn(u64::from(timeline)))
     }
@@ -51,8 +50,7 @@ impl Position {
         }
     }
 
-    /// The later of two. That of the newer timeline is the later one: whoever knows of it has
-    /// moved there.
+    /// The later of two. A position on a newer timeline is later.
     #[must_use]
     pub(crate) fn max(self, other: Self) -> Self {
         if (other.timeline, other.lsn) > (self.timeline, self.lsn) {
