@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::member::Member;
 use crate::config::DeclaredRole;
@@ -19,6 +20,8 @@ pub(super) struct Identities {
 struct Pair {
     names: [Arc<Node>; 2],
     run: Run,
+    /// When one of them was first heard to report another run.
+    parted: Option<Instant>,
 }
 
 impl Identities {
@@ -40,16 +43,33 @@ impl Identities {
         }
     }
 
-    /// Finds names of one server. After a restart one name reports it before the other; they stay a pair meanwhile.
+    /// Whether one name of a pair reports another run, and the other name was not asked since. Then time alone tells.
+    pub(super) fn are_pending(&self) -> bool {
+        self.pairs.iter().any(|pair| pair.parted.is_some())
+    }
+
+    /// Finds names of one server.
+    ///
+    /// After a restart one name reports the new run before the other; they stay a pair meanwhile. If the other name
+    /// still reports the old run when it is asked again, the first name leads to another server now.
     fn compare(&mut self, members: &[Member]) {
-        let run = |node: &Arc<Node>| {
-            let found = members.iter().find(|it| Arc::ptr_eq(&it.node, node));
-            found.map(|member| member.run)
-        };
-        self.pairs.retain(|pair| {
-            let [one, other] = &pair.names;
-            let still = [run(one), run(other)];
-            still.iter().all(Option::is_some) && still.contains(&Some(Some(pair.run)))
+        let of = |node: &Arc<Node>| members.iter().find(|it| Arc::ptr_eq(&it.node, node));
+        self.pairs.retain_mut(|pair| {
+            let [Some(one), Some(other)] = pair.names.each_ref().map(of) else {
+                return false;
+            };
+            let stays = |member: &&&Member| member.run == Some(pair.run);
+            match [one, other].iter().filter(stays).collect::<Vec<_>>()[..] {
+                [] => false,
+                [stays] => {
+                    let parted = *pair.parted.get_or_insert_with(Instant::now);
+                    stays.reports.last().asked < parted
+                }
+                _ => {
+                    pair.parted = None;
+                    true
+                }
+            }
         });
         for (place, member) in members.iter().enumerate() {
             for other in &members[..place] {
@@ -59,6 +79,7 @@ impl Identities {
                     self.pairs.push(Pair {
                         names: [Arc::clone(&other.node), Arc::clone(&member.node)],
                         run,
+                        parted: None,
                     });
                 }
             }

@@ -528,6 +528,9 @@ impl Manager {
         let now = degraded(&topology, &self.promotion.lock().clone(), learned);
         tell_changes(&self.degraded, &now, &self.event_bus);
         self.degraded = now;
+        if topology.has_open_identities() {
+            self.publish(|topology| topology.changed(|_| ()));
+        }
         if self.config.write_quorum {
             // Time alone may have closed the gate.
             self.publish(Topology::clone);

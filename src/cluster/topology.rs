@@ -127,6 +127,11 @@ impl Topology {
         self.past.began
     }
 
+    /// Whether it is open which names stand for one server, so that it must be looked again.
+    pub(super) fn has_open_identities(&self) -> bool {
+        self.identities.are_pending()
+    }
+
     /// Whether a write can be sent somewhere now.
     pub(crate) fn takes_writes(&self) -> bool {
         self.primary_for(Purpose::Write).is_some_and(Member::is_up)

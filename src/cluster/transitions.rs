@@ -198,3 +198,84 @@ fn tell_unused(member: &Member) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::config::{Config, DeclaredRole, HealthConfig};
+    use crate::health::Signal;
+    use crate::node::{Facts, Place, Run, SetupHook};
+
+    fn facts() -> Facts {
+        Facts {
+            cluster: Some(7),
+            timeline: 1,
+            run: run(1),
+            database: None,
+            version: 150_000,
+            fenced: false,
+            place: Place::Primary {
+                flushed: None,
+                inserted: None,
+                synchronous_standbys: 0,
+            },
+        }
+    }
+
+    fn run(started: i64) -> Option<Run> {
+        Some(Run {
+            started,
+            port: 5432,
+        })
+    }
+
+    /// A node at this host, whose server has this role and run.
+    fn member(host: &str, role: ServerRole, started: i64) -> Member {
+        let config = Config::from_url(&format!("postgres://app@{host}/app")).unwrap();
+        let settings = config.validate().unwrap().nodes.pop().unwrap();
+        let setup: SetupHook = Arc::new(|_| Box::pin(async { Ok(()) }));
+        let node = Node::new(settings, setup, 0.5, Handle::current(), Arc::new(|_, _| ()));
+        let mut member = Member::new(node, DeclaredRole::Unknown);
+        (member.role, member.timeline, member.cluster) = (Some(role), 1, Some(7));
+        member.run = run(started);
+        member.hear(Signal::Reached, &HealthConfig::default());
+        member
+    }
+
+    fn ends_at(before: &Topology, after: &Topology, host: &str) -> bool {
+        let of = |topology: &Topology| topology.named(&format!("{host}:5432")).cloned().unwrap();
+        ends(&of(before), &of(after), before, after)
+    }
+
+    #[tokio::test]
+    async fn connections_of_a_second_name_go_on_until_it_leads_elsewhere() {
+        let primary = ServerRole::Primary;
+        let both = vec![member("one", primary, 1), member("two", primary, 1)];
+        let before = Topology::new(both);
+        let two = Arc::clone(&before.named("two:5432").unwrap().node);
+        assert_eq!(
+            before.named("two:5432").unwrap().standing,
+            Standing::Twin,
+            "{:?}",
+            before.describe()
+        );
+        // Nothing has changed.
+        assert!(!ends_at(&before, &before.changed(|_| ()), "two"));
+        // It reports another run: perhaps the server was restarted, which the first name is about to report, too.
+        let pending = before.with(&two, |member| {
+            (member.role, member.run) = (Some(ServerRole::Standby), run(2));
+        });
+        assert!(!ends_at(&before, &pending, "two"));
+        // The first name reports the old run again. So the second one leads to another server.
+        let one = before.named("one:5432").unwrap();
+        one.reports.said(facts(), Duration::ZERO);
+        let after = pending.changed(|_| ());
+        assert_eq!(after.named("two:5432").unwrap().standing, Standing::Replica);
+        assert!(ends_at(&pending, &after, "two"));
+        assert!(!ends_at(&pending, &after, "one"));
+    }
+}

@@ -307,6 +307,39 @@ async fn the_pool_follows_when_every_name_leads_to_another_cluster() {
     assert_eq!(told.await, (old, new));
 }
 
+// DNS, Consul, Kubernetes: a second name of the primary's server is given to a replica, while that server goes on. From
+// then on the name is a node of its own, and whatever ran over it before ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_name_that_is_given_to_another_server_is_a_node_of_its_own() {
+    let local = own_cluster().await;
+    let health = HealthConfig::default().interval(Duration::from_millis(100));
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().url("app")).name("one"))
+        .replica(NodeConfig::new(local.primary().proxied_url("app").unwrap()).name("two"))
+        .health(health)
+        .build()
+        .await
+        .unwrap();
+    eventually("two names are one server", || async {
+        standing(&pool, "two").contains("the same server as `one`")
+    })
+    .await;
+    on(&local, |local| {
+        let port = local.replicas()[0].port();
+        local.primary().proxy().unwrap().lead_to(port);
+    })
+    .await;
+    eventually("the second name serves reads as a replica", || async {
+        let state = pool.status();
+        let two = state.node("two").unwrap();
+        two.kind == Some(NodeKind::Replica) && two.serves_reads
+    })
+    .await;
+    let mut conn = pool.get().await.unwrap();
+    insert("Barbara").execute(&mut conn).await.unwrap();
+    assert_eq!(conn.last_route().unwrap().node, "one");
+}
+
 // The lock of a promotion is taken over a connection to another database (`PromotionConfig::database`). What the
 // promoted server says there is not taken for the database that the pool is connected to; else its connections would
 // end, and a write on one of them would be in doubt.
