@@ -327,7 +327,7 @@ impl Manager {
         }
         self.publish.send_replace(Arc::clone(&after));
         if after.timeline() != before.timeline() {
-            // What standbys reported earlier does not say where they are beside the new primary.
+            // What standbys reported is older than the new primary, so they are asked again.
             let members = after.members.iter();
             members.for_each(|member| member.reports.nudge());
         }
@@ -385,13 +385,13 @@ impl Manager {
         true
     }
 
-    /// Takes the node out at once, and checks it again after a growing delay.
+    /// Takes the node out at once, and checks it again after a growing delay, unless a check is running.
     fn failed(&mut self, node: &Arc<Node>, cause: String) {
         if !self.is_member(node) {
             return;
         }
         if self.records.of(node).checking {
-            // The check under way tells the rest. Meanwhile the node serves nobody.
+            // A check is running already, and decides. Meanwhile the node serves nobody.
             if !self.is_down(node) {
                 tracing::warn!(target: "diesel_replicated", node = node.name, cause, "node_down");
             }
@@ -468,8 +468,8 @@ impl Manager {
         }
     }
 
-    /// A node that takes writes has answered. A node that has not answered by now is frozen, and must not hold up the
-    /// start. Its first check goes on.
+    /// Comes a while after the first primary has answered. Nodes that are still silent count as down, so that they do
+    /// not hold up the start. Their first check goes on.
     fn wait_no_more(&mut self) {
         self.late = Late::Past;
         let topology = Arc::clone(&self.publish.borrow());
@@ -494,7 +494,7 @@ impl Manager {
         let config = Arc::clone(&self.config);
         if let Some(member) = self.publish.borrow().member(node) {
             match probe.facts.clone().filter(|_| !member.is_up()) {
-                // What its monitor wrote is older.
+                // The node was down, so the check is newer than what its monitor wrote.
                 Some(facts) => member.reports.said(facts, probe.took),
                 None => member.reports.answered(),
             }
@@ -514,7 +514,7 @@ impl Manager {
         self.load_catalog();
     }
 
-    /// Judges the health of every node.
+    /// Judges the health of the nodes that are up, once in an interval, and looks what else time has changed.
     fn make_rounds(&mut self) {
         self.classifier.forget_learned(std::time::Instant::now());
         let topology = Arc::clone(&self.publish.borrow());
@@ -537,7 +537,7 @@ impl Manager {
         }
     }
 
-    /// Judges those standbys anew that only time tells of, and warns of those that stay in doubt.
+    /// Judges again the standbys whose state changes with time alone. Warns of those that stay in doubt.
     fn look_at_histories(&mut self) {
         let topology = Arc::clone(&self.publish.borrow());
         let (known, newest) = (self.judge(), topology.timeline());
@@ -744,7 +744,7 @@ impl Manager {
         Ok(())
     }
 
-    /// Ends the connections of every node. Dropping the sender tells that all is over.
+    /// Ends the connections of every node, if the pool was closed. Dropping the sender tells that all is over.
     fn end(self) {
         let stopped = self.stop.is_cancelled();
         let topology = self.publish.send_replace(Arc::default());

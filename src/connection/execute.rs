@@ -35,7 +35,7 @@ impl ReplicatedConnection {
             verdict.leaves = Leaves::State;
         }
         if self.session().changed_catalog {
-            // What the open transaction has changed, no catalog that was loaded tells.
+            // The loaded catalog does not know what this transaction has changed.
             verdict = verdict.on_outdated_catalog();
         }
         let settings = settings.unwrap_or_default();
@@ -127,7 +127,7 @@ impl ReplicatedConnection {
         }
     }
 
-    /// What comes before a statement is sent over this connection.
+    /// Does what must come before a statement is sent over this connection.
     async fn prepare(
         &self,
         execution: &mut Execution,
@@ -154,7 +154,7 @@ impl ReplicatedConnection {
         Ok(())
     }
 
-    /// What becomes of a statement that no server has to do with.
+    /// The result of a statement that no server has to see, if it is one.
     fn ends_here(&self, execution: &Execution, sql: &str) -> Option<Result<(), Error>> {
         let state = execution.verdict.reason == RouteReason::SessionState;
         if state && discards_all(sql) && self.session().discard_all() {
@@ -163,7 +163,7 @@ impl ReplicatedConnection {
         self.end_of_lost_transaction(execution)
     }
 
-    /// Who listens hears of one query, wherever it is tried.
+    /// Reports each prepared query once, also if it was tried on several nodes.
     fn tell_prepared(&self, execution: &mut Execution, lease: &Lease) {
         for sql in lease.newly_prepared() {
             if !execution.prepared.contains(&sql) {
@@ -184,8 +184,8 @@ impl ReplicatedConnection {
                 })
             );
         let mut session = self.session();
-        // One that has failed, or was ended by the text of a statement, is over without a word here. What comes
-        // after it needs all that a read outside of it needs.
+        // A transaction that has failed, or that the text of a statement has ended, ends without a call to this code.
+        // What comes after it needs all that a read outside of it needs.
         session.notice_transaction_end();
         let level = self.level_of(&session);
         if !may_move || session.forced == Some(NodeKind::Replica) || session.transaction.is_some() {
@@ -244,7 +244,7 @@ impl ReplicatedConnection {
         ) = (true, false, false);
         let told = match self.untold_settings(lease) {
             None => Ok(()),
-            // In one round trip; what was read with other settings is thrown away.
+            // In one round trip. If the settings fail, the result is thrown away.
             Some(untold) if execution.verdict.idempotent && !lease.wire.in_transaction() => {
                 let (told, result) = Box::pin(join(
                     self.tell_settings(lease, untold),
@@ -273,7 +273,7 @@ impl ReplicatedConnection {
     ) -> QueryResult<A::Output> {
         if let Some(statement) = action.statement() {
             let stale = lease.is_stale(self.cluster.oids.generation());
-            // What is prepared for others is so for the types that they mean.
+            // Statements that others have prepared are for the types that they mean.
             let own = self.session().own_types.is_some() && !statement.custom_types().is_empty();
             statement.prepare_anew(stale || own || execution.healing.is_some());
             execution.custom_types = !statement.custom_types().is_empty();
@@ -286,7 +286,7 @@ impl ReplicatedConnection {
         result
     }
 
-    /// The connection for the journey's next attempt, and whether it is a replica's.
+    /// The connection for the next attempt, and whether it is a replica's.
     async fn lease(&self, execution: &mut Execution) -> Result<(Arc<Lease>, bool), Error> {
         if self.cluster.is_over() {
             return Err(Error::Closed);
@@ -360,7 +360,7 @@ impl ReplicatedConnection {
         }
         self.note_seen(lease);
         if execution.healing == Some(Stale::Types) {
-            // It was that: what others have prepared is as old.
+            // The types were outdated. What other connections have prepared is as old.
             self.cluster.oids.outdated(lease.remembers());
         }
         if let Some(TransactionControl::Begin { .. }) = execution.verdict.control {
@@ -382,7 +382,7 @@ impl ReplicatedConnection {
         }
     }
 
-    /// A server says with its answers what it is. The primary may serve reads, too.
+    /// A server tells its role with its answers. A new primary may serve reads, too.
     fn note_promotion(&self, lease: &Arc<Lease>) {
         let topology = self.cluster.topology();
         let known = topology
@@ -405,7 +405,7 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Others see a change of the catalog when it is committed; this session sees it at once.
+    /// Others see a change of the catalog when it is committed. This session sees it at once.
     fn note_catalog_change(&self, verdict: Verdict) {
         let mut session = self.session();
         session.notice_transaction_end();

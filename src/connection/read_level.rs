@@ -70,12 +70,12 @@ impl ReplicatedConnection {
                 return Some(RouteReason::UnclearWrite);
             }
         }
-        if history.awaits_word_of(timeline, write_log) {
+        if history.awaits_end_before(timeline, write_log) {
             let topology = self.cluster.topology();
             let asked = topology.member(lease.node());
             let _asked = asked.map(|member| member.reports.want());
             let deadline = deadline::after(Instant::now(), self.cluster.config.health.timeout);
-            let look = || (!history.awaits_word_of(timeline, write_log)).then_some(());
+            let look = || (!history.awaits_end_before(timeline, write_log)).then_some(());
             if self.cluster.with_news(deadline, look).await.is_none() {
                 history.gives_up_on(timeline);
             }

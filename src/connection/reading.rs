@@ -16,7 +16,7 @@ use crate::routing::{Candidate, select};
 /// Up to this many connections of the pool in use count as few.
 const FEW: usize = 3;
 
-/// How often a waiting read makes sure that somebody is asked.
+/// How often a waiting read repeats its question.
 const GENTLY: Duration = Duration::from_millis(1);
 
 /// A read that looks for a node.
@@ -105,8 +105,8 @@ impl ReplicatedConnection {
                 let reason = reading.requirement.otherwise();
                 chosen = Chosen::Primary {
                     reason,
-                    // What only the primary has yet is its own to serve; the others would have served the
-                    // rest.
+                    // What only the primary has yet does not count as fallback. What the replicas are too old for
+                    // does.
                     fallback: reason == RouteReason::TooOld,
                 };
             }
@@ -130,7 +130,7 @@ impl ReplicatedConnection {
                     });
                 }
                 Chosen::Primary { reason, fallback } => (reason, fallback),
-                // The primary took its place above.
+                // It became `Primary` above.
                 Chosen::Unmet => (RouteReason::NoUsableReplica, true),
             };
             match self.primary_lease(fallback, Purpose::Read).await {
@@ -150,10 +150,9 @@ impl ReplicatedConnection {
         }
     }
 
-    /// The primary, for what other sessions have written a moment ago and no replica is known to have yet: where
-    /// all sessions see each other's writes, each write would have all reads wait. It serves no more of them
-    /// than the share of its pool that is there for what replicas cannot serve, and only what it can serve at
-    /// once; the others wait for a replica.
+    /// Lets the primary serve a read that waits for writes of other sessions. If all sessions see each other's
+    /// writes, each write would make all reads wait. The primary serves no more of them than `fallback_share`, and
+    /// only at once; the others wait for a replica.
     async fn meanwhile(&self, reading: &Reading<'_>) -> Option<Served> {
         // A snapshot may be long, so it is worth a wait.
         if !self.is_of_others(reading) || reading.reason != RouteReason::PlainSelect {
@@ -173,16 +172,16 @@ impl ReplicatedConnection {
         Some(Served::by_primary(lease, reading.requirement.otherwise()))
     }
 
-    /// Whether the read waits for what any session has written, and others are at work that will wait for the
-    /// same. Who is nearly alone waits as for the session's own: the answer is soon there.
+    /// Whether the read waits for writes of any session, and others wait for the same. With few connections in use a
+    /// read just waits: the answer comes soon.
     fn is_of_others(&self, reading: &Reading<'_>) -> bool {
         self.cluster.config.consistency.write_scope == WriteScope::Pool
             && reading.requirement.otherwise() == RouteReason::OwnWrite
             && self.cluster.tracker.out() > FEW
     }
 
-    /// Has the nodes asked whose answers can end the wait, and no oftener than they can have news: with many
-    /// reads in one's way, the questions would cost more than the reads.
+    /// Asks the nodes whose answers can end the wait. With many waiting reads, asking for each of them would cost
+    /// more than the reads.
     fn ask_gently(&self, topology: &Topology, reading: &Reading<'_>) {
         for member in self.to_be_asked(topology, reading) {
             let of_primary = member.kind() == Some(NodeKind::Primary);
@@ -200,8 +199,8 @@ impl ReplicatedConnection {
                 .is_met_by(&member.reports, &self.cluster.write_log)
     }
 
-    /// Whether the server at the other end of a new connection is the one that was asked where it
-    /// is, and not one that was restarted since: it is asked once more. And how long that took.
+    /// Asks once more, to make sure that a new connection leads to the same run of the server that reported the
+    /// position. Returns the answer, and how long it took.
     async fn is_proven(&self, lease: &Arc<Lease>, reading: &mut Reading<'_>) -> (bool, Duration) {
         let write_log = &self.cluster.write_log;
         if reading.requirement.is_nothing() {
@@ -268,8 +267,8 @@ impl ReplicatedConnection {
         }
     }
 
-    /// The nodes whose answers can end the wait: replicas that may serve, those that the session
-    /// has seen, and the primary, which knows whether there is anything to wait for.
+    /// The nodes whose answers can end the wait: replicas that may serve, nodes that the session has read from, and
+    /// the primary, which knows whether there is anything to wait for.
     fn to_be_asked<'t>(
         &self,
         topology: &'t Topology,
@@ -349,7 +348,7 @@ impl ReplicatedConnection {
     }
 }
 
-/// The weight that counts now, in thousandths if a candidate has less than its own.
+/// The weight that counts now. If some candidate has a reduced share, all weights are in thousandths.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

@@ -35,7 +35,7 @@ use crate::position::{Lsn, Position, Survival};
 use crate::route::RouteReason;
 use crate::wire::Wire;
 
-/// Stands for a timeline where the primary does not report its own.
+/// Used when the primary does not report its timeline.
 pub(crate) const UNTOLD: u32 = u32::MAX;
 
 /// What one session has written and seen.
@@ -56,15 +56,15 @@ struct State {
     in_doubt: Option<u32>,
     /// The last acknowledged write whose position is not known yet.
     seq: Option<WriteSeq>,
-    /// A write was acknowledged on this timeline, and has no sequence number yet. One that is taken later covers it,
-    /// too.
+    /// A write was acknowledged on this timeline, and has no sequence number yet. Any later sequence number also
+    /// covers it.
     draws: Option<u32>,
     written: Option<Position>,
     seen: Option<Position>,
-    /// A sequence number for what was seen on nodes that cannot be asked any more.
+    /// A sequence number that covers reads from nodes that are gone.
     sought: Option<WriteSeq>,
     seeks: bool,
-    /// The primary of this timeline did not tell in time where the timeline began.
+    /// The session has stopped waiting to hear where this timeline began.
     untold: u32,
     /// Nodes that this session read from. Each node's next report bounds what the session saw there.
     reads: Vec<ReadMark>,
@@ -85,7 +85,7 @@ struct State {
 pub(crate) enum ShownUpTo {
     /// Everything that is visible where the log was replayed up to here.
     UpTo(Position),
-    /// The node that showed it is gone: anything until now.
+    /// The node is gone. It may have shown everything up to now.
     Anything,
 }
 
@@ -147,7 +147,7 @@ impl SessionHistory {
         }
     }
 
-    /// Something that was sent later over this connection was answered. So everything before it was answered, too.
+    /// A later request on this connection was answered, so all earlier ones were, too.
     pub(crate) fn answered_over(&self, wire: &Arc<Wire>) {
         if !self.is_touched() {
             return;
@@ -229,7 +229,7 @@ impl SessionHistory {
     }
 
     /// Whether the session has written on an earlier timeline whose end is not known yet. Such a write may be lost.
-    pub(crate) fn awaits_word_of(&self, timeline: u32, write_log: &WriteLog) -> bool {
+    pub(crate) fn awaits_end_before(&self, timeline: u32, write_log: &WriteLog) -> bool {
         if !self.is_touched() {
             return false;
         }
@@ -303,11 +303,11 @@ impl SessionHistory {
         state.renew(write_log);
         state.forget_dead();
         state.learn(write_log);
-        state.fence(write_log);
+        state.drop_lost(write_log);
         state.shown_by_standbys
     }
 
-    /// The primary shows this, and will go on showing it.
+    /// Records that the primary shows this now.
     pub(crate) fn is_shown_by_primary(&self, what: ShownUpTo) {
         let mut state = self.state();
         state.shown_by_standbys = state
@@ -375,7 +375,7 @@ impl State {
             self.sought = Some(write_log.draw(0));
         }
         self.learn(write_log);
-        self.fence(write_log);
+        self.drop_lost(write_log);
         if self.lost.is_some() {
             return Some(RouteReason::LostWrite);
         }
@@ -395,7 +395,7 @@ impl State {
                 over = over.max(Some(left.timeline()));
                 false
             }
-            // Somebody got its rows and takes it for done.
+            // The application has got rows of it, so it takes the write for done.
             Fate::InDoubt if left.was_answering() => {
                 broken = broken.max(Some(left.timeline()));
                 in_doubt = in_doubt.max(Some(left.timeline()));
@@ -534,15 +534,15 @@ impl State {
         }
     }
 
-    /// Nobody can reach a position beyond a fork, and it must not be compared. The session must still see what it
-    /// wrote and saw before the fork.
-    fn fence(&mut self, write_log: &WriteLog) {
+    /// A position beyond a fork no longer exists. It is replaced by the last position that was kept: what the session
+    /// wrote and saw before the fork, it must still see.
+    fn drop_lost(&mut self, write_log: &WriteLog) {
         let kept = |position: Position| match fate_of(position, write_log) {
-            Fork::Beyond { .. } => write_log.with(|view| view.forks.kept_of(position)),
-            Fork::Before | Fork::Unknown => position,
+            ForkSide::Beyond { .. } => write_log.with(|view| view.forks.kept_of(position)),
+            ForkSide::Before | ForkSide::Unknown => position,
         };
         if let Some(lost) = self.written {
-            if let Fork::Beyond { certain } = fate_of(lost, write_log) {
+            if let ForkSide::Beyond { certain } = fate_of(lost, write_log) {
                 tracing::warn!(target: "diesel_replicated", position = %lost, certain, "write_lost");
                 self.lost = Some(lost);
             }
@@ -554,7 +554,7 @@ impl State {
             self.shown_by_standbys
                 .filter(|shown_by_standbys| match shown_by_standbys {
                     ShownUpTo::UpTo(seen) => {
-                        !matches!(fate_of(*seen, write_log), Fork::Beyond { .. })
+                        !matches!(fate_of(*seen, write_log), ForkSide::Beyond { .. })
                     }
                     ShownUpTo::Anything => true,
                 });
@@ -563,7 +563,7 @@ impl State {
 
 /// Where a position lies in the history of the newest timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fork {
+enum ForkSide {
     /// In it, as far as is known.
     Before,
     /// Beyond the end of its own timeline. If that is not `certain`, only bounds of the end are known.
@@ -572,21 +572,21 @@ enum Fork {
     Unknown,
 }
 
-fn fate_of(position: Position, write_log: &WriteLog) -> Fork {
+fn fate_of(position: Position, write_log: &WriteLog) -> ForkSide {
     match write_log.standing(position) {
-        Survival::Kept | Survival::Ahead => Fork::Before,
-        Survival::Lost => Fork::Beyond { certain: true },
+        Survival::Kept | Survival::Ahead => ForkSide::Before,
+        Survival::Lost => ForkSide::Beyond { certain: true },
         // Nobody will learn more. What is not known to be kept may be lost.
         Survival::Unclear if write_log.knows_end_of(position.timeline) => {
-            Fork::Beyond { certain: false }
+            ForkSide::Beyond { certain: false }
         }
-        Survival::Unclear => Fork::Unknown,
+        Survival::Unclear => ForkSide::Unknown,
     }
 }
 
 /// Whether it cannot be told if the position is part of the history.
 fn is_unclear(position: Position, write_log: &WriteLog) -> bool {
-    fate_of(position, write_log) == Fork::Unknown
+    fate_of(position, write_log) == ForkSide::Unknown
 }
 
 fn later(known: Option<Position>, position: Position) -> Option<Position> {

@@ -1,7 +1,7 @@
 //! The cell with the last report of one server, and who waits for the next one.
 //!
-//! Each server has one cell. Its monitor alone writes there while the server is up; the manager does while the server
-//! is down. Everybody reads it.
+//! Each server has one cell. Its monitor writes it. After a health check by a new connection the manager writes what
+//! that learned: the facts while the server is down, and that the server has answered. Everybody reads it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -226,7 +226,7 @@ impl Reports {
         self.asked.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    /// The server has answered something. Only the monitor calls this, as all that writes.
+    /// The server has answered something.
     pub(crate) fn answered(&self) {
         self.write(|_| ());
     }

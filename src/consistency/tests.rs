@@ -181,10 +181,10 @@ fn the_next_primary_covers_nothing_that_the_one_before_acknowledged() {
     sampled(&write_log, 1, 95);
     unknown.write_starts();
     unknown.write_acknowledged(write_log.draw(1), false, &write_log);
-    assert!(!known.awaits_word_of(1, &write_log) && known.awaits_word_of(2, &write_log));
+    assert!(!known.awaits_end_before(1, &write_log) && known.awaits_end_before(2, &write_log));
     assert_eq!(known.reason_on(1, &write_log), None);
     sampled(&write_log, 2, 150);
-    assert!(!known.awaits_word_of(2, &write_log) && !unknown.awaits_word_of(2, &write_log));
+    assert!(!known.awaits_end_before(2, &write_log) && !unknown.awaits_end_before(2, &write_log));
     // It was told before the fork, and is kept.
     assert!(may_read(&known, RYW, &write_log, &replica(2, 100)));
     assert_eq!(

@@ -24,13 +24,14 @@ pub(crate) struct Lease {
     node: Arc<Node>,
     /// How many statements and row streams use it now.
     users: Arc<AtomicUsize>,
-    /// A statement was abandoned before its end.
+    /// A statement was abandoned before its end. The connection is closed when it goes back.
     abandoned: AtomicBool,
-    /// The session may have left anything behind: locks, temporary tables.
+    /// The session may have left anything behind: locks, temporary tables. The connection is cleaned when it goes
+    /// back.
     state: AtomicBool,
     /// The names of the settings that it made. If it left nothing else, only these are undone.
     settings: Mutex<BTreeSet<Box<str>>>,
-    /// The settings of the session that the connection has; see [`Self::settings_told`].
+    /// The version of the session's settings that was sent to this connection; see [`Self::settings_told`].
     settings_version: AtomicU64,
     /// The application had the connection itself.
     lent: AtomicBool,
@@ -169,8 +170,8 @@ impl Lease {
             }
             _ => None,
         };
-        // diesel-async has one kind for all that the client finds wrong, also for a wrong number of bind values. Only
-        // some of it means that the connection is gone.
+        // diesel-async uses one error kind for every error of the client, also for a wrong number of bind values.
+        // Only some of them mean that the connection is gone.
         let gone = match error {
             DieselError::DatabaseError(
                 DatabaseErrorKind::UnableToSendCommand | DatabaseErrorKind::ClosedConnection,
@@ -248,7 +249,7 @@ impl Use {
         self.finished = true;
     }
 
-    /// Becomes the use of a row stream. That may be dropped early: the wire tells when the rest was answered.
+    /// Becomes the use of a row stream. A stream may be dropped early: the wire knows when the rest was answered.
     pub(crate) fn into_stream(mut self) -> Self {
         self.finished = true;
         self

@@ -2,7 +2,7 @@
 
 use super::{Lsn, Position};
 
-/// What is known of the end of one timeline's log in the history of its successors.
+/// Where one timeline ended, as later timelines record it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fork {
     /// The timeline that ended.
@@ -20,7 +20,7 @@ pub(crate) enum Survival {
     Kept,
     /// It lies beyond a fork: what was written there did not survive the failover.
     Lost,
-    /// It lies where it is not known which of the two.
+    /// It is not known whether it was kept or lost.
     Unclear,
     /// It is of a timeline that nobody here has heard of yet.
     Ahead,
@@ -57,8 +57,8 @@ impl Forks {
         self.forks.sort_by_key(|fork| fork.timeline);
     }
 
-    /// A new timeline has been met, of which the server does not tell where it began: beyond
-    /// `replayed`, which its node had before, and before `begun`, where it is now.
+    /// A new timeline whose beginning the server does not report. It lies between `replayed`, where the node was
+    /// before, and `begun`, where it is now.
     pub(crate) fn learn_bounds(&mut self, current: u32, replayed: Lsn, begun: Lsn) {
         if current <= self.current {
             return;
@@ -123,8 +123,8 @@ impl Forks {
         if replayed.timeline == wanted.timeline {
             return true;
         }
-        // On a newer timeline: only if what is wanted went along. On an older one, at a greater
-        // position: it has what the newer one does not, and lacks what that one has.
+        // A standby on a newer timeline shows `wanted` only if that was kept. A standby on an older timeline with a
+        // greater LSN has other data.
         replayed.timeline > wanted.timeline && self.standing(wanted) == Survival::Kept
     }
 }

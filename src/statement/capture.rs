@@ -1,5 +1,5 @@
-//! Turns a Diesel query into a [`Statement`], synchronously, because the query itself is not `Send`, and shows it to
-//! Diesel again as the query that it was.
+//! Turns a Diesel query into a [`Statement`] at once, because the query itself is not `Send`. Later shows it to
+//! Diesel again under the original type.
 
 use std::any::TypeId;
 use std::marker::PhantomData;
@@ -18,8 +18,8 @@ use super::oids::CustomType;
 /// The rows of one statement; they do not borrow the connection.
 pub(crate) type Rows = <AsyncPgConnection as AsyncConnectionCore>::Stream<'static, 'static>;
 
-/// How a statement is sent again: Diesel's own entry points, for the type of the query it was.
-pub(crate) type Send<R> =
+/// How a statement is sent: Diesel's own entry points, for the type of the query.
+pub(crate) type SendFn<R> =
     for<'a> fn(&'a AsyncPgConnection, &'a Statement) -> BoxFuture<'a, QueryResult<R>>;
 
 /// SQL text, collected bind values and how to run them.
@@ -31,8 +31,8 @@ pub(crate) struct Statement {
     pub(super) cacheable: bool,
     pub(super) anew: bool,
     id: Option<TypeId>,
-    load: Send<Rows>,
-    execute: Send<usize>,
+    load: SendFn<Rows>,
+    execute: SendFn<usize>,
 }
 
 impl Statement {
@@ -91,7 +91,7 @@ impl Statement {
     }
 }
 
-/// The part that need not be compiled for each query type.
+/// The part that is not generic, compiled once.
 fn collect(query: &dyn QueryFragment<Pg>) -> QueryResult<(String, bool, Binds)> {
     let mut builder = PgQueryBuilder::default();
     query.to_sql(&mut builder, &Pg)?;

@@ -16,9 +16,9 @@ pub use self::seal::{TokenKeys, WeakKey};
 
 /// What a database session has written and seen, in a few dozen characters.
 ///
-/// Whoever goes on with the session elsewhere, or later, brings its token: in a cookie, a header, a
-/// job's payload, a message. Reads then come from a node that has what the session wrote, and
-/// nothing older than what it saw.
+/// Whoever goes on with the session elsewhere, or later, brings its token: in a cookie, a header, a job's payload, a
+/// message. Reads then come from a node that has what the session wrote; with
+/// [`Consistency::Causal`](crate::Consistency) they also see nothing older than what it saw.
 ///
 /// ```
 /// use diesel_replicated::SessionToken;
@@ -40,9 +40,9 @@ pub use self::seal::{TokenKeys, WeakKey};
 ///
 /// # Tokens of strangers
 ///
-/// What comes from a browser may be forged. A forged token opens nothing: no statement and no row
-/// depends on it, only which node a read goes to and how long it waits first. A read under a
-/// position that no server has reached costs at most one bounded wait or one read on the primary.
+/// What comes from a browser may be forged. A forged token opens nothing and changes no result. It decides only which
+/// node a read goes to, and how long the read waits first. A read under a position that no server has reached costs
+/// at most one bounded wait and one read on the primary.
 /// Two things remain to the application:
 ///
 /// - Do not [`merge`](Self::merge) a stranger's token into one that others share: it would make
@@ -98,10 +98,9 @@ impl SessionToken {
 
     /// What both promise: of `written` and of `seen` the later one.
     ///
-    /// A token of another cluster is ignored, as its positions mean nothing in this one. So start
-    /// from the token of the cluster that is read. Among tokens of one cluster neither order nor
-    /// repetition matters; of two clusters, `self` decides which one it is. One whose maker had not
-    /// yet learnt which cluster it writes to ([`cluster`](Self::cluster) is 0) counts among all.
+    /// A token of another cluster is ignored: its positions mean nothing here. So call `merge` on the token of the
+    /// cluster that you read. Among tokens of one cluster neither order nor repetition matters. A token whose maker
+    /// did not know the cluster yet ([`cluster`](Self::cluster) is 0) fits every cluster.
     ///
     /// ```
     /// use diesel_replicated::SessionToken;
@@ -129,8 +128,8 @@ impl SessionToken {
     /// Whether it promises more than `older`, so that whoever keeps `older` should be given this
     /// one, merged with it.
     ///
-    /// A token of another cluster promises nothing about this one: whatever is not empty advances
-    /// it. So a cookie from before a move to a new cluster is replaced.
+    /// A token of another cluster promises nothing about this one: any token that is not empty advances it. So a
+    /// cookie from before a move to a new cluster is replaced.
     #[must_use]
     pub fn advances(&self, older: &Self) -> bool {
         if self.is_of_cluster_of(older) {

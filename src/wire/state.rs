@@ -1,4 +1,4 @@
-//! What is known of one server connection, readable by anyone who holds it.
+//! The state of one server connection, which anyone who holds it can read.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -35,16 +35,17 @@ impl ServerRole {
     }
 }
 
-/// Whether the transactions of a session are read only where they do not say otherwise (its parameter
-/// `default_transaction_read_only`), and by whom.
+/// Whether the transactions of a session are read only by default (its parameter `default_transaction_read_only`),
+/// and who made them so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadOnly {
     Off,
-    /// By whom was not asked yet.
+    /// Who made them so was not asked yet.
     On,
-    /// By the server, whoever connects: somebody keeps it from being written to.
+    /// The server, for whoever connects: somebody keeps it from being written to.
     Server,
-    /// By its role, its database, its URL or itself: no server ever takes its writes unless it insists.
+    /// Its role, its database, its URL or itself: writes fail on any server, unless the transaction says `READ
+    /// WRITE`.
     Own,
 }
 
@@ -65,9 +66,9 @@ pub(crate) struct Wire {
     transaction: AtomicU8,
     /// Requests sent that no `ReadyForQuery` has answered yet.
     owed: AtomicI64,
-    /// Messages sent that have the server run something.
+    /// Messages sent that make the server run something.
     commands: AtomicU64,
-    /// Of these, those that are known to have been run, or may have been.
+    /// Of these, those that have run, or may have.
     ran: AtomicU64,
     /// The server has dropped the session's prepared statements.
     forgot_statements: AtomicBool,
@@ -77,11 +78,11 @@ pub(crate) struct Wire {
     read_only: AtomicU8,
     closed: AtomicBool,
     condemned: AtomicBool,
-    /// What it was opened for, if that can end before the connection does.
+    /// When this generation is over, the connection must not be used.
     generation: Option<Arc<Generation>>,
     /// A commit's wait for a synchronous standby was cancelled.
     unconfirmed: AtomicBool,
-    /// A transaction was in the way of another.
+    /// The server reported a serialization failure or a deadlock.
     conflict: AtomicBool,
     answered: Notify,
     memory: Mutex<Memory>,
@@ -168,8 +169,7 @@ impl Wire {
         self.role.store(code, Ordering::Release);
     }
 
-    /// Whether its session has another default of isolation than its role and database give it, because
-    /// the server is a standby.
+    /// Whether its session got another default of isolation because the server is a standby.
     pub(crate) fn is_fitted(&self) -> bool {
         self.fitted.load(Ordering::Acquire)
     }
@@ -197,14 +197,14 @@ impl Wire {
         self.read_only() != ReadOnly::Off
     }
 
-    /// By whom it is on is to be asked again.
+    /// Who made its transactions read only is to be asked again.
     pub(crate) fn doubt_read_only(&self) {
-        let pending_commit = |now| (now != 0).then_some(1);
+        let doubted = |now| (now != 0).then_some(1);
         let (set, get) = (Ordering::AcqRel, Ordering::Acquire);
-        let _ = self.read_only.fetch_update(set, get, pending_commit);
+        let _ = self.read_only.fetch_update(set, get, doubted);
     }
 
-    /// It was asked by whom it is on. Whatever was reported meanwhile stands above that.
+    /// Notes who made its transactions read only. A newer report of the server wins.
     pub(crate) fn learn_read_only(&self, own: bool) {
         let learnt = if own { 3 } else { 2 };
         let learn = |now| (now != 0).then_some(learnt);
@@ -212,7 +212,7 @@ impl Wire {
         let _ = self.read_only.fetch_update(set, get, learn);
     }
 
-    /// Whether the server or the network has ended the connection.
+    /// Whether the connection has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
@@ -260,7 +260,7 @@ impl Wire {
         self.conflict.swap(false, Ordering::AcqRel)
     }
 
-    /// The transaction has failed by what another attempt will not meet.
+    /// The transaction has failed for a reason that another attempt does not meet.
     pub(crate) fn note_conflict(&self) {
         self.conflict.store(true, Ordering::Release);
     }
@@ -269,13 +269,13 @@ impl Wire {
         self.owed.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How many messages were sent that have the server run something. A statement over whose time the
-    /// number stays the same has not been run.
+    /// How many messages were sent that make the server run something. If the number does not change while a
+    /// statement runs, nothing of it has run.
     pub(crate) fn commands(&self) -> u64 {
         self.commands.load(Ordering::Acquire)
     }
 
-    /// `at_once` if what is sent is run without being bound to values first, which may fail.
+    /// `at_once`: the message runs without a separate step that binds values.
     pub(super) fn sent_command(&self, at_once: bool) {
         self.commands.fetch_add(1, Ordering::AcqRel);
         if at_once {
@@ -283,9 +283,8 @@ impl Wire {
         }
     }
 
-    /// How many statements have run or may have. One over whose time the number stays the same, and that
-    /// the server answers with an error, was refused before anything of it ran: it could not be
-    /// understood, or not be bound to its values.
+    /// How many statements have run, or may have. If the number does not change while a statement runs, and the
+    /// server answers with an error, nothing of it has run: the server could not parse it, or not bind its values.
     pub(crate) fn ran(&self) -> u64 {
         self.ran.load(Ordering::Acquire)
     }

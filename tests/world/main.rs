@@ -18,7 +18,6 @@ mod errors;
 mod foreseen;
 mod history;
 mod names;
-mod outages;
 mod outages_fence;
 mod outages_promotion;
 mod outages_quorum;

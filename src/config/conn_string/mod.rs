@@ -1,9 +1,8 @@
 //! Reading libpq's connection strings, both forms, without ever telling a password.
 //!
-//! `tokio-postgres` reads them too, but more leniently: of `postgres://u:p@ss@h/db` it makes the
-//! host `ss@h`, so that half of the password ends up in names and errors. Here such strings are
-//! refused. What is accepted is written anew, fully escaped, before `tokio-postgres` sees it, and
-//! the password never passes through its parser.
+//! `tokio-postgres` reads them, too. But it takes `postgres://u:p@ss@h/db` for the host `ss@h`: half of the password
+//! would end up in names and errors. This module refuses such strings. It writes what it accepts anew, fully escaped,
+//! before `tokio-postgres` sees it. The password never passes through that parser.
 
 mod render;
 
@@ -22,7 +21,7 @@ const DEFAULT_PORT: u16 = 5432;
 pub(crate) struct Param {
     pub(crate) name: String,
     pub(crate) value: String,
-    /// Whether it may be a piece of a badly escaped password.
+    /// Whether it may be a piece of a badly escaped password, so that it must not be shown.
     pub(crate) tainted: bool,
 }
 
@@ -202,7 +201,7 @@ impl ConnString {
             }
         }
         match name.as_str() {
-            // Empty is not given, as with libpq.
+            // An empty value counts as not set, as in libpq.
             "user" => self.user = Some(param.value).filter(|user| !user.is_empty()),
             "password" => self.password = Some(param.value.into_bytes()),
             "dbname" => self.dbname = Some(param.value).filter(|name| !name.is_empty()),
@@ -214,7 +213,7 @@ impl ConnString {
         Ok(())
     }
 
-    /// The servers that it names. One port holds for all of them.
+    /// The servers that it names. A single port applies to all hosts.
     pub(crate) fn addresses(&self) -> Result<Vec<Address>, UrlProblem> {
         let hosts = if self.hosts.is_empty() {
             &self.hostaddrs
@@ -295,7 +294,7 @@ fn each<T>(
     list.split(',').map(|item| read(item.to_owned())).collect()
 }
 
-/// Refuses what no host is called, such as a piece of a password, because hosts are shown.
+/// Refuses characters that no host name has. They may be a piece of a password, and hosts are shown.
 fn check_host(host: String) -> Result<String, UrlProblem> {
     let special = if host.starts_with('/') {
         "-._:%/+~"

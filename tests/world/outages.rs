@@ -1,1 +1,0 @@
-//! Fences, quorums and late promotions.
