@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::member::Member;
+use super::member::{Member, SEVERAL_SERVERS};
 use super::topology::{Gate, Topology};
 use crate::election::Standing;
 use crate::status::{Degradation, Degraded, Event, EventBus, PromotionStatus};
@@ -44,11 +44,15 @@ fn of_node(member: &Member) -> Vec<Degraded> {
         return Vec::new();
     }
     let last = member.reports.last();
+    let several = member.leads_to_several();
     let limits = last.limits.iter().map(|limit| {
         let detail = format!("{}: {}; {}", limit.right, limit.costs, limit.grant);
         of(Degradation::RightMissing, detail)
     });
     let mut all: Vec<Degraded> = limits.collect();
+    if several {
+        all.push(of(Degradation::SeveralServers, SEVERAL_SERVERS.to_owned()));
+    }
     if let Some(error) = last.error {
         all.push(of(Degradation::NotAsked, error.to_string()));
     } else if member.timeline == 0 && member.is_asked_in_vain() {
@@ -111,6 +115,6 @@ fn has(all: &[Degraded], one: &Degraded) -> bool {
 const fn is_told_here(reason: Degradation) -> bool {
     matches!(
         reason,
-        Degradation::TimelineUntold | Degradation::CommitsWait
+        Degradation::TimelineUntold | Degradation::CommitsWait | Degradation::SeveralServers
     )
 }

@@ -12,12 +12,22 @@ use crate::route::NodeKind;
 use crate::status::{NodeHealth, Transition};
 use crate::wire::ServerRole;
 
+/// What a node is whose name leads to several servers.
+pub(super) const SEVERAL_SERVERS: &str = "replica whose name leads to several servers, so that it serves `Eventual` reads \
+     alone: name each server by a name of its own";
+
 /// How many transitions of a node are kept.
 const REMEMBERED: usize = 16;
 
 /// How long a standby may take to follow a new primary. A receiver that finds nobody tries again after
 /// `wal_retrieve_retry_interval`, 5 seconds by default.
 pub(super) const MOMENT: Duration = Duration::from_secs(6);
+
+/// A name that leads to another server twice within this time leads to several.
+const AT_ONCE: Duration = Duration::from_secs(60);
+
+/// For so long such a name counts as one of several servers.
+const SEVERAL: Duration = Duration::from_secs(600);
 
 /// Whether a standby gets the primary's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +84,10 @@ pub(crate) struct Member {
     pub(crate) cluster: Option<u64>,
     /// Which run of which server it is.
     pub(super) run: Option<Run>,
+    /// When it reported an earlier start of its server than before: its name has led elsewhere.
+    went_back: Option<Instant>,
+    /// When that had happened twice within a minute: its name leads to several servers.
+    several: Option<Instant>,
     /// The database that its connections are to.
     pub(super) database: Option<Arc<str>>,
     /// The database of the other nodes, if this node's is another.
@@ -110,6 +124,8 @@ impl Member {
             health: Health::default(),
             cluster: None,
             run: None,
+            went_back: None,
+            several: None,
             database: None,
             elsewhere: None,
             twin: None,
@@ -161,6 +177,15 @@ impl Member {
         self.health.is_up()
     }
 
+    /// Whether a connection with this run leads to another server than the one that reports. Then a report says nothing
+    /// of what the connection shows.
+    pub(crate) fn is_another_server(&self, run: Option<Run>) -> bool {
+        let facts = self.reports.facts();
+        let reported = facts.and_then(|facts| facts.run).or(self.run);
+        run.zip(reported)
+            .is_some_and(|(run, reported)| run != reported)
+    }
+
     /// Whether it is up and can serve something.
     pub(crate) fn is_of_use(&self) -> bool {
         self.is_up() && self.kind().is_some()
@@ -173,7 +198,21 @@ impl Member {
 
     /// Whether its log is the primary's. All other reads need that.
     pub(crate) fn is_trusted(&self) -> bool {
-        self.health.is_trusted()
+        self.health.is_trusted() && !self.leads_to_several()
+    }
+
+    /// Whether its name leads to several servers, as that of a load balancer does. What one of them reports says nothing
+    /// of the others.
+    pub(super) fn leads_to_several(&self) -> bool {
+        self.several.is_some_and(|since| since.elapsed() < SEVERAL)
+    }
+
+    /// A server that is restarted reports a later start. This is another server.
+    fn goes_back(&mut self) {
+        let before = self.went_back.replace(Instant::now());
+        if before.is_some_and(|before| before.elapsed() < AT_ONCE) {
+            self.several = self.went_back;
+        }
     }
 
     /// Notes what its server reported. Returns whether that is news.
@@ -205,6 +244,11 @@ impl Member {
             || paused != self.paused
             || facts.fenced != self.fenced;
         self.fenced = facts.fenced;
+        if let (Some(old), Some(new)) = (self.run, facts.run) {
+            if new.started < old.started {
+                self.goes_back();
+            }
+        }
         self.run = facts.run.or(self.run);
         self.database = facts.database.clone().or(self.database.take());
         (self.role, self.cluster, self.timeline) = told;
@@ -284,6 +328,7 @@ impl Member {
             (Standing::Replica, DeclaredRole::Primary) => {
                 "declared the primary, but is a standby".to_owned()
             }
+            (Standing::Replica, _) if self.leads_to_several() => SEVERAL_SERVERS.to_owned(),
             (Standing::Replica, _) if self.diverged => {
                 "replica that is ahead of the primary and cannot follow it".to_owned()
             }

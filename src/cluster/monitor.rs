@@ -19,7 +19,7 @@ use super::member::Member;
 use super::topology::Topology;
 use crate::config::{COMMIT_MARKER_SQL, CommitResolution, Config, Durability};
 use crate::consistency::{NewTimeline, Reports, WriteLog};
-use crate::node::{Facts, MonitorConnection, Node, Place, Trouble};
+use crate::node::{Facts, MonitorConnection, Node, Place, Run, Trouble};
 use crate::position::{Lsn, Position, Sample};
 
 /// How often every node is asked while none takes writes. One of them may just be promoted.
@@ -81,6 +81,8 @@ pub(super) struct Monitor {
     looked: bool,
     /// Where the node was when it was last a standby.
     replayed: Lsn,
+    /// The run of the server that this connection reported.
+    run: Option<Run>,
     /// The newest timeline that the node reported over this connection.
     timeline: u32,
     /// The primary of this timeline did transactions that the node does not show.
@@ -118,6 +120,7 @@ impl Monitor {
             swept: Instant::now(),
             looked: false,
             replayed: Lsn(0),
+            run: None,
             timeline: 0,
             lacks: 0,
             in_doubt: 0,
@@ -162,6 +165,7 @@ impl Monitor {
                 self.identified = Instant::now();
                 // The server may have been restarted or rebuilt.
                 (self.timeline, self.lacks, self.in_doubt) = (0, 0, 0);
+                self.run = None;
                 self.tell_limits(&monitor);
                 self.follow(&mut monitor).await
             }
@@ -220,6 +224,7 @@ impl Monitor {
         match self.answer(monitor.ask()).await? {
             Some(mut facts) => {
                 let took = asked.elapsed();
+                self.still_leads_there(&facts)?;
                 self.place(monitor, &mut facts).await?;
                 self.reports.said(facts.clone(), took);
                 let fork = self.fork(monitor, &facts).await;
@@ -242,6 +247,19 @@ impl Monitor {
             self.answer(monitor.identify()).await?;
             self.tell_limits(monitor);
         }
+        Ok(())
+    }
+
+    /// Whether nobody has found another server at this node's name since this connection has told which one it leads
+    /// to. Else a new connection has to tell.
+    fn still_leads_there(&mut self, facts: &Facts) -> Result<(), String> {
+        let topology = self.topology.borrow();
+        let known = topology.member(&self.node).and_then(|member| member.run);
+        let told = self.run.is_some() && self.run == facts.run;
+        if told && known.is_some() && known != facts.run {
+            return Err("its name leads to another server now".to_owned());
+        }
+        self.run = facts.run.filter(|_| known == facts.run);
         Ok(())
     }
 

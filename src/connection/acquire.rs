@@ -95,6 +95,12 @@ impl ReplicatedConnection {
                 }
             }
         };
+        if member.is_another_server(pooled.run) {
+            pooled.wire.condemn();
+            let cause = "its name leads to another server than before, or to several";
+            self.cluster.suspect(&node, cause);
+            return Err(no_primary(topology));
+        }
         if !self.takes_writes(&mut pooled).await {
             self.cluster.suspect(&node, "it is a standby");
             return Err(no_primary(topology));

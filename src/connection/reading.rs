@@ -203,13 +203,20 @@ impl ReplicatedConnection {
     /// position. Returns the answer, and how long it took.
     async fn is_proven(&self, lease: &Arc<Lease>, reading: &mut Reading<'_>) -> (bool, Duration) {
         let write_log = &self.cluster.write_log;
-        if reading.requirement.is_nothing() {
+        if reading.requirement.is_anything() {
             return (true, Duration::ZERO);
         }
         let topology = self.cluster.topology();
         let Some(member) = topology.member(lease.node()) else {
             return (false, Duration::ZERO);
         };
+        if member.is_another_server(lease.run) {
+            self.leads_elsewhere(lease);
+            return (false, Duration::ZERO);
+        }
+        if reading.requirement.is_nothing() {
+            return (true, Duration::ZERO);
+        }
         let started = Instant::now();
         if member.reports.asked_since(lease.opened) {
             let met = reading.requirement.is_met_by(&member.reports, write_log);
@@ -224,6 +231,13 @@ impl ReplicatedConnection {
         };
         let met = self.cluster.with_news(deadline, look).await;
         (met == Some(true), started.elapsed())
+    }
+
+    /// The name of a node leads to another server than the one that reports. Who is right, a new connection tells.
+    pub(super) fn leads_elsewhere(&self, lease: &Lease) {
+        lease.condemn();
+        let cause = "its name leads to another server than before, or to several";
+        self.cluster.suspect(lease.node(), cause);
     }
 
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::result::ConnectionError;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Trouble;
 use super::connection::NodeConnection;
+use super::run::Run;
 use crate::config::{Host, NodeSettings};
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::wire::{Generation, ServerRole, Tap, Wire, drive};
@@ -47,6 +48,8 @@ pub(crate) struct Connector {
     generation: Mutex<Arc<Generation>>,
     /// How many connections of ours are open, in use or not.
     open: Arc<AtomicUsize>,
+    /// This role may not ask which run of a server it is.
+    hides_its_run: AtomicBool,
 }
 
 impl Connector {
@@ -62,6 +65,7 @@ impl Connector {
             setup,
             generation: Mutex::new(Generation::within(&shutdown)),
             shutdown,
+            hides_its_run: AtomicBool::new(false),
             open: Arc::default(),
         }
     }
@@ -232,7 +236,20 @@ impl Connector {
         if wire.role().is_none() {
             self.ask_role(&mut pg, &wire).await?;
         }
-        Ok(NodeConnection::new(pg, wire, guard, notifications, cancel))
+        let run = match bare {
+            None if !self.hides_its_run.load(Ordering::Acquire) => {
+                self.ask_run(&mut pg, &wire).await
+            }
+            None | Some(_) => None,
+        };
+        Ok(NodeConnection::new(
+            pg,
+            wire,
+            guard,
+            notifications,
+            cancel,
+            run,
+        ))
     }
 
     /// Reports that a connection could not be opened, at an attempt that began at `since`.
@@ -278,6 +295,20 @@ impl Connector {
             ServerRole::Primary
         });
         Ok(())
+    }
+
+    /// Which run of which server a connection leads to. The name of a node may lead to several servers, as that of a
+    /// load balancer does, or to another one than before. `None` if this role may not ask.
+    async fn ask_run(&self, pg: &mut AsyncPgConnection, wire: &Wire) -> Option<Run> {
+        match Run::ask(pg).await {
+            Ok(run) => Some(run),
+            Err(_) => {
+                // The next connections need not ask.
+                self.hides_its_run
+                    .store(wire.is_usable(), Ordering::Release);
+                None
+            }
+        }
     }
 
     /// The error for a monitor that could not ask what it has to know.

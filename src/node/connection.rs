@@ -9,6 +9,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use super::run::Run;
 use crate::wire::{Notifications, Wire};
 
 /// Ends the driver of a connection, and with it the socket, when dropped.
@@ -28,6 +29,8 @@ pub(crate) struct NodeConnection {
     pub(super) cancel: tokio_postgres::CancelToken,
     /// When it was opened, at the latest.
     pub(crate) opened: Instant,
+    /// Which run of which server it leads to, if this role may ask.
+    pub(crate) run: Option<Run>,
     prepared: Arc<Prepared>,
     cache_size: CacheSize,
     /// The generation of the cluster's memory from which on it has prepared statements.
@@ -42,6 +45,7 @@ impl NodeConnection {
         driver: Driver,
         notifications: Arc<Notifications>,
         cancel: tokio_postgres::CancelToken,
+        run: Option<Run>,
     ) -> Self {
         let prepared = Arc::<Prepared>::default();
         pg.set_instrumentation(PreparedTap(Arc::clone(&prepared)));
@@ -51,6 +55,7 @@ impl NodeConnection {
             notifications,
             cancel,
             opened: Instant::now(),
+            run,
             prepared,
             cache_size: CacheSize::Unbounded,
             remembers: 0,

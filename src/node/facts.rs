@@ -12,6 +12,7 @@ use diesel_async::RunQueryDsl;
 
 use super::NodeConnection;
 use super::rights::{MissingRight, Rights};
+use super::run::Run;
 use crate::position::Lsn;
 
 /// PostgreSQL's type `pg_lsn`.
@@ -105,14 +106,6 @@ struct Seldom {
     port: i32,
     #[diesel(sql_type = Text)]
     database: String,
-}
-
-/// One run of one server. Two names of one server report the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
-    /// When the server was started, in microseconds.
-    pub(crate) started: i64,
-    pub(crate) port: i32,
 }
 
 /// What a node reports of itself.

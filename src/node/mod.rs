@@ -14,6 +14,7 @@ mod pool;
 mod promotion_lock;
 mod recycle;
 mod rights;
+mod run;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +28,7 @@ use tokio::sync::Notify;
 pub(crate) use cancel_request::NodeCancel;
 pub(crate) use connect::{Connector, SetupHook};
 pub(crate) use connection::NodeConnection;
-pub(crate) use facts::{Facts, Place, Receiver, Run};
+pub(crate) use facts::{Facts, Place, Receiver};
 pub(crate) use fence::Whose;
 pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use mark::Mark;
@@ -36,6 +37,7 @@ pub(crate) use pool::{NodePool, Pooled, Probe};
 #[cfg(feature = "promotion")]
 pub(crate) use promotion_lock::{Clock, Order, PromotionLock};
 pub(crate) use rights::MissingRight;
+pub(crate) use run::Run;
 
 use crate::config::NodeSettings;
 use crate::error::ConnectError;

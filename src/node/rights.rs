@@ -8,6 +8,8 @@ use diesel::sql_types::{Array, Bool, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+use super::run::START_TIME;
+
 /// A function that is asked, and what is not known without it.
 struct Function {
     signature: &'static str,
@@ -173,8 +175,6 @@ impl Rights {
         let cluster = "(SELECT system_identifier FROM pg_catalog.pg_control_system())";
         let checkpoint = "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())";
         let recovery = "(SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())";
-        let started =
-            "(1000000 * EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()))::bigint";
         format!(
             "SELECT {} AS cluster, GREATEST({}, {}) AS timeline, \
              pg_catalog.current_setting('server_version_num')::int AS version, \
@@ -183,7 +183,7 @@ impl Rights {
             self.if_allowed(SYSTEM, cluster, "bigint"),
             self.if_allowed(CHECKPOINT, checkpoint, "int"),
             self.if_allowed(RECOVERY, recovery, "int"),
-            self.if_allowed(STARTED, started, "bigint"),
+            self.if_allowed(STARTED, START_TIME, "bigint"),
         )
     }
 

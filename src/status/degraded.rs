@@ -41,6 +41,8 @@ pub enum Degradation {
     /// A node is not used: it is of another cluster, another name of the same server, connected to another database,
     /// or takes writes though it should not.
     NodeUnused,
+    /// The name of a replica leads to several servers, as that of a load balancer does. It serves only `Eventual` reads.
+    SeveralServers,
     /// A node serves, but cannot be asked where it is.
     NotAsked,
     /// The role lacks a right on a node.
@@ -71,6 +73,7 @@ impl Degradation {
             Self::CommitsWait => "commits_wait",
             Self::Fenced => "fenced",
             Self::NoQuorum => "no_quorum",
+            Self::SeveralServers => "several_servers",
             Self::PromotionUnable => "promotion_unable",
             Self::Learned => "learned",
         }

@@ -1,14 +1,14 @@
 //! Names and servers: one server under two names, a name that leads to another database or, one day, to another
 //! cluster.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl;
 use diesel_replicated::config::{HealthConfig, PromotionConfig};
-use diesel_replicated::status::{NodeHealth, NodeKind, NodeStatus, RouteReason};
+use diesel_replicated::status::{Degradation, NodeHealth, NodeKind, NodeStatus, RouteReason};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Builder, Error, Event, NodeConfig, ReplicatedPool};
+use diesel_replicated::{Builder, Consistency, Error, Event, NodeConfig, ReplicatedPool};
 use futures_util::StreamExt;
 
 use crate::support::{
@@ -340,6 +340,124 @@ async fn a_second_name_that_is_given_to_another_server_is_a_node_of_its_own() {
     assert_eq!(conn.last_route().unwrap().node, "one");
 }
 
+/// A load balancer, or a name that changes: it leads new connections to these ports in turn, and leaves open ones where
+/// they are.
+async fn balancer(first: &[u16]) -> (u16, Arc<Mutex<Vec<u16>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let to = Arc::new(Mutex::new(first.to_vec()));
+    let ports = Arc::clone(&to);
+    tokio::spawn(async move {
+        let mut turn = 0;
+        while let Ok((mut client, _)) = listener.accept().await {
+            turn += 1;
+            let ports = ports.lock().unwrap().clone();
+            let port = ports[turn % ports.len()];
+            tokio::spawn(async move {
+                let server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+                if let Ok(mut server) = server {
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
+    (own, to)
+}
+
+// CloudNativePG's and Aurora's read-only endpoints, HAProxy, MySqlConnector #1201 and #1648, npgsql #5807, proxysql #4212,
+// redisson #2485, ClickHouse #5383: one name leads to several servers, or leads elsewhere while old connections go on. What
+// one of them reports says nothing of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_moves_while_its_old_server_lives_shows_no_session_less_than_it_wrote() {
+    let local = own_cluster().await;
+    let [one, two] = [0, 1].map(|n| local.replicas()[n].port());
+    let (port, to) = balancer(&[one]).await;
+    let pool = over_a_balancer(&local, port).await;
+    // The pool watches the first server, and its connections lead to the second, which stands still.
+    *to.lock().unwrap() = vec![two];
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.replicas()[1].pause_replay().unwrap();
+    })
+    .await;
+    reads_its_writes(&pool).await;
+    on(&local, |local| local.replicas()[1].resume_replay().unwrap()).await;
+    eventually("the name serves again", || async {
+        let mut conn = pool.get().await.unwrap();
+        count(&mut conn).await;
+        conn.last_route().unwrap().node == "ro"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_over_several_replicas_shows_no_session_less_than_it_wrote_and_is_told() {
+    let local = own_cluster().await;
+    let ports = [0, 1].map(|n| local.replicas()[n].port());
+    let (port, _to) = balancer(&ports).await;
+    let pool = over_a_balancer(&local, port).await;
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.replicas()[1].pause_replay().unwrap();
+    })
+    .await;
+    reads_its_writes(&pool).await;
+    eventually("it is told", || async {
+        let mut conn = pool.get().await.unwrap();
+        count(&mut conn).await;
+        let told = pool.status().degraded;
+        told.iter()
+            .any(|it| it.reason == Degradation::SeveralServers)
+    })
+    .await;
+    reads_its_writes(&pool).await;
+    // Who asks for nothing is served there.
+    let mut conn = pool.get().await.unwrap();
+    conn.set_consistency(Consistency::Eventual);
+    eventually("it serves what may be old", || async {
+        let mut conn = pool.get().await.unwrap();
+        conn.set_consistency(Consistency::Eventual);
+        count(&mut conn).await;
+        conn.last_route().unwrap().node == "ro"
+    })
+    .await;
+}
+
+async fn over_a_balancer(local: &LocalCluster, port: u16) -> ReplicatedPool {
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
+        .replica(NodeConfig::new(format!("postgres://postgres@127.0.0.1:{port}/app")).name("ro"))
+        .max_size(40)
+        .build()
+        .await
+        .unwrap();
+    eventually("the endpoint serves reads", || async {
+        pool.status().node("ro").unwrap().serves_reads
+    })
+    .await;
+    pool
+}
+
+/// Whatever one connection has written, others of the pool read, also over connections that are opened for it.
+async fn reads_its_writes(pool: &ReplicatedPool) {
+    let mut conn = pool.get().await.unwrap();
+    let mut before = count(&mut conn.primary()).await;
+    // Each keeps the connection that it read on, so that new ones are opened.
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        insert(&format!("user {before}"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        before += 1;
+        for _ in 0..3 {
+            let mut fresh = pool.get().await.unwrap();
+            assert_eq!(count(&mut fresh).await, before, "{:?}", fresh.last_route());
+            held.push(fresh);
+        }
+    }
+}
+
 // The lock of a promotion is taken over a connection to another database (`PromotionConfig::database`). What the
 // promoted server says there is not taken for the database that the pool is connected to; else its connections would
 // end, and a write on one of them would be in doubt.
@@ -351,27 +469,29 @@ async fn a_promotion_over_another_database_leaves_the_node_where_it_is() {
         .build()
         .await
         .unwrap();
-    let events = pool.subscribe();
+    let mut events = pool.subscribe();
     on(&local, |local| {
         local.wait_caught_up().unwrap();
         local.primary().kill().unwrap();
     })
     .await;
-    eventually("a replica was promoted", || async {
+    let promoted = |event: &Event| matches!(event, Event::Promoted { .. });
+    let mut all = Vec::new();
+    while !all.iter().any(promoted) {
+        all.push(events.next().await.unwrap());
+    }
+    eventually("the promoted replica takes writes", || async {
         let state = pool.status();
         state.takes_writes && state.primary.is_some_and(|name| name != "primary")
     })
     .await;
     pool.close(Duration::ZERO).await;
-    let all: Vec<Event> = events.collect().await;
+    all.extend(events.collect::<Vec<_>>().await);
     let strays = all.iter().filter(|event| {
         matches!(event, Event::StandingChanged { standing, .. } if standing.contains("connected to database"))
     });
     assert_eq!(strays.count(), 0, "{all:?}");
-    let promotions = all
-        .iter()
-        .filter(|event| matches!(event, Event::Promoted { .. }));
-    assert_eq!(promotions.count(), 1);
+    assert_eq!(all.iter().filter(|event| promoted(event)).count(), 1);
 }
 
 // CloudNativePG, Patroni on Kubernetes: a name that always leads to the primary, beside the names of the nodes. It is no
@@ -405,9 +525,11 @@ async fn a_name_that_follows_the_primary_is_no_node_of_its_own() {
         local.primary().kill().unwrap();
     })
     .await;
-    // What is sent before the death is known would be in doubt.
+    // What is sent before the death is known, by either name, would be in doubt.
     eventually("its death is known", || async {
-        pool.status().node("rw").unwrap().health == NodeHealth::Down
+        let state = pool.status();
+        let dead = |name| state.node(name).unwrap().health == NodeHealth::Down;
+        dead("rw") && dead("primary")
     })
     .await;
     insert("Edith").execute(&mut conn).await.unwrap();
