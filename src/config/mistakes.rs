@@ -10,17 +10,17 @@ use crate::config::setting;
 /// One mistake in a [`Config`](crate::Config).
 ///
 /// Its text names the node and the setting and says what to do. A node is called by its name,
-/// else by its `host:port`, else by its position (`node 2`).
+/// else by its `host:port`, else by its position (`#2`).
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// There is no node at all.
-    #[error("no node is configured: add at least the primary, for example with `Config::primary`")]
+    #[error("no node is configured: add at least the primary, for example with `.primary(url)`")]
     NoNodes,
     /// Every node is declared a replica.
     #[error(
-        "no node can be the primary, as all {replicas} are declared replicas: add the primary, or \
-         leave the role of a node open so that it is asked for"
+        "no node can be the primary, as every node is declared a replica: add the primary with \
+         `.primary(url)`, or leave the role of a node open with `.node(url)` so that it is asked for"
     )]
     NoPrimary {
         /// How many replicas there are.
@@ -172,7 +172,7 @@ pub enum ConfigError {
     },
     /// There are not as many weights as hosts.
     #[error(
-        "`{setting}` lists {weights} weights for {nodes} nodes: list one for each, in their order"
+        "`{setting}` needs one weight for each of the {nodes} nodes, in their order: it lists {weights}"
     )]
     WeightCount {
         /// The parameter of the URL or the environment variable.
@@ -318,7 +318,7 @@ pub enum UrlProblem {
 }
 
 /// Every mistake found in a [`Config`](crate::Config), at least one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct ConfigErrors(Vec<ConfigError>);
 
 impl ConfigErrors {
@@ -344,6 +344,13 @@ impl fmt::Display for ConfigErrors {
         }
         write!(f, "the configuration has {} mistakes:", self.0.len())?;
         self.0.iter().try_for_each(|error| write!(f, "\n- {error}"))
+    }
+}
+
+/// The text of [`Display`](fmt::Display), as `main` and `unwrap` show this one.
+impl fmt::Debug for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -403,8 +410,26 @@ fn unknown(name: Option<&str>) -> String {
     }
 }
 
+/// What Prisma, pgx and other libraries call our settings.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("connection_limit", "max_size"),
+    ("pool_size", "max_size"),
+    ("pool_max_size", "max_size"),
+    ("pool_max_conns", "max_size"),
+    ("max_connections", "max_size"),
+    ("pool_min_conns", "min_idle"),
+    ("min_connections", "min_idle"),
+    ("pool_timeout", "connection_timeout"),
+    ("pool_max_conn_lifetime", "max_lifetime"),
+    ("pool_max_conn_idle_time", "idle_timeout"),
+];
+
 /// The parameter that was meant, if one is like it.
 fn nearest(name: &str) -> Option<&'static str> {
+    let same = |(theirs, _): &&(&str, &str)| *theirs == name;
+    if let Some((_, ours)) = ELSEWHERE.iter().find(same) {
+        return Some(ours);
+    }
     let known = setting::all();
     let distance = |known: &&str| strsim::damerau_levenshtein(known, name);
     let nearest = known.min_by_key(distance)?;

@@ -88,6 +88,14 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
     ("automatic_promotion", |to, text| {
         set(&mut to.promotion.automatic, text)
     }),
+    // Whoever asks for it is told, and not left without it.
+    #[cfg(not(feature = "promotion"))]
+    ("automatic_promotion", |_, text| match bool::read(text) {
+        Some(false) => Ok(()),
+        _ => {
+            Err("available without the Cargo feature `promotion`: enable it, or remove the setting")
+        }
+    }),
     ("max_lag", |to, text| limit(&mut to.health.max_lag, text)),
     ("max_lag_bytes", |to, text| {
         set(&mut to.health.max_lag_bytes, text)

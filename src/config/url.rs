@@ -102,6 +102,6 @@ fn take_pool_parameters(
 /// [`Config::read_url`].
 pub(super) fn read_all(config: &mut Config, url: &str) -> Result<(), ConfigErrors> {
     let mut errors = Vec::new();
-    read(config, url, DeclaredRole::Unknown, "node 1", &mut errors);
+    read(config, url, DeclaredRole::Unknown, "#1", &mut errors);
     ConfigErrors::unless_empty(errors, ())
 }

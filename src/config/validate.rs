@@ -162,7 +162,7 @@ fn label(node: &NodeConfig, position: usize) -> String {
         .filter(|given| !is_like_url(given))
         .map(str::to_owned)
         .or_else(address)
-        .unwrap_or_else(|| format!("node {}", position + 1))
+        .unwrap_or_else(|| format!("#{}", position + 1))
 }
 
 fn check_node(

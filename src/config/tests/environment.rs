@@ -197,7 +197,7 @@ fn mistakes_name_the_variable() {
         ),
         (
             &[url, ("DATABASE_REPLICA_WEIGHTS", "3")],
-            &["`DATABASE_REPLICA_WEIGHTS`", "for 0 nodes"],
+            &["`DATABASE_REPLICA_WEIGHTS`", "the 0 nodes"],
         ),
         (
             &[url, ("DATABASE_REPLICA_URLS", "postgres://b/a?max_size=3")],

@@ -41,7 +41,7 @@ fn nodes_that_do_not_fit_together_are_refused() {
         (Config::new(), &["no node"]),
         (
             Config::new().replica(REPLICA),
-            &["primary", "1 are declared"],
+            &["primary", "every node is declared a replica"],
         ),
         (
             Config::new().primary(PRIMARY).primary(REPLICA),
@@ -63,11 +63,11 @@ fn nodes_that_do_not_fit_together_are_refused() {
         ),
         (
             Config::new().primary("postgres:///app"),
-            &["`node 1`", "no host"],
+            &["`#1`", "no host"],
         ),
         (
             Config::new().primary("postgres://:5432/app"),
-            &["`node 1`", "no host"],
+            &["`#1`", "no host"],
         ),
         (
             valid().replica(NodeConfig::new("postgres://db3").name(" ")),
@@ -210,7 +210,7 @@ fn all_mistakes_are_told_at_once() {
             weight: -1,
         },
         ConfigError::Url {
-            node: "node 2".to_owned(),
+            node: "#2".to_owned(),
             problem: UrlProblem::Scheme,
         },
     ];

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::only_mistake;
+use super::{REPLICA, only_mistake};
 use crate::config::WriteScope;
 use crate::config::{
     Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, Host,
@@ -323,6 +323,27 @@ fn an_unknown_parameter_that_may_be_a_password_is_not_named() {
     }
 }
 
+/// Prisma's and pgx's URLs.
+#[test]
+fn what_other_libraries_call_a_setting_is_told_by_our_name() {
+    for (theirs, ours) in [
+        ("connection_limit", "`max_size`"),
+        ("pool_max_conns", "`max_size`"),
+        ("pool_timeout", "`connection_timeout`"),
+    ] {
+        let url = format!("postgres://u:hunter2@db1/a?{theirs}=10");
+        only_mistake(&Config::from_url(&url).unwrap_err(), &[theirs, ours]);
+    }
+}
+
+/// `main` and `unwrap` show an error by `Debug`.
+#[test]
+fn the_debug_form_of_the_mistakes_is_their_text() {
+    let errors = Config::new().replica(REPLICA).check().unwrap_err();
+    assert_eq!(format!("{errors:?}"), errors.to_string());
+    assert!(errors.to_string().contains("`.primary(url)`"));
+}
+
 #[test]
 fn parameters_of_the_pool_must_fit() {
     let table: &[(&str, &[&str])] = &[
@@ -338,10 +359,15 @@ fn parameters_of_the_pool_must_fit() {
         ("consistency=causal:1s", &["`consistency`", "`causal`"]),
         ("write_scope=all", &["`write_scope`", "`pool`"]),
         ("durability=always", &["`durability`", "`remote_apply`"]),
-        ("weights=1", &["`weights`", "1 weights for 2 nodes"]),
+        ("weights=1", &["`weights`", "2 nodes", "it lists 1"]),
         ("weights=1,x", &["`weights`", "3,1"]),
         ("fallback_share=half", &["`fallback_share`", "0.0 to 1.0"]),
         ("start_read_only=maybe", &["`start_read_only`", "`true`"]),
+        #[cfg(not(feature = "promotion"))]
+        (
+            "automatic_promotion=true",
+            &["`automatic_promotion`", "the Cargo feature `promotion`"],
+        ),
     ];
     for (query, words) in table {
         let url = format!("postgres://u:hunter2@db1,db2/a?{query}");
