@@ -11,10 +11,10 @@ use super::Verdict;
 /// How many statements are expected to be remembered.
 const STATEMENTS: usize = 4096;
 
-/// How much the remembered statements may weigh together, roughly in bytes.
+/// The bound on the size of all remembered statements, roughly in bytes.
 const WEIGHT: u64 = 4 << 20;
 
-/// Longer texts are not remembered: they are mostly unlike any other.
+/// Longer texts are not remembered: they seldom come twice.
 const LONGEST: usize = 16 << 10;
 
 /// What stands for a statement: the type of the query, where that determines the text, or the

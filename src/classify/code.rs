@@ -1,6 +1,6 @@
 //! What names of the catalog stand for runs: the functions behind relations, types, operators and commands.
 //!
-//! A name stands for all schemas, as nothing here knows the search path.
+//! A name stands for all schemas, because the search path is not known here.
 
 use std::collections::HashMap;
 

@@ -8,10 +8,10 @@ use super::lexer;
 use super::scan::{self, Findings, Names};
 use super::tokens::Tokens;
 
-/// Judges what runs code by what that does; what uses it is judged by that in its turn.
+/// Judges each object by the code that it runs, and its users by the object.
 pub(super) fn judge_definitions(catalog: &mut Catalog, functions: &Functions) {
     let rows = catalog.take_rows();
-    // Each round adds what the round before has made known, so it ends.
+    // Each round adds what the round before has found. So it ends.
     loop {
         let mut news = false;
         for row in &rows {

@@ -66,7 +66,7 @@ pub(super) enum Effect {
     Setting,
     /// It takes or releases what the session holds.
     SessionLock,
-    /// It takes what only the end of the session gives back.
+    /// It takes something that only the end of the session gives back.
     Indelible,
     /// It runs code of the user's, which may write, and does this.
     Code(Does),

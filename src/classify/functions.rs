@@ -52,7 +52,7 @@ impl Functions {
         }
     }
 
-    /// What is said of the name whatever the catalog knows.
+    /// The verdict on the name that holds whatever the catalog knows.
     fn overridden(&self, schema: Option<&str>, name: &str) -> Option<Effect> {
         let denied = |entry: &Name| {
             entry.function == name
@@ -105,7 +105,7 @@ impl Functions {
         name: &str,
     ) -> Effect {
         match self.overridden(schema, name) {
-            // What was denied may leave something behind as well.
+            // A denied function may also leave something in the session.
             Some(Effect::Volatile) => {
                 let known = Self::listed(name).or_else(|| catalog?.function(name).effect());
                 let known = known.filter(|effect| *effect != Effect::Declared);

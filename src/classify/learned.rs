@@ -1,4 +1,4 @@
-//! Statements of which a replica has shown that they are not the reads that they look like.
+//! Statements that look like reads but that a replica has refused.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Verdict;
 use super::cache::{OwnedKey, QueryKey, Verdicts};
 
-/// How long a lesson lasts. Functions are mended, and a replica's next refusal teaches it again.
+/// How long an entry lasts. The function may have been changed since. If not, the next refusal enters it again.
 pub(crate) const LASTS: Duration = Duration::from_secs(60 * 60);
 
-/// How many lessons are kept. The oldest makes room.
+/// How many entries are kept. A new one replaces the oldest.
 const KEPT: usize = 256;
 
-/// That a statement needs the primary, learnt at a time.
+/// One statement that needs the primary, and when that was learned.
 #[derive(Clone, Debug)]
 pub(crate) struct Lesson {
     pub(crate) sql: String,
@@ -22,7 +22,7 @@ pub(crate) struct Lesson {
     key: OwnedKey,
 }
 
-/// What was learnt, the oldest first.
+/// All entries, the oldest first.
 #[derive(Debug)]
 pub(super) struct Learned {
     verdicts: Verdicts,
@@ -49,7 +49,7 @@ impl Learned {
         let mut lessons = self.lessons();
         lessons.retain(|lesson| lesson.key.borrow() != key);
         if lessons.len() == KEPT {
-            // Its verdict lasts for as long as the memory of verdicts has room for it.
+            // Its verdict stays until the cache of verdicts needs the room.
             lessons.pop_front();
         }
         lessons.push_back(Lesson {
@@ -63,13 +63,13 @@ impl Learned {
         self.lessons().iter().cloned().collect()
     }
 
-    /// Whether some are older than they last.
+    /// Whether an entry has expired.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         let lessons = self.lessons();
         lessons.front().is_some_and(|oldest| is_over(oldest, now))
     }
 
-    /// Forgets those that are older than they last; `also` is told of each.
+    /// Removes expired entries. `also` is called for each.
     pub(super) fn forget(&self, now: Instant, also: &Verdicts) {
         let mut lessons = self.lessons();
         let over = lessons.iter().take_while(|lesson| is_over(lesson, now));

@@ -6,14 +6,14 @@
 
 use super::tokens::{Token, TokenKind};
 
-/// Texts beyond this length are not read at all.
+/// Longer texts are not read at all.
 pub(super) const MAX_TEXT: usize = 1 << 20;
 
-/// The server truncates longer identifiers, so that they name something else than they say.
+/// The server truncates longer identifiers. They then name something else.
 const MAX_IDENTIFIER: usize = 63;
 
-/// So many characters of operators in a row are no statement that anybody meant. Where one operator ends
-/// depends on all that follow, so they are looked at again for each.
+/// No sensible statement has more operator characters in a row. Where an operator ends depends on all that follow, so
+/// the lexer reads them again for each operator.
 const MAX_OPERATORS: usize = 256;
 
 /// The text cannot be read, or could be read in more than one way.
@@ -80,7 +80,7 @@ const fn is_operator(byte: u8) -> bool {
 
 impl Lexer<'_> {
     fn peek(&self, ahead: usize) -> u8 {
-        // No text holds a zero byte, so that zero can stand for the end.
+        // No text holds a zero byte, so zero means the end.
         self.bytes.get(self.at + ahead).copied().unwrap_or(0)
     }
 

@@ -102,7 +102,7 @@ fn combine(before: Verdict, next: Verdict) -> Verdict {
         },
         // What ends a transaction together with others may leave something behind.
         writes: before.writes || next.writes || ends(before) || ends(next),
-        // Settings beside anything else may depend on it.
+        // A setting in a text with other statements may depend on them.
         leaves: match (before.leaves, next.leaves) {
             (Leaves::Settings, Leaves::Settings) => Leaves::Settings,
             (Leaves::Settings, Leaves::Nothing) | (Leaves::Nothing, Leaves::Settings) => {
@@ -308,7 +308,7 @@ fn command(tokens: Tokens<'_>, known: Names<'_>) -> Verdict {
             writes: true,
             ..here
         },
-        // What it runs was said earlier, perhaps by somebody else's text.
+        // An earlier text decided what it runs, perhaps one of somebody else.
         "execute" => Verdict {
             writes: true,
             ..session

@@ -77,7 +77,7 @@ impl<'a> Tokens<'a> {
             return Some(Cow::Borrowed(inner));
         }
         let inner = raw.strip_prefix('\'')?.strip_suffix('\'')?;
-        // What a backslash means is a setting; strings that go on in the next line have quotes inside.
+        // The meaning of a backslash depends on a setting. A string that goes on in the next line has quotes inside.
         if inner.contains('\\') || inner.replace("''", "").contains('\'') {
             return None;
         }

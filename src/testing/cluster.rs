@@ -235,7 +235,7 @@ impl Drop for LocalCluster {
     }
 }
 
-/// Others may have taken the port since it was found free.
+/// Another process may have taken the port since it was found free.
 fn start_on_a_free_port(node: &LocalNode) -> Result<(), ClusterError> {
     const TRIES: usize = 5;
     let mut result = node.start();

@@ -24,7 +24,7 @@ autovacuum_naptime = 1d
 log_min_messages = warning
 ";
 
-/// In memory where there is room for it, else where temporary files go.
+/// In memory if there is room, else in the folder for temporary files.
 pub(super) fn place_for_data() -> PathBuf {
     const ROOM: u64 = 1 << 30;
     let memory = Path::new("/dev/shm");

@@ -36,10 +36,10 @@ pub use proxy::Proxy;
 
 use std::time::{Duration, Instant};
 
-/// The longest that anything here is waited for.
+/// The longest wait for anything here.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Polls until `done` answers, and fails naming `what` when patience runs out.
+/// Polls until `done` returns a value. Fails with the name `what` after the longest wait.
 fn wait_for<T>(
     what: &str,
     mut done: impl FnMut() -> Result<Option<T>, ClusterError>,

@@ -1,4 +1,4 @@
-//! The body of an answer, which belongs to the session as the handler does.
+//! The body of a response. It belongs to the session, as its handler does.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use crate::pool::Session;
 
 pin_project! {
-    /// A body that is made within a session: what it gets from the pool belongs to that.
+    /// A body that is made within a session. Connections that it takes from the pool belong to the session.
     #[derive(Debug)]
     pub struct SessionBody<B> {
         #[pin]
@@ -34,7 +34,7 @@ impl<B: Body> Body for SessionBody<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        // It lives for this one poll: all that is to be kept is in the body.
+        // This future lives for one poll. All that must be kept is in the body.
         let frame = poll_fn(|context| this.body.as_mut().poll_frame(context));
         pin!(this.session.scope(frame)).poll(context)
     }

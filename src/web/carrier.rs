@@ -1,4 +1,4 @@
-//! How a token travels with requests and answers: in which header, and in which form.
+//! How a token travels with requests and responses: in which header, and in which form.
 
 use cookie::Cookie;
 use http::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
@@ -9,7 +9,7 @@ use super::cookie::SessionCookie;
 use crate::token::TokenKeys;
 use crate::token::{InvalidToken, SessionToken};
 
-/// More tokens than a well-meaning client has. Those beyond are not looked at.
+/// A well-meaning client has fewer tokens. Further ones are ignored.
 pub(super) const MOST: usize = 8;
 
 /// How a token travels.
@@ -33,9 +33,9 @@ impl Default for TokenPlace {
 }
 
 impl Carrier {
-    /// The tokens that came with a request. What is none is left out.
+    /// The tokens that came with a request. Other values are left out.
     pub(super) fn read(&self, headers: &HeaderMap) -> Vec<SessionToken> {
-        // Other cookies may have bytes that are no text; a token has none.
+        // Other cookies may hold bytes that are not text. A token holds none.
         let text = |value| String::from_utf8_lossy(HeaderValue::as_bytes(value));
         let texts: Vec<String> = match &self.place {
             TokenPlace::Cookie(cookie) => {
@@ -50,7 +50,7 @@ impl Carrier {
             }
             TokenPlace::Header(name) => {
                 let values: Vec<_> = headers.get_all(name).into_iter().map(text).collect();
-                // Whoever passes a request on may have written several headers as one.
+                // A proxy may have joined several headers into one.
                 values
                     .iter()
                     .flat_map(|value| value.split(','))
@@ -62,7 +62,7 @@ impl Carrier {
         let tokens = texts.iter().filter_map(|text| match self.open(text) {
             Ok(token) => Some(token),
             Err(error) => {
-                // Without the text, which may be anything and from anyone.
+                // The text is not logged: anybody can send anything.
                 tracing::debug!(target: "diesel_replicated", %error, "token_refused");
                 None
             }
@@ -70,24 +70,24 @@ impl Carrier {
         tokens.collect()
     }
 
-    /// Adds `token` to the headers of an answer.
+    /// Adds `token` to the headers of a response.
     pub(super) fn write(&self, token: &SessionToken, headers: &mut HeaderMap) {
         let text = self.seal(token);
         let (name, value) = match &self.place {
             TokenPlace::Cookie(cookie) => (&SET_COOKIE, cookie.set(text)),
             TokenPlace::Header(name) => (name, HeaderValue::try_from(text).ok()),
         };
-        // Names and attributes were checked, and tokens fit anywhere.
+        // Names and attributes were checked before, and every token is valid there.
         let Some(value) = value else {
             return;
         };
-        // Each fails only for lack of room, where there are tens of thousands of headers.
+        // It fails only if there are tens of thousands of headers.
         let _ = match &self.place {
             // The handler's own cookies stay.
             TokenPlace::Cookie(_) => headers.try_append(name, value).map(drop),
             TokenPlace::Header(_) => headers.try_insert(name, value).map(drop),
         };
-        // A cache that serves many would give this client's token to others.
+        // A shared cache would give the token of this client to others.
         if let Ok(entry) = headers.try_entry(CACHE_CONTROL) {
             entry.or_insert(HeaderValue::from_static("private"));
         }

@@ -76,11 +76,11 @@ impl SessionCookie {
         })
     }
 
-    /// Sets the path below which browsers send it.
+    /// Sets the path. Browsers send the cookie to this path and below.
     ///
     /// # Errors
     ///
-    /// It does not begin with `/`, or has a character that no cookie can have there.
+    /// The path does not begin with `/`, or has a character that a cookie cannot hold.
     pub fn path(mut self, path: impl Into<Cow<'static, str>>) -> Result<Self, InvalidCarrier> {
         let path = path.into();
         if !path.starts_with('/') || !path.bytes().all(is_of_an_attribute) {
@@ -90,11 +90,11 @@ impl SessionCookie {
         Ok(self)
     }
 
-    /// Sets the domain whose hosts get it, all of them.
+    /// Sets the domain. Browsers send the cookie to all its hosts.
     ///
     /// # Errors
     ///
-    /// It is empty, or has a character that no cookie can have there.
+    /// The domain is empty, or has a character that a cookie cannot hold.
     pub fn domain(mut self, domain: impl Into<Cow<'static, str>>) -> Result<Self, InvalidCarrier> {
         let domain = domain.into();
         if domain.is_empty() || !domain.bytes().all(is_of_an_attribute) {
@@ -104,10 +104,9 @@ impl SessionCookie {
         Ok(self)
     }
 
-    /// Sets for how long browsers keep it, in whole seconds.
-    ///
-    /// It counts from the last answer that brought one, so from the last write.
-    /// A replica that is farther behind may show the client what was before its write.
+    /// Sets how long browsers keep the cookie, in whole seconds. The time begins anew with each response that brings
+    /// a token. A token comes after a write. If a replica is further behind than this, it may show the client an
+    /// older state.
     #[must_use]
     pub fn max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
@@ -121,7 +120,7 @@ impl SessionCookie {
         self
     }
 
-    /// Sets whether browsers send it over HTTPS alone.
+    /// Sets whether browsers send the cookie over HTTPS only.
     #[must_use]
     pub fn secure(mut self, secure: bool) -> Self {
         self.secure = secure;
@@ -139,9 +138,9 @@ impl SessionCookie {
         &self.name
     }
 
-    /// What a `Set-Cookie` says that brings `value`.
+    /// The value of the `Set-Cookie` header that brings `value`.
     pub(super) fn set(&self, value: String) -> Option<HeaderValue> {
-        // The longest that fits: browsers keep nothing for longer than 400 days.
+        // Browsers keep no cookie longer than 400 days.
         let max_age = self
             .max_age
             .try_into()

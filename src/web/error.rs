@@ -1,6 +1,6 @@
-//! What is told of a cookie or a header that cannot carry a token.
+//! Errors for a cookie or a header that cannot carry a token.
 
-/// What cannot carry a token.
+/// Why a cookie or header cannot carry a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidCarrier {

@@ -1,4 +1,4 @@
-//! What a handler of axum takes its connection with.
+//! The extractor that gives an axum handler its connection.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -14,8 +14,8 @@ use crate::pool::ReplicatedPool;
 
 /// The connection of an axum handler, from the pool in the application's state.
 ///
-/// Below a [`SessionLayer`](super::SessionLayer) it belongs to the client's session. To take it
-/// touches no server and waits for nothing. A handler may take several.
+/// Below a [`SessionLayer`](super::SessionLayer) it belongs to the session of the client. Extracting it touches no
+/// server and does not wait. A handler may take several.
 ///
 /// ```
 /// use diesel::QueryResult;
@@ -31,7 +31,7 @@ use crate::pool::ReplicatedPool;
 /// }
 /// ```
 ///
-/// Where the state has more than the pool, say how to find it there:
+/// If the state holds more than the pool, implement `FromRef`:
 ///
 /// ```
 /// use axum::extract::FromRef;
@@ -80,7 +80,7 @@ where
 
 /// Why there is no [`DatabaseConnection`]: the pool was closed. As a response, `503 Service Unavailable`.
 ///
-/// To answer in another way, take `Result<DatabaseConnection, ConnectionRejection>`.
+/// For another response, take `Result<DatabaseConnection, ConnectionRejection>`.
 #[derive(Clone, Debug)]
 pub struct ConnectionRejection(Error);
 

@@ -1,4 +1,4 @@
-//! The layer that runs each request within its client's session.
+//! The layer that runs each request in the session of its client.
 
 use std::mem;
 use std::sync::Arc;
@@ -19,26 +19,24 @@ use crate::position::Position;
 use crate::token::TokenKeys;
 use crate::token::{SessionToken, UNKNOWN};
 
-/// Runs each request within its client's session, so that what one request writes, the next reads.
+/// Runs each request in the session of its client, so that a request reads what an earlier one wrote.
 ///
-/// - The session goes on from the token that the request brings. Whatever is no token, or not one of
-///   this cluster, is as if it had not come.
-/// - Connections that are taken from the pool while the request is handled, or while the body of the
-///   answer is made, belong to the session. A handler that needs it itself finds the
-///   [`Session`](crate::Session) in the request's extensions.
-/// - The answer brings the session's token where that says more than the one that came, and
-///   nothing otherwise. It is asked for when the headers are ready, and waited for no longer than
-///   reads wait ([`ConsistencyConfig::wait`](crate::config::ConsistencyConfig::wait)). With
-///   [`Consistency::Causal`](crate::Consistency::Causal) reads count, so that most answers bring one.
-/// - An answer that brings a token gets `Cache-Control: private`, because a cache that serves many
-///   would give it to others: their sessions would then go on from a place that is not theirs. If
-///   the handler has set a `Cache-Control`, that one stays, and this is the handler's to
-///   prevent. The answer's own cookies stay, too.
+/// - The session continues from the token that the request brings. A value that is no token, or a token of another
+///   cluster, is ignored.
+/// - Connections that are taken from the pool while the request is handled, or while the body of the response is
+///   made, belong to the session. A handler finds the [`Session`](crate::Session) itself in the extensions of the
+///   request.
+/// - The response brings the token of the session if it says more than the one that came. The layer asks for the
+///   token when the headers are ready, and waits no longer than a read does
+///   ([`ConsistencyConfig::wait`](crate::config::ConsistencyConfig::wait)). With
+///   [`Consistency::Causal`](crate::Consistency::Causal) reads count too, so most responses bring one.
+/// - A response that brings a token gets `Cache-Control: private`, because a shared cache would give the token to
+///   other clients. If the handler has set `Cache-Control`, that one stays, and the handler has to prevent this. The
+///   cookies of the response stay.
 ///
-/// It fits any service over HTTP whose request and response can be sent between threads; errors
-/// pass through. In a stack of layers its place is of no importance as long as it is outside of all
-/// that uses the pool. Where a request meets several pools, give each its layer, with a cookie or a
-/// header of its own; the extensions then have the session of the innermost.
+/// It wraps any HTTP service whose request and response are `Send`. Errors pass through. It has to be outside of all
+/// layers that use the pool. If a request uses several pools, give each pool its own layer, with its own cookie or
+/// header; the extensions then hold the session of the innermost layer.
 ///
 /// See the [module](super) for an example, and for what it cannot do.
 #[derive(Clone, Debug)]
@@ -48,7 +46,7 @@ pub struct SessionLayer {
 }
 
 impl SessionLayer {
-    /// A layer for this pool, which keeps the token in [`SessionCookie::default`].
+    /// A layer for this pool. It keeps the token in [`SessionCookie::default`].
     #[must_use]
     pub fn new(pool: &ReplicatedPool) -> Self {
         Self {
@@ -64,12 +62,12 @@ impl SessionLayer {
         self
     }
 
-    /// Takes the token from this header of the request, and sends it in the same one of the answer:
-    /// for clients that keep it themselves.
+    /// Takes the token from this header of the request, and sends it in the same header of the response. Use it for
+    /// clients that keep the token themselves.
     ///
-    /// A client sends the last one that it got, or, after requests that ran at the same time, all
-    /// that they brought, in any order, up to eight: several headers, or one with commas between the
-    /// tokens. What they promise together counts.
+    /// A client sends the newest token that it got. After requests that ran at the same time it sends all that they
+    /// brought, in any order, up to eight: in several headers, or in one header with commas between them. They count
+    /// together.
     ///
     /// ```
     /// # use diesel_replicated::web::{InvalidCarrier, SessionLayer};
@@ -89,7 +87,7 @@ impl SessionLayer {
         Ok(self)
     }
 
-    /// Seals tokens with these keys, and refuses those that were not.
+    /// Seals tokens with these keys. It refuses tokens that are not sealed with them.
     #[cfg(feature = "signed")]
     #[must_use]
     pub fn keys(mut self, keys: TokenKeys) -> Self {
@@ -109,7 +107,7 @@ impl<S> Layer<S> for SessionLayer {
     }
 }
 
-/// What [`SessionLayer`] makes of a service.
+/// The service that [`SessionLayer`] makes.
 #[derive(Clone, Debug)]
 pub struct SessionService<S> {
     inner: S,
@@ -132,7 +130,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Q>) -> Self::Future {
-        // The clone may not be ready; the one that was asked is.
+        // The clone may not be ready. `poll_ready` was called on the original.
         let next = self.inner.clone();
         let mut inner = mem::replace(&mut self.inner, next);
         let layer = Arc::clone(&self.layer);
@@ -147,7 +145,7 @@ where
             let handled = async move { inner.call(request).await };
             let mut response = session.scope(handled).await?;
             let token = session.token().await;
-            // One with a place that a failover has lost is replaced, though nothing was gained.
+            // A token whose position was lost in a failover is replaced, even if nothing was gained.
             if is_news(&token, came.as_ref()) || session.lost_write().is_some() {
                 layer.carrier.write(&token, response.headers_mut());
             }
@@ -156,7 +154,7 @@ where
     }
 }
 
-/// What the tokens promise together.
+/// One token for all of them.
 async fn merged(pool: &ReplicatedPool, tokens: &[SessionToken]) -> Option<SessionToken> {
     let [first, others @ ..] = tokens else {
         return None;
@@ -168,11 +166,11 @@ async fn merged(pool: &ReplicatedPool, tokens: &[SessionToken]) -> Option<Sessio
     {
         let here = pool.session().token().await.cluster();
         if here == UNKNOWN {
-            // Which of them count cannot be told. A write whose place is to be found covers all.
+            // It is not known which of them count. A pending write covers all.
             let somewhere = Some(Position::somewhere(0));
             return Some(SessionToken::new(here, somewhere, None));
         }
-        // Those of other clusters must not hide the one of this cluster.
+        // Tokens of other clusters must not hide the token of this cluster.
         let of = |cluster| tokens.iter().find(|token| token.cluster() == cluster);
         start = of(here).or_else(|| of(UNKNOWN)).unwrap_or(first);
     }
@@ -180,13 +178,13 @@ async fn merged(pool: &ReplicatedPool, tokens: &[SessionToken]) -> Option<Sessio
     Some(tokens.iter().fold(start.clone(), merge))
 }
 
-/// Whether the client should have `token` in the place of the one that came.
+/// Whether the client should get `token` instead of the one that it sent.
 fn is_news(token: &SessionToken, came: Option<&SessionToken>) -> bool {
     let Some(came) = came else {
         return !token.is_empty();
     };
-    // Every request would have to learn anew where it is. So the place replaces it once
-    // it is known; until then it is sent again, because a write since then looks the same.
+    // A token without a position makes each request look for it. So the position replaces it as soon as it is known.
+    // Until then the token is sent again, because a later write looks the same.
     let is_open = |position: Option<Position>| position.is_some_and(Position::is_somewhere);
     let was_open = is_open(came.written()) || is_open(came.seen());
     token.advances(came) || was_open && !token.is_empty()

@@ -1,9 +1,9 @@
 //! Sessions of the web: what one request writes, the next one reads (feature `tower`).
 //!
-//! A user's session is many requests, and each of them may meet another process. [`SessionLayer`]
-//! lets it go on from one to the next: it takes the session's token from a cookie or a header, runs
-//! the request within the session, and sends the new token along with the answer where the session
-//! has got further. Handlers stay as they are: what they get from the pool belongs to the session.
+//! The session of a user is many requests, and each may reach another process. [`SessionLayer`] carries the session
+//! from one to the next. It takes the token of the session from a cookie or a header, runs the request in the
+//! session, and sends the new token with the response. Handlers do not change: the connections that they get from the
+//! pool belong to the session.
 //!
 //! ```no_run
 //! # #[cfg(feature = "axum")]
@@ -33,16 +33,14 @@
 //!
 //! # What it cannot do
 //!
-//! - What is written while the body of an answer is under way comes after the headers, and so is
-//!   not told. Queries in a body still belong to the session. A handler that writes there
-//!   sends what [`Session::token`](crate::Session::token) says then as a part of the body. (There
-//!   is no trailer: browsers do not show them to pages, and many proxies drop them.)
-//! - A client that goes away before the answer gets no token. What its request wrote until then is
-//!   unknown to its next one, as it is to the client.
-//! - Of the answers to requests that one client sends *at the same time*, the last to arrive decides
-//!   what its cookie says, and that may not cover what the others wrote. A client that keeps
-//!   tokens itself (see [`SessionLayer::header`]) can send them all. For others
-//!   [`WriteScope::Pool`](crate::config::WriteScope::Pool), the default, helps where one process serves them.
+//! - A write that a body makes comes after the headers, so the token does not cover it. Queries in a body still
+//!   belong to the session. A handler that writes there can send [`Session::token`](crate::Session::token) as a part of
+//!   the body. (A trailer would not help: browsers do not show trailers to pages, and many proxies drop them.)
+//! - A client that goes away before the response gets no token. Its next request does not know what the lost one
+//!   wrote.
+//! - A client may send requests *at the same time*. The last response to arrive decides the cookie, and it may not
+//!   cover what the others wrote. A client that keeps tokens itself can send them all (see [`SessionLayer::header`]).
+//!   For others [`WriteScope::Pool`](crate::config::WriteScope::Pool), the default, helps if one process serves them.
 //! - A task that a handler spawns is outside of the session. Give it the [`Session`](crate::Session)
 //!   that is in the request's extensions.
 

@@ -13,8 +13,7 @@ use super::state::{Death, Wire};
 use super::{Generation, Notifications};
 use crate::error::SqlState;
 
-/// Drives `connection` in a task until it ends; what it is notified of is kept for who
-/// reads it.
+/// Drives `connection` in a task until it ends. Keeps its notifications for their reader.
 ///
 /// The task also ends with its generation. `on_end` runs once, when the task ends for whatever
 /// reason, also when it is aborted.

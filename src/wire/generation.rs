@@ -1,4 +1,4 @@
-//! Connections that end together, because what they were opened for is over.
+//! Connections that end together.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(super) const CLOSED: &str = "the connection was closed by this pool";
 
-/// All connections to one node that were opened while it was the same thing to us.
+/// The connections to one node that were opened while its role did not change.
 #[derive(Debug)]
 pub(crate) struct Generation {
     over: CancellationToken,

@@ -1,4 +1,4 @@
-//! What the server says, seen passing: SQLSTATEs, transaction status, role and death of a connection.
+//! What passes on a connection: SQLSTATEs, transaction status, role and death of a connection.
 //!
 //! Diesel hides nearly everything that a router must know. The [`Tap`] around each socket follows
 //! the message headers of the protocol in both directions and keeps what it sees in a [`Wire`].
@@ -40,7 +40,7 @@ impl Wire {
     }
 }
 
-/// A stream that reads and writes exactly as the inner one does, and looks at what passes.
+/// A stream that passes all bytes on unchanged, and looks at them.
 #[derive(Debug)]
 pub(crate) struct Tap<S> {
     inner: S,

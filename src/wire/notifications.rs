@@ -9,14 +9,14 @@ use tokio::sync::Notify;
 /// How many bytes of channels and payloads are kept.
 const BYTES: usize = 4 << 20;
 
-/// What one costs beside its texts.
+/// The size of one notification without its texts.
 const OVERHEAD: usize = 128;
 
-/// What a reader gets.
+/// One item for the reader.
 #[derive(Debug)]
 pub(crate) enum Received {
     Notification(PgNotification),
-    /// So many were dropped, as nobody had read them.
+    /// So many were dropped, because nobody read them.
     Lost(u64),
     /// The connection is over.
     End,

@@ -178,7 +178,7 @@ impl Wire {
         self.fitted.store(fitted, Ordering::Release);
     }
 
-    /// As the server last reported it.
+    /// The last report of the server.
     pub(crate) fn read_only(&self) -> ReadOnly {
         match self.read_only.load(Ordering::Acquire) {
             0 => ReadOnly::Off,
