@@ -47,13 +47,13 @@ pub(super) struct Findings {
     pub(super) locks: bool,
     /// Code is run that may leave anything in the session.
     pub(super) anything: bool,
-    /// No command may undo that.
+    /// It may leave something that no command undoes.
     pub(super) indelible: bool,
     /// What the named relations run if they are written.
     pub(super) written: Does,
-    /// What the named relations run if a row of them is made otherwise.
+    /// What the named relations run if a value of their row type is made without a write.
     made: Does,
-    /// Rows are made of something that names no type.
+    /// A row value is made or converted, and no word names its type.
     converts: bool,
     /// A setting is changed.
     pub(super) setting: bool,
@@ -176,7 +176,7 @@ pub(super) fn scan(tokens: Tokens<'_>, known: Names<'_>) -> Findings {
     let scan = Scan {
         tokens,
         known,
-        openers: openers(tokens),
+        partners: partners(tokens),
     };
     let mut found = Findings::default();
     for at in 0..tokens.len() {
@@ -202,8 +202,8 @@ pub(super) fn scan(tokens: Tokens<'_>, known: Names<'_>) -> Findings {
     found
 }
 
-/// For each closing parenthesis, where its opening one is; for each opening one, the closing one.
-fn openers(tokens: Tokens<'_>) -> Vec<u32> {
+/// The partner of each parenthesis.
+fn partners(tokens: Tokens<'_>) -> Vec<u32> {
     let mut partners = vec![u32::MAX; tokens.len()];
     let mut open = Vec::new();
     for at in 0..tokens.len() {
@@ -232,12 +232,12 @@ fn is_keyword(tokens: Tokens<'_>, at: usize) -> bool {
 struct Scan<'a> {
     tokens: Tokens<'a>,
     known: Names<'a>,
-    openers: Vec<u32>,
+    partners: Vec<u32>,
 }
 
 impl Scan<'_> {
     fn partner(&self, at: usize) -> Option<usize> {
-        let partner = *self.openers.get(at)?;
+        let partner = *self.partners.get(at)?;
         (partner != u32::MAX).then_some(partner as usize)
     }
 
@@ -336,8 +336,7 @@ impl Scan<'_> {
         found.effect(effect, at, effect == Effect::Setting && self.is_local(at));
     }
 
-    /// Whether the name stands where a type would: after `::` or `AS`, before its value, or after a name that is
-    /// declared to be of it.
+    /// Whether the name stands where a type would: after `::`, `AS` or a declared name, or before a literal.
     fn is_type(&self, at: usize) -> bool {
         let tokens = self.tokens;
         let start = if self.is_before(at, ".") {

@@ -55,7 +55,7 @@ fn of_node(member: &Member) -> Vec<Degraded> {
     }
     if let Some(error) = last.error {
         all.push(of(Degradation::NotAsked, error.to_string()));
-    } else if member.timeline == 0 && member.is_asked_in_vain() {
+    } else if member.timeline == 0 && member.has_reported() {
         let detail = "it does not tell on which timeline it is, so that after a failover it serves less than it \
                       could";
         all.push(of(Degradation::TimelineUntold, detail.to_owned()));

@@ -25,7 +25,7 @@ struct Pair {
 }
 
 impl Identities {
-    /// Tells each node what it is to the others.
+    /// Sets `twin` and `elsewhere` of each node.
     pub(super) fn tell(&mut self, members: &mut [Member], primary: Option<&Arc<Node>>) {
         self.compare(members);
         let twins: Vec<_> = members
@@ -43,7 +43,7 @@ impl Identities {
         }
     }
 
-    /// Whether one name of a pair reports another run, and the other name was not asked since. Then time alone tells.
+    /// Whether one name of a pair reports a new run, and the other was not asked since. Its next report decides.
     pub(super) fn are_pending(&self) -> bool {
         self.pairs.iter().any(|pair| pair.parted.is_some())
     }
@@ -86,7 +86,7 @@ impl Identities {
         }
     }
 
-    /// The other name of this node's server, if the pool uses that one.
+    /// The name that the pool uses for this server, if it is not this one.
     fn preferred(
         &self,
         member: &Member,

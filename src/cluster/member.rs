@@ -12,9 +12,9 @@ use crate::route::NodeKind;
 use crate::status::{NodeHealth, Transition};
 use crate::wire::ServerRole;
 
-/// What a node is whose name leads to several servers.
-pub(super) const SEVERAL_SERVERS: &str = "replica whose name leads to several servers, so that it serves `Eventual` reads \
-     alone: name each server by a name of its own";
+/// Describes a node whose name leads to several servers.
+pub(super) const SEVERAL_SERVERS: &str = "replica whose name leads to several servers, so this node serves only `Eventual` reads: \
+     give each server its own host name";
 
 /// How many transitions of a node are kept.
 const REMEMBERED: usize = 16;
@@ -23,10 +23,10 @@ const REMEMBERED: usize = 16;
 /// `wal_retrieve_retry_interval`, 5 seconds by default.
 pub(super) const MOMENT: Duration = Duration::from_secs(6);
 
-/// A name that leads to another server twice within this time leads to several.
+/// If a name reports an earlier start of the server twice within this time, it leads to several servers.
 const AT_ONCE: Duration = Duration::from_secs(60);
 
-/// For so long such a name counts as one of several servers.
+/// How long the pool remembers that a name leads to several servers.
 const SEVERAL: Duration = Duration::from_secs(600);
 
 /// Whether a standby gets the primary's log.
@@ -196,7 +196,7 @@ impl Member {
         self.kind() == Some(NodeKind::Replica) && self.health.serves()
     }
 
-    /// Whether its log is the primary's. All other reads need that.
+    /// Whether its WAL is the primary's, and its name leads to one server. Every read except `Eventual` needs this.
     pub(crate) fn is_trusted(&self) -> bool {
         self.health.is_trusted() && !self.leads_to_several()
     }
@@ -291,8 +291,8 @@ impl Member {
         }
     }
 
-    /// Whether its server reports where it is, but not on which timeline.
-    pub(super) fn is_asked_in_vain(&self) -> bool {
+    /// Whether its server has reported anything.
+    pub(super) fn has_reported(&self) -> bool {
         self.run.is_some() || self.reports.facts().is_some()
     }
 

@@ -73,7 +73,7 @@ pub enum ConfigError {
     },
     /// The name of a node is empty.
     #[error(
-        "node `{node}`: its name is empty: write a name, or leave it out to be called `host:port`"
+        "node `{node}`: its name is empty: write a name, or remove it, then `host:port` is the name"
     )]
     EmptyName {
         /// The node.
@@ -82,7 +82,7 @@ pub enum ConfigError {
     /// A node has a connection string where its name should be.
     #[error(
         "node `{node}`: its name looks like a connection string: put that into `url`, and write a \
-         name, or leave it out to be called `host:port`"
+         name, or remove it, then `host:port` is the name"
     )]
     NameIsUrl {
         /// The node.
@@ -96,7 +96,7 @@ pub enum ConfigError {
     },
     /// A weight is below zero.
     #[error(
-        "node `{node}`: `weight` is {weight}: use 0 for a node that is read only if nothing else can be"
+        "node `{node}`: `weight` is {weight}: use 0 for a node that serves reads only when no other node can"
     )]
     NegativeWeight {
         /// The node.
@@ -106,7 +106,7 @@ pub enum ConfigError {
     },
     /// A weight is so large that it must be a mistake.
     #[error(
-        "node `{node}`: `weight` is {weight}, the largest is {}: weights are shares, so 3 and 1 do",
+        "node `{node}`: `weight` is {weight}, the largest is {}: weights are relative, so use small numbers such as 3 and 1",
         crate::config::MAX_WEIGHT
     )]
     WeightTooLarge {
@@ -144,8 +144,8 @@ pub enum ConfigError {
     },
     /// `target_session_attrs` asks the driver to choose among hosts.
     #[error(
-        "node `{node}`: `target_session_attrs` is set: remove it, as the pool finds out which \
-         node is the primary by asking them"
+        "node `{node}`: `target_session_attrs` is set: remove it: the pool asks every \
+         node whether it is the primary"
     )]
     TargetSessionAttrs {
         /// The node.
@@ -199,7 +199,7 @@ pub enum ConfigError {
         max_size: u32,
     },
     /// A time limit of nothing.
-    #[error("{}: `{setting}` is zero: give it a length{}", scope(node.as_deref()), or_never(setting))]
+    #[error("{}: `{setting}` is zero: set it above zero{}", scope(node.as_deref()), or_never(setting))]
     ZeroDuration {
         /// The node; `None` for the settings of every node.
         node: Option<String>,
@@ -284,7 +284,7 @@ pub enum UrlProblem {
     Scheme,
     /// It is not clear which `@` ends the password.
     #[error(
-        "it has an `@` too many, or a `/` or `?` before it: in a user, a password or a parameter \
+        "it has more than one `@`, or a `/` or `?` before the `@`: in a user, a password or a parameter \
          write `%40` for `@`, `%2F` for `/` and `%3F` for `?`"
     )]
     Escaping,
@@ -398,7 +398,7 @@ fn or_never(setting: &str) -> &'static str {
 
 fn unknown(name: Option<&str>) -> String {
     let Some(name) = name else {
-        return "its URL has an unknown parameter after the password, not shown as it may be a piece of it: in a URL \
+        return "its URL has an unknown parameter after the password, which is not shown because it may be a part of it: in a URL \
                 write `%26` for an `&` in the password, and in `key=value` form quote the password"
             .to_owned();
     };

@@ -155,7 +155,6 @@ impl ReplicatedConnection {
 
     /// The primary's connection, if it is held and alive. A dead one is replaced, unless the caller counts on
     /// something that died with it.
-    /// died with it that the caller counts on.
     fn held_primary(&self, purpose: Purpose) -> Result<Option<Arc<Lease>>, Error> {
         let mut session = self.session();
         session.forget_before(self.cluster.oids.generation());

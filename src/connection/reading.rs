@@ -33,7 +33,7 @@ pub(super) struct Reading<'a> {
 /// What a read gets that wants a replica.
 pub(super) enum Chosen {
     Replica(Arc<Lease>),
-    /// No usable replica has what the read must see.
+    /// A replica may serve the read, but none is known to have the required position yet.
     Unmet,
     /// The primary has to serve it. `fallback`: only because no replica can.
     Primary {
@@ -81,7 +81,7 @@ impl Reading<'_> {
     /// log is the primary's.
     pub(super) fn may_use(&self, member: &Member) -> bool {
         member.is_usable_replica()
-            && (member.is_trusted() || self.requirement.is_anything())
+            && (member.is_trusted() || self.requirement.accepts_untrusted())
             && self.may_try(member)
     }
 }
@@ -105,8 +105,7 @@ impl ReplicatedConnection {
                 let reason = reading.requirement.otherwise();
                 chosen = Chosen::Primary {
                     reason,
-                    // What only the primary has yet does not count as fallback. What the replicas are too old for
-                    // does.
+                    // A write that no replica has yet does not count as fallback. A replica that is too old does.
                     fallback: reason == RouteReason::TooOld,
                 };
             }
@@ -172,7 +171,7 @@ impl ReplicatedConnection {
         Some(Served::by_primary(lease, reading.requirement.otherwise()))
     }
 
-    /// Whether the read waits for writes of any session, and others wait for the same. With few connections in use a
+    /// Whether the read waits for writes of any session, and more than [`FEW`] connections are in use. With fewer a
     /// read just waits: the answer comes soon.
     fn is_of_others(&self, reading: &Reading<'_>) -> bool {
         self.cluster.config.consistency.write_scope == WriteScope::Pool
@@ -199,11 +198,11 @@ impl ReplicatedConnection {
                 .is_met_by(&member.reports, &self.cluster.write_log)
     }
 
-    /// Asks once more, to make sure that a new connection leads to the same run of the server that reported the
-    /// position. Returns the answer, and how long it took.
+    /// Whether the connection leads to the run of the server that reported the position. If the last report is older
+    /// than the connection, it waits for a newer one. Returns how long that took, too.
     async fn is_proven(&self, lease: &Arc<Lease>, reading: &mut Reading<'_>) -> (bool, Duration) {
         let write_log = &self.cluster.write_log;
-        if reading.requirement.is_anything() {
+        if reading.requirement.accepts_untrusted() {
             return (true, Duration::ZERO);
         }
         let topology = self.cluster.topology();
@@ -214,7 +213,7 @@ impl ReplicatedConnection {
             self.leads_elsewhere(lease);
             return (false, Duration::ZERO);
         }
-        if reading.requirement.is_nothing() {
+        if reading.requirement.needs_no_position() {
             return (true, Duration::ZERO);
         }
         let started = Instant::now();
@@ -230,10 +229,15 @@ impl ReplicatedConnection {
             asked.then(|| reading.requirement.is_met_by(&member.reports, write_log))
         };
         let met = self.cluster.with_news(deadline, look).await;
-        (met == Some(true), started.elapsed())
+        // The answer may have come over a new connection of the monitor.
+        let topology = self.cluster.topology();
+        let member = topology.member(lease.node());
+        let elsewhere = member.is_none_or(|member| member.is_another_server(lease.run));
+        (met == Some(true) && !elsewhere, started.elapsed())
     }
 
-    /// The name of a node leads to another server than the one that reports. Who is right, a new connection tells.
+    /// The connection leads to another server than the one that reports. A health check on a new connection decides
+    /// which of them counts.
     pub(super) fn leads_elsewhere(&self, lease: &Lease) {
         lease.condemn();
         let cause = "its name leads to another server than before, or to several";

@@ -47,8 +47,8 @@ impl ReadRequirement {
         }
     }
 
-    /// Whether a replica will do whose log may not be the primary's.
-    pub(crate) fn is_anything(&self) -> bool {
+    /// Whether even a replica can serve it whose WAL may not be the primary's.
+    pub(crate) fn accepts_untrusted(&self) -> bool {
         self.anything
     }
 
@@ -107,8 +107,8 @@ impl ReadRequirement {
         reason.unwrap_or(RouteReason::NoUsableReplica)
     }
 
-    /// Whether any replica can serve.
-    pub(crate) fn is_nothing(&self) -> bool {
+    /// Whether every trusted replica can serve it.
+    pub(crate) fn needs_no_position(&self) -> bool {
         self.primary.is_none() && self.otherwise.is_none()
             || self.primary.is_none()
                 && self.positions == [None, None]
@@ -129,7 +129,7 @@ impl ReadRequirement {
         self.reads.iter().map(ReadMark::reports)
     }
 
-    /// Puts positions in the place of what has been learnt by now.
+    /// Replaces sequence numbers and times by positions that have become known.
     pub(crate) fn refresh(&mut self, write_log: &WriteLog) {
         if let Some(seq) = self.seq {
             match write_log.covering(seq) {
@@ -167,7 +167,7 @@ impl ReadRequirement {
 
     /// Whether a node with these reports can serve. Call [`ReadRequirement::refresh`] first.
     pub(crate) fn is_met_by(&self, reports: &Arc<Reports>, write_log: &WriteLog) -> bool {
-        if self.is_nothing() {
+        if self.needs_no_position() {
             return true;
         }
         let unknown = self.primary.is_some()

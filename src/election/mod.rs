@@ -39,7 +39,7 @@ pub(crate) struct Sight {
 }
 
 impl Sight {
-    /// Which nodes count: a server under two names counts once.
+    /// The node as the election counts it. A second name of a server counts as nothing.
     fn counted(self) -> Self {
         if !self.twin {
             return self;
@@ -104,11 +104,12 @@ pub(crate) struct Elected {
 ///
 /// - A node of another cluster counts for nothing, nor does a second name of a server.
 /// - One whose connections are to another database tells of its server, and is not used.
-/// - A node that takes writes on an older timeline than any is on was overtaken, for good.
+/// - A node that takes writes on a timeline older than the newest was overtaken. It never becomes the primary again
+///   on that timeline.
 /// - Of several on the newest timeline the one that is declared the primary is taken, else none:
 ///   writing to the wrong one is worse than not writing.
-/// - A declaration says nothing for a node whose timeline is not known: beside one whose is known it does
-///   not rule, and of several such none does.
+/// - A declaration does not help a node whose timeline is not known. If the timeline of another writable node is
+///   known, that one rules. If none is known, none of several rules.
 /// - The first primary is not known before every node was asked: whoever answers first may be one
 ///   that was overtaken.
 pub(crate) fn elect(all: &[Sight], past: Past) -> Elected {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use diesel::result::ConnectionError;
+use diesel::result::{ConnectionError, Error as DieselError};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_core::future::BoxFuture;
@@ -48,7 +48,7 @@ pub(crate) struct Connector {
     generation: Mutex<Arc<Generation>>,
     /// How many connections of ours are open, in use or not.
     open: Arc<AtomicUsize>,
-    /// This role may not ask which run of a server it is.
+    /// This role may not ask for the run of the server.
     hides_its_run: AtomicBool,
 }
 
@@ -78,7 +78,8 @@ impl Connector {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Ends every open connection, whatever runs on it. New ones can be opened.
+    /// Ends every connection for statements, also one that runs a statement. The monitor's connection stays. New ones
+    /// can be opened.
     pub(crate) fn end_generation(&self, cause: String) {
         let next = Generation::within(&self.shutdown);
         std::mem::replace(&mut *self.generation(), next).end(cause);
@@ -228,6 +229,11 @@ impl Connector {
                 self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
             })?;
         }
+        // Before the set-up, which may leave limits or a role behind.
+        let run = match bare {
+            None => self.ask_run(&mut pg, &wire).await?,
+            Some(_) => None,
+        };
         if bare.is_none() {
             self.set_up(&mut pg).await.map_err(|error| {
                 self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
@@ -236,12 +242,6 @@ impl Connector {
         if wire.role().is_none() {
             self.ask_role(&mut pg, &wire).await?;
         }
-        let run = match bare {
-            None if !self.hides_its_run.load(Ordering::Acquire) => {
-                self.ask_run(&mut pg, &wire).await
-            }
-            None | Some(_) => None,
-        };
         Ok(NodeConnection::new(
             pg,
             wire,
@@ -299,14 +299,23 @@ impl Connector {
 
     /// Which run of which server a connection leads to. The name of a node may lead to several servers, as that of a
     /// load balancer does, or to another one than before. `None` if this role may not ask.
-    async fn ask_run(&self, pg: &mut AsyncPgConnection, wire: &Wire) -> Option<Run> {
+    async fn ask_run(
+        &self,
+        pg: &mut AsyncPgConnection,
+        wire: &Wire,
+    ) -> Result<Option<Run>, ConnectError> {
+        if self.hides_its_run.load(Ordering::Acquire) {
+            return Ok(None);
+        }
         match Run::ask(pg).await {
-            Ok(run) => Some(run),
-            Err(_) => {
+            Ok(run) => Ok(Some(run)),
+            Err(DieselError::DatabaseError(_, said)) if is_refused(wire, said.message()) => {
                 // The next connections need not ask.
-                self.hides_its_run
-                    .store(wire.is_usable(), Ordering::Release);
-                None
+                self.hides_its_run.store(true, Ordering::Release);
+                Ok(None)
+            }
+            Err(error) => {
+                Err(self.set_up_failed(wire, &ConnectionError::CouldntSetupConfiguration(error)))
             }
         }
     }
@@ -368,8 +377,14 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// Gives a session the strongest isolation that a standby has, if its default is one that a standby refuses with
-/// every statement.
+/// Whether the server refused a question because a right or the function is missing: class 42 of
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn is_refused(wire: &Wire, message: &str) -> bool {
+    let remark = wire.remark_of(message);
+    remark.is_some_and(|remark| remark.sqlstate.is_of_class(b"42"))
+}
+
+/// Sets `repeatable read` if the default is `serializable`, which a standby refuses with every statement.
 async fn fit_for_a_standby(pg: &mut AsyncPgConnection, wire: &Wire) -> QueryResult<()> {
     #[derive(diesel::QueryableByName)]
     struct Level {
@@ -389,9 +404,10 @@ async fn fit_for_a_standby(pg: &mut AsyncPgConnection, wire: &Wire) -> QueryResu
 /// What [`fit_for_a_standby`] sets. It is set again after a reset.
 pub(super) const FIT: &str = "SET default_transaction_isolation TO 'repeatable read'";
 
-/// Not every version has each of these limits. A serializable read-only transaction may have to wait for others.
+/// Older versions of PostgreSQL lack some of these settings. A `SERIALIZABLE READ ONLY DEFERRABLE` transaction may
+/// wait when it begins.
 ///
-/// The name shows in the server's list of connections which of them watch.
+/// `application_name` marks the monitor in `pg_stat_activity`.
 const NO_LIMITS: &str = "SELECT pg_catalog.set_config(name, CASE vartype WHEN 'integer' THEN '0' \
     WHEN 'bool' THEN 'off' WHEN 'string' THEN setting || ' (watching)' ELSE 'read committed' END, false) \
     FROM pg_catalog.pg_settings WHERE name IN ('application_name', 'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout', \

@@ -79,7 +79,7 @@ impl SessionLayer {
     ///
     /// # Errors
     ///
-    /// No header can have this name.
+    /// `name` is not a valid name of a header.
     pub fn header(mut self, name: &str) -> Result<Self, InvalidCarrier> {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| InvalidCarrier::Header(name.to_owned()))?;
@@ -87,7 +87,7 @@ impl SessionLayer {
         Ok(self)
     }
 
-    /// Seals tokens with these keys. It refuses tokens that are not sealed with them.
+    /// Seals tokens with these keys. Tokens without a valid seal are ignored.
     #[cfg(feature = "signed")]
     #[must_use]
     pub fn keys(mut self, keys: TokenKeys) -> Self {
@@ -183,8 +183,8 @@ fn is_news(token: &SessionToken, came: Option<&SessionToken>) -> bool {
     let Some(came) = came else {
         return !token.is_empty();
     };
-    // A token without a position makes each request look for it. So the position replaces it as soon as it is known.
-    // Until then the token is sent again, because a later write looks the same.
+    // While a token has no position, each request has to ask for it. Send the position once it is known. Until then
+    // send the token every time: a later write would look the same.
     let is_open = |position: Option<Position>| position.is_some_and(Position::is_somewhere);
     let was_open = is_open(came.written()) || is_open(came.seen());
     token.advances(came) || was_open && !token.is_empty()

@@ -1,5 +1,5 @@
-//! Names and servers: one server under two names, a name that leads to another database or, one day, to another
-//! cluster.
+//! Names and servers: one server under two names, a name over several servers, a name that leads to another database or,
+//! one day, to another server or cluster.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,8 +7,10 @@ use std::time::Duration;
 use diesel_async::RunQueryDsl;
 use diesel_replicated::config::{HealthConfig, PromotionConfig};
 use diesel_replicated::status::{Degradation, NodeHealth, NodeKind, NodeStatus, RouteReason};
-use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Builder, Consistency, Error, Event, NodeConfig, ReplicatedPool};
+use diesel_replicated::testing::{LocalCluster, LocalNode};
+use diesel_replicated::{
+    Builder, Consistency, Error, ErrorExt, Event, NodeConfig, Outcome, ReplicatedPool,
+};
 use futures_util::StreamExt;
 
 use crate::support::{
@@ -423,6 +425,57 @@ async fn a_name_over_several_replicas_shows_no_session_less_than_it_wrote_and_is
     .await;
 }
 
+// A Kubernetes service over all pods, beside the name of the primary: it leads to the primary, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_over_all_servers_shows_no_session_less_than_it_wrote() {
+    let local = own_cluster().await;
+    let mut ports = vec![local.primary().port()];
+    ports.extend(local.replicas().iter().map(LocalNode::port));
+    let (port, _to) = balancer(&ports[1..]).await;
+    let pool = over_a_balancer(&local, port).await;
+    let (all, _to) = balancer(&ports).await;
+    let name = NodeConfig::new(format!("postgres://postgres@127.0.0.1:{all}/app")).name("all");
+    pool.add_replica(name).await.unwrap();
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.replicas()[1].pause_replay().unwrap();
+    })
+    .await;
+    for _ in 0..4 {
+        reads_its_writes(&pool).await;
+    }
+    assert_eq!(pool.status().primary.as_deref(), Some("rw"));
+}
+
+// A Kubernetes service over all pods as the only name, because it was that before there were replicas. Half of its
+// connections lead to standbys. No write is lost, done twice or in doubt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_name_over_all_servers_loses_no_write() {
+    let local = own_cluster().await;
+    let [one, two] = [0, 1].map(|n| local.replicas()[n].port());
+    // The monitor meets the primary.
+    let ports = [one, local.primary().port(), two];
+    let (all, _to) = balancer(&ports).await;
+    let pool = Builder::from_url(&format!("postgres://postgres@127.0.0.1:{all}/app"))
+        .unwrap()
+        .failover_wait(Duration::from_millis(500))
+        .build_unchecked()
+        .unwrap();
+    let mut done = 0;
+    for n in 0..8 {
+        let mut conn = pool.get().await.unwrap();
+        match insert(&format!("n{n}")).execute(&mut conn).await {
+            Ok(_) => done += 1,
+            Err(error) => assert_eq!(error.outcome(), Outcome::NotRun, "{error}"),
+        }
+    }
+    let direct = ReplicatedPool::connect(&local.primary().url("app"))
+        .await
+        .unwrap();
+    let there = count(&mut direct.get().await.unwrap()).await;
+    assert_eq!(there, done + 3);
+}
+
 async fn over_a_balancer(local: &LocalCluster, port: u16) -> ReplicatedPool {
     let pool = ReplicatedPool::builder()
         .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
@@ -499,9 +552,7 @@ async fn a_promotion_over_another_database_leaves_the_node_where_it_is() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_follows_the_primary_is_no_node_of_its_own() {
     let local = own_cluster().await;
-    let node = |node: &diesel_replicated::testing::LocalNode| {
-        NodeConfig::new(node.url("app")).name(node.name())
-    };
+    let node = |node: &LocalNode| NodeConfig::new(node.url("app")).name(node.name());
     // A port of its own, which leads to whoever is the primary.
     let endpoint = local.primary().proxied_url("app").unwrap();
     let replicas = local.replicas().iter();
