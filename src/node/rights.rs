@@ -106,7 +106,7 @@ const FUNCTIONS: [Function; 12] = [
     function(
         "pg_postmaster_start_time()",
         Of::Both,
-        "a server that is there under two names is not told from two servers",
+        "it is not noticed when two names lead to one server, or one name to several",
     ),
 ];
 

@@ -552,7 +552,7 @@ async fn a_pool_serves_where_nothing_may_be_asked() {
         'pg_control_checkpoint()', 'pg_control_recovery()', 'pg_last_wal_replay_lsn()', \
         'pg_last_wal_receive_lsn()', 'pg_get_wal_replay_pause_state()', 'pg_current_snapshot()', \
         'pg_stat_get_wal_receiver()', 'pg_current_wal_flush_lsn()', 'pg_current_wal_insert_lsn()', \
-        'pg_walfile_name(pg_lsn)'] LOOP \
+        'pg_walfile_name(pg_lsn)', 'pg_postmaster_start_time()'] LOOP \
         EXECUTE 'REVOKE EXECUTE ON FUNCTION ' || f || ' FROM PUBLIC'; END LOOP; END $$";
     let local = cluster(revoke).await;
     // What others wrote is on no replica for all that may be known.
