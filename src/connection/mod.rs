@@ -278,6 +278,10 @@ impl ReplicatedConnection {
     /// [`Error::TooFewReplicas`] if the pool has fewer replicas, [`Error::PositionUnknown`] if the primary did not
     /// tell its position in time or the outcome of a write is unknown, and [`Error::WriteLost`] if a failover has
     /// lost what the session wrote.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the wait and nothing else.
     pub async fn wait_for_replicas(
         &self,
         replicas: Replicas,
@@ -312,6 +316,10 @@ impl ReplicatedConnection {
     /// # Errors
     ///
     /// Those of [`TransactionBuilder::run`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`TransactionBuilder::run`].
     pub async fn snapshot<'a, T, E, F>(&mut self, callback: F) -> Result<T, E>
     where
         for<'r> F: AsyncFnOnce(&'r mut Self) -> Result<T, E>

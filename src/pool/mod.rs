@@ -45,6 +45,12 @@ pub use session::Session;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Cancel safety
+///
+/// Dropping the future of a method ends the wait and undoes nothing. What was begun goes on: a replica that is being
+/// removed or drained takes no new reads, a promotion or switchover runs to its end. After a dropped
+/// [`close`](Self::close) the pool hands out nothing more, and ends when its last clone and connection are dropped.
 #[derive(Clone)]
 pub struct ReplicatedPool {
     cluster: Arc<Cluster>,
