@@ -469,7 +469,6 @@ async fn what_parsers_do_not_know_goes_where_it_belongs() {
         "SELECT * FROM ROWS FROM (generate_series(1, 2), unnest(ARRAY['a', 'b'])) WITH ORDINALITY AS t(a, b, c)",
         "SELECT (u).name, (u).* FROM users u WHERE (u) IS NOT NULL",
         "SELECT concat(VARIADIC ARRAY['a', 'b'])",
-        "SELECT xmlelement(name a, xmlattributes(1 AS b), 'c') WHERE false",
         "SELECT CASE WHEN 'pg_signal_backend' = ANY (ARRAY(WITH RECURSIVE cte AS (SELECT oid, rolname FROM pg_roles \
          UNION ALL SELECT r.oid, r.rolname FROM cte JOIN pg_auth_members m ON m.member = cte.oid \
          JOIN pg_roles r ON r.oid = m.roleid) SELECT rolname FROM cte)) THEN true ELSE false END",
