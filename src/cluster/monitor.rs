@@ -25,6 +25,9 @@ use crate::position::{Lsn, Position, Sample};
 /// How often every node is asked while none takes writes. One of them may just be promoted.
 const URGENT: Duration = Duration::from_millis(20);
 
+/// How often a standby is looked at over a new connection while no primary is known.
+const LOOK_ANEW: Duration = Duration::from_secs(1);
+
 /// How many different causes are told of one node.
 const CAUSES: usize = 64;
 
@@ -79,6 +82,8 @@ pub(super) struct Monitor {
     swept: Instant,
     /// The monitor has looked whether the table of markers is there.
     looked: bool,
+    /// When it last looked for the primary over a new connection.
+    looked_anew: Instant,
     /// Where the node was when it was last a standby.
     replayed: Lsn,
     /// The run of the server that this connection reported.
@@ -119,6 +124,7 @@ impl Monitor {
             config: around.config,
             swept: Instant::now(),
             looked: false,
+            looked_anew: Instant::now(),
             replayed: Lsn(0),
             run: None,
             timeline: 0,
@@ -180,6 +186,7 @@ impl Monitor {
     fn tell_limits(&mut self, monitor: &MonitorConnection) {
         let limits = monitor.limits();
         self.reports.limit(limits);
+        self.node.pool.connector().ask_for_its_run_again();
         let node = &self.node.name;
         for limit in &**limits {
             if self.told.insert(limit.right.clone()) {
@@ -229,6 +236,7 @@ impl Monitor {
                 self.reports.said(facts.clone(), took);
                 let fork = self.fork(monitor, &facts).await;
                 self.note(&facts, fork.clone());
+                self.look_for_the_primary(&facts);
                 self.publish(monitor, &facts, (upto, asked, question), fork);
             }
             None => self.reports.answered(),
@@ -248,6 +256,20 @@ impl Monitor {
             self.tell_limits(monitor);
         }
         Ok(())
+    }
+
+    /// While no primary is known, the name of a standby may have been given to the primary. This connection would not
+    /// notice, as it stays with the standby.
+    fn look_for_the_primary(&mut self, facts: &Facts) {
+        let missing = self.topology.borrow().primary().is_none();
+        if missing
+            && matches!(facts.place, Place::Standby { .. })
+            && self.looked_anew.elapsed() > LOOK_ANEW
+        {
+            self.looked_anew = Instant::now();
+            let cause = "no primary is known, and its name may lead to another server now";
+            self.node.pool.connector().doubt(cause);
+        }
     }
 
     /// Whether nobody has found another server at this node's name since this connection has told which one it leads

@@ -69,6 +69,10 @@ fn ends(earlier: &Member, member: &Member, before: &Topology, after: &Topology) 
         return false;
     }
     if earlier.standing == member.standing {
+        if member.standing == Standing::Primary {
+            // Its name leads to the next primary. The old one may live.
+            return member.timeline > earlier.timeline && !may_run_on(earlier, member);
+        }
         // They went on while this name led to the primary.
         let primary = before.primary().map(|primary| &primary.node);
         return member.standing == Standing::Twin && same(earlier.twin.as_ref(), primary);
@@ -104,6 +108,10 @@ fn goes_on(earlier: &Member, member: &Member, after: &Topology) -> bool {
         (Standing::Twin, Standing::Primary) => runs_on(earlier, member),
         _ => false,
     }
+}
+
+fn may_run_on(earlier: &Member, member: &Member) -> bool {
+    earlier.run.is_none() || member.run.is_none() || earlier.run == member.run
 }
 
 fn runs_on(earlier: &Member, member: &Member) -> bool {

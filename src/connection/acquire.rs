@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
-use super::reading::{Chosen, Reading};
+use super::reading::{Chosen, LEADS_ELSEWHERE, Reading};
 use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::deadline;
 use crate::error::Error;
@@ -97,8 +97,7 @@ impl ReplicatedConnection {
         };
         if member.is_another_server(pooled.run) {
             pooled.wire.condemn();
-            let cause = "its name leads to another server than before, or to several";
-            self.cluster.suspect(&node, cause);
+            self.cluster.suspect(&node, LEADS_ELSEWHERE);
             return Err(no_primary(topology));
         }
         if !self.takes_writes(&mut pooled).await {
@@ -170,7 +169,12 @@ impl ReplicatedConnection {
             session.primary = None;
             return Ok(None);
         }
-        let passes = || self.cluster.topology().primary_for(purpose).is_some();
+        let topology = self.cluster.topology();
+        let member = topology.member(lease.node());
+        if member.is_some_and(|member| member.is_another_server(lease.run)) {
+            self.leads_elsewhere(lease);
+        }
+        let passes = || topology.primary_for(purpose).is_some();
         if lease.is_usable() && (bound || passes()) {
             return Ok(Some(Arc::clone(lease)));
         }

@@ -400,7 +400,9 @@ impl ReplicatedConnection {
         self.cluster.write_log.answered_over(&lease.wire);
         if self.level_of(&session) == Consistency::Causal {
             if let Some(member) = self.cluster.topology().member(lease.node()) {
-                session.history.saw_on(&member.reports, &lease.wire);
+                // A closed connection may have been to an earlier run of the server.
+                let is_same = !lease.wire.is_closed() && !member.is_another_server(lease.run);
+                session.history.saw_on(&member.reports, is_same);
             }
         }
     }

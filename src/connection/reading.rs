@@ -16,6 +16,10 @@ use crate::routing::{Candidate, select};
 /// Up to this many connections of the pool in use count as few.
 const FEW: usize = 3;
 
+/// Why a connection is not used any more whose server is not the one that reports.
+pub(super) const LEADS_ELSEWHERE: &str =
+    "its name leads to another server than before, or to several";
+
 /// How often a waiting read repeats its question.
 const GENTLY: Duration = Duration::from_millis(1);
 
@@ -240,8 +244,7 @@ impl ReplicatedConnection {
     /// which of them counts.
     pub(super) fn leads_elsewhere(&self, lease: &Lease) {
         lease.condemn();
-        let cause = "its name leads to another server than before, or to several";
-        self.cluster.suspect(lease.node(), cause);
+        self.cluster.suspect(lease.node(), LEADS_ELSEWHERE);
     }
 
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.

@@ -272,10 +272,9 @@ impl SessionHistory {
             .or_else(untold)
     }
 
-    /// A read has seen what a node shows, over this connection.
-    pub(crate) fn saw_on(&self, reports: &Arc<Reports>, over: &Wire) {
-        // A closed connection may have been to an earlier run of the server.
-        let sighting = reports.sighted(!over.is_closed());
+    /// A read has seen what a node shows. `is_same`: the connection surely leads to the run of the server that reports.
+    pub(crate) fn saw_on(&self, reports: &Arc<Reports>, is_same: bool) {
+        let sighting = reports.sighted(is_same);
         let mut state = self.state();
         // The later read covers the earlier, unless the server may have been restarted in between.
         state

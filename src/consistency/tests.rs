@@ -111,7 +111,7 @@ fn a_causal_session_needs_what_it_saw() {
     sampled(&write_log, 1, 10);
     let history = SessionHistory::default();
     let seen = replica(1, 50);
-    history.saw_on(&seen, &Wire::default());
+    history.saw_on(&seen, true);
     let causal = Consistency::Causal;
     assert!(
         may_read(&history, causal, &write_log, &seen),

@@ -252,6 +252,16 @@ impl Connector {
         ))
     }
 
+    /// This role may ask for the run of the server now, perhaps.
+    pub(crate) fn ask_for_its_run_again(&self) {
+        self.hides_its_run.store(false, Ordering::Release);
+    }
+
+    /// Has the node looked at over a new connection.
+    pub(crate) fn doubt(&self, cause: &str) {
+        (self.report)(Trouble::ConnectionDied(cause.to_owned()));
+    }
+
     /// Reports that a connection could not be opened, at an attempt that began at `since`.
     pub(super) fn connect_failed(&self, error: ConnectError, since: Instant) {
         (self.report)(Trouble::ConnectFailed(error, since));

@@ -476,6 +476,121 @@ async fn the_only_name_over_all_servers_loses_no_write() {
     assert_eq!(there, done + 3);
 }
 
+/// A pool whose only name leads to the primary, and may be led elsewhere.
+async fn of_one_name(port: u16) -> ReplicatedPool {
+    let url = format!("postgres://postgres@127.0.0.1:{port}/app");
+    ReplicatedPool::builder()
+        .primary(NodeConfig::new(url).name("rw"))
+        .failover_wait(Duration::from_secs(20))
+        .build()
+        .await
+        .unwrap()
+}
+
+// Aurora's and CloudNativePG's writer endpoints: the name of the primary is led to a replica that was promoted, and the old
+// primary lives. Who had its connection writes there no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_name_of_the_primary_moves_to_a_promoted_replica_for_all_sessions() {
+    let local = own_cluster().await;
+    let (port, to) = balancer(&[local.primary().port()]).await;
+    let pool = of_one_name(port).await;
+    let mut old = pool.get().await.unwrap();
+    insert("first").execute(&mut old).await.unwrap();
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.replicas()[0].promote().unwrap();
+    })
+    .await;
+    *to.lock().unwrap() = vec![local.replicas()[0].port()];
+    let mut held = Vec::new();
+    for n in 0..3 {
+        let mut conn = pool.get().await.unwrap();
+        insert(&format!("new{n}")).execute(&mut conn).await.unwrap();
+        held.push(conn);
+    }
+    eventually("the pool knows of the next primary", || async {
+        pool.status().timeline == 2
+    })
+    .await;
+    assert_eq!(count(&mut old).await, 7);
+    insert("late").execute(&mut old).await.unwrap();
+    let there = ReplicatedPool::connect(&local.replicas()[0].url("app"))
+        .await
+        .unwrap();
+    assert_eq!(count(&mut there.get().await.unwrap()).await, 8);
+}
+
+// The same endpoint leads to a standby for a while, as in a switchover before it follows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_name_of_the_primary_comes_back_from_a_standby_that_lives() {
+    let local = own_cluster().await;
+    let (port, to) = balancer(&[local.primary().port()]).await;
+    let pool = of_one_name(port).await;
+    let mut conn = pool.get().await.unwrap();
+    insert("before").execute(&mut conn).await.unwrap();
+    drop(conn);
+    *to.lock().unwrap() = vec![local.replicas()[0].port()];
+    eventually("the pool has no primary", || async {
+        // The second needs a new connection.
+        let mut conns = [pool.get().await.unwrap(), pool.get().await.unwrap()];
+        for conn in &mut conns {
+            let reading = conn.primary_connection();
+            let _ = tokio::time::timeout(Duration::from_millis(100), reading).await;
+        }
+        !pool.status().takes_writes
+    })
+    .await;
+    *to.lock().unwrap() = vec![local.primary().port()];
+    let mut conn = pool.get().await.unwrap();
+    insert("after").execute(&mut conn).await.unwrap();
+    assert_eq!(count(&mut conn).await, 5);
+}
+
+// The right to ask for the start of the server is granted while the pool runs: new connections ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_right_that_is_granted_later_shows_where_names_lead() {
+    let local = own_cluster().await;
+    let [one, two] = [0, 1].map(|n| local.replicas()[n].port());
+    let setup = "REVOKE EXECUTE ON FUNCTION pg_postmaster_start_time() FROM PUBLIC; \
+                 CREATE ROLE little LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO little; \
+                 GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO little";
+    on(&local, move |local| {
+        local.primary().sql("app", setup).unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+    let (port, to) = balancer(&[one]).await;
+    let primary = local.primary().url("app").replace("postgres@", "little@");
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(primary).name("rw"))
+        .replica(NodeConfig::new(format!("postgres://little@127.0.0.1:{port}/app")).name("ro"))
+        .max_size(40)
+        .build()
+        .await
+        .unwrap();
+    let lacking = || {
+        let state = pool.status();
+        let limited = state.nodes.iter().flat_map(|node| &node.limited);
+        limited
+            .filter(|limit| limit.right.contains("start_time"))
+            .count()
+    };
+    eventually("the right is missing on both", || async { lacking() == 2 }).await;
+    on(&local, |local| {
+        let grant = "GRANT EXECUTE ON FUNCTION pg_postmaster_start_time() TO little";
+        local.primary().sql("app", grant).unwrap();
+    })
+    .await;
+    eventually("the right is there", || async { lacking() == 0 }).await;
+    *to.lock().unwrap() = vec![two];
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.replicas()[1].pause_replay().unwrap();
+    })
+    .await;
+    reads_its_writes(&pool).await;
+}
+
 async fn over_a_balancer(local: &LocalCluster, port: u16) -> ReplicatedPool {
     let pool = ReplicatedPool::builder()
         .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
