@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl;
-use diesel_replicated::config::{HealthConfig, PromotionConfig};
+use diesel_replicated::config::{ConsistencyConfig, HealthConfig, PromotionConfig, WriteScope};
+use diesel_replicated::position::Lsn;
 use diesel_replicated::status::{Degradation, NodeHealth, NodeKind, NodeStatus, RouteReason};
 use diesel_replicated::testing::{LocalCluster, LocalNode};
 use diesel_replicated::{
@@ -546,6 +547,58 @@ async fn the_name_of_the_primary_comes_back_from_a_standby_that_lives() {
     assert_eq!(count(&mut conn).await, 5);
 }
 
+// A read is under way when its node's name is led to a replica that is behind. What it saw is not what that one shows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_never_sees_less_after_the_name_of_its_replica_has_moved() {
+    let local = own_cluster().await;
+    let [one, two] = [0, 1].map(|n| local.replicas()[n].port());
+    let (port, to) = balancer(&[one]).await;
+    let causal = ConsistencyConfig::from(Consistency::Causal).write_scope(WriteScope::Session);
+    let pool = over_a_balancer_with(&local, port, causal).await;
+    let stands: Lsn = on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.replicas()[1].pause_replay().unwrap();
+        let others = "INSERT INTO users (name) VALUES ('of another process')";
+        local.primary().sql("app", others).unwrap();
+        let place = "SELECT pg_last_wal_replay_lsn()";
+        let rows = local.replicas()[1].sql("app", place).unwrap();
+        rows[0][0].as_ref().unwrap().parse().unwrap()
+    })
+    .await;
+    let mut reader = pool.get().await.unwrap();
+    eventually("the replica shows it", || async {
+        let replica = &mut pool.get().await.unwrap();
+        count(&mut replica.replica()).await == 4
+    })
+    .await;
+    let shows = || pool.status().node("ro").unwrap().position.map(|it| it.lsn);
+    eventually("the pool knows that", || async { shows() > Some(stands) }).await;
+    let slow = async {
+        let slow = "SELECT 1 FROM users, (SELECT pg_sleep(2)) AS pause";
+        run(&mut reader, slow).await.unwrap();
+    };
+    let moved = async {
+        *to.lock().unwrap() = vec![two];
+        // Each keeps its connection, so that new ones are opened.
+        let held = Mutex::new(Vec::new());
+        eventually("the pool watches the other replica", || async {
+            if held.lock().unwrap().len() < 20 {
+                let mut conn = pool.get().await.unwrap();
+                count(&mut conn).await;
+                held.lock().unwrap().push(conn);
+            }
+            shows().is_some() && shows() <= Some(stands)
+        })
+        .await;
+    };
+    tokio::join!(slow, moved);
+    assert_eq!(reader.last_route().unwrap().node, "ro");
+    let token = reader.session_token().await;
+    let mut next = pool.get_with(&token).await.unwrap();
+    assert_eq!(count(&mut next).await, 4, "{:?}", next.last_route());
+    assert_eq!(count(&mut reader).await, 4, "{:?}", reader.last_route());
+}
+
 // The right to ask for the start of the server is granted while the pool runs: new connections ask.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_right_that_is_granted_later_shows_where_names_lead() {
@@ -592,7 +645,16 @@ async fn a_right_that_is_granted_later_shows_where_names_lead() {
 }
 
 async fn over_a_balancer(local: &LocalCluster, port: u16) -> ReplicatedPool {
+    over_a_balancer_with(local, port, ConsistencyConfig::default()).await
+}
+
+async fn over_a_balancer_with(
+    local: &LocalCluster,
+    port: u16,
+    consistency: ConsistencyConfig,
+) -> ReplicatedPool {
     let pool = ReplicatedPool::builder()
+        .consistency(consistency)
         .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
         .replica(NodeConfig::new(format!("postgres://postgres@127.0.0.1:{port}/app")).name("ro"))
         .max_size(40)
