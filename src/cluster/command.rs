@@ -34,7 +34,7 @@ pub(crate) enum Command {
     /// A statement used a function or operator that is not known.
     CatalogWanted,
     Add {
-        node: Member,
+        node: Box<Member>,
         done: oneshot::Sender<Result<(), Error>>,
     },
     Remove {

@@ -44,13 +44,12 @@ fn of_node(member: &Member) -> Vec<Degraded> {
         return Vec::new();
     }
     let last = member.reports.last();
-    let several = member.leads_to_several();
     let limits = last.limits.iter().map(|limit| {
         let detail = format!("{}: {}; {}", limit.right, limit.costs, limit.grant);
         of(Degradation::RightMissing, detail)
     });
     let mut all: Vec<Degraded> = limits.collect();
-    if several {
+    if member.leads_to_several() {
         all.push(of(Degradation::SeveralServers, SEVERAL_SERVERS.to_owned()));
     }
     if let Some(error) = last.error {

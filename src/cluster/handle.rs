@@ -213,8 +213,12 @@ impl Cluster {
 
     /// Reports that a connection ended, or that its node is not what it seemed. Never waits.
     pub(crate) fn suspect(&self, node: &Arc<Node>, cause: impl Into<String>) {
+        self.trouble(node, Trouble::ConnectionDied(cause.into()));
+    }
+
+    /// Reports what a connection found out. Never waits.
+    pub(crate) fn trouble(&self, node: &Arc<Node>, trouble: Trouble) {
         let node = Arc::clone(node);
-        let trouble = Trouble::ConnectionDied(cause.into());
         let _ = self.commands.try_send(Command::Trouble { node, trouble });
     }
 
@@ -296,7 +300,7 @@ impl Cluster {
     }
 
     pub(crate) async fn add(&self, settings: NodeSettings) -> Result<(), Error> {
-        let node = self.maker.member(settings);
+        let node = Box::new(self.maker.member(settings));
         self.ask(|done| Command::Add { node, done }).await
     }
 

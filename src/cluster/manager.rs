@@ -216,7 +216,7 @@ impl Manager {
             }
             Command::CatalogWanted => self.want_catalog(FOR_A_NAME),
             Command::Add { node, done } => {
-                let _ = done.send(self.add(node));
+                let _ = done.send(self.add(*node));
             }
             Command::Remove { name, done } => {
                 let _ = done.send(self.remove(&name));
@@ -350,6 +350,13 @@ impl Manager {
         match trouble {
             Trouble::ConnectFailed(error, since) => self.unreachable(node, &error, since),
             Trouble::ConnectionDied(cause) => self.suspected(node, &cause),
+            Trouble::LeadsElsewhere(run, opened) => {
+                self.change(node, |member| member.led_to(run, opened));
+                self.suspected(
+                    node,
+                    "its name leads to another server than before, or to several",
+                );
+            }
             Trouble::Silent(cause) => self.silent(node, &cause),
         }
     }
@@ -458,7 +465,7 @@ impl Manager {
         match answer {
             Ok(probe) => {
                 self.records.of(node).reached = Some(began);
-                self.reached(node, &probe);
+                self.reached(node, began, &probe);
             }
             Err(error) if self.hindered(node, &error) => {}
             Err(error) if error.kind == ConnectErrorKind::TimedOut && self.is_up(node) => {
@@ -481,7 +488,7 @@ impl Manager {
         }
     }
 
-    fn reached(&mut self, node: &Arc<Node>, probe: &Probe) {
+    fn reached(&mut self, node: &Arc<Node>, began: std::time::Instant, probe: &Probe) {
         if matches!(self.late, Late::Waiting) && probe.role == Some(ServerRole::Primary) {
             let limit = self.config.health.timeout;
             self.late = Late::Due(deadline::after(std::time::Instant::now(), limit).into());
@@ -503,6 +510,9 @@ impl Manager {
             match &probe.facts {
                 Some(facts) => {
                     member.note(facts);
+                    if let Some(run) = facts.run {
+                        member.led_to(run, began);
+                    }
                 }
                 // What it reported in its former role says nothing now.
                 None if member.role != probe.role => member.timeline = 0,

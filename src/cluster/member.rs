@@ -23,7 +23,7 @@ const REMEMBERED: usize = 16;
 /// `wal_retrieve_retry_interval`, 5 seconds by default.
 pub(super) const MOMENT: Duration = Duration::from_secs(6);
 
-/// If a name reports an earlier start of the server twice within this time, it leads to several servers.
+/// If new connections go back to an earlier start of a server twice within this time, the name leads to several servers.
 const AT_ONCE: Duration = Duration::from_secs(60);
 
 /// How long the pool remembers that a name leads to several servers.
@@ -84,9 +84,9 @@ pub(crate) struct Member {
     pub(crate) cluster: Option<u64>,
     /// Which run of which server it is.
     pub(super) run: Option<Run>,
-    /// When it reported an earlier start of its server than before: its name has led elsewhere.
-    went_back: Option<Instant>,
-    /// When that had happened twice within a minute: its name leads to several servers.
+    /// The runs that new connections led to, in the order in which these were opened.
+    led: Vec<(Instant, Run)>,
+    /// When its name was last found to lead to several servers.
     several: Option<Instant>,
     /// The database that its connections are to.
     pub(super) database: Option<Arc<str>>,
@@ -124,7 +124,7 @@ impl Member {
             health: Health::default(),
             cluster: None,
             run: None,
-            went_back: None,
+            led: Vec::new(),
             several: None,
             database: None,
             elsewhere: None,
@@ -182,8 +182,7 @@ impl Member {
     pub(crate) fn is_another_server(&self, run: Option<Run>) -> bool {
         let facts = self.reports.facts();
         let reported = facts.and_then(|facts| facts.run).or(self.run);
-        run.zip(reported)
-            .is_some_and(|(run, reported)| run != reported)
+        Run::differ(run, reported)
     }
 
     /// Whether it is up and can serve something.
@@ -207,11 +206,23 @@ impl Member {
         self.several.is_some_and(|since| since.elapsed() < SEVERAL)
     }
 
-    /// A server that is restarted reports a later start. This is another server.
-    fn goes_back(&mut self) {
-        let before = self.went_back.replace(Instant::now());
-        if before.is_some_and(|before| before.elapsed() < AT_ONCE) {
-            self.several = self.went_back;
+    /// A connection was opened then, and led to this run. A server that is restarted has a later start than before.
+    /// One with an earlier start is another server.
+    pub(super) fn led_to(&mut self, run: Run, opened: Instant) {
+        self.led.retain(|(at, _)| at.elapsed() < AT_ONCE);
+        let place = self.led.partition_point(|(at, _)| *at <= opened);
+        let around = self.led[..place]
+            .last()
+            .into_iter()
+            .chain(self.led.get(place));
+        if around.clone().any(|(_, beside)| *beside == run) {
+            return;
+        }
+        self.led.insert(place, (opened, run));
+        let goes_back = |pair: &&[(Instant, Run)]| pair[1].1.started < pair[0].1.started;
+        if self.led.windows(2).filter(goes_back).count() > 1 {
+            self.several = Some(Instant::now());
+            self.led.clear();
         }
     }
 
@@ -244,12 +255,11 @@ impl Member {
             || paused != self.paused
             || facts.fenced != self.fenced;
         self.fenced = facts.fenced;
-        if let (Some(old), Some(new)) = (self.run, facts.run) {
-            if new.started < old.started {
-                self.goes_back();
-            }
+        if let Some(run) = facts.run.filter(|run| self.run != Some(*run)) {
+            // It was found over a new connection.
+            self.led_to(run, Instant::now());
+            self.run = Some(run);
         }
-        self.run = facts.run.or(self.run);
         self.database = facts.database.clone().or(self.database.take());
         (self.role, self.cluster, self.timeline) = told;
         (self.sender, self.paused) = (sender, paused);

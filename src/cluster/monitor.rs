@@ -268,7 +268,10 @@ impl Monitor {
         {
             self.looked_anew = Instant::now();
             let cause = "no primary is known, and its name may lead to another server now";
-            self.node.pool.connector().doubt(cause);
+            self.tell(Command::Trouble {
+                node: Arc::clone(&self.node),
+                trouble: Trouble::ConnectionDied(cause.to_owned()),
+            });
         }
     }
 
@@ -278,7 +281,7 @@ impl Monitor {
         let topology = self.topology.borrow();
         let known = topology.member(&self.node).and_then(|member| member.run);
         let told = self.run.is_some() && self.run == facts.run;
-        if told && known.is_some() && known != facts.run {
+        if told && Run::differ(known, facts.run) {
             return Err("its name leads to another server now".to_owned());
         }
         self.run = facts.run.filter(|_| known == facts.run);

@@ -16,7 +16,7 @@ use std::time::SystemTime;
 use super::member::Member;
 use super::topology::Topology;
 use crate::election::Standing;
-use crate::node::Node;
+use crate::node::{Node, Run};
 use crate::status::{Event, EventBus, NodeHealth};
 use crate::wire::ServerRole;
 
@@ -71,7 +71,7 @@ fn ends(earlier: &Member, member: &Member, before: &Topology, after: &Topology) 
     if earlier.standing == member.standing {
         if member.standing == Standing::Primary {
             // Its name leads to the next primary. The old one may live.
-            return member.timeline > earlier.timeline && !may_run_on(earlier, member);
+            return member.timeline > earlier.timeline && Run::differ(earlier.run, member.run);
         }
         // They went on while this name led to the primary.
         let primary = before.primary().map(|primary| &primary.node);
@@ -108,10 +108,6 @@ fn goes_on(earlier: &Member, member: &Member, after: &Topology) -> bool {
         (Standing::Twin, Standing::Primary) => runs_on(earlier, member),
         _ => false,
     }
-}
-
-fn may_run_on(earlier: &Member, member: &Member) -> bool {
-    earlier.run.is_none() || member.run.is_none() || earlier.run == member.run
 }
 
 fn runs_on(earlier: &Member, member: &Member) -> bool {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
-use super::reading::{Chosen, LEADS_ELSEWHERE, Reading};
+use super::reading::{Chosen, Reading};
 use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::deadline;
 use crate::error::Error;
@@ -95,9 +95,7 @@ impl ReplicatedConnection {
                 }
             }
         };
-        if member.is_another_server(pooled.run) {
-            pooled.wire.condemn();
-            self.cluster.suspect(&node, LEADS_ELSEWHERE);
+        if self.leads_elsewhere(member, &pooled) {
             return Err(no_primary(topology));
         }
         if !self.takes_writes(&mut pooled).await {
@@ -171,11 +169,10 @@ impl ReplicatedConnection {
         }
         let topology = self.cluster.topology();
         let member = topology.member(lease.node());
-        if member.is_some_and(|member| member.is_another_server(lease.run)) {
-            self.leads_elsewhere(lease);
-        }
+        let elsewhere = || member.is_some_and(|member| self.leads_elsewhere(member, lease));
         let passes = || topology.primary_for(purpose).is_some();
-        if lease.is_usable() && (bound || passes()) {
+        // What died needs no word about its name.
+        if lease.is_usable() && !elsewhere() && (bound || passes()) {
             return Ok(Some(Arc::clone(lease)));
         }
         let node = lease.node().name.clone();

@@ -9,16 +9,12 @@ use crate::config::{HealthConfig, WriteScope};
 use crate::consistency::ReadRequirement;
 use crate::deadline;
 use crate::error::Error;
-use crate::node::{Lease, Node};
+use crate::node::{Lease, Node, NodeConnection, Trouble};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Candidate, select};
 
 /// Up to this many connections of the pool in use count as few.
 const FEW: usize = 3;
-
-/// Why a connection is not used any more whose server is not the one that reports.
-pub(super) const LEADS_ELSEWHERE: &str =
-    "its name leads to another server than before, or to several";
 
 /// How often a waiting read repeats its question.
 const GENTLY: Duration = Duration::from_millis(1);
@@ -213,8 +209,7 @@ impl ReplicatedConnection {
         let Some(member) = topology.member(lease.node()) else {
             return (false, Duration::ZERO);
         };
-        if member.is_another_server(lease.run) {
-            self.leads_elsewhere(lease);
+        if self.leads_elsewhere(member, lease) {
             return (false, Duration::ZERO);
         }
         if reading.requirement.needs_no_position() {
@@ -236,15 +231,23 @@ impl ReplicatedConnection {
         // The answer may have come over a new connection of the monitor.
         let topology = self.cluster.topology();
         let member = topology.member(lease.node());
-        let elsewhere = member.is_none_or(|member| member.is_another_server(lease.run));
+        let elsewhere = member.is_none_or(|member| self.leads_elsewhere(member, lease));
         (met == Some(true) && !elsewhere, started.elapsed())
     }
 
-    /// The connection leads to another server than the one that reports. A health check on a new connection decides
-    /// which of them counts.
-    pub(super) fn leads_elsewhere(&self, lease: &Lease) {
-        lease.condemn();
-        self.cluster.suspect(lease.node(), LEADS_ELSEWHERE);
+    /// Whether the connection leads to another server than the one that reports. Then it is not used any more, and a
+    /// health check on a new connection decides which of them counts.
+    pub(super) fn leads_elsewhere(&self, member: &Member, connection: &NodeConnection) -> bool {
+        let Some(run) = connection
+            .run
+            .filter(|run| member.is_another_server(Some(*run)))
+        else {
+            return false;
+        };
+        connection.wire.condemn();
+        let trouble = Trouble::LeadsElsewhere(run, connection.opened);
+        self.cluster.trouble(&member.node, trouble);
+        true
     }
 
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.

@@ -37,6 +37,20 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
 trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 
+/// What a connection is opened for.
+#[derive(Clone, Copy)]
+enum For<'a> {
+    Statements,
+    /// It asks for the run of the server itself, with all else.
+    Monitor,
+    /// Another database than the application's, without the application's set-up.
+    #[cfg_attr(
+        not(feature = "promotion"),
+        expect(dead_code, reason = "a promotion alone needs it")
+    )]
+    Database(&'a str),
+}
+
 /// How to reach one node.
 pub(crate) struct Connector {
     pub(crate) settings: NodeSettings,
@@ -92,7 +106,8 @@ impl Connector {
     /// Opens a connection and sets it up, within `connect_timeout`.
     pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
         let generation = Arc::clone(&self.generation());
-        self.connect_counted(&self.open, &generation, None).await
+        self.connect_counted(&self.open, &generation, For::Statements)
+            .await
     }
 
     /// The same for the monitor. Its connection serves no statement, is not counted, and stays whatever the node
@@ -100,7 +115,7 @@ impl Connector {
     pub(super) async fn connect_monitor(&self) -> Result<NodeConnection, ConnectError> {
         let generation = Generation::within(&self.shutdown);
         let mut connection = self
-            .connect_counted(&Arc::default(), &generation, None)
+            .connect_counted(&Arc::default(), &generation, For::Monitor)
             .await?;
         self.free_of_limits(&mut connection).await?;
         Ok(connection)
@@ -114,7 +129,7 @@ impl Connector {
     ) -> Result<NodeConnection, ConnectError> {
         let generation = Generation::within(&self.shutdown);
         let mut connection = self
-            .connect_counted(&Arc::default(), &generation, Some(database))
+            .connect_counted(&Arc::default(), &generation, For::Database(database))
             .await?;
         self.free_of_limits(&mut connection).await?;
         Ok(connection)
@@ -134,13 +149,13 @@ impl Connector {
         &self,
         open: &Arc<AtomicUsize>,
         generation: &Arc<Generation>,
-        bare: Option<&str>,
+        purpose: For<'_>,
     ) -> Result<NodeConnection, ConnectError> {
         if self.shutdown.is_cancelled() {
             return Err(self.error(ConnectErrorKind::Retired, "it has left the pool"));
         }
         let limit = self.settings.pool.connect_timeout;
-        let attempt = Box::pin(self.attempt(open, generation, bare));
+        let attempt = Box::pin(self.attempt(open, generation, purpose));
         tokio::time::timeout(limit, attempt)
             .await
             .unwrap_or_else(|_| {
@@ -195,7 +210,7 @@ impl Connector {
         &self,
         open: &Arc<AtomicUsize>,
         generation: &Arc<Generation>,
-        bare: Option<&str>,
+        purpose: For<'_>,
     ) -> Result<NodeConnection, ConnectError> {
         let socket = self
             .socket()
@@ -204,7 +219,7 @@ impl Connector {
         let wire = Arc::new(Wire::of(generation));
         let tap = Tap::new(socket, Arc::clone(&wire));
         let mut login = self.settings.postgres.clone();
-        if let Some(database) = bare {
+        if let For::Database(database) = purpose {
             login.dbname(database);
         }
         let (client, connection) = login
@@ -230,11 +245,11 @@ impl Connector {
             })?;
         }
         // Before the set-up, which may leave limits or a role behind.
-        let run = match bare {
-            None => self.ask_run(&mut pg, &wire).await?,
-            Some(_) => None,
+        let run = match purpose {
+            For::Statements => self.ask_run(&mut pg, &wire).await?,
+            For::Monitor | For::Database(_) => None,
         };
-        if bare.is_none() {
+        if !matches!(purpose, For::Database(_)) {
             self.set_up(&mut pg).await.map_err(|error| {
                 self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
             })?;
@@ -255,11 +270,6 @@ impl Connector {
     /// This role may ask for the run of the server now, perhaps.
     pub(crate) fn ask_for_its_run_again(&self) {
         self.hides_its_run.store(false, Ordering::Release);
-    }
-
-    /// Has the node looked at over a new connection.
-    pub(crate) fn doubt(&self, cause: &str) {
-        (self.report)(Trouble::ConnectionDied(cause.to_owned()));
     }
 
     /// Reports that a connection could not be opened, at an attempt that began at `since`.

@@ -49,6 +49,8 @@ pub(crate) enum Trouble {
     ConnectFailed(ConnectError, Instant),
     /// A connection ended that nobody had asked to end; the server may be well.
     ConnectionDied(String),
+    /// A connection, opened at that time, leads to this run of a server. The one that reports is another.
+    LeadsElsewhere(Run, Instant),
     /// The server does not answer, though connections to it are open.
     Silent(String),
 }

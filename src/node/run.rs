@@ -19,6 +19,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Whether both are known and differ.
+    pub(crate) fn differ(one: Option<Self>, other: Option<Self>) -> bool {
+        one.zip(other).is_some_and(|(one, other)| one != other)
+    }
+
     /// Asks over a connection.
     pub(super) async fn ask(pg: &mut AsyncPgConnection) -> QueryResult<Self> {
         let look = format!(

@@ -27,6 +27,17 @@ fn unused(node: &NodeStatus) -> bool {
     node.kind.is_none() && !node.serves_reads && !node.serves_writes
 }
 
+/// Two names, of which the first is declared the primary.
+async fn one_and_two(one: String, two: String) -> ReplicatedPool {
+    ReplicatedPool::builder()
+        .primary(NodeConfig::new(one).name("one"))
+        .replica(NodeConfig::new(two).name("two"))
+        .health(HealthConfig::default().interval(Duration::from_millis(100)))
+        .build()
+        .await
+        .unwrap()
+}
+
 /// All nodes of a cluster behind proxies, as behind names that can be given to others.
 fn named(local: &LocalCluster) -> Builder {
     let health = HealthConfig::default().interval(Duration::from_millis(200));
@@ -89,14 +100,11 @@ async fn a_primary_that_is_there_under_two_names_is_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_names_stay_one_server_when_it_is_restarted() {
     let local = own_cluster().await;
-    let health = HealthConfig::default().interval(Duration::from_millis(100));
-    let pool = ReplicatedPool::builder()
-        .primary(NodeConfig::new(local.primary().url("app")).name("one"))
-        .replica(NodeConfig::new(local.primary().proxied_url("app").unwrap()).name("two"))
-        .health(health)
-        .build()
-        .await
-        .unwrap();
+    let pool = one_and_two(
+        local.primary().url("app"),
+        local.primary().proxied_url("app").unwrap(),
+    )
+    .await;
     let mut events = pool.subscribe();
     let mut conn = pool.get().await.unwrap();
     insert("Barbara").execute(&mut conn).await.unwrap();
@@ -137,14 +145,11 @@ async fn two_names_stay_one_server_when_it_is_restarted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_second_name_serves_while_the_first_one_leads_nowhere() {
     let local = own_cluster().await;
-    let health = HealthConfig::default().interval(Duration::from_millis(100));
-    let pool = ReplicatedPool::builder()
-        .primary(NodeConfig::new(local.primary().proxied_url("app").unwrap()).name("one"))
-        .replica(NodeConfig::new(local.primary().url("app")).name("two"))
-        .health(health)
-        .build()
-        .await
-        .unwrap();
+    let pool = one_and_two(
+        local.primary().proxied_url("app").unwrap(),
+        local.primary().url("app"),
+    )
+    .await;
     let mut conn = pool.get().await.unwrap();
     insert("Barbara").execute(&mut conn).await.unwrap();
     assert_eq!(conn.last_route().unwrap().node, "one");
@@ -315,14 +320,11 @@ async fn the_pool_follows_when_every_name_leads_to_another_cluster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_name_that_is_given_to_another_server_is_a_node_of_its_own() {
     let local = own_cluster().await;
-    let health = HealthConfig::default().interval(Duration::from_millis(100));
-    let pool = ReplicatedPool::builder()
-        .primary(NodeConfig::new(local.primary().url("app")).name("one"))
-        .replica(NodeConfig::new(local.primary().proxied_url("app").unwrap()).name("two"))
-        .health(health)
-        .build()
-        .await
-        .unwrap();
+    let pool = one_and_two(
+        local.primary().url("app"),
+        local.primary().proxied_url("app").unwrap(),
+    )
+    .await;
     eventually("two names are one server", || async {
         standing(&pool, "two").contains("the same server as `one`")
     })
@@ -341,6 +343,19 @@ async fn a_second_name_that_is_given_to_another_server_is_a_node_of_its_own() {
     let mut conn = pool.get().await.unwrap();
     insert("Barbara").execute(&mut conn).await.unwrap();
     assert_eq!(conn.last_route().unwrap().node, "one");
+}
+
+/// The URL of database `app` behind a port.
+fn at(port: u16) -> String {
+    format!("postgres://postgres@127.0.0.1:{port}/app")
+}
+
+async fn the_second_replica_stands_still(local: &Arc<LocalCluster>) {
+    on(local, |local| {
+        local.wait_caught_up().unwrap();
+        local.replicas()[1].pause_replay().unwrap();
+    })
+    .await;
 }
 
 /// A load balancer, or a name that changes: it leads new connections to these ports in turn, and leaves open ones where
@@ -378,11 +393,7 @@ async fn a_name_that_moves_while_its_old_server_lives_shows_no_session_less_than
     let pool = over_a_balancer(&local, port).await;
     // The pool watches the first server, and its connections lead to the second, which stands still.
     *to.lock().unwrap() = vec![two];
-    on(&local, |local| {
-        local.wait_caught_up().unwrap();
-        local.replicas()[1].pause_replay().unwrap();
-    })
-    .await;
+    the_second_replica_stands_still(&local).await;
     reads_its_writes(&pool).await;
     on(&local, |local| local.replicas()[1].resume_replay().unwrap()).await;
     eventually("the name serves again", || async {
@@ -399,20 +410,25 @@ async fn a_name_over_several_replicas_shows_no_session_less_than_it_wrote_and_is
     let ports = [0, 1].map(|n| local.replicas()[n].port());
     let (port, _to) = balancer(&ports).await;
     let pool = over_a_balancer(&local, port).await;
-    on(&local, |local| {
-        local.wait_caught_up().unwrap();
-        local.replicas()[1].pause_replay().unwrap();
-    })
-    .await;
+    the_second_replica_stands_still(&local).await;
     reads_its_writes(&pool).await;
+    on(&local, |local| local.replicas()[1].resume_replay().unwrap()).await;
+    // Each keeps the connection that it read on, so that new ones are opened.
+    let held = Mutex::new(Vec::new());
     eventually("it is told", || async {
+        if held.lock().unwrap().len() == 38 {
+            held.lock().unwrap().clear();
+        }
         let mut conn = pool.get().await.unwrap();
         count(&mut conn).await;
+        held.lock().unwrap().push(conn);
         let told = pool.status().degraded;
         told.iter()
             .any(|it| it.reason == Degradation::SeveralServers)
     })
     .await;
+    drop(held);
+    the_second_replica_stands_still(&local).await;
     reads_its_writes(&pool).await;
     // Who asks for nothing is served there.
     let mut conn = pool.get().await.unwrap();
@@ -435,13 +451,9 @@ async fn a_name_over_all_servers_shows_no_session_less_than_it_wrote() {
     let (port, _to) = balancer(&ports[1..]).await;
     let pool = over_a_balancer(&local, port).await;
     let (all, _to) = balancer(&ports).await;
-    let name = NodeConfig::new(format!("postgres://postgres@127.0.0.1:{all}/app")).name("all");
+    let name = NodeConfig::new(at(all)).name("all");
     pool.add_replica(name).await.unwrap();
-    on(&local, |local| {
-        local.wait_caught_up().unwrap();
-        local.replicas()[1].pause_replay().unwrap();
-    })
-    .await;
+    the_second_replica_stands_still(&local).await;
     for _ in 0..4 {
         reads_its_writes(&pool).await;
     }
@@ -457,7 +469,7 @@ async fn the_only_name_over_all_servers_loses_no_write() {
     // The monitor meets the primary.
     let ports = [one, local.primary().port(), two];
     let (all, _to) = balancer(&ports).await;
-    let pool = Builder::from_url(&format!("postgres://postgres@127.0.0.1:{all}/app"))
+    let pool = Builder::from_url(&at(all))
         .unwrap()
         .failover_wait(Duration::from_millis(500))
         .build_unchecked()
@@ -479,9 +491,8 @@ async fn the_only_name_over_all_servers_loses_no_write() {
 
 /// A pool whose only name leads to the primary, and may be led elsewhere.
 async fn of_one_name(port: u16) -> ReplicatedPool {
-    let url = format!("postgres://postgres@127.0.0.1:{port}/app");
     ReplicatedPool::builder()
-        .primary(NodeConfig::new(url).name("rw"))
+        .primary(NodeConfig::new(at(port)).name("rw"))
         .failover_wait(Duration::from_secs(20))
         .build()
         .await
@@ -613,10 +624,10 @@ async fn a_right_that_is_granted_later_shows_where_names_lead() {
     })
     .await;
     let (port, to) = balancer(&[one]).await;
-    let primary = local.primary().url("app").replace("postgres@", "little@");
+    let little = |port| at(port).replace("postgres@", "little@");
     let pool = ReplicatedPool::builder()
-        .primary(NodeConfig::new(primary).name("rw"))
-        .replica(NodeConfig::new(format!("postgres://little@127.0.0.1:{port}/app")).name("ro"))
+        .primary(NodeConfig::new(little(local.primary().port())).name("rw"))
+        .replica(NodeConfig::new(little(port)).name("ro"))
         .max_size(40)
         .build()
         .await
@@ -636,11 +647,7 @@ async fn a_right_that_is_granted_later_shows_where_names_lead() {
     .await;
     eventually("the right is there", || async { lacking() == 0 }).await;
     *to.lock().unwrap() = vec![two];
-    on(&local, |local| {
-        local.wait_caught_up().unwrap();
-        local.replicas()[1].pause_replay().unwrap();
-    })
-    .await;
+    the_second_replica_stands_still(&local).await;
     reads_its_writes(&pool).await;
 }
 
@@ -656,8 +663,8 @@ async fn over_a_balancer_with(
     let pool = ReplicatedPool::builder()
         .consistency(consistency)
         .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
-        .replica(NodeConfig::new(format!("postgres://postgres@127.0.0.1:{port}/app")).name("ro"))
-        .max_size(40)
+        .replica(NodeConfig::new(at(port)).name("ro"))
+        .max_size(80)
         .build()
         .await
         .unwrap();
