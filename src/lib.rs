@@ -8,6 +8,7 @@ mod cluster;
 pub mod config;
 pub mod connection;
 mod consistency;
+pub mod credentials;
 mod deadline;
 mod election;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod status;
 #[cfg(all(feature = "testing", unix))]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod testing;
+mod tls;
 pub mod token;
 #[cfg(feature = "tower")]
 #[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
@@ -41,5 +43,8 @@ pub use connection::ReplicatedConnection;
 pub use error::{Error, ErrorExt, Outcome};
 pub use pool::{Builder, ReplicatedPool, Session};
 pub use route::Route;
+#[cfg(feature = "rustls")]
+#[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]
+pub use rustls;
 pub use status::{Event, PoolStatus};
 pub use token::SessionToken;

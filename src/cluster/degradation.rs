@@ -52,6 +52,9 @@ fn of_node(member: &Member) -> Vec<Degraded> {
     if member.leads_to_several() {
         all.push(of(Degradation::SeveralServers, SEVERAL_SERVERS.to_owned()));
     }
+    if let Some(cause) = member.health.hindrance() {
+        all.push(of(Degradation::CannotGrow, cause.to_owned()));
+    }
     if let Some(error) = last.error {
         all.push(of(Degradation::NotAsked, error.to_string()));
     } else if member.timeline == 0 && member.has_reported() {

@@ -25,7 +25,7 @@ use crate::config::{Config, NodeSettings, Settings};
 use crate::consistency::{Reports, WriteLog};
 use crate::deadline;
 use crate::error::Error;
-use crate::node::{Node, SetupHook, Trouble};
+use crate::node::{ConnectHooks, Node, Trouble};
 use crate::routing::LoadBalancingPolicy;
 #[cfg(feature = "promotion")]
 use crate::status::Promoted;
@@ -41,7 +41,7 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// What a cluster is made of.
 pub(crate) struct Options {
     pub(crate) settings: Settings,
-    pub(crate) setup: SetupHook,
+    pub(crate) hooks: ConnectHooks,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
     pub(crate) runtime: Handle,
 }
@@ -79,7 +79,7 @@ impl Cluster {
         let settle_limit = longest_connect_timeout(&nodes);
         let (commands, messages) = mpsc::channel(MESSAGES);
         let maker = NodeMaker {
-            setup: options.setup,
+            hooks: options.hooks,
             fallback_share: config.fallback_share,
             runtime: runtime.clone(),
             reporter: reporter(&commands),

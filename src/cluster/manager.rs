@@ -632,7 +632,7 @@ impl Manager {
 
     fn is_hindered(&self, node: &Arc<Node>) -> bool {
         let topology = self.publish.borrow();
-        let hindered = |member: &Member| member.health.is_hindered();
+        let hindered = |member: &Member| member.health.hindrance().is_some();
         topology.member(node).is_some_and(hindered)
     }
 

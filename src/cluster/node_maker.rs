@@ -10,11 +10,11 @@ use super::command::Command;
 use super::member::Member;
 use super::topology::{Gate, Topology};
 use crate::config::NodeSettings;
-use crate::node::{Node, Reporter, SetupHook};
+use crate::node::{ConnectHooks, Node, Reporter};
 
 /// What nodes are made with, now and later.
 pub(super) struct NodeMaker {
-    pub(super) setup: SetupHook,
+    pub(super) hooks: ConnectHooks,
     pub(super) fallback_share: f64,
     pub(super) runtime: Handle,
     pub(super) reporter: Reporter,
@@ -25,7 +25,7 @@ impl NodeMaker {
         let declared = settings.declared;
         let node = Node::new(
             settings,
-            Arc::clone(&self.setup),
+            self.hooks.clone(),
             self.fallback_share,
             self.runtime.clone(),
             Arc::clone(&self.reporter),

@@ -11,6 +11,7 @@ use super::member::Member;
 use super::topology::{Gate, Topology};
 use crate::config::{Policy, Settings};
 use crate::error::Error;
+use crate::node::ConnectHooks;
 use crate::routing::{LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
 
 /// The options of a cluster that is made from settings alone.
@@ -23,15 +24,19 @@ pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
     let sql: Arc<[String]> = settings.shared.setup_sql.clone().into();
     Options {
         settings,
-        setup: Arc::new(move |connection| {
-            let sql = Arc::clone(&sql);
-            Box::pin(async move {
-                for statement in &*sql {
-                    connection.batch_execute(statement).await?;
-                }
-                Ok(())
-            })
-        }),
+        hooks: ConnectHooks {
+            tls: None,
+            credentials: None,
+            setup: Arc::new(move |connection| {
+                let sql = Arc::clone(&sql);
+                Box::pin(async move {
+                    for statement in &*sql {
+                        connection.batch_execute(statement).await?;
+                    }
+                    Ok(())
+                })
+            }),
+        },
         policy,
         runtime,
     }

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, DeclaredRole, HealthConfig};
     use crate::health::Signal;
-    use crate::node::{Facts, Place, Run, SetupHook};
+    use crate::node::{ConnectHooks, Facts, Place, Run};
 
     fn facts() -> Facts {
         Facts {
@@ -241,8 +241,12 @@ mod tests {
     fn member(host: &str, role: ServerRole, started: i64) -> Member {
         let config = Config::from_url(&format!("postgres://app@{host}/app")).unwrap();
         let settings = config.validate().unwrap().nodes.pop().unwrap();
-        let setup: SetupHook = Arc::new(|_| Box::pin(async { Ok(()) }));
-        let node = Node::new(settings, setup, 0.5, Handle::current(), Arc::new(|_, _| ()));
+        let hooks = ConnectHooks {
+            setup: Arc::new(|_| Box::pin(async { Ok(()) })),
+            tls: None,
+            credentials: None,
+        };
+        let node = Node::new(settings, hooks, 0.5, Handle::current(), Arc::new(|_, _| ()));
         let mut member = Member::new(node, DeclaredRole::Unknown);
         (member.role, member.timeline, member.cluster) = (Some(role), 1, Some(7));
         member.run = run(started);

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::login::Login;
 use super::{Config, DeclaredRole, PoolConfig};
 
 /// A checked [`Config`].
@@ -27,9 +29,7 @@ pub(crate) struct NodeSettings {
     /// As configured; which weight counts is told by [`weight_as`](Self::weight_as).
     pub(crate) weight: Option<u32>,
     pub(crate) tags: BTreeMap<String, String>,
-    /// How to log in; exactly one host.
-    pub(crate) postgres: tokio_postgres::Config,
-    /// Where to connect to, as in `postgres`.
+    pub(crate) login: Login,
     pub(crate) host: Host,
     /// With the overrides of the node and the `connect_timeout` of its URL.
     pub(crate) pool: PoolConfig,
@@ -48,8 +48,8 @@ impl NodeSettings {
     }
 }
 
-/// Leaves out how to log in: the driver masks the password alone, and a list of `key=value` with a
-/// quote too many can have put it into the user.
+/// Leaves out how to log in: it has the password, and a list of `key=value` with a quote too many can have put that
+/// into the user.
 impl fmt::Debug for NodeSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeSettings")
@@ -67,8 +67,10 @@ impl fmt::Debug for NodeSettings {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Host {
     Tcp {
-        /// A name or an IP address, without brackets; `hostaddr` if the URL has one.
+        /// A name or an IP address, without brackets.
         host: String,
+        /// Where to connect to, instead of looking up `host`.
+        hostaddr: Option<IpAddr>,
         port: u16,
     },
     /// The file of the socket: `/var/run/postgresql/.s.PGSQL.5432`.
@@ -79,7 +81,17 @@ impl Host {
     /// Whether this is it, as `host:port`.
     pub(crate) fn is_at(&self, address: &str) -> bool {
         match self {
-            Self::Tcp { host, port } => address.rsplit_once(':') == Some((host, &port.to_string())),
+            Self::Tcp {
+                host,
+                hostaddr,
+                port,
+            } => {
+                let is_it = |(name, its): (&str, &str)| {
+                    its == port.to_string()
+                        && (name == host || name.parse().is_ok_and(|ip| Some(ip) == *hostaddr))
+                };
+                address.rsplit_once(':').is_some_and(is_it)
+            }
             Self::Unix(_) => false,
         }
     }
@@ -88,8 +100,8 @@ impl Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }

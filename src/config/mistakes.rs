@@ -142,19 +142,38 @@ pub enum ConfigError {
         /// The parameter.
         name: &'static str,
     },
-    /// `target_session_attrs` asks the driver to choose among hosts.
-    #[error(
-        "node `{node}`: `target_session_attrs` is set: remove it: the pool asks every \
-         node whether it is the primary"
-    )]
-    TargetSessionAttrs {
+    /// A parameter of libpq has a value that it cannot have.
+    #[error("node `{node}`: `{name}` is not {expected}")]
+    InvalidParameter {
         /// The node.
         node: String,
+        /// The parameter, or the environment variable that gives it.
+        name: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A parameter of libpq asks for what is not here.
+    #[error("node `{node}`: `{name}` cannot be honoured: {reason}")]
+    RefusedParameter {
+        /// The node.
+        node: String,
+        /// The parameter, or the environment variable that gives it.
+        name: &'static str,
+        /// Why, and what to do.
+        reason: &'static str,
+    },
+    /// The service that a connection string names was not found.
+    #[error("node `{node}`: its `service` cannot be read: {problem}")]
+    Service {
+        /// The node.
+        node: String,
+        /// Why.
+        problem: String,
     },
     /// A setting asks for TLS.
     #[error(
-        "node `{node}`: `{setting}` asks for TLS, which this crate is built without: remove it, \
-         or use `sslmode=prefer` or `sslmode=disable`"
+        "node `{node}`: `{setting}` asks for TLS, which this crate is built without: enable its Cargo feature `rustls`, \
+         or remove the setting"
     )]
     TlsUnavailable {
         /// The node.

@@ -12,6 +12,7 @@ mod env;
 #[cfg(feature = "serde")]
 mod file;
 mod health;
+mod libpq;
 mod login;
 mod mistakes;
 mod node;
@@ -36,6 +37,9 @@ pub(crate) use conn_string::redact;
 pub use consistency::{Consistency, ConsistencyConfig, InvalidConsistency, WriteScope};
 pub use durability::Durability;
 pub use health::HealthConfig;
+pub(crate) use login::{AuthMethod, RequireAuth, SocketSettings, SslMode, TlsSettings};
+#[cfg(feature = "rustls")]
+pub(crate) use login::{ParamFile, Roots, TlsVersion};
 pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
 pub use node::{DeclaredRole, NodeConfig};
 pub use pool::{PoolConfig, PoolOverrides};
@@ -208,7 +212,7 @@ impl Config {
     /// # Errors
     ///
     /// The string cannot be read, or a parameter is unknown, has an invalid value, or asks for what is not supported:
-    /// TLS (any `sslmode` but `disable` and `prefer`) and `target_session_attrs` (any but `any`).
+    /// [the guide](crate::guide::connecting) tells of each of libpq's parameters.
     /// [`check`](Self::check) finds more, such as a host that is listed twice.
     pub fn from_url(url: &str) -> Result<Self, ConfigErrors> {
         let mut config = Self::default();
@@ -280,7 +284,7 @@ impl Config {
 
     /// The checked form, which the rest of the crate works with.
     pub(crate) fn validate(&self) -> Result<Settings, ConfigErrors> {
-        validate::validate(self)
+        validate::validate(self, &login::process)
     }
 }
 

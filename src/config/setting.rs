@@ -2,30 +2,16 @@
 
 use std::time::Duration;
 
-use super::{Config, duration};
+use super::{Config, duration, libpq};
 
-/// The parameters of libpq that `tokio-postgres` knows.
-pub(crate) const LIBPQ: &[&str] = &[
-    "host",
-    "hostaddr",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "options",
-    "application_name",
-    "sslmode",
-    "sslnegotiation",
-    "channel_binding",
-    "connect_timeout",
-    "tcp_user_timeout",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_retries",
-    "target_session_attrs",
-    "load_balance_hosts",
-];
+/// What `tokio-postgres` calls libpq's `keepalives_count`.
+pub(crate) const RETRIES: &str = "keepalives_retries";
+
+/// The parameters of libpq.
+fn of_libpq() -> impl Iterator<Item = &'static str> {
+    let names = libpq::PARAMETERS.iter().map(|parameter| parameter.name);
+    names.filter(|name| !name.is_empty()).chain([RETRIES])
+}
 
 /// The parameter of a URL that belongs to its nodes.
 const WEIGHTS: &str = "weights";
@@ -111,13 +97,13 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
 /// The parameters of the pool, which [`Config::from_url`] accepts besides those of libpq.
 pub(crate) fn of_pool() -> impl Iterator<Item = &'static str> {
     let names = SETTINGS.iter().map(|(name, _)| *name);
-    let ours = names.filter(|name| !LIBPQ.contains(name));
+    let ours = names.filter(|name| libpq::find(name).is_none());
     ours.chain([WEIGHTS])
 }
 
 /// All that a connection string may contain.
 pub(crate) fn all() -> impl Iterator<Item = &'static str> {
-    LIBPQ.iter().copied().chain(of_pool())
+    of_libpq().chain(of_pool())
 }
 
 /// `name` as a constant, if a connection string may contain it.

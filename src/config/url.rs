@@ -21,7 +21,15 @@ pub(super) fn read(
         Ok(parsed) => parsed,
         Err(reason) => return errors.push(problem(reason)),
     };
-    let addresses = match parsed.addresses() {
+    // In the URL of a replica they would look as if they were of that replica alone; left in, they
+    // are told as misplaced.
+    let weights = if role == DeclaredRole::Replica {
+        None
+    } else {
+        take_pool_parameters(config, &mut parsed, errors)
+    };
+    let whole = login::completed(&parsed, label, &login::process, errors);
+    let addresses = match whole.addresses() {
         Ok(addresses) => addresses,
         Err(reason) => return errors.push(problem(reason)),
     };
@@ -30,15 +38,8 @@ pub(super) fn read(
             node: label.to_owned(),
         });
     }
-    // In the URL of a replica they would look as if they were of that replica alone; left in, they
-    // are told as misplaced.
-    let weights = if role == DeclaredRole::Replica {
-        None
-    } else {
-        take_pool_parameters(config, &mut parsed, errors)
-    };
     let hosts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    if login::read(&parsed, &hosts.join(","), errors).is_none() {
+    if login::read(&whole, &hosts.join(","), role, &login::process, errors).is_none() {
         return;
     }
     let first = config.nodes.len();

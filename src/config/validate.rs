@@ -5,20 +5,23 @@ use std::time::Duration;
 
 use super::checked::{Host, NodeSettings, Settings};
 use super::conn_string::{Address, ConnString, is_like_url};
-use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, login};
+use super::login::{self, Login, Lookup};
+use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig};
 use crate::config::{ConfigError, ConfigErrors};
 
 /// [`Config::validate`].
-pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
+pub(super) fn validate(config: &Config, environment: Lookup<'_>) -> Result<Settings, ConfigErrors> {
     let mut errors = Vec::new();
-    check_roles(config, &mut errors);
+    check_roles(config, environment, &mut errors);
     check_pool(&config.pool, &mut errors);
     check_shared(config, &mut errors);
     let nodes: Vec<NodeSettings> = config
         .nodes
         .iter()
         .enumerate()
-        .filter_map(|(position, node)| check_node(node, position, &config.pool, &mut errors))
+        .filter_map(|(position, node)| {
+            check_node(node, position, &config.pool, environment, &mut errors)
+        })
         .collect();
     check_distinct(&nodes, &mut errors);
     let mut shared = Config {
@@ -31,7 +34,7 @@ pub(super) fn validate(config: &Config) -> Result<Settings, ConfigErrors> {
     ConfigErrors::unless_empty(errors, Settings { nodes, shared })
 }
 
-fn check_roles(config: &Config, errors: &mut Vec<ConfigError>) {
+fn check_roles(config: &Config, environment: Lookup<'_>, errors: &mut Vec<ConfigError>) {
     let nodes = &config.nodes;
     if nodes.is_empty() {
         return errors.push(ConfigError::NoNodes);
@@ -45,7 +48,7 @@ fn check_roles(config: &Config, errors: &mut Vec<ConfigError>) {
         .iter()
         .enumerate()
         .filter(|(_, node)| node.role == DeclaredRole::Primary)
-        .map(|(position, node)| label(node, position))
+        .map(|(position, node)| label(node, position, environment))
         .collect();
     if primaries.len() > 1 {
         errors.push(ConfigError::SeveralPrimaries { nodes: primaries });
@@ -152,10 +155,12 @@ fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
 }
 
 /// What the node is called in errors before its URL is read.
-fn label(node: &NodeConfig, position: usize) -> String {
+fn label(node: &NodeConfig, position: usize, environment: Lookup<'_>) -> String {
     let given = node.name.as_deref().filter(|name| !name.trim().is_empty());
     let address = || {
-        let addresses = ConnString::parse(&node.url).ok()?.addresses().ok()?;
+        let parsed = ConnString::parse(&node.url).ok()?;
+        let whole = login::completed(&parsed, "", environment, &mut Vec::new());
+        let addresses = whole.addresses().ok()?;
         addresses.first().map(ToString::to_string)
     };
     given
@@ -169,9 +174,10 @@ fn check_node(
     node: &NodeConfig,
     position: usize,
     defaults: &PoolConfig,
+    environment: Lookup<'_>,
     errors: &mut Vec<ConfigError>,
 ) -> Option<NodeSettings> {
-    let name = label(node, position);
+    let name = label(node, position, environment);
     if node
         .name
         .as_deref()
@@ -188,10 +194,10 @@ fn check_node(
     let weight = check_weight(node.weight, &name, errors);
     let mut pool = node.pool.resolve(defaults);
     check_overrides(node, &name, &pool, errors);
-    let (address, postgres) = check_url(&node.url, &name, errors)?;
+    let (address, login) = check_url(node, &name, environment, errors)?;
     // libpq's parameter is the more specific one: it is written next to the host.
-    if let Some(timeout) = postgres.get_connect_timeout() {
-        pool.connect_timeout = *timeout;
+    if let Some(timeout) = login.connect_timeout {
+        pool.connect_timeout = timeout;
     }
     Some(NodeSettings {
         name,
@@ -200,7 +206,7 @@ fn check_node(
         promotion_priority: node.promotion_priority.unwrap_or(1),
         weight,
         tags: node.tags.clone(),
-        postgres,
+        login,
         host: host(address),
         pool,
     })
@@ -218,20 +224,26 @@ fn check_weight(weight: Option<i64>, name: &str, errors: &mut Vec<ConfigError>) 
 }
 
 fn check_url(
-    url: &str,
+    node: &NodeConfig,
     name: &str,
+    environment: Lookup<'_>,
     errors: &mut Vec<ConfigError>,
-) -> Option<(Address, tokio_postgres::Config)> {
+) -> Option<(Address, Login)> {
+    let before = errors.len();
+    let role = node.role;
+    let parsed = ConnString::parse(&node.url);
     let node = name.to_owned();
-    let parsed = ConnString::parse(url).and_then(|parsed| Ok((parsed.addresses()?, parsed)));
-    let (mut addresses, mut parsed) = match parsed {
+    let parsed = parsed.and_then(|parsed| {
+        let whole = login::completed(&parsed, name, environment, errors);
+        Ok((whole.addresses()?, whole))
+    });
+    let (mut addresses, whole) = match parsed {
         Ok(parsed) => parsed,
         Err(problem) => {
             errors.push(ConfigError::Url { node, problem });
             return None;
         }
     };
-    let before = errors.len();
     if addresses.len() > 1 {
         errors.push(ConfigError::SeveralHosts {
             node,
@@ -240,14 +252,11 @@ fn check_url(
     } else if addresses.is_empty() {
         errors.push(ConfigError::NoHost { node });
     }
-    if let [address] = addresses.as_slice() {
-        parsed.set_address(address);
-    }
-    let postgres = login::read(&parsed, name, errors)?;
+    let login = login::read(&whole, name, role, environment, errors)?;
     if errors.len() > before {
         return None;
     }
-    Some((addresses.pop()?, postgres))
+    Some((addresses.pop()?, login))
 }
 
 fn host(address: Address) -> Host {
@@ -260,7 +269,11 @@ fn host(address: Address) -> Host {
         Host::Unix(Path::new(&host).join(format!(".s.PGSQL.{port}")))
     } else {
         Host::Tcp {
-            host: hostaddr.unwrap_or(host),
+            // It was checked to be one.
+            hostaddr: hostaddr
+                .filter(|address| *address != host)
+                .and_then(|address| address.parse().ok()),
+            host,
             port,
         }
     }
@@ -270,7 +283,9 @@ fn check_distinct(nodes: &[NodeSettings], errors: &mut Vec<ConfigError>) {
     for (position, node) in nodes.iter().enumerate() {
         for earlier in &nodes[..position] {
             // A pooler has a database for each of its servers.
-            let same_database = earlier.postgres.get_dbname() == node.postgres.get_dbname();
+            let database =
+                |node: &NodeSettings| node.login.postgres.get_dbname().map(str::to_owned);
+            let same_database = database(earlier) == database(node);
             if same_host(&earlier.host, &node.host) && same_database {
                 errors.push(ConfigError::DuplicateNode {
                     first: earlier.name.clone(),
@@ -288,9 +303,18 @@ fn check_distinct(nodes: &[NodeSettings], errors: &mut Vec<ConfigError>) {
 
 fn same_host(one: &Host, other: &Host) -> bool {
     match (one, other) {
-        (Host::Tcp { host: a, port: p }, Host::Tcp { host: b, port: q }) => {
-            p == q && a.eq_ignore_ascii_case(b)
-        }
+        (
+            Host::Tcp {
+                host: a,
+                hostaddr: x,
+                port: p,
+            },
+            Host::Tcp {
+                host: b,
+                hostaddr: y,
+                port: q,
+            },
+        ) => p == q && x == y && a.eq_ignore_ascii_case(b),
         _ => one == other,
     }
 }

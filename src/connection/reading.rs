@@ -359,7 +359,7 @@ impl ReplicatedConnection {
         reading: &Reading<'_>,
     ) -> Arc<Node> {
         let can_grow =
-            |member: &Member| member.node.pool.can_grow() && !member.health.is_hindered();
+            |member: &Member| member.node.pool.can_grow() && member.health.hindrance().is_none();
         if topology.member(&first).is_none_or(can_grow) {
             return first;
         }

@@ -31,6 +31,10 @@ pub enum ConnectErrorKind {
     TimedOut,
     /// The server does not accept this user, password or client address.
     Authentication,
+    /// The source of credentials failed; see [`credentials`](crate::credentials).
+    Credentials,
+    /// TLS could not be begun: the server has none, its certificate is not trusted, or a file cannot be read.
+    Tls,
     /// The server is at its connection limit, or the role or database at theirs.
     TooManyConnections,
     /// The server is starting up, shutting down or not accepting connections (SQLSTATE `57P03`).
@@ -52,6 +56,8 @@ impl std::fmt::Display for ConnectErrorKind {
             Self::Unreachable => "the host cannot be reached",
             Self::TimedOut => "no answer in time",
             Self::Authentication => "the server does not let this user in",
+            Self::Credentials => "there is nothing to log in with",
+            Self::Tls => "TLS failed",
             Self::TooManyConnections => "the server has too many connections",
             Self::NotAccepting => "the server does not accept connections now",
             Self::NoDatabase => "the database does not exist",
@@ -86,7 +92,7 @@ impl ConnectError {
             let source = std::error::Error::source(error);
             return match source.and_then(|source| source.downcast_ref::<io::Error>()) {
                 Some(io) => Self::from_io(node, io),
-                None => Self::new(node, ConnectErrorKind::Other, error.to_string()),
+                None => Self::of_driver(node, error),
             };
         };
         let sqlstate = SqlState::from_bytes(server.code().code().as_bytes());
@@ -94,6 +100,24 @@ impl ConnectError {
             sqlstate,
             ..Self::new(node, kind_of(sqlstate), server.message())
         }
+    }
+
+    /// What tokio-postgres itself does not like.
+    fn of_driver(node: &str, error: &tokio_postgres::Error) -> Self {
+        let source = std::error::Error::source(error);
+        let source = source.map_or_else(String::new, |source| format!(": {source}"));
+        let message = format!("{error}{source}");
+        // Its words for an answer that is missing.
+        if message.ends_with("password missing") {
+            let message = "the server asks for a password, and none is given";
+            return Self::new(node, ConnectErrorKind::Authentication, message);
+        }
+        let kind = if message.starts_with("authentication error") {
+            ConnectErrorKind::Authentication
+        } else {
+            ConnectErrorKind::Other
+        };
+        Self::new(node, kind, message)
     }
 
     /// Whether the server itself is away, so that another may take its place.
@@ -107,6 +131,24 @@ impl ConnectError {
                 | ConnectErrorKind::Retired
                 | ConnectErrorKind::Other
         )
+    }
+
+    /// Whether another address of the same name may do.
+    pub(crate) fn is_of_the_address(&self) -> bool {
+        matches!(
+            self.kind,
+            ConnectErrorKind::Refused
+                | ConnectErrorKind::Unreachable
+                | ConnectErrorKind::TimedOut
+                | ConnectErrorKind::NotAccepting
+                | ConnectErrorKind::Tls
+        )
+    }
+
+    /// Whether another user or password may do.
+    pub(crate) fn is_of_the_login(&self) -> bool {
+        let codes = [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION];
+        self.sqlstate.is_some_and(|code| codes.contains(&code))
     }
 
     /// Whether waiting for a free connection can help: the server lives and is only full.

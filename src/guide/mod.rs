@@ -1,6 +1,7 @@
 //! The guide: how to begin, and how to run it. Pages of text, no code.
 //!
 //! - [`getting_started`]: From nothing to a first query.
+//! - [`connecting`]: TLS, passwords that change, each of libpq's parameters.
 //! - [`coming_from`]: Coming from bb8, deadpool, mobc or r2d2.
 //! - [`routing`]: Which statement goes where.
 //! - [`consistency`]: What a read sees.
@@ -10,6 +11,9 @@
 
 #[doc = include_str!("getting_started.md")]
 pub mod getting_started {}
+
+#[doc = include_str!("connecting.md")]
+pub mod connecting {}
 
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}

@@ -247,9 +247,9 @@ impl Health {
         matches!(self.reach, Reach::Up | Reach::Doubted(..))
     }
 
-    /// Whether it serves, and no more connections to it can be opened.
-    pub(crate) fn is_hindered(&self) -> bool {
-        self.hindrance.is_some()
+    /// Why no more connections to it can be opened, though it serves.
+    pub(crate) fn hindrance(&self) -> Option<&str> {
+        self.hindrance.as_deref()
     }
 
     pub(crate) fn is_down(&self) -> bool {

@@ -1,14 +1,16 @@
 //! Opens and judges connections for bb8.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bb8::{ErrorSink, ManageConnection};
+use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use super::connect::Connector;
 use super::connection::NodeConnection;
-use crate::error::ConnectError;
+use crate::error::{ConnectError, ConnectErrorKind};
 
 /// The newest failure to connect, and how many came before it.
 #[derive(Clone, Debug, Default)]
@@ -38,7 +40,16 @@ impl ManageConnection for ConnectionManager {
 
     async fn connect(&self) -> Result<NodeConnection, Refusal> {
         let started = Instant::now();
-        let connected = self.connector.connect().await;
+        // The application's code runs in there. bb8 would count a connection for ever whose making panicked.
+        let connecting = AssertUnwindSafe(self.connector.connect()).catch_unwind();
+        let connected = connecting.await.unwrap_or_else(|_| {
+            let kind = ConnectErrorKind::SetUp;
+            Err(ConnectError::new(
+                self.connector.node(),
+                kind,
+                "setting up a connection panicked",
+            ))
+        });
         connected.map_err(|error| Refusal::Connect(error, started))
     }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Node;
+use super::dial::Peer;
 use crate::error::ConnectError;
 
 /// Cancels what runs on the server connection that it was taken from.
 #[derive(Clone)]
 pub(crate) struct NodeCancel {
     pub(super) node: Arc<Node>,
-    pub(super) token: tokio_postgres::CancelToken,
+    pub(super) peer: Peer,
     pub(super) users: Arc<AtomicUsize>,
 }
 
@@ -27,6 +28,6 @@ impl NodeCancel {
 
     /// Sends the request over a socket of its own, on the node's runtime.
     pub(crate) async fn cancel(&self) -> Result<(), ConnectError> {
-        self.node.pool.connector().cancel(&self.token).await
+        self.node.pool.connector().cancel(&self.peer).await
     }
 }

@@ -1,8 +1,6 @@
-//! Opens connections to one node: address, socket options, start-up, set-up statements.
+//! Opens connections to one node: addresses, start-up, set-up statements.
 
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,30 +10,31 @@ use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_core::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
 use super::Trouble;
 use super::connection::NodeConnection;
+use super::dial::{Dialed, Dialer, Peer};
+use super::login::{Login, Logins};
 use super::run::Run;
-use crate::config::{Host, NodeSettings};
+use super::socket::Address;
+use crate::config::NodeSettings;
+use crate::credentials::Credentials;
 use crate::error::{ConnectError, ConnectErrorKind};
-use crate::wire::{Generation, ServerRole, Tap, Wire, drive};
+use crate::tls::OwnConfig;
+use crate::wire::{Generation, ServerRole, Wire, drive};
 
 /// Code that runs on every new server connection before anyone gets it.
 pub(crate) type SetupHook =
     Arc<dyn for<'a> Fn(&'a mut AsyncPgConnection) -> BoxFuture<'a, QueryResult<()>> + Send + Sync>;
 
-/// How long sent data may stay unacknowledged if the URL does not say. Keepalives alone do not notice a link that
-/// died with data under way.
-const TCP_USER_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// A socket of either kind.
-trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
+/// What the application brings along for opening connections.
+#[derive(Clone)]
+pub(crate) struct ConnectHooks {
+    pub(crate) setup: SetupHook,
+    pub(crate) tls: Option<OwnConfig>,
+    pub(crate) credentials: Option<Arc<dyn Credentials>>,
+}
 
 /// What a connection is opened for.
 #[derive(Clone, Copy)]
@@ -54,6 +53,8 @@ enum For<'a> {
 /// How to reach one node.
 pub(crate) struct Connector {
     pub(crate) settings: NodeSettings,
+    dialer: Dialer,
+    logins: Logins,
     setup: SetupHook,
     report: Arc<dyn Fn(Trouble) + Send + Sync>,
     /// Ends every connection of the node, for good.
@@ -69,14 +70,16 @@ pub(crate) struct Connector {
 impl Connector {
     pub(crate) fn new(
         settings: NodeSettings,
-        setup: SetupHook,
+        hooks: ConnectHooks,
         report: Arc<dyn Fn(Trouble) + Send + Sync>,
     ) -> Self {
         let shutdown = CancellationToken::new();
         Self {
+            dialer: Dialer::new(&settings, hooks.tls),
+            logins: Logins::new(&settings, hooks.credentials),
             report,
             settings,
-            setup,
+            setup: hooks.setup,
             generation: Mutex::new(Generation::within(&shutdown)),
             shutdown,
             hides_its_run: AtomicBool::new(false),
@@ -154,79 +157,75 @@ impl Connector {
         if self.shutdown.is_cancelled() {
             return Err(self.error(ConnectErrorKind::Retired, "it has left the pool"));
         }
-        let limit = self.settings.pool.connect_timeout;
-        let attempt = Box::pin(self.attempt(open, generation, purpose));
-        tokio::time::timeout(limit, attempt)
-            .await
-            .unwrap_or_else(|_| {
-                let message = format!("`connect_timeout` is {limit:?}");
-                Err(self.error(ConnectErrorKind::TimedOut, message))
-            })
-    }
-
-    /// A bare socket to the node.
-    async fn socket(&self) -> io::Result<Box<dyn Socket>> {
-        match &self.settings.host {
-            Host::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
-            Host::Tcp { host, port } => {
-                let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address found");
-                for address in lookup_host((host.as_str(), *port)).await? {
-                    match self.tcp(address).await {
-                        Ok(stream) => return Ok(Box::new(stream)),
-                        Err(error) => failure = error,
+        let addresses = Address::all(&self.settings.host, &self.settings.login.socket);
+        let addresses = self.in_time(async {
+            let found = addresses.await;
+            found.map_err(|error| ConnectError::from_io(self.node(), &error))
+        });
+        let addresses = addresses.await?;
+        let mut failures = Vec::new();
+        for address in &addresses {
+            let attempt = Box::pin(self.attempt(address, open, generation, purpose));
+            match self.in_time(attempt).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => {
+                    let last = !error.is_of_the_address();
+                    failures.push((address, error));
+                    if last {
+                        break;
                     }
                 }
-                Err(failure)
             }
         }
+        Err(self.no_address(failures))
     }
 
-    async fn tcp(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let config = &self.settings.postgres;
-        let socket = SockRef::from(&stream);
-        if config.get_keepalives() {
-            let mut keepalive = TcpKeepalive::new().with_time(config.get_keepalives_idle());
-            if let Some(interval) = config.get_keepalives_interval() {
-                keepalive = keepalive.with_interval(interval);
-            }
-            if let Some(retries) = config.get_keepalives_retries() {
-                keepalive = keepalive.with_retries(retries);
-            }
-            socket.set_tcp_keepalive(&keepalive)?;
+    /// `connect_timeout` is for each address, as in libpq.
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        let limit = self.settings.pool.connect_timeout;
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            let message = format!("`connect_timeout` is {limit:?}");
+            Err(self.error(ConnectErrorKind::TimedOut, message))
+        })
+    }
+
+    /// The last failure, which tells those of the addresses before.
+    fn no_address(&self, mut failures: Vec<(&Address, ConnectError)>) -> ConnectError {
+        let several = failures.len() > 1;
+        let Some((address, last)) = failures.pop() else {
+            return self.error(ConnectErrorKind::Unreachable, "the name has no address");
+        };
+        if !several {
+            return last;
         }
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(
-            config
-                .get_tcp_user_timeout()
-                .copied()
-                .unwrap_or(TCP_USER_TIMEOUT),
-        ))?;
-        Ok(stream)
+        let before = failures
+            .iter()
+            .map(|(address, error)| format!("{address}: {}", error.message));
+        let before: Vec<String> = before.collect();
+        let message = format!(
+            "{address}: {}; before that: {}",
+            last.message,
+            before.join("; ")
+        );
+        ConnectError { message, ..last }
     }
 
     async fn attempt(
         &self,
+        address: &Address,
         open: &Arc<AtomicUsize>,
         generation: &Arc<Generation>,
         purpose: For<'_>,
     ) -> Result<NodeConnection, ConnectError> {
-        let socket = self
-            .socket()
-            .await
-            .map_err(|error| ConnectError::from_io(self.node(), &error))?;
-        let wire = Arc::new(Wire::of(generation));
-        let tap = Tap::new(socket, Arc::clone(&wire));
-        let mut login = self.settings.postgres.clone();
-        if let For::Database(database) = purpose {
-            login.dbname(database);
-        }
-        let (client, connection) = login
-            .connect_raw(tap, NoTls)
-            .await
-            .map_err(|error| ConnectError::from_postgres(self.node(), &error))?;
-        let cancel = client.cancel_token();
+        let Dialed {
+            client,
+            connection,
+            wire,
+            peer,
+        } = self.log_in(address, generation, purpose).await?;
         let counter = Counter::start(Arc::clone(open));
         let (driver, notifications) = drive(
             connection,
@@ -262,9 +261,42 @@ impl Connector {
             wire,
             guard,
             notifications,
-            cancel,
+            peer,
             run,
         ))
+    }
+
+    /// Logs in, once more if the server refuses a password that has changed since.
+    async fn log_in(
+        &self,
+        address: &Address,
+        generation: &Arc<Generation>,
+        purpose: For<'_>,
+    ) -> Result<Dialed, ConnectError> {
+        let mut refused: Option<(Login, ConnectError)> = None;
+        loop {
+            let known = refused.as_ref().map(|(login, _)| login);
+            let Some(mut login) = self.logins.next(&self.settings, known).await? else {
+                let error = refused.map(|(_, error)| error);
+                return Err(error.unwrap_or_else(|| {
+                    self.error(ConnectErrorKind::Credentials, "there are none")
+                }));
+            };
+            if let For::Database(database) = purpose {
+                login.postgres.dbname(database);
+            }
+            let dialed = self
+                .dialer
+                .dial(&self.settings, &login.postgres, address, generation);
+            let error = match dialed.await {
+                Ok(dialed) => return Ok(dialed),
+                Err(error) => login.remark_on(error),
+            };
+            if refused.is_some() || !error.is_of_the_login() {
+                return Err(error);
+            }
+            refused = Some((login, error));
+        }
     }
 
     /// This role may ask for the run of the server now, perhaps.
@@ -363,28 +395,9 @@ impl Connector {
         ConnectError::new(self.node(), kind, message)
     }
 
-    /// Asks the server to cancel what runs on the connection that `token` belongs to.
-    pub(super) async fn cancel(
-        &self,
-        token: &tokio_postgres::CancelToken,
-    ) -> Result<(), ConnectError> {
-        let limit = self.settings.pool.connect_timeout;
-        let request = async {
-            let socket = self
-                .socket()
-                .await
-                .map_err(|error| ConnectError::from_io(self.node(), &error))?;
-            token
-                .cancel_query_raw(socket, NoTls)
-                .await
-                .map_err(|error| ConnectError::from_postgres(self.node(), &error))
-        };
-        tokio::time::timeout(limit, request)
-            .await
-            .unwrap_or_else(|_| {
-                let message = format!("`connect_timeout` is {limit:?}");
-                Err(self.error(ConnectErrorKind::TimedOut, message))
-            })
+    /// Asks the server to cancel what runs on the connection that leads to `peer`.
+    pub(super) async fn cancel(&self, peer: &Peer) -> Result<(), ConnectError> {
+        self.in_time(self.dialer.cancel(&self.settings, peer)).await
     }
 }
 

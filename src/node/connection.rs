@@ -9,6 +9,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection};
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
+use super::dial::Peer;
 use super::run::Run;
 use crate::wire::{Notifications, Wire};
 
@@ -26,7 +27,7 @@ pub(crate) struct NodeConnection {
     pub(crate) pg: AsyncPgConnection,
     pub(crate) wire: Arc<Wire>,
     pub(crate) notifications: Arc<Notifications>,
-    pub(super) cancel: tokio_postgres::CancelToken,
+    pub(super) peer: Peer,
     /// When it was opened, at the latest.
     pub(crate) opened: Instant,
     /// Which run of which server it leads to, if this role may ask.
@@ -44,7 +45,7 @@ impl NodeConnection {
         wire: Arc<Wire>,
         driver: Driver,
         notifications: Arc<Notifications>,
-        cancel: tokio_postgres::CancelToken,
+        peer: Peer,
         run: Option<Run>,
     ) -> Self {
         let prepared = Arc::<Prepared>::default();
@@ -53,7 +54,7 @@ impl NodeConnection {
             pg,
             wire,
             notifications,
-            cancel,
+            peer,
             opened: Instant::now(),
             run,
             prepared,

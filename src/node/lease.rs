@@ -156,7 +156,7 @@ impl Lease {
     pub(crate) fn canceller(&self) -> NodeCancel {
         NodeCancel {
             node: Arc::clone(&self.node),
-            token: self.connection().cancel.clone(),
+            peer: self.connection().peer.clone(),
             users: Arc::clone(&self.users),
         }
     }

@@ -4,9 +4,11 @@ mod bb8_manager;
 mod cancel_request;
 mod connect;
 mod connection;
+mod dial;
 mod facts;
 mod fence;
 mod lease;
+mod login;
 mod mark;
 mod monitor_connection;
 mod pool;
@@ -15,6 +17,7 @@ mod promotion_lock;
 mod recycle;
 mod rights;
 mod run;
+mod socket;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +29,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 pub(crate) use cancel_request::NodeCancel;
-pub(crate) use connect::{Connector, SetupHook};
+pub(crate) use connect::{ConnectHooks, Connector, SetupHook};
 pub(crate) use connection::NodeConnection;
 pub(crate) use facts::{Facts, Place, Receiver};
 pub(crate) use fence::Whose;
@@ -73,7 +76,7 @@ impl Node {
     /// `fallback_share` is the share of the pool that reads of other nodes may take. `report` hears of trouble.
     pub(crate) fn new(
         settings: NodeSettings,
-        setup: SetupHook,
+        hooks: ConnectHooks,
         fallback_share: f64,
         runtime: Handle,
         report: Reporter,
@@ -89,7 +92,7 @@ impl Node {
                     report(&node, trouble);
                 }
             };
-            let connector = Connector::new(settings, setup, Arc::new(report));
+            let connector = Connector::new(settings, hooks, Arc::new(report));
             Self {
                 name,
                 tags,

@@ -192,7 +192,7 @@ impl PromotionLock {
     pub(crate) async fn recall(self, node: &Node) {
         let connector = node.pool.connector();
         // Whoever cannot be told so finds the order outdated.
-        let _ = connector.cancel(&self.connection.cancel).await;
+        let _ = connector.cancel(&self.connection.peer).await;
     }
 
     /// Whether this role may [`fence`](Self::fence).

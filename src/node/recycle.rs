@@ -128,7 +128,7 @@ async fn stop(pooled: &Pooled, node: &Node) {
     let mut pause = GRACE;
     while tokio::time::timeout(pause, &mut behind).await.is_err() && begun.elapsed() < STOP {
         // A request that came before the statement had begun did nothing.
-        let asking = node.pool.connector().cancel(&pooled.cancel);
+        let asking = node.pool.connector().cancel(&pooled.peer);
         let _ = tokio::time::timeout(AGAIN, asking).await;
         pause = AGAIN;
     }

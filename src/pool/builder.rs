@@ -15,9 +15,11 @@ use crate::config::{
     CommitResolution, Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig,
     NodeConfig, Policy,
 };
+use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::node::SetupHook;
 use crate::routing::LoadBalancingPolicy;
+use crate::tls::OwnConfig;
 
 /// Makes setters of settings that [`Config`] describes.
 macro_rules! setters {
@@ -42,6 +44,8 @@ pub struct Builder {
     config: Config,
     policy: Option<Arc<dyn LoadBalancingPolicy>>,
     setup: Option<SetupHook>,
+    tls: Option<OwnConfig>,
+    credentials: Option<Arc<dyn Credentials>>,
     runtime: Option<Handle>,
 }
 
@@ -189,6 +193,38 @@ impl Builder {
         self
     }
 
+    /// Sets where users and passwords come from. It wins over those of the URLs; see
+    /// [`credentials`](crate::credentials).
+    pub fn credentials(mut self, source: impl Credentials) -> Self {
+        self.credentials = Some(Arc::new(source));
+        self
+    }
+
+    /// Sets how TLS is spoken with every node, for what no URL can say: authorities in memory, keys in hardware, a
+    /// verifier of your own. Then `sslmode` and `sslnegotiation` only decide whether there is TLS, and the other
+    /// parameters that begin with `ssl` are not looked at.
+    ///
+    /// ```
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// use diesel_replicated::{Builder, rustls};
+    ///
+    /// let mut roots = rustls::RootCertStore::empty();
+    /// # let der: Vec<u8> = Vec::new();
+    /// roots.add(der.into())?;
+    /// let tls = rustls::ClientConfig::builder()
+    ///     .with_root_certificates(roots)
+    ///     .with_no_client_auth();
+    /// let builder = Builder::from_url("postgres://app@db1,db2/app?sslmode=require")?.tls(tls);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "rustls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]
+    pub fn tls(mut self, config: impl Into<Arc<rustls::ClientConfig>>) -> Self {
+        self.tls = Some(config.into());
+        self
+    }
+
     /// Sets the runtime of the pool's sockets, timers and tasks. Defaults to the one that `build` is called from.
     /// Name another if the pool is to outlive that one.
     pub fn runtime(mut self, runtime: Handle) -> Self {
@@ -237,8 +273,10 @@ impl Builder {
         if let Some(policy) = self.policy {
             options.policy = policy;
         }
+        options.hooks.tls = self.tls;
+        options.hooks.credentials = self.credentials;
         if let Some(hook) = self.setup {
-            options.setup = both(options.setup, hook);
+            options.hooks.setup = both(options.hooks.setup, hook);
         }
         Ok(options)
     }

@@ -43,6 +43,8 @@ pub enum Degradation {
     NodeUnused,
     /// The name of a replica leads to several servers, as that of a load balancer does. It serves only `Eventual` reads.
     SeveralServers,
+    /// A node serves over the connections that are open, and no more can be opened.
+    CannotGrow,
     /// A node serves, but cannot be asked where it is.
     NotAsked,
     /// The role lacks a right on a node.
@@ -67,6 +69,7 @@ impl Degradation {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NodeUnused => "node_unused",
+            Self::CannotGrow => "cannot_grow",
             Self::NotAsked => "not_asked",
             Self::RightMissing => "right_missing",
             Self::TimelineUntold => "timeline_untold",

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use super::certificates::Authority;
 use super::error::{ClusterError, io};
-use super::folders::{follow, init, place, place_for_data, replace};
+use super::folders::{follow, init, place, place_for_data, replace, set};
 use super::node::{Host, LocalNode, StopMode};
 use super::privileges::Privileges;
 use super::watchdog::Watchdog;
@@ -21,6 +22,7 @@ pub struct LocalCluster {
     primary: LocalNode,
     replicas: Vec<LocalNode>,
     host: Arc<Host>,
+    authority: Option<Authority>,
     watchdog: Watchdog,
     directory: Option<TempDir>,
 }
@@ -53,7 +55,11 @@ impl LocalCluster {
         privileges.own(directory.path())?;
         let watchdog = Watchdog::start(directory.path())?;
         let template = directory.path().join("template");
-        init(&host, &template, &builder.settings)?;
+        init(&host, &template, &builder.settings, &builder.rules)?;
+        let authority = match builder.tls {
+            true => Some(secure(&host, &template)?),
+            false => None,
+        };
 
         let data = place(&host, directory.path(), &template, "primary")?;
         let primary = LocalNode::new("primary", data, Arc::clone(&host))?;
@@ -61,6 +67,7 @@ impl LocalCluster {
             primary,
             replicas: Vec::new(),
             host,
+            authority,
             watchdog,
             directory: Some(directory),
         };
@@ -170,6 +177,19 @@ impl LocalCluster {
         format!("postgres://postgres@{}/{database}", hosts.join(","))
     }
 
+    /// Who has signed the certificates of the servers, with [`LocalClusterBuilder::tls`].
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
+    }
+
+    /// The file of the authority's certificate, for `sslrootcert`; it exists with [`LocalClusterBuilder::tls`].
+    #[must_use]
+    pub fn root_certificate(&self) -> PathBuf {
+        let directory = self.directory.as_ref().map(TempDir::path);
+        directory.unwrap_or(Path::new("")).join(ROOT)
+    }
+
     /// The major version of the servers.
     #[must_use]
     pub fn major_version(&self) -> u32 {
@@ -235,6 +255,20 @@ impl Drop for LocalCluster {
     }
 }
 
+/// The file of the authority's certificate, beside the folders of the nodes.
+const ROOT: &str = "root.crt";
+
+/// Gives the template a certificate, and has its servers speak TLS.
+fn secure(host: &Host, template: &Path) -> Result<Authority, ClusterError> {
+    let authority = Authority::new()?;
+    let root = template.with_file_name(ROOT);
+    std::fs::write(&root, authority.pem()).map_err(io("cannot write a certificate"))?;
+    authority.server()?.install(template, host.privileges)?;
+    set(template, "ssl", "on")?;
+    set(template, "ssl_ca_file", &root.display().to_string())?;
+    Ok(authority)
+}
+
 /// Another process may have taken the port since it was found free.
 fn start_on_a_free_port(node: &LocalNode) -> Result<(), ClusterError> {
     const TRIES: usize = 5;
@@ -265,6 +299,8 @@ pub struct LocalClusterBuilder {
     /// The upstream of each replica: `None` is the primary, else the position of a replica.
     upstreams: Vec<Option<usize>>,
     settings: Vec<(String, String)>,
+    rules: Vec<String>,
+    tls: bool,
     binaries: Option<PathBuf>,
 }
 
@@ -273,6 +309,8 @@ impl Default for LocalClusterBuilder {
         Self {
             upstreams: vec![None, None],
             settings: Vec::new(),
+            rules: Vec::new(),
+            tls: false,
             binaries: None,
         }
     }
@@ -294,6 +332,21 @@ impl LocalClusterBuilder {
     /// A setting of `postgresql.conf` on every node.
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// A line of `pg_hba.conf` on every node, before those that let everybody in. The superuser `postgres`, as whom the
+    /// cluster is looked after, must get in from 127.0.0.1 without a password and without TLS.
+    pub fn rule(mut self, line: impl Into<String>) -> Self {
+        self.rules.push(line.into());
+        self
+    }
+
+    /// Every node speaks TLS, with a certificate for `localhost`, `127.0.0.1` and `::1`, which the
+    /// [`authority`](LocalCluster::authority) of the cluster has signed. Connections without are let in, too, unless a
+    /// [`rule`](Self::rule) says otherwise.
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 

@@ -42,6 +42,7 @@ pub(super) fn init(
     host: &Host,
     template: &Path,
     settings: &[(String, String)],
+    rules: &[String],
 ) -> Result<(), ClusterError> {
     let mut command = Command::new(host.binaries.program("initdb"));
     command
@@ -59,11 +60,21 @@ pub(super) fn init(
         .stdin(Stdio::null());
     host.privileges.apply(&mut command);
     run(command)?;
-    let mut lines = SETTINGS.to_owned();
+    append(&template.join("postgresql.conf"), SETTINGS)?;
     for (name, value) in settings {
-        lines.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+        set(template, name, value)?;
     }
-    append(&template.join("postgresql.conf"), &lines)
+    let hba = template.join("pg_hba.conf");
+    let usual = fs::read_to_string(&hba).map_err(io("cannot read pg_hba.conf"))?;
+    // The first line that fits counts.
+    let all = format!("{}\n{usual}", rules.join("\n"));
+    fs::write(&hba, all).map_err(io("cannot write pg_hba.conf"))
+}
+
+/// Adds a setting to `postgresql.conf`.
+pub(super) fn set(data: &Path, name: &str, value: &str) -> Result<(), ClusterError> {
+    let line = format!("{name} = '{}'\n", value.replace('\'', "''"));
+    append(&data.join("postgresql.conf"), &line)
 }
 
 /// Copies the template for one node.

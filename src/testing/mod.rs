@@ -15,6 +15,7 @@
 //! ```
 
 mod binaries;
+mod certificates;
 mod cluster;
 mod error;
 mod folders;
@@ -29,6 +30,7 @@ mod tests;
 mod watchdog;
 
 pub use binaries::Binaries;
+pub use certificates::{Authority, Certificate};
 pub use cluster::{LocalCluster, LocalClusterBuilder};
 pub use error::ClusterError;
 pub use node::{LocalNode, StopMode};

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use super::certificates::Certificate;
 use super::error::{ClusterError, io};
 use super::ports::free_port;
 use super::privileges::Privileges;
@@ -263,6 +264,32 @@ impl LocalNode {
     /// Lets it go on after [`LocalNode::freeze`].
     pub fn thaw(&self) {
         self.signal_all(Signal::CONT);
+    }
+
+    /// Gives its server another certificate, as an operator does who replaces one before it expires. Returns when new
+    /// connections get it.
+    ///
+    /// # Errors
+    ///
+    /// The files cannot be written, or the server cannot be reached.
+    pub fn set_certificate(&self, certificate: &Certificate) -> Result<(), ClusterError> {
+        certificate.install(&self.data, self.host.privileges)?;
+        self.reload()
+    }
+
+    /// Has its server read its configuration again. Returns when new connections have it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be reached.
+    pub fn reload(&self) -> Result<(), ClusterError> {
+        let loaded = "SELECT pg_conf_load_time()";
+        let before = self.value("postgres", loaded)?;
+        self.sql("postgres", "SELECT pg_reload_conf()")?;
+        wait_for(&format!("`{}` reads its configuration", self.name), || {
+            let now = self.value("postgres", loaded)?;
+            Ok((now != before).then_some(()))
+        })
     }
 
     /// Lets a replica receive and not replay. Returns when replay has paused.

@@ -92,7 +92,8 @@ impl Default for BackendScanner {
 
 impl BackendScanner {
     pub(super) fn scan(&mut self, bytes: &[u8], wire: &Wire) {
-        let interesting = |kind| matches!(kind, b'E' | b'N' | b'Z' | b'S' | b'C' | b'2');
+        let interesting =
+            |kind| matches!(kind, b'E' | b'N' | b'Z' | b'S' | b'C' | b'2' | b'R' | b'K');
         self.0.scan(bytes, interesting, |kind, payload| match kind {
             b'E' => wire.saw_error(&Fields::parse(payload)),
             b'N' => wire.saw_notice(&Fields::parse(payload)),
@@ -100,6 +101,8 @@ impl BackendScanner {
             b'2' => wire.saw_bound(),
             b'C' => wire.saw_done(payload.strip_suffix(&[0]).unwrap_or(payload)),
             b'Z' => wire.saw_ready(payload.first().copied().unwrap_or(b'E')),
+            b'R' => wire.login().saw_request(payload),
+            b'K' => wire.login().saw_key(payload),
             b'S' => {
                 let mut parts = payload.split(|byte| *byte == 0);
                 if let (Some(name), Some(value)) = (parts.next(), parts.next()) {

@@ -3,6 +3,7 @@
 //! Diesel hides nearly everything that a router must know. The [`Tap`] around each socket follows
 //! the message headers of the protocol in both directions and keeps what it sees in a [`Wire`].
 
+mod auth;
 mod driver;
 mod fields;
 mod frame;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
 pub(crate) use driver::drive;
 use frame::{BackendScanner, FrontendScanner};
@@ -70,6 +72,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         this.backend.scan(&buf.filled()[before..], &this.wire);
+        // Nothing is answered to a question that must not be asked.
+        if this.wire.refused_auth().is_some() {
+            buf.set_filled(before);
+            return Poll::Ready(Err(io::ErrorKind::PermissionDenied.into()));
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -92,5 +99,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl<S: TlsStream + Unpin> TlsStream for Tap<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.inner.channel_binding()
     }
 }

@@ -9,8 +9,10 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::Generation;
+use super::auth::Login;
 use super::fields::Fields;
 use super::remark::{Remark, announces_the_end};
+use crate::config::{AuthMethod, RequireAuth};
 use crate::error::SqlState;
 
 /// How many of the newest errors are remembered, so that each pipelined statement finds its own.
@@ -84,6 +86,7 @@ pub(crate) struct Wire {
     unconfirmed: AtomicBool,
     /// The server reported a serialization failure or a deadlock.
     conflict: AtomicBool,
+    login: Login,
     answered: Notify,
     memory: Mutex<Memory>,
 }
@@ -111,6 +114,7 @@ impl Default for Wire {
             generation: None,
             unconfirmed: AtomicBool::new(false),
             conflict: AtomicBool::new(false),
+            login: Login::default(),
             answered: Notify::new(),
             memory: Mutex::default(),
         }
@@ -118,11 +122,26 @@ impl Default for Wire {
 }
 
 impl Wire {
-    pub(crate) fn of(generation: &Arc<Generation>) -> Self {
+    pub(crate) fn of(generation: &Arc<Generation>, require_auth: Option<RequireAuth>) -> Self {
         Self {
             generation: Some(Arc::clone(generation)),
+            login: Login::new(require_auth),
             ..Self::default()
         }
+    }
+
+    pub(super) fn login(&self) -> &Login {
+        &self.login
+    }
+
+    /// The way of logging in that the server asked for and that is not allowed.
+    pub(crate) fn refused_auth(&self) -> Option<AuthMethod> {
+        self.login.refused()
+    }
+
+    /// The process that serves the connection, as the server calls it, and the secret to cancel it by.
+    pub(crate) fn key(&self) -> Option<(i32, i32)> {
+        self.login.key()
     }
 
     pub(crate) fn transaction_status(&self) -> u8 {

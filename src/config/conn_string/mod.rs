@@ -23,6 +23,19 @@ pub(crate) struct Param {
     pub(crate) value: String,
     /// Whether it may be a piece of a badly escaped password, so that it must not be shown.
     pub(crate) tainted: bool,
+    /// The environment variable that it comes from.
+    pub(crate) variable: Option<&'static str>,
+}
+
+impl Param {
+    pub(crate) fn new(name: String, value: String) -> Self {
+        Self {
+            name,
+            value,
+            tainted: false,
+            variable: None,
+        }
+    }
 }
 
 /// Where one server is.
@@ -49,9 +62,9 @@ impl fmt::Display for Address {
 #[derive(Clone, Default)]
 pub(crate) struct ConnString {
     key_value: bool,
-    user: Option<String>,
+    pub(crate) user: Option<String>,
     pub(crate) password: Option<Vec<u8>>,
-    dbname: Option<String>,
+    pub(crate) dbname: Option<String>,
     hosts: Vec<String>,
     ports: Vec<u16>,
     hostaddrs: Vec<String>,
@@ -94,9 +107,8 @@ impl ConnString {
             let (name, value) = (decode(name)?, decode(value)?);
             let is_password = name == "password";
             this.absorb(Param {
-                name,
-                value,
                 tainted,
+                ..Param::new(name, value)
             })?;
             tainted |= is_password;
         }
@@ -169,9 +181,8 @@ impl ConnString {
             let is_password = name == "password";
             let name = name.to_owned();
             this.absorb(Param {
-                name,
-                value,
                 tainted,
+                ..Param::new(name, value)
             })?;
             // A quoted value ends where it says, so that what follows is no piece of it.
             tainted |= is_password && !quoted;
@@ -186,19 +197,8 @@ impl ConnString {
         if !is_identifier(name) {
             return Err(UrlProblem::Parameter);
         }
-        if let Some(known) = setting::known(name) {
-            let given = match known {
-                "user" => self.user.is_some(),
-                "password" => self.password.is_some(),
-                "dbname" => self.dbname.is_some(),
-                "host" => !self.hosts.is_empty(),
-                "port" => !self.ports.is_empty(),
-                "hostaddr" => !self.hostaddrs.is_empty(),
-                _ => self.params.iter().any(|param| param.name == known),
-            };
-            if given {
-                return Err(UrlProblem::Repeated(known));
-            }
+        if let Some(known) = setting::known(name).filter(|known| self.is_given(known)) {
+            return Err(UrlProblem::Repeated(known));
         }
         match name.as_str() {
             // An empty value counts as not set, as in libpq.
@@ -208,9 +208,49 @@ impl ConnString {
             "host" => self.hosts = each(value, check_host)?,
             "port" => self.ports = each(value, |port| parse_port(&port))?,
             "hostaddr" => self.hostaddrs = each(value, check_hostaddr)?,
+            // As JDBC writes it, and libpq reads it, too.
+            "ssl" if value == "true" => {
+                self.absorb(Param {
+                    name: "sslmode".to_owned(),
+                    value: "require".to_owned(),
+                    ..param
+                })?;
+            }
             _ => self.params.push(param),
         }
         Ok(())
+    }
+
+    /// Takes a parameter from elsewhere, unless it is given.
+    pub(crate) fn fill(&mut self, param: Param) -> Result<(), UrlProblem> {
+        if self.is_given(&param.name) {
+            return Ok(());
+        }
+        self.absorb(param)
+    }
+
+    fn is_given(&self, name: &str) -> bool {
+        match name {
+            "user" => self.user.is_some(),
+            "password" => self.password.is_some(),
+            "dbname" => self.dbname.is_some(),
+            "host" => self.names_hosts(),
+            "port" => !self.ports.is_empty(),
+            "hostaddr" => !self.hostaddrs.is_empty(),
+            _ => self.param(name).is_some(),
+        }
+    }
+
+    /// Whether it says where to connect to.
+    pub(crate) fn names_hosts(&self) -> bool {
+        !self.hosts.is_empty() || !self.hostaddrs.is_empty()
+    }
+
+    /// The value of a parameter that is none of an address.
+    pub(crate) fn param(&self, name: &str) -> Option<&str> {
+        let mut params = self.params.iter();
+        let found = params.find(|param| param.name == name)?;
+        Some(&found.value)
     }
 
     /// The servers that it names. A single port applies to all hosts.

@@ -31,11 +31,6 @@ impl ConnString {
         self.render_url(password.as_deref())
     }
 
-    /// The same connection string as a URL, without its password.
-    pub(crate) fn to_url_without_password(&self) -> String {
-        self.render_url(None)
-    }
-
     fn render_url(&self, password: Option<&str>) -> String {
         let mut url = "postgres://".to_owned();
         if self.user.is_some() || password.is_some() {

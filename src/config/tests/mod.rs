@@ -2,6 +2,7 @@
 
 mod environment;
 mod fuzz;
+mod libpq;
 mod secrets;
 mod setters;
 mod urls;
@@ -271,18 +272,20 @@ fn the_checked_form_is_complete() {
     assert_eq!(primary.declared, DeclaredRole::Primary);
     assert_eq!(primary.pool.connect_timeout, Duration::from_secs(7));
     assert_eq!(primary.pool.max_lifetime, None);
-    assert_eq!(primary.postgres.get_password(), Some(b"hunter2".as_slice()));
-    assert_eq!(primary.postgres.get_hosts().len(), 1);
+    assert_eq!(
+        primary.login.password.as_deref(),
+        Some(b"hunter2".as_slice())
+    );
     assert_eq!(eu.name, "eu");
     assert_eq!(eu.tags["zone"], "a");
     assert_eq!(
         eu.host,
         Host::Tcp {
             host: "db3".to_owned(),
+            hostaddr: None,
             port: 6000
         }
     );
-    assert_eq!(eu.postgres.get_ports(), [6000]);
     let expected = PoolConfig {
         max_size: 20,
         connect_timeout: Duration::from_secs(2),

@@ -191,7 +191,7 @@ proptest! {
         let escaped = utf8_percent_encode(&password, NON_ALPHANUMERIC);
         let config = Config::from_url(&format!("postgres://u:{escaped}@h,i/db")).unwrap();
         for node in config.validate().unwrap().nodes {
-            prop_assert_eq!(node.postgres.get_password(), Some(password.as_bytes()));
+            prop_assert_eq!(node.login.password.as_deref(), Some(password.as_bytes()));
         }
     }
 
