@@ -13,8 +13,8 @@ use crate::status::{NodeHealth, Transition};
 use crate::wire::ServerRole;
 
 /// Describes a node whose name leads to several servers.
-pub(super) const SEVERAL_SERVERS: &str = "replica whose name leads to several servers, so this node serves only `Eventual` reads: \
-     give each server its own host name";
+pub(super) const SEVERAL_SERVERS: &str = "replica whose name leads to several servers, so each connection is asked itself what it \
+     shows: give each server its own host name";
 
 /// How many transitions of a node are kept.
 const REMEMBERED: usize = 16;
@@ -86,6 +86,8 @@ pub(crate) struct Member {
     pub(super) run: Option<Run>,
     /// The runs that new connections led to, in the order in which these were opened.
     led: Vec<(Instant, Run)>,
+    /// The servers that its name was seen to lead to, each when it was last seen.
+    seen: Vec<(Instant, Run)>,
     /// When its name was last found to lead to several servers.
     several: Option<Instant>,
     /// The database that its connections are to.
@@ -125,6 +127,7 @@ impl Member {
             cluster: None,
             run: None,
             led: Vec::new(),
+            seen: Vec::new(),
             several: None,
             database: None,
             elsewhere: None,
@@ -195,20 +198,42 @@ impl Member {
         self.kind() == Some(NodeKind::Replica) && self.health.serves()
     }
 
-    /// Whether its WAL is the primary's, and its name leads to one server. Every read except `Eventual` needs this.
+    /// Whether its WAL is the primary's. Every read except `Eventual` needs this.
     pub(crate) fn is_trusted(&self) -> bool {
-        self.health.is_trusted() && !self.leads_to_several()
+        self.health.is_trusted()
     }
 
     /// Whether its name leads to several servers, as that of a load balancer does. What one of them reports says nothing
-    /// of the others.
-    pub(super) fn leads_to_several(&self) -> bool {
+    /// of the others: each connection is asked itself.
+    pub(crate) fn leads_to_several(&self) -> bool {
         self.several.is_some_and(|since| since.elapsed() < SEVERAL)
+    }
+
+    /// The servers that its name leads to, as far as that is known.
+    pub(crate) fn servers(&self) -> Vec<String> {
+        let several = self.leads_to_several();
+        let others = self.seen.iter().map(|(_, run)| *run);
+        let others = others.filter(|run| several && self.run != Some(*run));
+        let all = self.run.into_iter().chain(others);
+        all.map(|run| run.to_string()).collect()
+    }
+
+    /// Whether that was found so long ago that it should be found again.
+    pub(crate) fn led_to_several(&self) -> bool {
+        self.several
+            .is_some_and(|since| since.elapsed() > SEVERAL / 2)
     }
 
     /// A connection was opened then, and led to this run. A server that is restarted has a later start than before.
     /// One with an earlier start is another server.
     pub(super) fn led_to(&mut self, run: Run, opened: Instant) {
+        self.seen
+            .retain(|(at, seen)| at.elapsed() < SEVERAL && *seen != run);
+        self.seen.push((Instant::now(), run));
+        if self.leads_to_several() && self.run != Some(run) {
+            self.several = Some(Instant::now());
+            return;
+        }
         self.led.retain(|(at, _)| at.elapsed() < AT_ONCE);
         let place = self.led.partition_point(|(at, _)| *at <= opened);
         let around = self.led[..place]

@@ -234,6 +234,7 @@ mod tests {
         Some(Run {
             started,
             port: 5432,
+            address: None,
         })
     }
 

@@ -53,7 +53,9 @@ impl ReplicatedConnection {
             if !may_pass(&error) {
                 return Err(error);
             }
-            if !self.has_changed(epoch, deadline, purpose).await {
+            // A topology that changes with each attempt is no reason to go on.
+            let over = seen.is_some() && Instant::now() >= deadline;
+            if over || !self.has_changed(epoch, deadline, purpose).await {
                 let topology = self.cluster.topology();
                 return Err(waited_in_vain(error, &topology, started.elapsed()));
             }

@@ -17,7 +17,7 @@ use super::report::Report;
 use super::session_settings::keeps_names;
 use super::session_state::{SessionState, Transaction};
 use crate::classify::{Leaves, TransactionControl, Verdict};
-use crate::cluster::Purpose;
+use crate::cluster::{Member, Purpose};
 use crate::config::Consistency;
 use crate::consistency::ReadRequirement;
 use crate::error::Error;
@@ -73,6 +73,8 @@ impl ReplicatedConnection {
             pending_commit: None,
             settings,
             settings_refused: false,
+            to_show: None,
+            is_behind: false,
             prepared: Vec::new(),
         }
     }
@@ -109,6 +111,7 @@ impl ReplicatedConnection {
                     };
                     return Ok(action.reporting(output, report));
                 }
+                Err(_) if self.is_behind(&mut execution, &lease) => {}
                 Err(error) => match self.failed(&mut execution, &lease, on_replica, error) {
                     Ok(AfterFailure::Retry) => {}
                     Ok(AfterFailure::Done) => return Ok(A::Output::default()),
@@ -230,8 +233,42 @@ impl ReplicatedConnection {
         PendingWrite::starts(&session.history, write_log, session.consistency, config)
     }
 
-    /// Sends the statement to a connection that has the settings of the session.
+    /// Sends the statement, if the server shows enough.
     async fn send<A: Action>(
+        &self,
+        action: &mut A,
+        lease: &Arc<Lease>,
+        execution: &mut Execution,
+    ) -> QueryResult<A::Output> {
+        let Some(wanted) = execution.to_show.take() else {
+            return self.send_set_up(action, lease, execution).await;
+        };
+        let insist = async {
+            let using = lease.enter();
+            let shown = wanted.insist(lease.pg(), &lease.shows).await;
+            using.finish();
+            shown
+        };
+        // In one round trip. If the server is behind, the result is thrown away.
+        let (shown, result) = if execution.verdict.idempotent && !lease.wire.in_transaction() {
+            let both = join(insist, self.send_set_up(action, lease, execution));
+            let (shown, result) = Box::pin(both).await;
+            (shown, Some(result))
+        } else {
+            (insist.await, None)
+        };
+        if let Err(error) = shown {
+            (execution.unsent, execution.is_behind) = (true, true);
+            return Err(error);
+        }
+        match result {
+            Some(result) => result,
+            None => self.send_set_up(action, lease, execution).await,
+        }
+    }
+
+    /// Sends the statement to a connection that has the settings of the session.
+    async fn send_set_up<A: Action>(
         &self,
         action: &mut A,
         lease: &Arc<Lease>,
@@ -334,6 +371,7 @@ impl ReplicatedConnection {
             }
         }
         self.note_route(&served);
+        execution.to_show = served.to_show;
         let Served { lease, kind, .. } = served;
         let on_replica = kind == NodeKind::Replica;
         leave(execution, &lease, on_replica)?;
@@ -388,7 +426,11 @@ impl ReplicatedConnection {
         let known = topology
             .primary()
             .is_some_and(|it| Arc::ptr_eq(&it.node, lease.node()));
-        if !known {
+        // A name over several servers may lead to the primary, too.
+        let several = topology
+            .member(lease.node())
+            .is_some_and(Member::leads_to_several);
+        if !known && !several {
             self.cluster.suspect(lease.node(), "it has been promoted");
         }
     }

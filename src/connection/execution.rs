@@ -10,7 +10,7 @@ use crate::classify::{TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::consistency::ReadRequirement;
 use crate::error::Outcome;
-use crate::node::Node;
+use crate::node::{Node, Wanted};
 use crate::route::RouteReason;
 use crate::routing::{Decision, Stale};
 
@@ -42,6 +42,10 @@ pub(super) struct Execution {
     pub(super) started: Instant,
     /// How to find out what became of it, if it is a COMMIT.
     pub(super) pending_commit: Option<PendingCommit>,
+    /// What the server has to show, asked together with the statement.
+    pub(super) to_show: Option<Wanted>,
+    /// The server does not show it.
+    pub(super) is_behind: bool,
     /// The settings that it makes for the session.
     pub(super) settings: Vec<Setting>,
     /// The connection did not accept the session's settings.

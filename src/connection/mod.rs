@@ -12,6 +12,7 @@ mod origin;
 mod pending_commit;
 mod pending_write;
 mod primary_shows;
+mod proof;
 mod read_level;
 mod reading;
 mod recovery;

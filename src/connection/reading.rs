@@ -4,20 +4,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ReplicatedConnection;
+use super::proof::{GENTLY, Proof};
 use crate::cluster::{Member, Purpose, Topology};
 use crate::config::{HealthConfig, WriteScope};
 use crate::consistency::ReadRequirement;
 use crate::deadline;
 use crate::error::Error;
-use crate::node::{Lease, Node, NodeConnection, Trouble};
+use crate::node::{Lease, Node, Wanted};
+
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Candidate, select};
 
 /// Up to this many connections of the pool in use count as few.
 const FEW: usize = 3;
-
-/// How often a waiting read repeats its question.
-const GENTLY: Duration = Duration::from_millis(1);
 
 /// A read that looks for a node.
 #[derive(Debug)]
@@ -50,6 +49,8 @@ pub(super) struct Served {
     pub(super) reason: RouteReason,
     /// How long it waited for a replica to catch up.
     pub(super) waited: Duration,
+    /// What the server has to show, asked together with the statement.
+    pub(super) to_show: Option<Wanted>,
 }
 
 impl Served {
@@ -59,6 +60,7 @@ impl Served {
             kind: NodeKind::Primary,
             reason,
             waited: Duration::ZERO,
+            to_show: None,
         }
     }
 
@@ -111,15 +113,10 @@ impl ReplicatedConnection {
             }
             let (why, fallback) = match chosen {
                 Chosen::Replica(lease) => {
-                    let (proven, took) = self.is_proven(&lease, &mut reading).await;
-                    waited += took;
-                    if !proven {
-                        self.session().replica = None;
-                        reading.avoid.push(Arc::clone(lease.node()));
-                        continue;
+                    match self.proven(lease, &mut reading, &mut waited).await {
+                        Some(served) => return Ok(served),
+                        None => continue,
                     }
-                    let served = Served::by_replica(lease, reading.reason);
-                    return Ok(Served { waited, ..served });
                 }
                 Chosen::Primary { reason: why, .. } if reading.reason == RouteReason::Forced => {
                     let nodes = self.cluster.topology().describe();
@@ -147,6 +144,35 @@ impl ReplicatedConnection {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The replica's connection, if its server shows what the read must see, or may.
+    async fn proven(
+        &self,
+        lease: Arc<Lease>,
+        reading: &mut Reading<'_>,
+        waited: &mut Duration,
+    ) -> Option<Served> {
+        let (proof, took) = self
+            .proof(&lease, (reading.requirement, reading.started))
+            .await;
+        *waited += took;
+        let to_show = match proof {
+            Proof::Shown => None,
+            Proof::ToShow(wanted) => Some(wanted),
+            Proof::Behind => {
+                self.session().replica = None;
+                reading.avoid.push(Arc::clone(lease.node()));
+                return None;
+            }
+        };
+        let served = Served::by_replica(lease, reading.reason);
+        let waited = *waited;
+        Some(Served {
+            waited,
+            to_show,
+            ..served
+        })
     }
 
     /// Lets the primary serve a read that waits for writes of other sessions. If all sessions see each other's
@@ -192,62 +218,17 @@ impl ReplicatedConnection {
 
     /// Whether a replica can serve the read now.
     pub(super) fn qualifies(&self, member: &Member, reading: &Reading<'_>) -> bool {
-        reading.may_use(member)
-            && reading
-                .requirement
-                .is_met_by(&member.reports, &self.cluster.write_log)
-    }
-
-    /// Whether the connection leads to the run of the server that reported the position. If the last report is older
-    /// than the connection, it waits for a newer one. Returns how long that took, too.
-    async fn is_proven(&self, lease: &Arc<Lease>, reading: &mut Reading<'_>) -> (bool, Duration) {
-        let write_log = &self.cluster.write_log;
-        if reading.requirement.accepts_untrusted() {
-            return (true, Duration::ZERO);
-        }
-        let topology = self.cluster.topology();
-        let Some(member) = topology.member(lease.node()) else {
-            return (false, Duration::ZERO);
-        };
-        if self.leads_elsewhere(member, lease) {
-            return (false, Duration::ZERO);
-        }
-        if reading.requirement.needs_no_position() {
-            return (true, Duration::ZERO);
-        }
-        let started = Instant::now();
-        if member.reports.asked_since(lease.opened) {
-            let met = reading.requirement.is_met_by(&member.reports, write_log);
-            return (met, Duration::ZERO);
-        }
-        let _asked = member.reports.want();
-        let deadline = deadline::after(started, self.cluster.config.consistency.wait);
-        let look = || {
-            reading.requirement.refresh(write_log);
-            let asked = member.reports.asked_since(lease.opened);
-            asked.then(|| reading.requirement.is_met_by(&member.reports, write_log))
-        };
-        let met = self.cluster.with_news(deadline, look).await;
-        // The answer may have come over a new connection of the monitor.
-        let topology = self.cluster.topology();
-        let member = topology.member(lease.node());
-        let elsewhere = member.is_none_or(|member| self.leads_elsewhere(member, lease));
-        (met == Some(true) && !elsewhere, started.elapsed())
-    }
-
-    /// Whether the connection leads to another server than the one that reports. Then it is not used any more, and a
-    /// health check on a new connection decides which of them counts.
-    pub(super) fn leads_elsewhere(&self, member: &Member, connection: &NodeConnection) -> bool {
-        let Some(run) = connection
-            .run
-            .filter(|run| member.is_another_server(Some(*run)))
-        else {
+        if !reading.may_use(member) {
             return false;
-        };
-        connection.wire.condemn();
-        let trouble = Trouble::LeadsElsewhere(run, connection.opened);
-        self.cluster.trouble(&member.node, trouble);
-        true
+        }
+        let (requirement, write_log) = (&reading.requirement, &self.cluster.write_log);
+        if member.leads_to_several() {
+            // Whether the server shows enough is asked over the connection.
+            let timeline = self.cluster.topology().timeline();
+            return requirement.accepts_untrusted()
+                || requirement.to_show(timeline, write_log).is_some();
+        }
+        requirement.is_met_by(&member.reports, write_log)
     }
 
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.

@@ -104,6 +104,19 @@ impl ReplicatedConnection {
         }
     }
 
+    /// Leaves a server that does not show what the statement must see. Nothing is wrong with it. `false` if it failed
+    /// for another reason.
+    pub(super) fn is_behind(&self, execution: &mut Execution, lease: &Lease) -> bool {
+        if !std::mem::take(&mut execution.is_behind) || !lease.is_usable() {
+            return false;
+        }
+        execution.avoid.push(Arc::clone(lease.node()));
+        let mut session = self.session();
+        session.replica = None;
+        session.transaction.take_if(|open| !open.begun);
+        true
+    }
+
     /// Makes connections forget what they remember wrongly.
     fn forget(&self, stale: Stale, lease: &Arc<Lease>) {
         let mut session = self.session();

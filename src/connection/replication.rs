@@ -94,7 +94,8 @@ impl ReplicatedConnection {
                         .write_log
                         .with(|view| view.forks.covers(place, written))
                 };
-                place.is_some_and(covers)
+                // What one of several servers has, the others may lack.
+                !member.leads_to_several() && place.is_some_and(covers)
             })
         };
         let (confirmed, missing): (Vec<&Member>, Vec<&Member>) = topology.replicas().partition(has);

@@ -198,6 +198,26 @@ impl ReadRequirement {
         })
     }
 
+    /// The position that a server on `timeline` has to show over the connection that serves the read. `None` if that is
+    /// not known, or only the primary can serve. Call [`ReadRequirement::refresh`] first.
+    pub(crate) fn to_show(&self, timeline: u32, write_log: &WriteLog) -> Option<Position> {
+        let unknown = self.primary.is_some() || self.wants_primary() || !self.reads.is_empty();
+        if unknown || timeline == 0 {
+            return None;
+        }
+        write_log.with(|view| {
+            let young = match self.age {
+                Some(age) => Some(view.history.since(Instant::now().checked_sub(age)?)?),
+                None => None,
+            };
+            let wanted = || self.positions.iter().flatten().copied().chain(young);
+            let lsn = wanted().map(|wanted| wanted.lsn).max().unwrap_or_default();
+            let position = Position::new(timeline, lsn);
+            let covers = |wanted| view.forks.covers(position, wanted);
+            wanted().all(covers).then_some(position)
+        })
+    }
+
     /// Whether waiting is in vain: the primary was asked after `moment`, and is not that far itself.
     pub(crate) fn is_beyond_primary(&self, write_log: &WriteLog, moment: Instant) -> bool {
         let Some(primary) = write_log.asked_since(moment) else {

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::dial::Peer;
 use super::run::Run;
+use super::shows::Shows;
 use crate::wire::{Notifications, Wire};
 
 /// Ends the driver of a connection, and with it the socket, when dropped.
@@ -32,6 +33,8 @@ pub(crate) struct NodeConnection {
     pub(crate) opened: Instant,
     /// Which run of which server it leads to, if this role may ask.
     pub(crate) run: Option<Run>,
+    /// What its server was found to show, where its name leads to several.
+    pub(crate) shows: Shows,
     prepared: Arc<Prepared>,
     cache_size: CacheSize,
     /// The generation of the cluster's memory from which on it has prepared statements.
@@ -57,6 +60,7 @@ impl NodeConnection {
             peer,
             opened: Instant::now(),
             run,
+            shows: Shows::default(),
             prepared,
             cache_size: CacheSize::Unbounded,
             remembers: 0,

@@ -104,6 +104,8 @@ struct Seldom {
     started: Option<i64>,
     #[diesel(sql_type = Integer)]
     port: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    address: Option<String>,
     #[diesel(sql_type = Text)]
     database: String,
 }
@@ -250,6 +252,7 @@ impl Row {
             run: identity.started.map(|started| Run {
                 started,
                 port: identity.port,
+                address: identity.address.as_deref().and_then(|it| it.parse().ok()),
             }),
             database: Some(identity.database.as_str().into()),
             version: u32::try_from(identity.version).unwrap_or_default(),

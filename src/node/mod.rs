@@ -17,6 +17,7 @@ mod promotion_lock;
 mod recycle;
 mod rights;
 mod run;
+mod shows;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub(crate) use pool::{NodePool, Pooled, Probe};
 pub(crate) use promotion_lock::{Clock, Order, PromotionLock};
 pub(crate) use rights::MissingRight;
 pub(crate) use run::Run;
+pub(crate) use shows::{Known, Wanted};
 
 use crate::config::NodeSettings;
 use crate::error::ConnectError;

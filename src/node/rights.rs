@@ -8,7 +8,7 @@ use diesel::sql_types::{Array, Bool, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
-use super::run::START_TIME;
+use super::run::{ADDRESS, START_TIME};
 
 /// A function that is asked, and what is not known without it.
 struct Function {
@@ -178,7 +178,7 @@ impl Rights {
         format!(
             "SELECT {} AS cluster, GREATEST({}, {}) AS timeline, \
              pg_catalog.current_setting('server_version_num')::int AS version, \
-             {} AS started, pg_catalog.current_setting('port')::int AS port, \
+             {} AS started, pg_catalog.current_setting('port')::int AS port, {ADDRESS} AS address, \
              pg_catalog.current_database()::text AS database",
             self.if_allowed(SYSTEM, cluster, "bigint"),
             self.if_allowed(CHECKPOINT, checkpoint, "int"),

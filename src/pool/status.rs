@@ -70,6 +70,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
             .map(|facts| facts.version)
             .filter(|number| *number != 0)
             .map(version),
+        servers: member.servers(),
         round_trip: last.round_trip,
         weight: member.weight(),
         tags: member.node.tags.clone(),

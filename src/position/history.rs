@@ -109,6 +109,12 @@ impl History {
         self.latest().filter(|sample| sample.asked >= moment)
     }
 
+    /// A position that covers all that the primary had at `moment`. `None` if it was not asked since.
+    pub(crate) fn since(&self, moment: Instant) -> Option<Position> {
+        let place = self.samples.partition_point(|sample| sample.asked < moment);
+        self.samples.get(place).map(Sample::position)
+    }
+
     /// How old the data of a standby is, at the most, that has replayed up to `replayed` on the
     /// current timeline. `None` if that is not known.
     ///

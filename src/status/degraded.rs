@@ -41,7 +41,8 @@ pub enum Degradation {
     /// A node is not used: it is of another cluster, another name of the same server, connected to another database,
     /// or takes writes though it should not.
     NodeUnused,
-    /// The name of a replica leads to several servers, as that of a load balancer does. It serves only `Eventual` reads.
+    /// The name of a replica leads to several servers, as that of a load balancer does. Each connection is asked itself
+    /// what it shows before it serves a read; where this role may not ask, only `Eventual` reads are served.
     SeveralServers,
     /// A node serves over the connections that are open, and no more can be opened.
     CannotGrow,

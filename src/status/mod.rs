@@ -149,6 +149,9 @@ pub struct NodeStatus {
     /// How long the server takes to answer a small question, on average over the last ones.
     #[cfg_attr(feature = "serde", serde(serialize_with = "seconds"))]
     pub round_trip: Option<Duration>,
+    /// The servers that its name was found to lead to, by the address and port that they see. More than one are those
+    /// behind a balancer, as far as connections have met them.
+    pub servers: Vec<String>,
     /// Its weight in the choice of a node for a read.
     pub weight: u32,
     /// Its tags.

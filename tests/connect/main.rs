@@ -14,7 +14,10 @@
     reason = "a program of tests, which fail by panicking; its helpers are those of the program `it`"
 )]
 
+#[path = "../world/balancer.rs"]
+mod balancer;
 mod credentials;
+mod endpoints;
 mod middleman;
 #[path = "../it/support.rs"]
 mod support;

@@ -13,6 +13,7 @@
 )]
 
 mod answers;
+mod balancer;
 mod connections;
 mod errors;
 mod foreseen;

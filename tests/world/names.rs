@@ -14,6 +14,7 @@ use diesel_replicated::{
 };
 use futures_util::StreamExt;
 
+use crate::balancer::balancer;
 use crate::support::{
     always, builder, cluster, count, database, eventually, insert, on, own_cluster, run, who,
 };
@@ -356,30 +357,6 @@ async fn the_second_replica_stands_still(local: &Arc<LocalCluster>) {
         local.replicas()[1].pause_replay().unwrap();
     })
     .await;
-}
-
-/// A load balancer, or a name that changes: it leads new connections to these ports in turn, and leaves open ones where
-/// they are.
-async fn balancer(first: &[u16]) -> (u16, Arc<Mutex<Vec<u16>>>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let own = listener.local_addr().unwrap().port();
-    let to = Arc::new(Mutex::new(first.to_vec()));
-    let ports = Arc::clone(&to);
-    tokio::spawn(async move {
-        let mut turn = 0;
-        while let Ok((mut client, _)) = listener.accept().await {
-            turn += 1;
-            let ports = ports.lock().unwrap().clone();
-            let port = ports[turn % ports.len()];
-            tokio::spawn(async move {
-                let server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
-                if let Ok(mut server) = server {
-                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                }
-            });
-        }
-    });
-    (own, to)
 }
 
 // CloudNativePG's and Aurora's read-only endpoints, HAProxy, MySqlConnector #1201 and #1648, npgsql #5807, proxysql #4212,

@@ -1,0 +1,141 @@
+//! Whether the server of a connection shows what a read must see.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ReplicatedConnection;
+use crate::cluster::{Member, Topology};
+use crate::consistency::ReadRequirement;
+use crate::deadline;
+use crate::node::{Known, Lease, NodeConnection, Trouble, Wanted};
+use crate::route::NodeKind;
+
+/// How often a waiting read repeats its question.
+pub(super) const GENTLY: Duration = Duration::from_millis(1);
+
+/// Whether the server of a connection shows what a read must see.
+pub(super) enum Proof {
+    Shown,
+    /// It has to be asked, together with the read.
+    ToShow(Wanted),
+    Behind,
+}
+
+impl Proof {
+    fn of(met: bool) -> Self {
+        if met { Self::Shown } else { Self::Behind }
+    }
+}
+
+impl ReplicatedConnection {
+    /// Whether the connection leads to the run of the server that reported the position. If the last report is older
+    /// than the connection, it waits for a newer one. Returns how long that took, too.
+    pub(super) async fn proof(
+        &self,
+        lease: &Arc<Lease>,
+        (requirement, began): (&mut ReadRequirement, Instant),
+    ) -> (Proof, Duration) {
+        if requirement.accepts_untrusted() {
+            return (Proof::Shown, Duration::ZERO);
+        }
+        let topology = self.cluster.topology();
+        let Some(member) = topology.member(lease.node()) else {
+            return (Proof::Behind, Duration::ZERO);
+        };
+        let started = Instant::now();
+        if member.leads_to_several() && !self.leads_elsewhere(member, lease) {
+            let proof =
+                Box::pin(self.proof_over_itself(lease, &topology, (requirement, began))).await;
+            return (proof, started.elapsed());
+        }
+        if self.leads_elsewhere(member, lease) {
+            return (Proof::Behind, Duration::ZERO);
+        }
+        if requirement.needs_no_position() {
+            return (Proof::Shown, Duration::ZERO);
+        }
+        let write_log = &self.cluster.write_log;
+        if member.reports.asked_since(lease.opened) {
+            let met = requirement.is_met_by(&member.reports, write_log);
+            return (Proof::of(met), Duration::ZERO);
+        }
+        let _asked = member.reports.want();
+        let deadline = deadline::after(started, self.cluster.config.consistency.wait);
+        let look = || {
+            requirement.refresh(write_log);
+            let asked = member.reports.asked_since(lease.opened);
+            asked.then(|| requirement.is_met_by(&member.reports, write_log))
+        };
+        let met = self.cluster.with_news(deadline, look).await;
+        // The answer may have come over a new connection of the monitor.
+        let topology = self.cluster.topology();
+        let member = topology.member(lease.node());
+        let elsewhere = member.is_none_or(|member| self.leads_elsewhere(member, lease));
+        (
+            Proof::of(met == Some(true) && !elsewhere),
+            started.elapsed(),
+        )
+    }
+
+    /// The same where the name leads to several servers: the server of this very connection is asked. It is asked
+    /// together with the read if it is likely to show enough.
+    async fn proof_over_itself(
+        &self,
+        lease: &Arc<Lease>,
+        topology: &Topology,
+        (requirement, began): (&mut ReadRequirement, Instant),
+    ) -> Proof {
+        let write_log = &self.cluster.write_log;
+        let deadline = deadline::after(began, self.cluster.config.consistency.wait);
+        loop {
+            requirement.refresh(write_log);
+            let position = requirement.to_show(topology.timeline(), write_log);
+            let Some(position) = position else {
+                return Proof::Behind;
+            };
+            let wanted = Wanted {
+                cluster: topology.cluster(),
+                position,
+            };
+            match wanted.is_known(&lease.shows) {
+                Known::Shown => return Proof::Shown,
+                Known::Perhaps => return Proof::ToShow(wanted),
+                Known::Unknown => {}
+            }
+            let using = lease.enter();
+            let shown = self
+                .cluster
+                .within(wanted.ask(lease.pg(), &lease.shows))
+                .await;
+            using.finish();
+            match shown {
+                Ok(true) => return Proof::Shown,
+                Ok(false) if Instant::now() < deadline => {
+                    self.cluster.within(tokio::time::sleep(GENTLY)).await;
+                }
+                Ok(false) | Err(_) => return Proof::Behind,
+            }
+        }
+    }
+
+    /// Whether the connection leads to another server than the one that reports. Then it is not used any more, and a
+    /// health check on a new connection decides which of them counts.
+    pub(super) fn leads_elsewhere(&self, member: &Member, connection: &NodeConnection) -> bool {
+        let Some(run) = connection
+            .run
+            .filter(|run| member.is_another_server(Some(*run)))
+        else {
+            return false;
+        };
+        let trouble = Trouble::LeadsElsewhere(run, connection.opened);
+        if member.kind() == Some(NodeKind::Replica) && member.leads_to_several() {
+            if member.led_to_several() {
+                self.cluster.trouble(&member.node, trouble);
+            }
+            return false;
+        }
+        connection.wire.condemn();
+        self.cluster.trouble(&member.node, trouble);
+        true
+    }
+}
