@@ -6,6 +6,7 @@ use super::member::{Member, SEVERAL_SERVERS};
 use super::topology::{Gate, Topology};
 use crate::election::Standing;
 use crate::status::{Degradation, Degraded, Event, EventBus, PromotionStatus};
+use crate::wire::Pooling;
 
 /// A commit that waits longer for a synchronous standby is reported.
 const LONG: Duration = Duration::from_secs(1);
@@ -52,6 +53,7 @@ fn of_node(member: &Member) -> Vec<Degraded> {
     if member.leads_to_several() {
         all.push(of(Degradation::SeveralServers, SEVERAL_SERVERS.to_owned()));
     }
+    all.extend(of_pooler(member).map(|detail| of(Degradation::Pooler, detail.to_owned())));
     if let Some(cause) = member.health.hindrance() {
         all.push(of(Degradation::CannotGrow, cause.to_owned()));
     }
@@ -73,6 +75,22 @@ fn of_node(member: &Member) -> Vec<Degraded> {
         all.push(of(Degradation::Fenced, member.what()));
     }
     all
+}
+
+/// What a pooler on the way to a node costs.
+fn of_pooler(member: &Member) -> Option<&'static str> {
+    let connector = member.node.pool.connector();
+    match connector.pooling() {
+        Pooling::Unknown => Some(
+            "a pooler is on the way, and its mode is not known, so nothing is done that needs a connection for itself: \
+             write `pooler=session` or `pooler=transaction` into the URL",
+        ),
+        Pooling::Transaction if !connector.vouches() => Some(
+            "its pooler gives each transaction another server connection, so where it is cannot be asked: give the node \
+             a `monitor`, a URL that goes around the pooler",
+        ),
+        _ => None,
+    }
 }
 
 fn is_unused(standing: Standing) -> bool {
@@ -117,6 +135,9 @@ fn has(all: &[Degraded], one: &Degraded) -> bool {
 const fn is_told_here(reason: Degradation) -> bool {
     matches!(
         reason,
-        Degradation::TimelineUntold | Degradation::CommitsWait | Degradation::SeveralServers
+        Degradation::TimelineUntold
+            | Degradation::CommitsWait
+            | Degradation::SeveralServers
+            | Degradation::Pooler
     )
 }

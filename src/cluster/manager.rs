@@ -35,7 +35,7 @@ use crate::health::Signal;
 use crate::node::{Facts, Node, Place, Probe, Trouble};
 use crate::route::NodeKind;
 use crate::status::{Degraded, EventBus, PromotionStatus};
-use crate::wire::ServerRole;
+use crate::wire::{Pooling, ServerRole};
 
 /// What one of the manager's short tasks found.
 enum Finding {
@@ -377,7 +377,12 @@ impl Manager {
     /// Notes why no more connections can be opened to a node that serves over open ones. Returns `false` if it serves
     /// over none.
     fn hindered(&mut self, node: &Arc<Node>, error: &ConnectError) -> bool {
-        if error.is_outage() || !self.is_up(node) || node.pool.connector().open() == 0 {
+        // A pooler that is full looks as if its server were silent.
+        let connector = node.pool.connector();
+        let queues =
+            error.kind == ConnectErrorKind::TimedOut && connector.pooling() != Pooling::None;
+        let away = error.is_outage() && !queues;
+        if away || !self.is_up(node) || connector.open() == 0 {
             return false;
         }
         let cause = error.to_string();

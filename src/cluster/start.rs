@@ -23,8 +23,8 @@ pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
     };
     let sql: Arc<[String]> = settings.shared.setup_sql.clone().into();
     Options {
-        settings,
         hooks: ConnectHooks {
+            sets_up: !settings.shared.setup_sql.is_empty(),
             tls: None,
             credentials: None,
             setup: Arc::new(move |connection| {
@@ -37,6 +37,7 @@ pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
                 })
             }),
         },
+        settings,
         policy,
         runtime,
     }

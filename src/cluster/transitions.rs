@@ -244,6 +244,7 @@ mod tests {
         let settings = config.validate().unwrap().nodes.pop().unwrap();
         let hooks = ConnectHooks {
             setup: Arc::new(|_| Box::pin(async { Ok(()) })),
+            sets_up: false,
             tls: None,
             credentials: None,
         };

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::login::Login;
+use super::pooler::Pooler;
 use super::{Config, DeclaredRole, PoolConfig};
 
 /// A checked [`Config`].
@@ -31,6 +32,10 @@ pub(crate) struct NodeSettings {
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) login: Login,
     pub(crate) host: Host,
+    /// The kind of pooler on the way, if somebody says that there is one.
+    pub(crate) pooler: Option<Pooler>,
+    /// The way around it.
+    pub(crate) monitor: Option<Box<Self>>,
     /// With the overrides of the node and the `connect_timeout` of its URL.
     pub(crate) pool: PoolConfig,
 }

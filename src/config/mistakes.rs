@@ -162,6 +162,23 @@ pub enum ConfigError {
         /// Why, and what to do.
         reason: &'static str,
     },
+    /// Connections are to be set up, and a pooler gives each transaction another one.
+    #[error(
+        "node `{node}`: `{setting}` sets up connections, and its pooler gives each transaction another one: let the \
+         role have the settings (`ALTER ROLE … IN DATABASE … SET …`), or use `SET LOCAL` in transactions"
+    )]
+    PooledSetUp {
+        /// The node.
+        node: String,
+        /// The setting.
+        setting: &'static str,
+    },
+    /// The monitor of a node would go through a pooler.
+    #[error("node `{node}`: `monitor` leads to a pooler: give the URL of the server itself")]
+    PooledMonitor {
+        /// The node.
+        node: String,
+    },
     /// The service that a connection string names was not found.
     #[error("node `{node}`: its `service` cannot be read: {problem}")]
     Service {

@@ -17,6 +17,7 @@ mod login;
 mod mistakes;
 mod node;
 mod pool;
+mod pooler;
 #[cfg(feature = "promotion")]
 mod promotion;
 mod retry;
@@ -43,6 +44,7 @@ pub(crate) use login::{ParamFile, Roots, TlsVersion};
 pub use mistakes::{ConfigError, ConfigErrors, UrlProblem};
 pub use node::{DeclaredRole, NodeConfig};
 pub use pool::{PoolConfig, PoolOverrides};
+pub use pooler::Pooler;
 #[cfg(feature = "promotion")]
 pub use promotion::PromotionConfig;
 pub use retry::RetryPolicy;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::conn_string::{redact, shown};
 use super::pool::PoolOverrides;
+use super::pooler::Pooler;
 
 /// The role that a node is declared to have.
 ///
@@ -87,6 +88,20 @@ pub struct NodeConfig {
         serde(default, skip_serializing_if = "Option::is_none")
     )]
     pub promotion_priority: Option<u32>,
+    /// Which kind of pooler `url` leads to, if to one. Default: what `pooler=…` in the URL says, else none, unless one
+    /// is seen. A PgBouncer of version 1.26 or later tells its mode itself.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub pooler: Option<Pooler>,
+    /// Another URL to the same server, which goes around a pooler: for the connections that watch the server, and for
+    /// promotions. **Secret**, as [`url`](Self::url) is. Default: none; they go the same way as statements.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub monitor: Option<String>,
     /// What its pool does differently from [`Config::pool`](crate::Config::pool). Default: nothing.
     #[cfg_attr(feature = "serde", serde(default))]
     pub pool: PoolOverrides,
@@ -134,6 +149,20 @@ impl NodeConfig {
     #[must_use]
     pub fn promotion_priority(mut self, priority: u32) -> Self {
         self.promotion_priority = Some(priority);
+        self
+    }
+
+    /// Sets [`pooler`](Self::pooler).
+    #[must_use]
+    pub fn pooler(mut self, pooler: Pooler) -> Self {
+        self.pooler = Some(pooler);
+        self
+    }
+
+    /// Sets [`monitor`](Self::monitor).
+    #[must_use]
+    pub fn monitor(mut self, url: impl Into<String>) -> Self {
+        self.monitor = Some(url.into());
         self
     }
 
@@ -208,6 +237,8 @@ impl fmt::Debug for NodeConfig {
                     .collect::<BTreeMap<_, _>>(),
             )
             .field("promotion_priority", &self.promotion_priority)
+            .field("pooler", &self.pooler)
+            .field("monitor", &self.monitor.as_deref().map(redact))
             .field("pool", &self.pool)
             .finish()
     }

@@ -13,6 +13,9 @@ fn of_libpq() -> impl Iterator<Item = &'static str> {
     names.filter(|name| !name.is_empty()).chain([RETRIES])
 }
 
+/// The parameters of a node that libpq does not know: which kind of pooler is there, also as Prisma has it.
+pub(crate) const OF_NODE: [&str; 2] = ["pooler", "pgbouncer"];
+
 /// The parameter of a URL that belongs to its nodes.
 const WEIGHTS: &str = "weights";
 
@@ -103,7 +106,7 @@ pub(crate) fn of_pool() -> impl Iterator<Item = &'static str> {
 
 /// All that a connection string may contain.
 pub(crate) fn all() -> impl Iterator<Item = &'static str> {
-    of_libpq().chain(of_pool())
+    of_libpq().chain(OF_NODE).chain(of_pool())
 }
 
 /// `name` as a constant, if a connection string may contain it.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::checked::{Host, NodeSettings, Settings};
 use super::conn_string::{Address, ConnString, is_like_url};
 use super::login::{self, Login, Lookup};
-use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig};
+use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, Pooler};
 use crate::config::{ConfigError, ConfigErrors};
 
 /// [`Config::validate`].
@@ -24,6 +24,7 @@ pub(super) fn validate(config: &Config, environment: Lookup<'_>) -> Result<Setti
         })
         .collect();
     check_distinct(&nodes, &mut errors);
+    check_set_up(config, &nodes, &mut errors);
     let mut shared = Config {
         nodes: Vec::new(),
         ..config.clone()
@@ -194,12 +195,13 @@ fn check_node(
     let weight = check_weight(node.weight, &name, errors);
     let mut pool = node.pool.resolve(defaults);
     check_overrides(node, &name, &pool, errors);
-    let (address, login) = check_url(node, &name, environment, errors)?;
+    let (address, login) = check_url((&node.url, node.role), &name, environment, errors)?;
     // libpq's parameter is the more specific one: it is written next to the host.
     if let Some(timeout) = login.connect_timeout {
         pool.connect_timeout = timeout;
     }
-    Some(NodeSettings {
+    let pooler = node.pooler.or(login.pooler);
+    let mut settings = NodeSettings {
         name,
         declared: node.role,
         #[cfg(feature = "promotion")]
@@ -208,8 +210,38 @@ fn check_node(
         tags: node.tags.clone(),
         login,
         host: host(address),
+        pooler,
+        monitor: None,
         pool,
-    })
+    };
+    if let Some(url) = &node.monitor {
+        let name = &settings.name;
+        let (address, login) = check_url((url, node.role), name, environment, errors)?;
+        if login.pooler.is_some() {
+            let node = name.clone();
+            errors.push(ConfigError::PooledMonitor { node });
+        }
+        let mut monitor = settings.clone();
+        (monitor.login, monitor.host, monitor.pooler) = (login, host(address), None);
+        settings.monitor = Some(Box::new(monitor));
+    }
+    Some(settings)
+}
+
+/// What each connection would be set up with is lost where each transaction has another one.
+fn check_set_up(config: &Config, nodes: &[NodeSettings], errors: &mut Vec<ConfigError>) {
+    let setting = match (config.setup_sql.is_empty(), config.durability) {
+        (false, _) => "setup_sql",
+        (true, Some(_)) => "durability",
+        (true, None) => return,
+    };
+    let pooled = |node: &&NodeSettings| node.pooler == Some(Pooler::Transaction);
+    for node in nodes.iter().filter(pooled) {
+        errors.push(ConfigError::PooledSetUp {
+            node: node.name.clone(),
+            setting,
+        });
+    }
 }
 
 fn check_weight(weight: Option<i64>, name: &str, errors: &mut Vec<ConfigError>) -> Option<u32> {
@@ -224,14 +256,13 @@ fn check_weight(weight: Option<i64>, name: &str, errors: &mut Vec<ConfigError>) 
 }
 
 fn check_url(
-    node: &NodeConfig,
+    (url, role): (&str, DeclaredRole),
     name: &str,
     environment: Lookup<'_>,
     errors: &mut Vec<ConfigError>,
 ) -> Option<(Address, Login)> {
     let before = errors.len();
-    let role = node.role;
-    let parsed = ConnString::parse(&node.url);
+    let parsed = ConnString::parse(url);
     let node = name.to_owned();
     let parsed = parsed.and_then(|parsed| {
         let whole = login::completed(&parsed, name, environment, errors);

@@ -10,7 +10,7 @@ use super::reading::{Chosen, Reading};
 use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::deadline;
 use crate::error::Error;
-use crate::node::{Lease, Node, Pooled, Whose};
+use crate::node::{Lease, Node, Pooled, Whose, ask_role};
 use crate::route::{NodeKind, RouteReason};
 use crate::wire::ServerRole;
 
@@ -127,13 +127,18 @@ impl ReplicatedConnection {
         if !is_standby(pooled) && !fitted {
             return true;
         }
-        let question = if fitted {
-            "RESET default_transaction_isolation"
-        } else {
-            "SELECT 1"
-        };
         let limit = self.cluster.config.health.timeout;
-        let asking = async { tokio::time::timeout(limit, pooled.pg.batch_execute(question)).await };
+        let asking = async {
+            let question = async {
+                if fitted {
+                    let reset = "RESET default_transaction_isolation";
+                    pooled.pg.batch_execute(reset).await?;
+                }
+                let connection = &mut **pooled;
+                ask_role(&mut connection.pg, &connection.wire).await
+            };
+            tokio::time::timeout(limit, question).await
+        };
         let answered = matches!(self.cluster.within(asking).await, Ok(Ok(())));
         pooled.wire.set_fitted(false);
         if !answered {

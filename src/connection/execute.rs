@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::node::Lease;
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, Stale};
-use crate::wire::ServerRole;
+use crate::wire::{Pooling, ServerRole};
 
 impl ReplicatedConnection {
     /// What is known of a statement before it is sent.
@@ -318,7 +318,8 @@ impl ReplicatedConnection {
         }
         let (commands, ran) = (lease.wire.commands(), lease.wire.ran());
         let result = action.send(lease).await;
-        execution.unsent = result.is_err() && lease.wire.commands() == commands;
+        let never_ran = lease.wire.commands() == commands || lease.wire.is_turned_away();
+        execution.unsent = result.is_err() && never_ran;
         execution.refused = result.is_err() && lease.wire.ran() == ran;
         result
     }
@@ -374,6 +375,7 @@ impl ReplicatedConnection {
         execution.to_show = served.to_show;
         let Served { lease, kind, .. } = served;
         let on_replica = kind == NodeKind::Replica;
+        may_leave(execution, &lease)?;
         leave(execution, &lease, on_replica)?;
         Ok((lease, on_replica))
     }
@@ -461,6 +463,19 @@ impl ReplicatedConnection {
             self.cluster.catalog_changed();
         }
     }
+}
+
+/// Refuses a statement that would leave something where others find it.
+fn may_leave(execution: &Execution, lease: &Lease) -> Result<(), Error> {
+    let pooling = lease.wire.pooling();
+    let leaves = matches!(execution.verdict.leaves, Leaves::State | Leaves::Settings);
+    if pooling.shares_servers() && leaves {
+        return Err(Error::PooledTransactions {
+            node: lease.node().name.clone(),
+            mode_is_known: pooling == Pooling::Transaction,
+        });
+    }
+    Ok(())
 }
 
 /// Notes what the statement will leave on the connection, or refuses it where that would be lost.

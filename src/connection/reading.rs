@@ -222,6 +222,9 @@ impl ReplicatedConnection {
             return false;
         }
         let (requirement, write_log) = (&reading.requirement, &self.cluster.write_log);
+        if !may_show(member, requirement) {
+            return false;
+        }
         if member.leads_to_several() {
             // Whether the server shows enough is asked over the connection.
             let timeline = self.cluster.topology().timeline();
@@ -240,6 +243,11 @@ impl ReplicatedConnection {
         }
         let topology = self.cluster.topology();
         let gently = self.is_of_others(reading);
+        let may_show =
+            |member: &Member| reading.may_use(member) && may_show(member, reading.requirement);
+        if !topology.usable_replicas().any(may_show) {
+            return false;
+        }
         let _asked: Vec<_> = self
             .to_be_asked(&topology, reading)
             .filter(|_| !gently)
@@ -364,4 +372,9 @@ fn weight(member: &Member, sound: bool, health: &HealthConfig) -> u32 {
         return member.weight();
     }
     (f64::from(member.weight()) * member.share(health) * 1000.0).ceil() as u32
+}
+
+/// Whether it can be known that a node shows what a read must see.
+fn may_show(member: &Member, requirement: &ReadRequirement) -> bool {
+    requirement.needs_no_position() || member.node.pool.connector().vouches()
 }

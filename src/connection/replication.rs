@@ -14,7 +14,7 @@ use crate::deadline;
 use crate::error::{Error, Outcome};
 use crate::node::Lease;
 use crate::position::Position;
-use crate::wire::Wire;
+use crate::wire::{Pooling, Wire};
 
 /// How many replicas must have a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -120,6 +120,13 @@ impl ReplicatedConnection {
         // The transaction's end would undo it.
         if lease.wire.in_transaction() {
             return Ok(());
+        }
+        if lease.wire.pooling().shares_servers() {
+            return Err(Error::PooledTransactions {
+                node: lease.node().name.clone(),
+                mode_is_known: lease.wire.pooling() == Pooling::Transaction,
+            }
+            .into());
         }
         lease.note_settings(std::iter::once("synchronous_commit"));
         let using = lease.enter();

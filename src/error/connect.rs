@@ -49,6 +49,28 @@ pub enum ConnectErrorKind {
     Other,
 }
 
+impl ConnectErrorKind {
+    /// What a pooler means that cannot lead on to a server. PgBouncer has one code for all.
+    pub(crate) fn of_pooler(message: &str) -> Option<Self> {
+        const FULL: [&str; 3] = [
+            "query_wait_timeout",
+            "no more connections allowed",
+            "too many active clients",
+        ];
+        const AWAY: [&str; 4] = [
+            "server_login_retry",
+            "server login has been failing",
+            "cannot connect to server",
+            "failed to connect to remote server",
+        ];
+        let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+        if says(&FULL) {
+            return Some(Self::TooManyConnections);
+        }
+        says(&AWAY).then_some(Self::NotAccepting)
+    }
+}
+
 impl std::fmt::Display for ConnectErrorKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -96,9 +118,17 @@ impl ConnectError {
             };
         };
         let sqlstate = SqlState::from_bytes(server.code().code().as_bytes());
+        let kind = ConnectErrorKind::of_pooler(server.message());
+        let hint = if server.message().contains("unsupported startup parameter") {
+            ": a pooler is in between; remove `options` from the URL, and `PGOPTIONS`, `PGTZ` and `PGDATESTYLE` from the \
+             environment, and let the role have the settings"
+        } else {
+            ""
+        };
+        let message = format!("{}{hint}", server.message());
         Self {
             sqlstate,
-            ..Self::new(node, kind_of(sqlstate), server.message())
+            ..Self::new(node, kind.unwrap_or_else(|| kind_of(sqlstate)), message)
         }
     }
 

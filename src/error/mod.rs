@@ -120,6 +120,21 @@ pub enum Error {
         nodes: Vec<String>,
     },
 
+    /// The statement would leave something on its connection (a setting, a temporary table, a lock, `LISTEN`), and a
+    /// pooler gives each transaction another connection: others would find it, and this session would not.
+    #[error(
+        "session state over node `{node}`, whose pooler {}: nothing was run; use `SET LOCAL` or \
+         `pg_advisory_xact_lock` in a transaction, or lead the URL around the pooler{}",
+        if *.mode_is_known { "gives each transaction another connection" } else { "may give each transaction another connection" },
+        if *.mode_is_known { "" } else { ", or write `pooler=session` into it if that is its mode" }
+    )]
+    PooledTransactions {
+        /// The node.
+        node: String,
+        /// Whether the mode of the pooler is known.
+        mode_is_known: bool,
+    },
+
     /// A statement that changes the session was to run on a replica. The rest of the session would not find the
     /// change.
     #[error(

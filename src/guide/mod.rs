@@ -2,6 +2,7 @@
 //!
 //! - [`getting_started`]: From nothing to a first query.
 //! - [`connecting`]: TLS, passwords that change, each of libpq's parameters.
+//! - [`providers`]: What to write for the servers that you have.
 //! - [`coming_from`]: Coming from bb8, deadpool, mobc or r2d2.
 //! - [`routing`]: Which statement goes where.
 //! - [`consistency`]: What a read sees.
@@ -14,6 +15,9 @@ pub mod getting_started {}
 
 #[doc = include_str!("connecting.md")]
 pub mod connecting {}
+
+#[doc = include_str!("providers.md")]
+pub mod providers {}
 
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}

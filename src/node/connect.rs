@@ -18,11 +18,11 @@ use super::dial::{Dialed, Dialer, Peer};
 use super::login::{Login, Logins};
 use super::run::Run;
 use super::socket::Address;
-use crate::config::NodeSettings;
+use crate::config::{NodeSettings, Pooler};
 use crate::credentials::Credentials;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::tls::OwnConfig;
-use crate::wire::{Generation, ServerRole, Wire, drive};
+use crate::wire::{Generation, Pooling, ServerRole, Wire, drive};
 
 /// Code that runs on every new server connection before anyone gets it.
 pub(crate) type SetupHook =
@@ -32,6 +32,8 @@ pub(crate) type SetupHook =
 #[derive(Clone)]
 pub(crate) struct ConnectHooks {
     pub(crate) setup: SetupHook,
+    /// The set-up does something.
+    pub(crate) sets_up: bool,
     pub(crate) tls: Option<OwnConfig>,
     pub(crate) credentials: Option<Arc<dyn Credentials>>,
 }
@@ -56,6 +58,11 @@ pub(crate) struct Connector {
     dialer: Dialer,
     logins: Logins,
     setup: SetupHook,
+    sets_up: bool,
+    /// What was seen of a pooler when a connection was last opened.
+    pooling: Mutex<Pooling>,
+    /// The way around a pooler.
+    monitor: Option<Box<Self>>,
     report: Arc<dyn Fn(Trouble) + Send + Sync>,
     /// Ends every connection of the node, for good.
     pub(crate) shutdown: CancellationToken,
@@ -73,8 +80,27 @@ impl Connector {
         hooks: ConnectHooks,
         report: Arc<dyn Fn(Trouble) + Send + Sync>,
     ) -> Self {
-        let shutdown = CancellationToken::new();
+        Self::until(CancellationToken::new(), settings, hooks, report)
+    }
+
+    fn until(
+        shutdown: CancellationToken,
+        mut settings: NodeSettings,
+        hooks: ConnectHooks,
+        report: Arc<dyn Fn(Trouble) + Send + Sync>,
+    ) -> Self {
+        let monitor = settings.monitor.take().map(|around| {
+            let (shutdown, report) = (shutdown.clone(), Arc::clone(&report));
+            Box::new(Self::until(shutdown, *around, hooks.clone(), report))
+        });
         Self {
+            pooling: Mutex::new(match settings.pooler {
+                Some(Pooler::Session) => Pooling::Session,
+                Some(Pooler::Transaction) => Pooling::Transaction,
+                None => Pooling::None,
+            }),
+            monitor,
+            sets_up: hooks.sets_up,
             dialer: Dialer::new(&settings, hooks.tls),
             logins: Logins::new(&settings, hooks.credentials),
             report,
@@ -102,6 +128,22 @@ impl Connector {
         std::mem::replace(&mut *self.generation(), next).end(cause);
     }
 
+    /// What was last seen of a pooler on the way of statements.
+    pub(crate) fn pooling(&self) -> Pooling {
+        *self.pooling.lock()
+    }
+
+    /// Whether what the monitor reports is of the server that serves statements. It need not be if a pooler gives each
+    /// transaction another connection and the monitor goes the same way.
+    pub(crate) fn vouches(&self) -> bool {
+        self.monitor.is_some() || !self.pooling().shares_servers()
+    }
+
+    /// What the monitor's connections, and those for a promotion, are opened by.
+    fn around(&self) -> &Self {
+        self.monitor.as_deref().unwrap_or(self)
+    }
+
     fn generation(&self) -> MutexGuard<'_, Arc<Generation>> {
         self.generation.lock()
     }
@@ -117,10 +159,11 @@ impl Connector {
     /// becomes.
     pub(super) async fn connect_monitor(&self) -> Result<NodeConnection, ConnectError> {
         let generation = Generation::within(&self.shutdown);
-        let mut connection = self
+        let around = self.around();
+        let mut connection = around
             .connect_counted(&Arc::default(), &generation, For::Monitor)
             .await?;
-        self.free_of_limits(&mut connection).await?;
+        around.free_of_limits(&mut connection).await?;
         Ok(connection)
     }
 
@@ -131,15 +174,33 @@ impl Connector {
         database: &str,
     ) -> Result<NodeConnection, ConnectError> {
         let generation = Generation::within(&self.shutdown);
-        let mut connection = self
+        let around = self.around();
+        around.keeps_locks(around.pooling())?;
+        let mut connection = around
             .connect_counted(&Arc::default(), &generation, For::Database(database))
             .await?;
-        self.free_of_limits(&mut connection).await?;
+        around.keeps_locks(connection.wire.pooling())?;
+        around.free_of_limits(&mut connection).await?;
         Ok(connection)
+    }
+
+    /// Refuses a connection that would not have a lock for itself: two processes were given the same one.
+    #[cfg(feature = "promotion")]
+    fn keeps_locks(&self, pooling: Pooling) -> Result<(), ConnectError> {
+        if !pooling.shares_servers() {
+            return Ok(());
+        }
+        let message = "a pooler gives each transaction another connection, and so one lock to several processes: \
+            give the node a `monitor` that goes around it";
+        Err(self.error(ConnectErrorKind::SetUp, message))
     }
 
     /// A role or database may limit its applications. The limits are not meant for the monitor.
     async fn free_of_limits(&self, connection: &mut NodeConnection) -> Result<(), ConnectError> {
+        if connection.wire.pooling().shares_servers() {
+            // Others would get these settings.
+            return Ok(());
+        }
         let limit = self.settings.pool.connect_timeout;
         let setting = connection.pg.batch_execute(NO_LIMITS);
         match tokio::time::timeout(limit, setting).await {
@@ -226,6 +287,7 @@ impl Connector {
             wire,
             peer,
         } = self.log_in(address, generation, purpose).await?;
+        self.see_pooler(&wire);
         let counter = Counter::start(Arc::clone(open));
         let (driver, notifications) = drive(
             connection,
@@ -238,7 +300,8 @@ impl Connector {
         let mut pg = AsyncPgConnection::try_from(client)
             .await
             .map_err(|error| self.set_up_failed(&wire, &error))?;
-        if wire.role() == Some(ServerRole::Standby) {
+        let own = !wire.pooling().shares_servers();
+        if own && wire.role() == Some(ServerRole::Standby) {
             fit_for_a_standby(&mut pg, &wire).await.map_err(|error| {
                 self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
             })?;
@@ -248,13 +311,17 @@ impl Connector {
             For::Statements => self.ask_run(&mut pg, &wire).await?,
             For::Monitor | For::Database(_) => None,
         };
-        if !matches!(purpose, For::Database(_)) {
+        if !matches!(purpose, For::Database(_)) && self.may_set_up(&wire)? {
             self.set_up(&mut pg).await.map_err(|error| {
                 self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
             })?;
         }
-        if wire.role().is_none() {
-            self.ask_role(&mut pg, &wire).await?;
+        // A pooler repeats for ever what the server said at its first log-in.
+        if wire.role().is_none() || wire.pooling() != Pooling::None {
+            let asked = ask_role(&mut pg, &wire).await;
+            asked.map_err(|error| {
+                self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
+            })?;
         }
         Ok(NodeConnection::new(
             pg,
@@ -264,6 +331,31 @@ impl Connector {
             peer,
             run,
         ))
+    }
+
+    /// Notes what is known of a pooler, now that the log-in is over.
+    fn see_pooler(&self, wire: &Wire) {
+        let seen = match self.settings.pooler {
+            Some(Pooler::Session) => Pooling::Session,
+            Some(Pooler::Transaction) => Pooling::Transaction,
+            None => wire.seen_pooling(),
+        };
+        wire.set_pooling(seen);
+        *self.pooling.lock() = seen;
+    }
+
+    /// Whether the application's set-up runs. Where others would get it, and this pool lose it, that is an error.
+    fn may_set_up(&self, wire: &Wire) -> Result<bool, ConnectError> {
+        if !wire.pooling().shares_servers() {
+            return Ok(true);
+        }
+        if self.sets_up {
+            let message = "connections are set up (`setup_sql`, `durability` or `on_connect`), and a pooler may give \
+                each transaction another one: let the role have the settings, or write `pooler=session` into the URL \
+                if that is its mode";
+            return Err(self.error(ConnectErrorKind::SetUp, message));
+        }
+        Ok(false)
     }
 
     /// Logs in, once more if the server refuses a password that has changed since.
@@ -326,29 +418,6 @@ impl Connector {
         (self.setup)(pg).await
     }
 
-    /// A pooler in between may not pass on the parameter that tells the role.
-    async fn ask_role(&self, pg: &mut AsyncPgConnection, wire: &Wire) -> Result<(), ConnectError> {
-        use diesel_async::RunQueryDsl;
-
-        #[derive(diesel::QueryableByName)]
-        struct Answer {
-            #[diesel(sql_type = diesel::sql_types::Bool)]
-            in_recovery: bool,
-        }
-        let answer = sql_query("SELECT pg_catalog.pg_is_in_recovery() AS in_recovery")
-            .get_result::<Answer>(pg)
-            .await
-            .map_err(|error| {
-                self.set_up_failed(wire, &ConnectionError::CouldntSetupConfiguration(error))
-            })?;
-        wire.set_role(if answer.in_recovery {
-            ServerRole::Standby
-        } else {
-            ServerRole::Primary
-        });
-        Ok(())
-    }
-
     /// Which run of which server a connection leads to. The name of a node may lead to several servers, as that of a
     /// load balancer does, or to another one than before. `None` if this role may not ask.
     async fn ask_run(
@@ -360,7 +429,14 @@ impl Connector {
             return Ok(None);
         }
         match Run::ask(pg).await {
-            Ok(run) => Ok(Some(run)),
+            Ok((run, process)) => {
+                let same = wire.key().is_none_or(|(known, _)| known == process);
+                if !same && wire.pooling() == Pooling::None {
+                    wire.set_pooling(Pooling::Unknown);
+                    *self.pooling.lock() = Pooling::Unknown;
+                }
+                Ok(Some(run))
+            }
             Err(DieselError::DatabaseError(_, said)) if is_refused(wire, said.message()) => {
                 // The next connections need not ask.
                 self.hides_its_run.store(true, Ordering::Release);
@@ -386,7 +462,10 @@ impl Connector {
     fn set_up_failed(&self, wire: &Wire, error: &ConnectionError) -> ConnectError {
         match wire.death() {
             // The set-up is not the cause.
-            Some(death) => self.error(ConnectErrorKind::Other, death.message),
+            Some(death) => {
+                let kind = ConnectErrorKind::of_pooler(&death.message);
+                self.error(kind.unwrap_or(ConnectErrorKind::Other), death.message)
+            }
             None => self.error(ConnectErrorKind::SetUp, error.to_string()),
         }
     }
@@ -408,6 +487,25 @@ impl fmt::Debug for Connector {
             .field("open", &self.open())
             .finish_non_exhaustive()
     }
+}
+
+/// Asks for the role of the server. A pooler in between may not pass on the parameter that tells it, or an old one.
+pub(crate) async fn ask_role(pg: &mut AsyncPgConnection, wire: &Wire) -> QueryResult<()> {
+    use diesel_async::RunQueryDsl;
+
+    #[derive(diesel::QueryableByName)]
+    struct Answer {
+        #[diesel(sql_type = diesel::sql_types::Bool)]
+        in_recovery: bool,
+    }
+    let asked = sql_query("SELECT pg_catalog.pg_is_in_recovery() AS in_recovery");
+    let answer: Answer = asked.get_result(pg).await?;
+    wire.set_role(if answer.in_recovery {
+        ServerRole::Standby
+    } else {
+        ServerRole::Primary
+    });
+    Ok(())
 }
 
 /// Whether the server refused a question because a right or the function is missing: class 42 of

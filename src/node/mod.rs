@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 pub(crate) use cancel_request::NodeCancel;
-pub(crate) use connect::{ConnectHooks, Connector, SetupHook};
+pub(crate) use connect::{ConnectHooks, Connector, SetupHook, ask_role};
 pub(crate) use connection::NodeConnection;
 pub(crate) use facts::{Facts, Place, Receiver};
 pub(crate) use fence::Whose;

@@ -87,6 +87,11 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
             .spawn(async move { end(pooled, &node).await });
         return;
     }
+    if pooled.wire.pooling().shares_servers() && !condition.is_clean() {
+        // What undoes it would run on a server of somebody else.
+        close(pooled);
+        return;
+    }
     pooled.set_cache_size(diesel::connection::CacheSize::Unbounded);
     if condition.is_clean() && pooled.wire.is_idle() {
         drop(pooled);

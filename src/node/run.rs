@@ -46,8 +46,8 @@ impl Run {
         one.zip(other).is_some_and(|(one, other)| one != other)
     }
 
-    /// Asks over a connection.
-    pub(super) async fn ask(pg: &mut AsyncPgConnection) -> QueryResult<Self> {
+    /// Asks over a connection. Returns the number of the server's process, too.
+    pub(super) async fn ask(pg: &mut AsyncPgConnection) -> QueryResult<(Self, i32)> {
         #[derive(QueryableByName)]
         struct Row {
             #[diesel(sql_type = BigInt)]
@@ -56,16 +56,19 @@ impl Run {
             port: i32,
             #[diesel(sql_type = Nullable<Text>)]
             address: Option<String>,
+            #[diesel(sql_type = Integer)]
+            process: i32,
         }
         let look = format!(
             "SELECT {START_TIME} AS started, pg_catalog.current_setting('port')::int AS port, \
-             {ADDRESS} AS address"
+             {ADDRESS} AS address, pg_catalog.pg_backend_pid() AS process"
         );
         let row: Row = sql_query(look).get_result(pg).await?;
-        Ok(Self {
+        let run = Self {
             started: row.started,
             port: row.port,
             address: row.address.and_then(|address| address.parse().ok()),
-        })
+        };
+        Ok((run, row.process))
     }
 }

@@ -277,6 +277,7 @@ impl Builder {
         options.hooks.credentials = self.credentials;
         if let Some(hook) = self.setup {
             options.hooks.setup = both(options.hooks.setup, hook);
+            options.hooks.sets_up = true;
         }
         Ok(options)
     }

@@ -44,6 +44,10 @@ pub enum Degradation {
     /// The name of a replica leads to several servers, as that of a load balancer does. Each connection is asked itself
     /// what it shows before it serves a read; where this role may not ask, only `Eventual` reads are served.
     SeveralServers,
+    /// A pooler between this pool and a node gives each transaction another server connection, or may do so. Then the
+    /// node serves only `Eventual` reads and what the primary serves, unless
+    /// [`NodeConfig::monitor`](crate::NodeConfig::monitor) goes around it; and nothing that a session would leave behind.
+    Pooler,
     /// A node serves over the connections that are open, and no more can be opened.
     CannotGrow,
     /// A node serves, but cannot be asked where it is.
@@ -70,6 +74,7 @@ impl Degradation {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NodeUnused => "node_unused",
+            Self::Pooler => "pooler",
             Self::CannotGrow => "cannot_grow",
             Self::NotAsked => "not_asked",
             Self::RightMissing => "right_missing",

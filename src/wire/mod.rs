@@ -11,6 +11,7 @@ mod generation;
 mod notifications;
 mod remark;
 mod state;
+mod unnamed;
 
 use std::io;
 use std::pin::Pin;
@@ -25,7 +26,8 @@ use frame::{BackendScanner, FrontendScanner};
 pub(crate) use generation::Generation;
 pub(crate) use notifications::{Notifications, Received};
 pub(crate) use remark::{Remark, Says};
-pub(crate) use state::{ReadOnly, ServerRole, Wire};
+pub(crate) use state::{Pooling, ReadOnly, ServerRole, Wire};
+use unnamed::Unnamed;
 
 #[cfg(test)]
 impl Wire {
@@ -42,13 +44,25 @@ impl Wire {
     }
 }
 
-/// A stream that passes all bytes on unchanged, and looks at them.
+/// A stream that passes all bytes on, and looks at them. It changes none, unless a pooler in between needs statements
+/// without names.
 #[derive(Debug)]
 pub(crate) struct Tap<S> {
     inner: S,
     backend: BackendScanner,
     frontend: FrontendScanner,
+    unnamed: Option<Box<Renaming>>,
     wire: Arc<Wire>,
+}
+
+/// What is under way while names are taken out.
+#[derive(Debug, Default)]
+struct Renaming {
+    unnamed: Unnamed,
+    /// For the server.
+    out: Vec<u8>,
+    /// For the client.
+    back: Vec<u8>,
 }
 
 impl<S> Tap<S> {
@@ -57,8 +71,48 @@ impl<S> Tap<S> {
             inner,
             backend: BackendScanner::default(),
             frontend: FrontendScanner::default(),
+            unnamed: None,
             wire,
         }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Tap<S> {
+    /// Reads what the server sends to clients without names.
+    fn poll_back(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(renaming) = &mut self.unnamed else {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        };
+        while renaming.back.is_empty() {
+            let mut bytes = [0; 8 * 1024];
+            let mut read = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.inner).poll_read(cx, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            renaming.unnamed.receives(read.filled(), &mut renaming.back);
+        }
+        let count = renaming.back.len().min(buf.remaining());
+        buf.put_slice(&renaming.back[..count]);
+        renaming.back.drain(..count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Tap<S> {
+    /// Writes what is left for the server.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(renaming) = &mut self.unnamed else {
+            return Poll::Ready(Ok(()));
+        };
+        while !renaming.out.is_empty() {
+            let written = ready!(Pin::new(&mut self.inner).poll_write(cx, &renaming.out))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            renaming.out.drain(..written);
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -70,7 +124,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        ready!(this.poll_back(cx, buf))?;
         this.backend.scan(&buf.filled()[before..], &this.wire);
         // Nothing is answered to a question that must not be asked.
         if this.wire.refused_auth().is_some() {
@@ -88,16 +142,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Tap<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let written = ready!(Pin::new(&mut this.inner).poll_write(cx, buf))?;
-        this.frontend.scan(&buf[..written], &this.wire);
-        Poll::Ready(Ok(written))
+        if this.unnamed.is_none() && this.wire.wants_no_names() {
+            // The log-in is over, and nothing is half sent.
+            this.unnamed = Some(Box::default());
+        }
+        let Some(_) = &this.unnamed else {
+            let written = ready!(Pin::new(&mut this.inner).poll_write(cx, buf))?;
+            this.frontend.scan(&buf[..written], &this.wire);
+            return Poll::Ready(Ok(written));
+        };
+        ready!(this.poll_out(cx))?;
+        if let Some(renaming) = &mut this.unnamed {
+            renaming.unnamed.sends(buf, &mut renaming.out);
+        }
+        this.frontend.scan(buf, &this.wire);
+        // What cannot be written now is written before the next bytes, or when they are flushed.
+        if let Poll::Ready(Err(error)) = this.poll_out(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(buf.len()))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_out(cx))?;
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_out(cx))?;
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }

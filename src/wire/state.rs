@@ -13,7 +13,7 @@ use super::auth::Login;
 use super::fields::Fields;
 use super::remark::{Remark, announces_the_end};
 use crate::config::{AuthMethod, RequireAuth};
-use crate::error::SqlState;
+use crate::error::{ConnectErrorKind, SqlState};
 
 /// How many of the newest errors are remembered, so that each pipelined statement finds its own.
 const REMEMBERED: usize = 16;
@@ -49,6 +49,26 @@ pub(crate) enum ReadOnly {
     /// Its role, its database, its URL or itself: writes fail on any server, unless the transaction says `READ
     /// WRITE`.
     Own,
+}
+
+/// What is known of a pooler between this process and the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pooling {
+    /// There is none, as far as that can be seen.
+    None,
+    /// There is one. In which mode it works is not known.
+    Unknown,
+    /// A connection has a server for itself.
+    Session,
+    /// Each transaction may run on another server connection.
+    Transaction,
+}
+
+impl Pooling {
+    /// Whether each transaction may run on another server connection.
+    pub(crate) fn shares_servers(self) -> bool {
+        matches!(self, Self::Unknown | Self::Transaction)
+    }
 }
 
 /// Why a connection died.
@@ -87,6 +107,11 @@ pub(crate) struct Wire {
     /// The server reported a serialization failure or a deadlock.
     conflict: AtomicBool,
     login: Login,
+    pooling: AtomicU8,
+    /// What the pooler itself has told: 1 for sessions, 2 for transactions.
+    told_pooling: AtomicU8,
+    /// A pooler had no server for the statement.
+    turned_away: AtomicBool,
     answered: Notify,
     memory: Mutex<Memory>,
 }
@@ -115,6 +140,9 @@ impl Default for Wire {
             unconfirmed: AtomicBool::new(false),
             conflict: AtomicBool::new(false),
             login: Login::default(),
+            pooling: AtomicU8::new(0),
+            told_pooling: AtomicU8::new(0),
+            turned_away: AtomicBool::new(false),
             answered: Notify::new(),
             memory: Mutex::default(),
         }
@@ -132,6 +160,52 @@ impl Wire {
 
     pub(super) fn login(&self) -> &Login {
         &self.login
+    }
+
+    /// Whether a pooler in between had no server for the last statement, and ended the connection. So nothing of it ran.
+    pub(crate) fn is_turned_away(&self) -> bool {
+        self.turned_away.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn pooling(&self) -> Pooling {
+        match self.pooling.load(Ordering::Acquire) {
+            1 => Pooling::Unknown,
+            2 => Pooling::Session,
+            3 => Pooling::Transaction,
+            _ => Pooling::None,
+        }
+    }
+
+    /// What can be seen of a pooler at the log-in. PgBouncer tells its mode from version 1.26 on. Before that it gives a
+    /// process number by chance, which is greater than any that a system has.
+    pub(crate) fn seen_pooling(&self) -> Pooling {
+        const GREATEST: i32 = 4_194_304;
+        match self.told_pooling.load(Ordering::Acquire) {
+            1 => Pooling::Session,
+            2 => Pooling::Transaction,
+            _ if self
+                .key()
+                .is_some_and(|(process, _)| !(0..=GREATEST).contains(&process)) =>
+            {
+                Pooling::Unknown
+            }
+            _ => Pooling::None,
+        }
+    }
+
+    pub(crate) fn set_pooling(&self, pooling: Pooling) {
+        let mark = match pooling {
+            Pooling::None => 0,
+            Pooling::Unknown => 1,
+            Pooling::Session => 2,
+            Pooling::Transaction => 3,
+        };
+        self.pooling.store(mark, Ordering::Release);
+    }
+
+    /// Whether prepared statements must have no names, now that the log-in is over.
+    pub(super) fn wants_no_names(&self) -> bool {
+        self.pooling().shares_servers()
     }
 
     /// The way of logging in that the server asked for and that is not allowed.
@@ -343,6 +417,10 @@ impl Wire {
                 ServerRole::Primary
             });
         }
+        if name == b"pgbouncer.pool_mode" {
+            self.told_pooling
+                .store(1 + u8::from(value != b"session"), Ordering::Release);
+        }
         if name == b"default_transaction_read_only" {
             let on = u8::from(value == b"on");
             self.read_only.store(on, Ordering::Release);
@@ -364,6 +442,10 @@ impl Wire {
         memory.errors.push_back((digest(fields.message), remark));
         drop(memory);
         if fields.is_fatal() {
+            let message = String::from_utf8_lossy(fields.message);
+            if ConnectErrorKind::of_pooler(&message).is_some() {
+                self.turned_away.store(true, Ordering::Release);
+            }
             self.close(Death::of(fields, code));
         }
     }

@@ -19,6 +19,8 @@ mod balancer;
 mod credentials;
 mod endpoints;
 mod middleman;
+mod pooler;
+mod poolers;
 #[path = "../it/support.rs"]
 mod support;
 mod tls;

@@ -15,6 +15,7 @@ pub(crate) use tls::{SslMode, TlsSettings};
 use super::conn_string::{ConnString, Param};
 use super::libpq::{Fate, PARAMETERS, Parameter, find};
 use super::node::DeclaredRole;
+use super::pooler::Pooler;
 use super::setting::{self, Text};
 use crate::config::{ConfigError, UrlProblem};
 
@@ -37,6 +38,7 @@ pub(crate) struct Login {
     pub(crate) require_auth: Option<RequireAuth>,
     pub(crate) tls: TlsSettings,
     pub(crate) socket: SocketSettings,
+    pub(crate) pooler: Option<Pooler>,
     pub(crate) connect_timeout: Option<Duration>,
 }
 
@@ -134,6 +136,7 @@ pub(super) fn read(
         require_auth: reader.require_auth(),
         tls: tls::read(&mut reader),
         socket: reader.socket(),
+        pooler: reader.pooler(),
         connect_timeout: reader.seconds("connect_timeout"),
     };
     (errors.len() == before).then_some(login)
@@ -243,7 +246,8 @@ impl Reader<'_> {
                 continue;
             }
             match find(&param.name) {
-                None if param.name == setting::RETRIES => {}
+                None if param.name == setting::RETRIES
+                    || setting::OF_NODE.contains(&&*param.name) => {}
                 None => {
                     let name = (!param.tainted).then(|| param.name.clone());
                     self.errors
@@ -350,6 +354,12 @@ impl Reader<'_> {
             })
         };
         self.value(name).map(named).or_else(usual)
+    }
+
+    fn pooler(&mut self) -> Option<Pooler> {
+        let prisma = self.one_of("pgbouncer", &["true", "false"]) == Some("true");
+        let pooler = self.read("pooler");
+        pooler.or(prisma.then_some(Pooler::Transaction))
     }
 
     fn require_auth(&mut self) -> Option<RequireAuth> {
