@@ -224,6 +224,9 @@ pub enum ConfigError {
         /// The node; `None` for the settings of every node.
         node: Option<String>,
     },
+    /// No connection may be opened.
+    #[error("pool: `max_connecting` is 0: allow at least one attempt")]
+    ZeroMaxConnecting,
     /// A pool that should keep more connections idle than it can hold.
     #[error("{}: `min_idle` is {min_idle}, more than `max_size`, which is {max_size}: lower the one or raise the other", scope(node.as_deref()))]
     MinIdleAboveMaxSize {
@@ -427,7 +430,9 @@ fn scope(node: Option<&str>) -> String {
 
 fn or_never(setting: &str) -> &'static str {
     match setting {
-        "max_lifetime" | "idle_timeout" => ", or `never` (`None`) for no limit",
+        "max_lifetime" | "idle_timeout" | "statement_deadline" => {
+            ", or `never` (`None`) for no limit"
+        }
         _ => "",
     }
 }

@@ -135,6 +135,10 @@ pub struct Config {
     /// 15 seconds: it may take 10 to find out that a primary is frozen, and to promote another.
     #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
     pub failover_wait: Duration,
+    /// How long a statement may take, all in all: choosing a node, waiting for a connection, opening one, failing over,
+    /// running. A [scope](crate::ReplicatedConnection::with_deadline) may say otherwise. Default: no limit.
+    #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+    pub statement_deadline: Option<Duration>,
 }
 
 impl Default for Config {
@@ -156,6 +160,7 @@ impl Default for Config {
             functions: FunctionConfig::default(),
             setup_sql: Vec::new(),
             failover_wait: Duration::from_secs(15),
+            statement_deadline: None,
         }
     }
 }
@@ -179,6 +184,8 @@ impl Config {
     /// | `max_lifetime` | [`PoolConfig::max_lifetime`] |
     /// | `idle_timeout` | [`PoolConfig::idle_timeout`] |
     /// | `failover_wait` | [`Config::failover_wait`] |
+    /// | `statement_deadline` | [`Config::statement_deadline`] |
+    /// | `max_connecting` | [`PoolConfig::max_connecting`] |
     /// | `policy` | [`Config::policy`]: `weighted_random`, `least_in_flight` or `round_robin` |
     /// | `weights` | [`NodeConfig::weight`] of each host, in order: `0,3,1` |
     /// | `fallback_share` | [`Config::fallback_share`] |
@@ -315,6 +322,7 @@ impl fmt::Debug for Config {
             .field("functions", &self.functions)
             .field("setup_sql", &statement_count(&self.setup_sql))
             .field("failover_wait", &self.failover_wait)
+            .field("statement_deadline", &self.statement_deadline)
             .finish()
     }
 }

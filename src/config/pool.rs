@@ -10,6 +10,9 @@ settings! {
     pub struct PoolConfig {
         /// The largest number of connections to one node. Default: 10.
         max_size: u32 = 10;
+        /// How many connections to one node are opened at the same time, at the most. The others wait their turn, so that
+        /// a server that comes back is not met by all at once. Default: 2.
+        max_connecting: u32 = 2;
         /// The number of idle connections that the pool tries to keep, at most `max_size`. Default:
         /// none are kept on purpose.
         #[cfg_attr(feature = "serde", serde(skip_serializing_if = "Option::is_none"))]
@@ -21,7 +24,8 @@ settings! {
         /// libpq's `connect_timeout` in the URL of a node wins over it. Default: 5 seconds.
         #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
         connect_timeout: Duration = Duration::from_secs(5);
-        /// The age at which a connection is closed the next time that it is idle; `None` (in a file
+        /// The age at which a connection is closed the next time that it is idle, less up to a tenth by chance, so that those
+        /// that were opened together do not end together; `None` (in a file
         /// `"never"`) for no limit. Default: 30 minutes.
         #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
         max_lifetime: Option<Duration> = Some(Duration::from_secs(30 * 60));
@@ -87,6 +91,7 @@ impl PoolOverrides {
     pub(crate) fn resolve(&self, defaults: &PoolConfig) -> PoolConfig {
         PoolConfig {
             max_size: self.max_size.unwrap_or(defaults.max_size),
+            max_connecting: defaults.max_connecting,
             min_idle: self.min_idle.or(defaults.min_idle),
             connection_timeout: self
                 .connection_timeout

@@ -27,6 +27,9 @@ type Apply = fn(&mut Config, &str) -> Result<(), &'static str>;
 pub(super) const SETTINGS: &[(&str, Apply)] = &[
     ("max_size", |to, text| set(&mut to.pool.max_size, text)),
     ("min_idle", |to, text| set(&mut to.pool.min_idle, text)),
+    ("max_connecting", |to, text| {
+        set(&mut to.pool.max_connecting, text)
+    }),
     ("connection_timeout", |to, text| {
         set(&mut to.pool.connection_timeout, text)
     }),
@@ -40,6 +43,9 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
         limit(&mut to.pool.idle_timeout, text)
     }),
     ("failover_wait", |to, text| set(&mut to.failover_wait, text)),
+    ("statement_deadline", |to, text| {
+        limit(&mut to.statement_deadline, text)
+    }),
     ("policy", |to, text| set(&mut to.policy, text)),
     ("fallback_share", |to, text| {
         set(&mut to.fallback_share, text)

@@ -68,6 +68,9 @@ fn check_pool(pool: &PoolConfig, errors: &mut Vec<ConfigError>) {
             max_size,
         });
     }
+    if pool.max_connecting == 0 {
+        errors.push(ConfigError::ZeroMaxConnecting);
+    }
     for (setting, duration) in [
         ("connection_timeout", Some(pool.connection_timeout)),
         ("connect_timeout", Some(pool.connect_timeout)),
@@ -127,6 +130,12 @@ fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
     config.health.check(errors);
     #[cfg(feature = "promotion")]
     config.promotion.check(errors);
+    check_duration(
+        None,
+        "statement_deadline",
+        config.statement_deadline,
+        errors,
+    );
     // Written so that not-a-number is refused too.
     if !(0.0..=1.0).contains(&config.fallback_share) {
         errors.push(ConfigError::FallbackShare {

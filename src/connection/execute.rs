@@ -73,15 +73,28 @@ impl ReplicatedConnection {
             pending_commit: None,
             settings,
             settings_refused: false,
+            progress: None,
             to_show: None,
             is_behind: false,
             prepared: Vec::new(),
         }
     }
 
-    /// Sends a statement to the node that it needs, and again elsewhere where that is harmless.
+    /// Runs a statement, in the time that it may take.
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
-        let mut execution = self.execution(action);
+        let execution = self.execution(action);
+        match self.time_limit() {
+            None => self.run_through(action, execution).await,
+            Some(limit) => Box::pin(self.run_until(action, execution, limit)).await,
+        }
+    }
+
+    /// Sends a statement to the node that it needs, and again elsewhere where that is harmless.
+    pub(super) async fn run_through<A: Action>(
+        &self,
+        action: &mut A,
+        mut execution: Execution,
+    ) -> QueryResult<A::Output> {
         let verdict = execution.verdict;
         if let Some(end) = self.ends_here(&execution, action.sql()) {
             return Ok(end.map(|()| A::Output::default())?);
@@ -315,6 +328,9 @@ impl ReplicatedConnection {
             statement.prepare_anew(stale || own || execution.healing.is_some());
             execution.custom_types = !statement.custom_types().is_empty();
             self.resolve_types(statement, lease).await?;
+        }
+        if let Some(progress) = &execution.progress {
+            progress.sends(lease, execution.outcome_if_lost());
         }
         let (commands, ran) = (lease.wire.commands(), lease.wire.ran());
         let result = action.send(lease).await;

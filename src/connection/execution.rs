@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
+
 use super::pending_commit::PendingCommit;
 use super::pending_write::PendingWrite;
 use super::session_settings::Setting;
@@ -10,7 +12,7 @@ use crate::classify::{TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::consistency::ReadRequirement;
 use crate::error::Outcome;
-use crate::node::{Node, Wanted};
+use crate::node::{Lease, Node, Wanted};
 use crate::route::RouteReason;
 use crate::routing::{Decision, Stale};
 
@@ -42,6 +44,8 @@ pub(super) struct Execution {
     pub(super) started: Instant,
     /// How to find out what became of it, if it is a COMMIT.
     pub(super) pending_commit: Option<PendingCommit>,
+    /// How far it has got, if it has a limit of time.
+    pub(super) progress: Option<Arc<Progress>>,
     /// What the server has to show, asked together with the statement.
     pub(super) to_show: Option<Wanted>,
     /// The server does not show it.
@@ -98,6 +102,32 @@ impl Execution {
             Outcome::NotRun
         } else {
             Outcome::Unknown
+        }
+    }
+}
+
+/// How far a statement has got that may be given up.
+#[derive(Debug, Default)]
+pub(super) struct Progress(Mutex<Option<(Arc<Lease>, Outcome)>>);
+
+impl Progress {
+    /// It is about to be sent over this connection. `outcome` is what becomes of it if nobody waits for its end.
+    pub(super) fn sends(&self, lease: &Arc<Lease>, outcome: Outcome) {
+        *self.0.lock() = Some((Arc::clone(lease), outcome));
+    }
+
+    /// Gives it up: its connection is of no use any more, and the server is asked to stop.
+    pub(super) fn give_up(&self) -> Outcome {
+        match self.0.lock().take() {
+            Some((lease, outcome)) => {
+                lease.condemn();
+                let cancel = lease.canceller();
+                let runtime = lease.node().runtime.clone();
+                // Whoever gave it up does not wait for this, either.
+                runtime.spawn(async move { cancel.cancel().await });
+                outcome
+            }
+            None => Outcome::NotRun,
         }
     }
 }

@@ -23,6 +23,7 @@ mod scope;
 mod session_settings;
 mod session_state;
 mod stream;
+mod time_limit;
 mod traits;
 mod transaction_builder;
 mod types;
@@ -216,6 +217,28 @@ impl ReplicatedConnection {
     /// ```
     pub fn with_consistency(&mut self, level: Consistency) -> Scope<'_> {
         Scope::consistent(self, level)
+    }
+
+    /// A view of this connection whose statements have to be at their end within `limit`, all together. It covers
+    /// choosing a node, waiting for a connection, opening one, failing over, and running; of a row stream, up to its
+    /// first row. Instead of [`Config::statement_deadline`](crate::Config::statement_deadline).
+    ///
+    /// What is not at its end by then fails with [`Error::DeadlineExceeded`], which tells whether it may have run; the
+    /// server is asked to cancel it, and an open transaction is lost.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+    /// use std::time::Duration;
+    ///
+    /// use diesel_async::RunQueryDsl;
+    ///
+    /// let count = diesel::sql_query("SELECT count(*) FROM visits");
+    /// count.execute(&mut conn.with_deadline(Duration::from_millis(200))).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_deadline(&mut self, limit: Duration) -> Scope<'_> {
+        Scope::until(self, limit)
     }
 
     /// The token of what this session has written and seen until now. See [`Session::token`](crate::Session::token).

@@ -1,27 +1,29 @@
-//! A view of a connection with another kind of node or another level.
+//! A view of a connection with another kind of node, another level, or a limit of time.
 
 use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
 
 use super::ReplicatedConnection;
 use crate::config::Consistency;
+use crate::deadline;
 use crate::route::NodeKind;
 
-/// A [`ReplicatedConnection`] whose statements all go to one kind of node, or whose reads see what another level
-/// says.
+/// A [`ReplicatedConnection`] whose statements all go to one kind of node, whose reads see what another level says, or
+/// whose statements have a limit of time.
 ///
 /// It is a connection itself, transactions included. It ends when it is dropped. An open transaction stays where it
 /// is.
 #[derive(Debug)]
 pub struct Scope<'a> {
     connection: &'a mut ReplicatedConnection,
-    outer: (Option<NodeKind>, Option<Consistency>),
+    outer: (Option<NodeKind>, Option<Consistency>, Option<Instant>),
 }
 
 impl<'a> Scope<'a> {
     fn new(connection: &'a mut ReplicatedConnection) -> Self {
         let outer = {
             let session = connection.session();
-            (session.forced, session.consistency)
+            (session.forced, session.consistency, session.deadline)
         };
         Self { connection, outer }
     }
@@ -29,6 +31,15 @@ impl<'a> Scope<'a> {
     pub(super) fn forced(connection: &'a mut ReplicatedConnection, kind: NodeKind) -> Self {
         let scope = Self::new(connection);
         scope.connection.session().forced = Some(kind);
+        scope
+    }
+
+    /// Of two ends, the sooner one counts.
+    pub(super) fn until(connection: &'a mut ReplicatedConnection, limit: Duration) -> Self {
+        let end = deadline::after(Instant::now(), limit);
+        let scope = Self::new(connection);
+        let end = scope.outer.2.map_or(end, |outer| outer.min(end));
+        scope.connection.session().deadline = Some(end);
         scope
     }
 
@@ -42,7 +53,7 @@ impl<'a> Scope<'a> {
 impl Drop for Scope<'_> {
     fn drop(&mut self) {
         let mut session = self.connection.session();
-        (session.forced, session.consistency) = self.outer;
+        (session.forced, session.consistency, session.deadline) = self.outer;
     }
 }
 

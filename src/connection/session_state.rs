@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use super::replication::Wanted;
 use super::session_settings::{Ending, SessionSettings, Setting};
@@ -24,6 +25,8 @@ pub(super) struct SessionState {
     /// How many statements wait for the primary's connection.
     pub(super) awaiting_primary: usize,
     pub(super) forced: Option<NodeKind>,
+    /// When its statements have to be at their end.
+    pub(super) deadline: Option<Instant>,
     /// Whether the next BEGIN may go to a replica if it is read only. If not set, the pool decides.
     pub(super) begins_on_replicas: Option<bool>,
     pub(super) pinned: bool,

@@ -187,6 +187,17 @@ pub enum Error {
         outcome: Outcome,
     },
 
+    /// The statement was not at its end in time; see
+    /// [`with_deadline`](crate::ReplicatedConnection::with_deadline) and
+    /// [`Config::statement_deadline`](crate::Config::statement_deadline).
+    #[error("not at its end within {limit:?}; the server was asked to cancel what ran")]
+    DeadlineExceeded {
+        /// The time that it had.
+        limit: Duration,
+        /// Whether it may have run.
+        outcome: Outcome,
+    },
+
     /// The connection that carried this session's settings, locks or temporary tables is gone.
     #[error(
         "the connection to node `{node}` that held this session's state (SET, temporary tables, \
@@ -334,7 +345,9 @@ impl Error {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::ConnectionLost { outcome, .. } => *outcome,
+            Self::ConnectionLost { outcome, .. } | Self::DeadlineExceeded { outcome, .. } => {
+                *outcome
+            }
             _ => Outcome::NotRun,
         }
     }

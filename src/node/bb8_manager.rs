@@ -24,7 +24,7 @@ pub(super) struct Failures {
 pub(crate) enum Refusal {
     /// An attempt failed that had begun at that time.
     Connect(ConnectError, Instant),
-    /// A connection was found to be over. Its end was reported when it came.
+    /// A connection was found to be over, or too old. Its end was reported when it came.
     DiedIdle,
 }
 
@@ -32,6 +32,16 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct ConnectionManager {
     pub(super) connector: Arc<Connector>,
+}
+
+impl ConnectionManager {
+    /// An old connection is better than none: where no other can be opened, it stays.
+    fn is_too_old(&self, connection: &NodeConnection) -> bool {
+        let is_due = connection
+            .last_day
+            .is_some_and(|last| Instant::now() >= last);
+        is_due && !self.connector.cannot_grow()
+    }
 }
 
 impl ManageConnection for ConnectionManager {
@@ -54,7 +64,7 @@ impl ManageConnection for ConnectionManager {
     }
 
     async fn is_valid(&self, connection: &mut NodeConnection) -> Result<(), Refusal> {
-        if connection.is_usable() {
+        if connection.is_usable() && !self.is_too_old(connection) {
             Ok(())
         } else {
             Err(Refusal::DiedIdle)
@@ -62,7 +72,7 @@ impl ManageConnection for ConnectionManager {
     }
 
     fn has_broken(&self, connection: &mut NodeConnection) -> bool {
-        !connection.is_usable() || connection.wire.in_transaction()
+        !connection.is_usable() || connection.wire.in_transaction() || self.is_too_old(connection)
     }
 }
 

@@ -10,6 +10,7 @@ use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_core::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::Trouble;
@@ -20,6 +21,7 @@ use super::run::Run;
 use super::socket::Address;
 use crate::config::{NodeSettings, Pooler};
 use crate::credentials::Credentials;
+use crate::deadline;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::tls::OwnConfig;
 use crate::wire::{Generation, Pooling, ServerRole, Wire, drive};
@@ -68,8 +70,12 @@ pub(crate) struct Connector {
     pub(crate) shutdown: CancellationToken,
     /// The generation of the connections that are opened now.
     generation: Mutex<Arc<Generation>>,
+    /// Turns for opening connections for statements.
+    turns: Semaphore,
     /// How many connections of ours are open, in use or not.
     open: Arc<AtomicUsize>,
+    /// The last attempt to open a connection for statements failed.
+    failing: AtomicBool,
     /// This role may not ask for the run of the server.
     hides_its_run: AtomicBool,
 }
@@ -99,6 +105,7 @@ impl Connector {
                 Some(Pooler::Transaction) => Pooling::Transaction,
                 None => Pooling::None,
             }),
+            turns: Semaphore::new(settings.pool.max_connecting as usize),
             monitor,
             sets_up: hooks.sets_up,
             dialer: Dialer::new(&settings, hooks.tls),
@@ -108,6 +115,7 @@ impl Connector {
             setup: hooks.setup,
             generation: Mutex::new(Generation::within(&shutdown)),
             shutdown,
+            failing: AtomicBool::new(false),
             hides_its_run: AtomicBool::new(false),
             open: Arc::default(),
         }
@@ -150,9 +158,19 @@ impl Connector {
 
     /// Opens a connection and sets it up, within `connect_timeout`.
     pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
+        // Nobody closes it.
+        let _turn = self.turns.acquire().await;
         let generation = Arc::clone(&self.generation());
-        self.connect_counted(&self.open, &generation, For::Statements)
-            .await
+        let connected = self
+            .connect_counted(&self.open, &generation, For::Statements)
+            .await;
+        self.failing.store(connected.is_err(), Ordering::Release);
+        connected
+    }
+
+    /// Whether the last attempt to open a connection for statements failed.
+    pub(super) fn cannot_grow(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
     }
 
     /// The same for the monitor. Its connection serves no statement, is not counted, and stays whatever the node
@@ -330,6 +348,17 @@ impl Connector {
             notifications,
             peer,
             run,
+            self.last_day(),
+        ))
+    }
+
+    /// When a connection that is opened now is too old: at `max_lifetime`, less up to a tenth by chance.
+    fn last_day(&self) -> Option<Instant> {
+        let lifetime = self.settings.pool.max_lifetime?;
+        let part = 1.0 - rand::random::<f64>() / 10.0;
+        Some(deadline::after(
+            Instant::now(),
+            deadline::times(lifetime, part),
         ))
     }
 

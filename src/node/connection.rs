@@ -35,6 +35,8 @@ pub(crate) struct NodeConnection {
     pub(crate) run: Option<Run>,
     /// What its server was found to show, where its name leads to several.
     pub(crate) shows: Shows,
+    /// From then on it is closed when nobody uses it.
+    pub(super) last_day: Option<Instant>,
     prepared: Arc<Prepared>,
     cache_size: CacheSize,
     /// The generation of the cluster's memory from which on it has prepared statements.
@@ -50,6 +52,7 @@ impl NodeConnection {
         notifications: Arc<Notifications>,
         peer: Peer,
         run: Option<Run>,
+        last_day: Option<Instant>,
     ) -> Self {
         let prepared = Arc::<Prepared>::default();
         pg.set_instrumentation(PreparedTap(Arc::clone(&prepared)));
@@ -61,6 +64,7 @@ impl NodeConnection {
             opened: Instant::now(),
             run,
             shows: Shows::default(),
+            last_day,
             prepared,
             cache_size: CacheSize::Unbounded,
             remembers: 0,

@@ -121,6 +121,8 @@ impl Builder {
         fallback_share(f64) => fallback_share, "Config::fallback_share";
         start_read_only(bool) => start_read_only, "Config::start_read_only";
         failover_wait(Duration) => failover_wait, "Config::failover_wait";
+        statement_deadline(impl Into<Option<Duration>>) => statement_deadline, "Config::statement_deadline";
+        max_connecting(u32) => pool.max_connecting, "config::PoolConfig::max_connecting";
         commit_resolution(CommitResolution) => commit_resolution, "Config::commit_resolution";
         health(HealthConfig) => health, "Config::health";
         write_quorum(bool) => write_quorum, "Config::write_quorum";

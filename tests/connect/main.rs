@@ -18,6 +18,7 @@
 mod balancer;
 mod credentials;
 mod endpoints;
+mod gentle;
 mod middleman;
 mod pooler;
 mod poolers;

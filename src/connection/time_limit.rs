@@ -1,0 +1,58 @@
+//! One limit for all that a statement may take: choosing a node, waiting, connecting, failing over, running.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::QueryResult;
+
+use super::ReplicatedConnection;
+use super::action::Action;
+use super::execution::{Execution, Progress};
+use crate::classify::TransactionControl;
+use crate::deadline;
+use crate::error::{Error, Outcome};
+
+impl ReplicatedConnection {
+    /// When the next statement has to be at its end, and how long it may take until then.
+    pub(super) fn time_limit(&self) -> Option<(Instant, Duration)> {
+        let now = Instant::now();
+        let scope = self.session().deadline;
+        let default = self.cluster.config.statement_deadline;
+        let default = default.map(|limit| deadline::after(now, limit));
+        let end = scope.or(default)?;
+        Some((end, end.saturating_duration_since(now)))
+    }
+
+    /// Runs a statement until `end`.
+    pub(super) async fn run_until<A: Action>(
+        &self,
+        action: &mut A,
+        mut execution: Execution,
+        (end, limit): (Instant, Duration),
+    ) -> QueryResult<A::Output> {
+        let progress = Arc::<Progress>::default();
+        execution.progress = Some(Arc::clone(&progress));
+        let control = execution.verdict.control;
+        let running = self.run_through(action, execution);
+        let limited = async { tokio::time::timeout_at(end.into(), running).await };
+        if let Ok(ended) = self.cluster.within(limited).await {
+            return ended;
+        }
+        let outcome = progress.give_up();
+        let mut session = self.session();
+        let outcome = match (session.transaction.is_some(), control) {
+            (_, Some(TransactionControl::End)) => {
+                session.transaction_ended();
+                outcome
+            }
+            (_, Some(TransactionControl::Begin { .. })) => {
+                session.transaction = None;
+                Outcome::NotRun
+            }
+            // The server rolls it back, with its connection.
+            (true, _) => Outcome::NotRun,
+            (false, _) => outcome,
+        };
+        Err(Error::DeadlineExceeded { limit, outcome }.into())
+    }
+}
