@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::member::Member;
 use crate::consistency::NewTimeline;
 use crate::error::Error;
-use crate::node::{Facts, Node, Trouble};
+use crate::node::{Facts, Node, Probe, Trouble};
 
 /// A message to the manager.
 #[derive(Debug)]
@@ -36,6 +36,12 @@ pub(crate) enum Command {
     Add {
         node: Box<Member>,
         done: oneshot::Sender<Result<(), Error>>,
+    },
+    /// Puts a node, which was reached, in the place of the one with its name.
+    Replace {
+        node: Box<Member>,
+        probe: Box<Probe>,
+        done: oneshot::Sender<Result<Arc<Node>, Error>>,
     },
     Remove {
         name: String,

@@ -304,6 +304,36 @@ impl Cluster {
         self.ask(|done| Command::Add { node, done }).await
     }
 
+    /// The settings of the node of this name.
+    pub(crate) fn settings_of(&self, name: &str) -> Result<NodeSettings, Error> {
+        let topology = self.topology();
+        match topology.named(name) {
+            Some(member) => Ok(member.node.pool.connector().settings()),
+            None => Err(Error::UnknownNode {
+                name: name.to_owned(),
+                nodes: topology.describe(),
+            }),
+        }
+    }
+
+    /// Gives a node other settings, once a connection with them was opened. Returns when nothing runs on its old
+    /// connections any more.
+    pub(crate) async fn replace(&self, settings: NodeSettings) -> Result<(), Error> {
+        let node = Box::new(self.maker.member(settings));
+        let probe = match self.within(node.node.pool.probe()).await {
+            Ok(probe) => Box::new(probe),
+            Err(error) => {
+                node.node.end();
+                return Err(error.into());
+            }
+        };
+        let gone = self
+            .ask(|done| Command::Replace { node, probe, done })
+            .await?;
+        gone.retire().await;
+        Ok(())
+    }
+
     /// Takes a replica out of the pool. Waits until its statements and transactions have ended.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), Error> {
         let name = name.to_owned();

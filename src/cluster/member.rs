@@ -203,6 +203,20 @@ impl Member {
         self.health.is_trusted()
     }
 
+    /// The same server, reached in another way.
+    pub(super) fn at(&self, other: &Self) -> Self {
+        Self {
+            node: Arc::clone(&other.node),
+            declared: other.declared,
+            ..self.clone()
+        }
+    }
+
+    /// Whether this is the run that it reported, if both are known.
+    pub(super) fn is_run(&self, run: Option<Run>) -> bool {
+        run.is_some() && self.run == run
+    }
+
     /// Whether its name leads to several servers, as that of a load balancer does. What one of them reports says nothing
     /// of the others: each connection is asked itself.
     pub(crate) fn leads_to_several(&self) -> bool {

@@ -23,6 +23,44 @@ pub(crate) fn check_replica(
     Ok(node)
 }
 
+/// Checks another configuration of a node, which keeps its name and what was declared of it.
+pub(crate) fn check_node(
+    node: NodeConfig,
+    before: &NodeSettings,
+    defaults: &PoolConfig,
+) -> Result<NodeSettings, ConfigErrors> {
+    let mut settings = check_replica(node.name(&before.name), defaults)?;
+    settings.declared = before.declared;
+    Ok(settings)
+}
+
+/// Checks another URL of a node, which keeps all else.
+pub(crate) fn check_url(url: String, before: NodeSettings) -> Result<NodeSettings, ConfigErrors> {
+    let found = check_replica(NodeConfig::new(url).name(&before.name), &before.pool)?;
+    Ok(NodeSettings {
+        login: found.login,
+        host: found.host,
+        pooler: found.pooler.or(before.pooler),
+        pool: found.pool,
+        ..before
+    })
+}
+
+/// Checks another size of a node's pool.
+pub(crate) fn check_max_size(
+    max_size: u32,
+    before: NodeSettings,
+) -> Result<NodeSettings, ConfigErrors> {
+    if max_size == 0 {
+        let node = Some(before.name);
+        return Err(ConfigError::ZeroMaxSize { node }.into());
+    }
+    let mut settings = before;
+    settings.pool.max_size = max_size;
+    settings.pool.min_idle = settings.pool.min_idle.map(|idle| idle.min(max_size));
+    Ok(settings)
+}
+
 /// Checks a weight that is given to `node`.
 pub(crate) fn check_weight(node: &str, weight: i64) -> Result<u32, ConfigErrors> {
     let node = node.to_owned();

@@ -332,6 +332,13 @@ pub enum Error {
         name: String,
     },
 
+    /// A node was to be led to another cluster.
+    #[error("the new URL of node `{name}` leads to another cluster; nothing was changed")]
+    AnotherCluster {
+        /// The node.
+        name: String,
+    },
+
     /// The call would take away the primary.
     #[error("node `{name}` is the primary; only replicas can be removed")]
     IsPrimary {

@@ -121,6 +121,15 @@ impl Connector {
         }
     }
 
+    /// All of its settings, those of the way around a pooler among them.
+    pub(crate) fn settings(&self) -> NodeSettings {
+        let around = self.monitor.as_ref().map(|monitor| monitor.settings());
+        NodeSettings {
+            monitor: around.map(Box::new),
+            ..self.settings.clone()
+        }
+    }
+
     pub(crate) fn node(&self) -> &str {
         &self.settings.name
     }

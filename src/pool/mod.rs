@@ -13,7 +13,9 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::cluster::Cluster;
-use crate::config::{Config, NodeConfig, check_replica, check_weight};
+use crate::config::{
+    Config, NodeConfig, check_max_size, check_node, check_replica, check_url, check_weight,
+};
 use crate::connection::ReplicatedConnection;
 use crate::error::Error;
 use crate::status::{Events, PoolStatus};
@@ -243,6 +245,44 @@ impl ReplicatedPool {
     pub async fn set_weight(&self, name: &str, weight: impl Into<i64>) -> Result<(), Error> {
         let weight = check_weight(name, weight.into())?;
         self.cluster.set_weight(name, weight).await
+    }
+
+    /// Gives a node another URL, the primary as well: another password, another address of its server, or another
+    /// server of the same cluster in its place. All else stays as it is. A connection is opened first; if that fails,
+    /// nothing changes. Returns when the statements and transactions on the old connections have ended; these
+    /// connections are closed then, with what sessions have left on them.
+    ///
+    /// For passwords that change again and again, [`Builder::credentials`] is the better way.
+    ///
+    /// # Errors
+    ///
+    /// The URL is not valid, no connection can be opened, it leads to another cluster, there is no node of this name, or
+    /// the pool is closed.
+    pub async fn set_url(&self, name: &str, url: impl Into<String>) -> Result<(), Error> {
+        let settings = check_url(url.into(), self.cluster.settings_of(name)?)?;
+        self.cluster.replace(settings).await
+    }
+
+    /// Gives the pool of a node another size. The rest is as for [`set_url`](Self::set_url).
+    ///
+    /// # Errors
+    ///
+    /// As [`set_url`](Self::set_url).
+    pub async fn set_max_size(&self, name: &str, connections: u32) -> Result<(), Error> {
+        let settings = check_max_size(connections, self.cluster.settings_of(name)?)?;
+        self.cluster.replace(settings).await
+    }
+
+    /// Configures a node anew. It keeps its name, and whether it was declared the primary or a replica. The rest is as
+    /// for [`set_url`](Self::set_url).
+    ///
+    /// # Errors
+    ///
+    /// As [`set_url`](Self::set_url).
+    pub async fn replace_node(&self, name: &str, node: impl Into<NodeConfig>) -> Result<(), Error> {
+        let before = self.cluster.settings_of(name)?;
+        let settings = check_node(node.into(), &before, &self.cluster.config.pool)?;
+        self.cluster.replace(settings).await
     }
 
     /// Closes the pool. It hands out nothing more, waits up to `deadline` for the connections in use, then closes

@@ -14,6 +14,7 @@
     reason = "a program of tests, which fail by panicking; its helpers are those of the program `it`"
 )]
 
+mod at_run_time;
 #[path = "../world/balancer.rs"]
 mod balancer;
 mod credentials;

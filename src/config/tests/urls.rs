@@ -417,7 +417,6 @@ fn a_misspelled_parameter_is_told_with_the_one_that_was_meant() {
         ("weight", Some("weights")),
         ("conection_timeout", Some("connection_timeout")),
         ("consistancy", Some("consistency")),
-        ("pgbouncer", None),
         ("schema", None),
     ] {
         let url = format!("postgres://app@db1/app?{wrong}=1");

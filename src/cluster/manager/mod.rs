@@ -1,5 +1,7 @@
 //! The task that alone changes the topology: it hears of failures and brings nodes back.
 
+mod membership;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,30 +12,29 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::catalog_loader::{AFTER_CHANGE, CatalogLoader, FOR_A_NAME, Loaded};
-use super::command::Command;
-use super::degradation::{degraded, tell_changes};
-use super::health_check::{Records, look_at, until_due, until_tried};
-use super::lag::measure;
-use super::lineage::Judge;
-use super::liveness::Liveness;
-use super::marks::Marks;
-use super::member::Member;
-use super::monitor::{Monitor, Surroundings};
-use super::oid_cache::OidCache;
-#[cfg(feature = "promotion")]
-use super::promotion::Promoter;
-use super::topology::{Gate, Topology};
-use super::transitions;
 use crate::classify::Classifier;
+use crate::cluster::catalog_loader::{AFTER_CHANGE, CatalogLoader, FOR_A_NAME, Loaded};
+use crate::cluster::command::Command;
+use crate::cluster::degradation::{degraded, tell_changes};
+use crate::cluster::health_check::{Records, look_at, until_due, until_tried};
+use crate::cluster::lag::measure;
+use crate::cluster::lineage::Judge;
+use crate::cluster::liveness::Liveness;
+use crate::cluster::marks::Marks;
+use crate::cluster::member::Member;
+use crate::cluster::monitor::{Monitor, Surroundings};
+use crate::cluster::oid_cache::OidCache;
+#[cfg(feature = "promotion")]
+use crate::cluster::promotion::Promoter;
+use crate::cluster::topology::{Gate, Topology};
+use crate::cluster::transitions;
 use crate::config::Config;
 use crate::consistency::{NewTimeline, WriteLog};
 use crate::deadline;
 use crate::election::has_quorum;
-use crate::error::{ConnectError, ConnectErrorKind, Error};
+use crate::error::{ConnectError, ConnectErrorKind};
 use crate::health::Signal;
 use crate::node::{Facts, Node, Place, Probe, Trouble};
-use crate::route::NodeKind;
 use crate::status::{Degraded, EventBus, PromotionStatus};
 use crate::wire::{Pooling, ServerRole};
 
@@ -217,6 +218,9 @@ impl Manager {
             Command::CatalogWanted => self.want_catalog(FOR_A_NAME),
             Command::Add { node, done } => {
                 let _ = done.send(self.add(*node));
+            }
+            Command::Replace { node, probe, done } => {
+                let _ = done.send(self.replace(*node, &probe));
             }
             Command::Remove { name, done } => {
                 let _ = done.send(self.remove(&name));
@@ -706,59 +710,6 @@ impl Manager {
         }
     }
 
-    fn add(&mut self, member: Member) -> Result<(), Error> {
-        let node = Arc::clone(&member.node);
-        if self.publish.borrow().named(&node.name).is_some() {
-            return Err(Error::DuplicateNode {
-                name: node.name.clone(),
-            });
-        }
-        self.watch(&member);
-        self.publish(|topology| topology.changed(|members| members.push(member)));
-        self.check(&node, Duration::ZERO);
-        Ok(())
-    }
-
-    fn remove(&mut self, name: &str) -> Result<Arc<Node>, Error> {
-        let topology = Arc::clone(&self.publish.borrow());
-        let member = find(&topology, name)?;
-        if member.kind() == Some(NodeKind::Primary) {
-            return Err(Error::IsPrimary {
-                name: name.to_owned(),
-            });
-        }
-        let node = Arc::clone(&member.node);
-        self.records.forget(&node);
-        self.watched
-            .retain(|watched| !Arc::ptr_eq(&watched.node, &node));
-        self.publish(|topology| {
-            topology.changed(|members| members.retain(|other| !Arc::ptr_eq(&other.node, &node)))
-        });
-        // The caller may not wait for it.
-        let retiring = Arc::clone(&node);
-        node.runtime.spawn(async move { retiring.retire().await });
-        Ok(node)
-    }
-
-    fn drain(&mut self, name: &str, on: bool) -> Result<Arc<Node>, Error> {
-        let topology = Arc::clone(&self.publish.borrow());
-        let member = find(&topology, name)?;
-        if on && member.kind() == Some(NodeKind::Primary) {
-            return Err(Error::IsPrimary {
-                name: name.to_owned(),
-            });
-        }
-        self.hear(&member.node, Signal::Drain(on));
-        Ok(Arc::clone(&member.node))
-    }
-
-    fn set_weight(&mut self, name: &str, weight: u32) -> Result<(), Error> {
-        let topology = Arc::clone(&self.publish.borrow());
-        let node = Arc::clone(&find(&topology, name)?.node);
-        self.change(&node, |member| member.set_weight = Some(weight));
-        Ok(())
-    }
-
     /// Ends the connections of every node, if the pool was closed. Dropping the sender tells that all is over.
     fn end(self) {
         let stopped = self.stop.is_cancelled();
@@ -776,11 +727,4 @@ async fn at(due: Option<Instant>) {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-fn find<'a>(topology: &'a Topology, name: &str) -> Result<&'a Member, Error> {
-    topology.named(name).ok_or_else(|| Error::UnknownNode {
-        name: name.to_owned(),
-        nodes: topology.describe(),
-    })
 }
