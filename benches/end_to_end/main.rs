@@ -4,7 +4,8 @@
 //! whatever else the machine does meets all of them alike. Ratios are taken within each round, and
 //! the median of the rounds is reported with the quartiles around it. In round brackets is what the
 //! faster quarter of the rounds says: what others do to the machine only ever makes it slower.
-//! `BENCH_ROUNDS` sets the number of rounds. Nothing fails for being slow: the targets are printed with what was measured.
+//! `BENCH_ROUNDS` sets the number of rounds, `BENCH_TLS=1` has all of them speak TLS by one configuration of rustls.
+//! Nothing fails for being slow: the targets are printed with what was measured.
 //!
 //! Every contender gets its connection anew for each operation, but for the one that holds it.
 #![expect(
@@ -39,6 +40,9 @@ diesel::table! {
 }
 
 mod rounds;
+mod tls;
+
+use tls::Tls;
 
 use rounds::{Rounds, Turn, micros, processor_time, quartiles};
 
@@ -193,8 +197,11 @@ impl Contender {
     }
 }
 
-async fn bb8(url: &str, ping: bool) -> Contender {
+async fn bb8(url: &str, ping: bool, tls: Option<&Tls>) -> Contender {
     let mut config = ManagerConfig::default();
+    if let Some(tls) = tls {
+        config.custom_setup = tls.setup();
+    }
     if !ping {
         config.recycling_method = RecyclingMethod::Fast;
     }
@@ -204,26 +211,36 @@ async fn bb8(url: &str, ping: bool) -> Contender {
 }
 
 async fn contenders(cluster: &LocalCluster) -> [Contender; NAMES.len()] {
+    let tls = cluster.authority().map(Tls::new);
+    let tls = tls.as_ref();
     let url = cluster.primary().url("bench");
     let replica = cluster.replicas()[0].url("bench");
     let mut held = Vec::new();
     for _ in 0..TASKS {
-        held.push(Mutex::new(
-            AsyncPgConnection::establish(&url).await.unwrap(),
-        ));
+        let connection = match tls {
+            Some(tls) => tls.establish(&url).await,
+            None => AsyncPgConnection::establish(&url).await,
+        };
+        held.push(Mutex::new(connection.unwrap()));
     }
-    let builder = ReplicatedPool::builder().primary(url.as_str());
+    let mode = if tls.is_some() { "require" } else { "disable" };
+    let with_mode = |url: String| format!("{url}?sslmode={mode}");
+    let builder = ReplicatedPool::builder().primary(with_mode(url.clone()));
     let builder = cluster.replicas().iter().fold(builder, |builder, replica| {
-        builder.replica(replica.url("bench"))
+        builder.replica(with_mode(replica.url("bench")))
     });
+    let builder = match tls {
+        Some(tls) => builder.tls(tls.config()),
+        None => builder,
+    };
     let ours = builder.build().await.unwrap();
     [
         Contender::Held(held.into()),
-        bb8(&url, true).await,
-        bb8(&url, false).await,
+        bb8(&url, true, tls).await,
+        bb8(&url, false, tls).await,
         Contender::Ours(ours.clone()),
         Contender::OursOnPrimary(ours),
-        bb8(&replica, false).await,
+        bb8(&replica, false, tls).await,
     ]
 }
 
@@ -250,7 +267,12 @@ fn main() {
     } else {
         1
     };
-    let cluster = Arc::new(LocalCluster::start().unwrap());
+    let builder = LocalCluster::builder();
+    let builder = match std::env::var_os("BENCH_TLS") {
+        Some(_) => builder.tls(),
+        None => builder,
+    };
+    let cluster = Arc::new(builder.start().unwrap());
     cluster.create_database("bench").unwrap();
     cluster.primary().sql("bench", SCHEMA).unwrap();
     // Alone, as no transaction may hold it.

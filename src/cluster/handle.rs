@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::checkout_tracker::CheckoutTracker;
 use super::command::Command;
 use super::manager::{Manager, Parts};
+use super::marks::Marks;
 use super::member::Member;
-use super::node_maker::{NodeMaker, longest_connect_timeout, reporter};
+use super::node_maker::{NodeMaker, longest_connect_timeout};
 use super::oid_cache::OidCache;
 #[cfg(feature = "promotion")]
 use super::promotion::{Outlook, Promoter, PromotionRequest};
@@ -25,7 +26,7 @@ use crate::config::{Config, NodeSettings, Settings};
 use crate::consistency::{Reports, WriteLog};
 use crate::deadline;
 use crate::error::Error;
-use crate::node::{ConnectHooks, Node, Trouble};
+use crate::node::{ConnectHooks, Mark, Node, Trouble};
 use crate::routing::LoadBalancingPolicy;
 #[cfg(feature = "promotion")]
 use crate::status::Promoted;
@@ -52,6 +53,7 @@ pub(crate) struct Cluster {
     commands: mpsc::Sender<Command>,
     stop: CancellationToken,
     maker: NodeMaker,
+    marks: Arc<Marks>,
     /// The configuration, without the nodes.
     pub(crate) config: Arc<Config>,
     /// The longest `connect_timeout` of any node.
@@ -78,19 +80,16 @@ impl Cluster {
         let config = Arc::new(shared);
         let settle_limit = longest_connect_timeout(&nodes);
         let (commands, messages) = mpsc::channel(MESSAGES);
-        let maker = NodeMaker {
-            hooks: options.hooks,
-            fallback_share: config.fallback_share,
-            runtime: runtime.clone(),
-            reporter: reporter(&commands),
-        };
+        let share = config.fallback_share;
+        let maker = NodeMaker::new(options.hooks, share, runtime.clone(), &commands);
         let first = maker.topology(nodes, config.write_quorum);
         let classifier = Arc::new(Classifier::new(&config.functions));
         let (publish, topology) = watch::channel(Arc::new(first));
         let (write_log, oids) = (Arc::<WriteLog>::default(), Arc::<OidCache>::default());
+        let marks = Arc::<Marks>::default();
+        let promotion = Arc::<Mutex<PromotionStatus>>::default();
         let (event_bus, stop) = (EventBus::default(), CancellationToken::new());
         let event_sender = event_bus.event_sender();
-        let promotion = Arc::<Mutex<PromotionStatus>>::default();
         #[cfg(feature = "promotion")]
         let promoter = Promoter {
             topology: topology.clone(),
@@ -108,6 +107,7 @@ impl Cluster {
             stop: stop.clone(),
             classifier: Arc::clone(&classifier),
             oids: Arc::clone(&oids),
+            marks: Arc::clone(&marks),
             write_log: Arc::clone(&write_log),
             config: Arc::clone(&config),
             event_bus,
@@ -123,6 +123,7 @@ impl Cluster {
             maker,
             settle_limit,
             classifier,
+            marks,
             write_log,
             event_sender,
             oids,
@@ -302,6 +303,15 @@ impl Cluster {
     pub(crate) async fn add(&self, settings: NodeSettings) -> Result<(), Error> {
         let node = Box::new(self.maker.member(settings));
         self.ask(|done| Command::Add { node, done }).await
+    }
+
+    /// The mark of the primary on this timeline. If there is none, and it is wanted, its monitor is to make one.
+    pub(crate) fn mark(&self, timeline: u32, wanted: bool) -> Option<Arc<Mark>> {
+        if wanted {
+            self.marks.of(timeline)
+        } else {
+            self.marks.known(timeline)
+        }
     }
 
     /// The settings of the node of this name.

@@ -14,13 +14,27 @@ use crate::node::{ConnectHooks, Node, Reporter};
 
 /// What nodes are made with, now and later.
 pub(super) struct NodeMaker {
-    pub(super) hooks: ConnectHooks,
-    pub(super) fallback_share: f64,
-    pub(super) runtime: Handle,
-    pub(super) reporter: Reporter,
+    hooks: ConnectHooks,
+    fallback_share: f64,
+    runtime: Handle,
+    reporter: Reporter,
 }
 
 impl NodeMaker {
+    pub(super) fn new(
+        hooks: ConnectHooks,
+        fallback_share: f64,
+        runtime: Handle,
+        commands: &mpsc::Sender<Command>,
+    ) -> Self {
+        Self {
+            hooks,
+            fallback_share,
+            runtime,
+            reporter: reporter(commands),
+        }
+    }
+
     pub(super) fn member(&self, settings: NodeSettings) -> Member {
         let declared = settings.declared;
         let node = Node::new(
@@ -46,7 +60,7 @@ impl NodeMaker {
 }
 
 /// Passes on what nodes find out by themselves. It does not keep the manager alive.
-pub(super) fn reporter(commands: &mpsc::Sender<Command>) -> Reporter {
+fn reporter(commands: &mpsc::Sender<Command>) -> Reporter {
     let commands = commands.downgrade();
     Arc::new(move |node, trouble| {
         if let Some(commands) = commands.upgrade() {

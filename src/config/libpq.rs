@@ -83,7 +83,7 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     honoured(
         "hostaddr",
         Some("PGHOSTADDR"),
-        "Connects to this IP address. Certificates are checked against `host`.",
+        "Connects to this IP address. Certificates are checked against `host`. The variable counts only where nothing names a host.",
     ),
     honoured(
         "port",
@@ -304,10 +304,10 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
         Some("PGSYSCONFDIR"),
         "The folder of the service file for all.",
     ),
-    honoured(
+    accepted(
         "",
         Some("PGTZ"),
-        "The `TimeZone` of each session, by `options`.",
+        "Diesel sets the time zone of each session to UTC.",
     ),
     honoured(
         "",

@@ -174,7 +174,7 @@ impl Config {
 
     /// Reads one connection string with any number of hosts. Each becomes a node with an undeclared role.
     ///
-    /// It reads both forms of libpq, with the parameters that `tokio-postgres` knows and these:
+    /// It reads both forms of libpq, with [its parameters](crate::guide::connecting), `pooler`, and these:
     ///
     /// | Parameter | Sets |
     /// |---|---|

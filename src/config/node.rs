@@ -53,8 +53,8 @@ pub enum DeclaredRole {
 #[non_exhaustive]
 pub struct NodeConfig {
     /// Where it is and how to log in: `postgres://user:password@host:port/database?parameter=value`
-    /// or `host=… user=…`, with exactly one host. The parameters are those of libpq that
-    /// `tokio-postgres` knows. **Secret**: usually contains the password.
+    /// or `host=… user=…`, with exactly one host. The parameters are those of libpq
+    /// ([the guide](crate::guide::connecting) has them all), `pooler` and `pgbouncer`. **Secret**: usually contains the password.
     pub url: String,
     /// Its declared role. Default: unknown.
     #[cfg_attr(feature = "serde", serde(default))]

@@ -8,6 +8,7 @@ use crate::cluster::{Member, Topology};
 use crate::consistency::ReadRequirement;
 use crate::deadline;
 use crate::node::{Known, Lease, NodeConnection, Trouble, Wanted};
+use crate::position::{Lsn, Position};
 use crate::route::NodeKind;
 
 /// How often a waiting read repeats its question.
@@ -35,23 +36,23 @@ impl ReplicatedConnection {
         lease: &Arc<Lease>,
         (requirement, began): (&mut ReadRequirement, Instant),
     ) -> (Proof, Duration) {
-        if requirement.accepts_untrusted() {
-            return (Proof::Shown, Duration::ZERO);
-        }
         let topology = self.cluster.topology();
         let Some(member) = topology.member(lease.node()) else {
-            return (Proof::Behind, Duration::ZERO);
+            return (Proof::of(requirement.accepts_untrusted()), Duration::ZERO);
         };
         let started = Instant::now();
-        if member.leads_to_several() && !self.leads_elsewhere(member, lease) {
-            let proof =
-                Box::pin(self.proof_over_itself(lease, &topology, (requirement, began))).await;
-            return (proof, started.elapsed());
-        }
         if self.leads_elsewhere(member, lease) {
             return (Proof::Behind, Duration::ZERO);
         }
-        if requirement.needs_no_position() {
+        if member.leads_to_several() {
+            let proof = if requirement.accepts_untrusted() {
+                Proof::of(Box::pin(self.is_of_cluster(lease, &topology)).await)
+            } else {
+                Box::pin(self.proof_over_itself(lease, &topology, (requirement, began))).await
+            };
+            return (proof, started.elapsed());
+        }
+        if requirement.accepts_untrusted() || requirement.needs_no_position() {
             return (Proof::Shown, Duration::ZERO);
         }
         let write_log = &self.cluster.write_log;
@@ -75,6 +76,27 @@ impl ReplicatedConnection {
             Proof::of(met == Some(true) && !elsewhere),
             started.elapsed(),
         )
+    }
+
+    /// Whether the server of a connection belongs to the pool's cluster, as far as this role may know. It is asked once.
+    async fn is_of_cluster(&self, lease: &Arc<Lease>, topology: &Topology) -> bool {
+        let wanted = Wanted {
+            cluster: topology.cluster(),
+            position: Position::new(topology.timeline(), Lsn::default()),
+        };
+        if wanted.cluster.is_some() && lease.shows.is_foreign().is_none() {
+            let using = lease.enter();
+            let _ = self
+                .cluster
+                .within(wanted.ask(lease.pg(), &lease.shows, None))
+                .await;
+            using.finish();
+        }
+        let foreign = lease.shows.is_foreign() == Some(true);
+        if foreign {
+            lease.wire.condemn();
+        }
+        !foreign
     }
 
     /// The same where the name leads to several servers: the server of this very connection is asked. It is asked
@@ -102,11 +124,12 @@ impl ReplicatedConnection {
                 Known::Perhaps => return Proof::ToShow(wanted),
                 Known::Unknown => {}
             }
-            let using = lease.enter();
-            let shown = self
+            let mark = self
                 .cluster
-                .within(wanted.ask(lease.pg(), &lease.shows))
-                .await;
+                .mark(position.timeline, lease.shows.is_before(position.timeline));
+            let asking = wanted.ask(lease.pg(), &lease.shows, mark.as_deref());
+            let using = lease.enter();
+            let shown = self.cluster.within(asking).await;
             using.finish();
             match shown {
                 Ok(true) => return Proof::Shown,

@@ -51,46 +51,33 @@ fn find(text: &[u8], login: &LoginRequest) -> Option<Vec<u8>> {
     let port = login.port.to_string();
     let wanted = [host, &port, &login.dbname, &login.user].map(str::as_bytes);
     let lines = text.split(|byte| *byte == b'\n');
-    let mut lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    lines.find_map(|line| {
-        if line.starts_with(b"#") {
-            return None;
-        }
-        let mut rest = line;
-        for wanted in wanted {
-            let (field, after) = field(rest)?;
-            if field != wanted && (field != b"*" || rest.starts_with(b"\\")) {
-                return None;
-            }
-            rest = after;
-        }
-        // The password goes to the end of the line, or to a colon.
-        let (password, _) = field(rest).unwrap_or_else(|| (unescaped(rest), &[]));
-        (!password.is_empty()).then_some(password)
-    })
-}
-
-/// What stands before the next colon, and what follows it.
-fn field(line: &[u8]) -> Option<(Vec<u8>, &[u8])> {
-    let mut escaped = false;
-    let end = line.iter().position(|byte| {
-        let ends = *byte == b':' && !escaped;
-        escaped = *byte == b'\\' && !escaped;
-        ends
-    })?;
-    Some((unescaped(&line[..end]), &line[end + 1..]))
-}
-
-fn unescaped(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.iter();
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut lines = lines.filter(|line| !line.starts_with(b"#"));
+    let password = lines.find_map(|line| wanted.into_iter().try_fold(line, after_field))?;
+    // It goes to a colon, or to the end of the line.
+    let mut out = Vec::new();
+    let mut bytes = password.iter();
     while let Some(byte) = bytes.next() {
         match byte {
-            b'\\' => out.extend(bytes.next()),
+            b':' => break,
+            b'\\' => out.push(*bytes.next().unwrap_or(byte)),
             byte => out.push(*byte),
         }
     }
-    out
+    (!out.is_empty()).then_some(out)
+}
+
+/// What follows the field at the beginning of `line`, if that field fits `wanted`.
+fn after_field<'l>(line: &'l [u8], wanted: &[u8]) -> Option<&'l [u8]> {
+    if let Some(rest) = line.strip_prefix(b"*:") {
+        return Some(rest);
+    }
+    let mut rest = line;
+    for byte in wanted {
+        rest = rest.strip_prefix(b"\\").unwrap_or(rest);
+        rest = rest.strip_prefix(std::slice::from_ref(byte))?;
+    }
+    rest.strip_prefix(b":")
 }
 
 /// Refuses a file that others may read, as libpq does.
@@ -135,12 +122,13 @@ mod tests {
         let file = b"# db1:5432:app:app:commented\n\
             db1:5432:app:app:one\r\n\
             db1:*:app:app:any port\n\
-            ::1:5432:app:app:unescaped host fits nothing\n\
             \\:\\:1:5432:app:app:v6\n\
+            ::2:5432:app:app:not escaped\n\
             db2:5432:a\\:b:u\\\\v:p\\:q\\\\r\n\
             db3:5432:*:app:with:more\n\
             localhost:5432:*:*:socket\n\
             db4:5432:app:app:\n\
+            db4:5432:app:app:too late\n\
             broken\n\
             \\*:1:app:app:star\n\
             *:9:*:*:all";
@@ -149,6 +137,7 @@ mod tests {
             (login("db1", 5433, "app", "app"), Some("any port")),
             (login("db1", 5432, "app", "other"), None),
             (login("::1", 5432, "app", "app"), Some("v6")),
+            (login("::2", 5432, "app", "app"), Some("not escaped")),
             (login("db2", 5432, "a:b", "u\\v"), Some("p:q\\r")),
             (login("db3", 5432, "x", "app"), Some("with")),
             (login("/var/run/postgresql", 5432, "x", "y"), Some("socket")),

@@ -158,6 +158,9 @@ impl Dialer {
         begun.map_err(|error| match error {
             TlsError::Io(error) => from_io(error),
             TlsError::Failed(message) => ConnectError::new(node, ConnectErrorKind::Tls, message),
+            TlsError::Nonsense(message) => {
+                ConnectError::new(node, ConnectErrorKind::Other, message)
+            }
         })
     }
 

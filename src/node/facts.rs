@@ -183,8 +183,14 @@ pub(super) async fn identify(
     connection: &mut NodeConnection,
     answered: impl Fn(),
 ) -> QueryResult<Identity> {
-    let rights = Rights::ask(&mut connection.pg).await?;
+    let mut rights = Rights::ask(&mut connection.pg).await?;
     answered();
+    let place = Where(rights.place().into());
+    let told: QueryResult<Row> = place.get_result(&mut connection.pg).await;
+    if told.is_err() && connection.is_usable() {
+        rights.try_each(connection).await;
+        answered();
+    }
     let seldom = sql_query(rights.seldom());
     Ok(Identity {
         seldom: seldom.get_result(&mut connection.pg).await?,

@@ -10,6 +10,7 @@ mod fence;
 mod lease;
 mod login;
 mod mark;
+mod marking;
 mod monitor_connection;
 mod pool;
 #[cfg(feature = "promotion")]

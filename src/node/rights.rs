@@ -4,11 +4,14 @@
 //! stands. So that one missing right does not silence the rest, a query is put together from what is
 //! allowed.
 
+use diesel::result::Error;
 use diesel::sql_types::{Array, Bool, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
+use super::connection::NodeConnection;
 use super::run::{ADDRESS, START_TIME};
+use crate::error::SqlState;
 
 /// A function that is asked, and what is not known without it.
 struct Function {
@@ -135,6 +138,9 @@ pub(super) struct Rights {
     /// The role, as SQL has it.
     #[diesel(sql_type = Text)]
     role: String,
+    /// Of these, those that the server refuses to everybody.
+    #[diesel(sql_type = Array<Bool>)]
+    refused: Vec<bool>,
 }
 
 /// A function that this server does not have cannot be asked either.
@@ -145,13 +151,40 @@ const ASK: &str = "SELECT ARRAY(SELECT COALESCE(pg_catalog.has_function_privileg
         FROM pg_catalog.unnest($1) WITH ORDINALITY AS it(name, place) ORDER BY place) AS held, \
     pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all, \
     pg_catalog.pg_is_in_recovery() AS in_recovery, \
-    pg_catalog.quote_ident(current_user) AS role";
+    pg_catalog.quote_ident(current_user) AS role, '{}'::bool[] AS refused";
 
 impl Rights {
     pub(super) async fn ask(pg: &mut AsyncPgConnection) -> QueryResult<Self> {
         let names: Vec<&str> = FUNCTIONS.iter().map(|it| it.signature).collect();
         let query = sql_query(ASK).bind::<Array<Text>, _>(names);
         query.get_result(pg).await
+    }
+
+    /// Tries each function. Some servers have them, and refuse them to everybody, as Aurora's readers do.
+    pub(super) async fn try_each(&mut self, connection: &mut NodeConnection) {
+        self.refused = vec![false; FUNCTIONS.len()];
+        for (place, it) in FUNCTIONS.iter().enumerate() {
+            if !self.may(place) || it.signature.ends_with("(pg_lsn)") {
+                continue;
+            }
+            let tried = format!("SELECT pg_catalog.{}", it.signature);
+            let tried = sql_query(tried).execute(&mut connection.pg).await;
+            if let Err(Error::DatabaseError(_, said)) = tried {
+                let remark = connection.wire.remark_of(said.message());
+                let code = remark.map(|remark| remark.sqlstate);
+                let refused = code == Some(SqlState::FEATURE_NOT_SUPPORTED);
+                (self.held[place], self.refused[place]) = (!refused, refused);
+            }
+        }
+    }
+
+    /// Whether a function of this kind is asked of the server.
+    fn is_asked(&self, of: Of) -> bool {
+        match of {
+            Of::Both => true,
+            Of::Primary => !self.in_recovery,
+            Of::Standby => self.in_recovery,
+        }
     }
 
     fn may(&self, function: usize) -> bool {
@@ -241,20 +274,20 @@ impl Rights {
     /// What this role may not ask.
     pub(super) fn limits(&self) -> Vec<MissingRight> {
         let role = &self.role;
-        let here = |of: Of| match of {
-            Of::Both => true,
-            Of::Primary => !self.in_recovery,
-            Of::Standby => self.in_recovery,
-        };
         let missing = |(place, it): (usize, &Function)| {
-            let missing = here(it.of) && !self.may(place);
-            missing.then(|| MissingRight {
-                right: format!("EXECUTE ON FUNCTION pg_catalog.{}", it.signature),
-                costs: it.costs,
-                grant: format!(
+            let missing = self.is_asked(it.of) && !self.may(place);
+            let refused = self.refused.get(place) == Some(&true);
+            let grant = match refused {
+                true => "nothing mends it: the server refuses it to everybody".to_owned(),
+                false => format!(
                     "GRANT EXECUTE ON FUNCTION pg_catalog.{} TO {role}",
                     it.signature
                 ),
+            };
+            missing.then(|| MissingRight {
+                right: format!("EXECUTE ON FUNCTION pg_catalog.{}", it.signature),
+                costs: it.costs,
+                grant,
             })
         };
         let functions = FUNCTIONS.iter().enumerate().filter_map(missing);
@@ -278,6 +311,7 @@ mod tests {
             sees_all: held,
             in_recovery: true,
             role: "\"my app\"".to_owned(),
+            refused: Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use parking_lot::Mutex;
 
+use super::mark::Mark;
 use crate::position::{Lsn, Position};
 
 /// The cluster, the timeline and the position of a server. A standby's timeline is at least that of its last
@@ -40,15 +41,35 @@ pub(crate) struct Wanted {
 
 /// What the server of a connection is known to show.
 #[derive(Debug, Default)]
-pub(crate) struct Shows(Mutex<Option<Position>>);
+pub(crate) struct Shows(Mutex<Option<Shown>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    /// Of another cluster than the pool's.
+    foreign: bool,
+    position: Position,
+    /// Its timeline is known by a mark alone; it does not tell it itself.
+    by_mark: bool,
+}
 
 impl Shows {
-    fn get(&self) -> Option<Position> {
+    fn get(&self) -> Option<Shown> {
         *self.0.lock()
     }
 
-    fn set(&self, position: Option<Position>) {
-        *self.0.lock() = position;
+    fn set(&self, shown: Option<Shown>) {
+        *self.0.lock() = shown;
+    }
+
+    /// Whether the server was found on an older timeline than this one.
+    pub(crate) fn is_before(&self, timeline: u32) -> bool {
+        self.get()
+            .is_some_and(|shown| shown.position.timeline < timeline)
+    }
+
+    /// Whether the server was found to be of another cluster. `None` if it was not asked.
+    pub(crate) fn is_foreign(&self) -> Option<bool> {
+        self.get().map(|shown| shown.foreign)
     }
 }
 
@@ -65,15 +86,22 @@ impl Wanted {
     /// What is known without asking. A server goes on, and never back, while a connection to it lives.
     pub(crate) fn is_known(&self, shows: &Shows) -> Known {
         match shows.get() {
-            Some(shown) if shown.timeline != self.position.timeline => Known::Unknown,
-            Some(shown) if shown.lsn >= self.position.lsn => Known::Shown,
-            Some(_) => Known::Perhaps,
-            None => Known::Unknown,
+            Some(shown) if shown.foreign => Known::Unknown,
+            Some(shown) if shown.position.timeline != self.position.timeline => Known::Unknown,
+            Some(shown) if shown.position.lsn >= self.position.lsn => Known::Shown,
+            Some(shown) if !shown.by_mark => Known::Perhaps,
+            _ => Known::Unknown,
         }
     }
 
-    /// Asks. `false` if the server is behind, or of another cluster.
-    pub(crate) async fn ask(&self, pg: &AsyncPgConnection, shows: &Shows) -> QueryResult<bool> {
+    /// Asks. `false` if the server is behind, or of another cluster. `mark` is of the wanted timeline; it tells of a
+    /// standby that may not say on which timeline it is.
+    pub(crate) async fn ask(
+        &self,
+        pg: &AsyncPgConnection,
+        shows: &Shows,
+        mark: Option<&Mark>,
+    ) -> QueryResult<bool> {
         #[derive(QueryableByName)]
         struct Row {
             #[diesel(sql_type = Nullable<BigInt>)]
@@ -92,10 +120,28 @@ impl Wanted {
         let cluster = row.cluster.map(|id| u64::from_ne_bytes(id.to_ne_bytes()));
         let timeline = row.timeline.and_then(|id| u32::try_from(id).ok());
         let lsn: Option<Lsn> = row.lsn.and_then(|lsn| lsn.parse().ok());
-        let same = self.cluster.is_none() || self.cluster == cluster;
-        let position = timeline.zip(lsn).filter(|_| same);
-        let position = position.map(|(timeline, lsn)| Position::new(timeline, lsn));
-        shows.set(position);
+        let foreign = self
+            .cluster
+            .zip(cluster)
+            .is_some_and(|(ours, its)| ours != its);
+        let position = timeline
+            .zip(lsn)
+            .map(|(timeline, lsn)| Position::new(timeline, lsn));
+        let mut shown = position.map(|position| Shown {
+            foreign,
+            position,
+            by_mark: false,
+        });
+        let wanted = self.position.timeline;
+        let older = shown
+            .as_mut()
+            .filter(|shown| !foreign && shown.position.timeline < wanted);
+        if let (Some(shown), Some(mark)) = (older, mark) {
+            if shown.position.lsn >= mark.end && mark.is_shown_by(pg).await? {
+                (shown.position.timeline, shown.by_mark) = (wanted, true);
+            }
+        }
+        shows.set(shown);
         Ok(self.is_known(shows) == Known::Shown)
     }
 
@@ -113,7 +159,11 @@ impl Wanted {
         );
         let told = (&mut &*pg).batch_execute(&insist).await;
         // One that has failed is asked without an error the next time.
-        shows.set(told.is_ok().then_some(self.position));
+        shows.set(told.is_ok().then_some(Shown {
+            foreign: false,
+            position: self.position,
+            by_mark: false,
+        }));
         told
     }
 }

@@ -48,10 +48,10 @@ async fn has_tls(socket: &mut Box<dyn Socket>) -> Result<bool, TlsError> {
         b'S' => Ok(true),
         b'N' => Ok(false),
         // What follows is not shown: anybody may have written it.
-        b'E' => Err(TlsError::Failed(
+        b'E' => Err(TlsError::Nonsense(
             "the server answered the request for TLS with an error".to_owned(),
         )),
-        _ => Err(TlsError::Failed(
+        _ => Err(TlsError::Nonsense(
             "what answers there does not speak the protocol of PostgreSQL".to_owned(),
         )),
     }

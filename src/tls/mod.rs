@@ -45,6 +45,8 @@ pub(crate) enum TlsError {
     Io(std::io::Error),
     /// In these words.
     Failed(String),
+    /// In these words; and what answers there is no server that may be asked again without TLS.
+    Nonsense(String),
 }
 
 /// How TLS is begun with one server.

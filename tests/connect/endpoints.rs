@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use diesel_replicated::config::{ConsistencyConfig, HealthConfig};
 use diesel_replicated::connection::{Replicas, Stage};
-use diesel_replicated::status::Degradation;
+use diesel_replicated::status::{Degradation, NodeHealth};
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Builder, Consistency, NodeConfig, ReplicatedConnection, ReplicatedPool};
 
 use crate::balancer::balancer;
-use crate::support::{count, eventually, insert, on, own_cluster};
+use crate::support::{
+    blocking, builder_for, count, eventually, fill, insert, on, own_cluster, users,
+};
 
 fn at(port: u16) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/app")
@@ -134,9 +137,26 @@ async fn a_foreign_server_behind_a_reader_endpoint_serves_nothing() {
         .unwrap();
     let mut writer = pool.get().await.unwrap();
     let mut rows = count(&mut writer.primary()).await;
+    on(&other, |other| {
+        other
+            .primary()
+            .sql("app", "INSERT INTO users (name) VALUES ('foreign')")
+            .unwrap();
+        other.wait_caught_up().unwrap();
+    })
+    .await;
     *leads.lock().unwrap() = ports.to_vec();
     let mut served = BTreeMap::new();
     for number in 0..15 {
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            let mut conn = pool.get().await.unwrap();
+            conn.set_consistency(Consistency::Eventual);
+            let foreign = users::table.filter(users::name.eq("foreign")).count();
+            assert_eq!(foreign.get_result::<i64>(&mut conn).await, Ok(0));
+            held.push(conn);
+        }
+        drop(held);
         insert(&format!("user {number}"))
             .execute(&mut writer)
             .await
@@ -285,6 +305,146 @@ async fn a_reader_endpoint_that_may_not_be_asked() {
         let mut conn = pool.get().await.unwrap();
         conn.set_consistency(Consistency::Eventual);
         count(&mut conn).await;
+        conn.last_route().unwrap().node == "ro"
+    })
+    .await;
+}
+
+// distribute_reads 46, pghero 168, canvas-lms 1636, Materialize 19880: Aurora's readers have the functions that tell a position,
+// and refuse them to everybody. That is told once; what must be seen is read on the primary, and the rest is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_refuse_to_tell_a_position_serve_the_rest() {
+    let local = blocking(|| {
+        let local = LocalCluster::builder().setting("allow_system_table_mods", "on").start().unwrap();
+        fill(&local, "app");
+        for function in ["pg_last_wal_replay_lsn", "pg_last_wal_receive_lsn"] {
+            let refuse = format!(
+                "ALTER FUNCTION pg_catalog.{function}() RENAME TO {function}_of_old; \
+                 CREATE FUNCTION pg_catalog.{function}() RETURNS pg_lsn LANGUAGE plpgsql AS $$ BEGIN \
+                 RAISE feature_not_supported USING MESSAGE = 'Function {function}() is currently not supported for Aurora'; \
+                 END $$"
+            );
+            local.primary().sql("app", &refuse).unwrap();
+        }
+        local.wait_caught_up().unwrap();
+        Arc::new(local)
+    })
+    .await;
+    let pool = builder_for(&local, "app")
+        .health(HealthConfig::default().interval(Duration::from_millis(200)))
+        .build()
+        .await
+        .unwrap();
+    eventually("replicas serve", async || {
+        let status = pool.status();
+        let told = |name: &str| {
+            status
+                .node(name)
+                .unwrap()
+                .limited
+                .iter()
+                .any(|limit| limit.right.contains("pg_last_wal_replay_lsn"))
+        };
+        told("replica-1") && told("replica-2")
+    })
+    .await;
+    let mut conn = pool.get().await.unwrap();
+    eventually("what needs no position is served", async || {
+        let mut conn = pool.get().await.unwrap();
+        count(&mut conn).await;
+        conn.last_route().unwrap().node.starts_with("replica")
+    })
+    .await;
+    for number in 0..10 {
+        let before = count(&mut conn.primary()).await;
+        insert(&format!("user {number}"))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        assert_eq!(count(&mut conn).await, before + 1);
+        assert_eq!(conn.last_route().unwrap().node, "primary");
+    }
+    let status = pool.status();
+    for node in &status.nodes {
+        assert_eq!(node.monitor_error, None);
+        assert_eq!(node.health, NodeHealth::Up, "{node:?}");
+    }
+    let refused = &status.node("replica-1").unwrap().limited;
+    assert!(
+        refused
+            .iter()
+            .any(|limit| limit.grant.contains("nothing mends it")),
+        "{refused:?}"
+    );
+}
+
+// A role without grants, as CloudNativePG's `app` is: after a failover its standbys tell the new timeline only with their next
+// restartpoint, but show what the new primary has done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_endpoint_serves_again_after_a_failover_without_grants() {
+    let local = Arc::new(
+        blocking(|| {
+            let local = LocalCluster::builder().replicas(3).start().unwrap();
+            fill(&local, "app");
+            let role = "CREATE ROLE app LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO app; \
+                GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app";
+            local.primary().sql("app", role).unwrap();
+            local.wait_caught_up().unwrap();
+            local
+        })
+        .await,
+    );
+    let ports = [0, 1, 2].map(|n| local.replicas()[n].port());
+    let (ro, reads) = balancer(&ports[1..]).await;
+    let (rw, leads) = balancer(&[local.primary().port()]).await;
+    let url = |port| at(port).replace("postgres@", "app@");
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(url(rw)).name("rw"))
+        .replica(NodeConfig::new(url(ro)).name("ro"))
+        .health(HealthConfig::default().interval(Duration::from_millis(200)))
+        .max_size(20)
+        .build()
+        .await
+        .unwrap();
+    drop(reads);
+    let several = || {
+        pool.status()
+            .degraded
+            .iter()
+            .any(|what| what.reason == Degradation::SeveralServers)
+    };
+    let held = std::sync::Mutex::new(Vec::new());
+    eventually("it is known to lead to several", async || {
+        if held.lock().unwrap().len() == 16 {
+            held.lock().unwrap().clear();
+        }
+        let mut conn = pool.get().await.unwrap();
+        count(&mut conn).await;
+        held.lock().unwrap().push(conn);
+        several()
+    })
+    .await;
+    held.lock().unwrap().clear();
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.primary().kill().unwrap();
+        local.replicas()[0].promote().unwrap();
+        local.replicas()[1].follow(&local.replicas()[0]).unwrap();
+        local.replicas()[2].follow(&local.replicas()[0]).unwrap();
+    })
+    .await;
+    *leads.lock().unwrap() = vec![ports[0]];
+    let mut conn = pool.get().await.unwrap();
+    insert("after").execute(&mut conn).await.unwrap();
+    eventually("the endpoint serves what a session must see", async || {
+        let mut conn = pool.get().await.unwrap();
+        let before = count(&mut conn.primary()).await;
+        insert(&format!("{:?}", std::time::Instant::now()))
+            .execute(&mut conn)
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(count(&mut conn).await, before + 1);
         conn.last_route().unwrap().node == "ro"
     })
     .await;

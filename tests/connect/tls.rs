@@ -312,6 +312,11 @@ async fn who_only_prefers_tls_goes_on_without() {
         Ok(false),
     )
     .await;
+    // Who answers with nonsense is not asked without TLS.
+    let between = Middleman::start(port, Does::Errs);
+    let preferring = url("clear:pencil", "localhost", between.port, "sslmode=prefer");
+    expect(&preferring, Err(&["with an error"])).await;
+    assert!(!between.has_heard("pencil"));
     // Both failures are told.
     let between = Middleman::start(port, Does::Breaks);
     let both: &[&str] = &["no encryption", "before that: "];

@@ -69,6 +69,7 @@ pub(super) struct Parts {
     pub(super) stop: CancellationToken,
     pub(super) classifier: Arc<Classifier>,
     pub(super) oids: Arc<OidCache>,
+    pub(super) marks: Arc<Marks>,
     pub(super) write_log: Arc<WriteLog>,
     pub(super) config: Arc<Config>,
     pub(super) event_bus: EventBus,
@@ -142,7 +143,7 @@ impl Manager {
             watched: Vec::new(),
             tasks: JoinSet::new(),
             records: Records::default(),
-            marks: Arc::default(),
+            marks: parts.marks,
             degraded: Vec::new(),
             late: Late::Waiting,
         }

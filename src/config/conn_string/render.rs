@@ -24,6 +24,14 @@ const ESCAPED_V6: &AsciiSet = &ESCAPED.remove(b':');
 /// shown.
 const MASK: &str = "***";
 
+/// Parameters that are secrets, besides the password.
+const SECRETS: [&str; 4] = [
+    "sslpassword",
+    "oauth_client_secret",
+    "scram_client_key",
+    "scram_server_key",
+];
+
 impl ConnString {
     /// The same connection string as a URL, with its password.
     pub(crate) fn to_url(&self) -> String {
@@ -111,6 +119,11 @@ impl ConnString {
     /// that of these only plain words are shown.
     fn redacted(mut self) -> String {
         let mask = self.password.as_ref().map(|_| MASK);
+        for param in &mut self.params {
+            if SECRETS.contains(&&*param.name) {
+                MASK.clone_into(&mut param.value);
+            }
+        }
         let values = self.params.iter_mut().map(|param| &mut param.value);
         for value in values.chain(&mut self.user).chain(&mut self.dbname) {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -331,7 +331,7 @@ impl Reader<'_> {
             let escaped = value.replace('\\', "\\\\").replace(' ', "\\ ");
             Some(format!("-c {setting}={escaped}"))
         };
-        let variables = [("PGTZ", "TimeZone"), ("PGDATESTYLE", "DateStyle")];
+        let variables = [("PGDATESTYLE", "DateStyle")];
         // Of two, the last one counts.
         let all: Vec<String> = variables
             .into_iter()
@@ -363,7 +363,8 @@ impl Reader<'_> {
     }
 
     fn require_auth(&mut self) -> Option<RequireAuth> {
-        let read = RequireAuth::read(self.value("require_auth")?);
+        // An empty list would allow nothing. Whoever writes it means something else.
+        let read = RequireAuth::read(self.whole.param("require_auth")?);
         if read.is_none() {
             self.invalid("require_auth", RequireAuth::EXPECTED);
         }

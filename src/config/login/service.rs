@@ -24,15 +24,13 @@ pub(super) fn parameters(
         return Ok(Vec::new());
     };
     let named = from("servicefile", "PGSERVICEFILE").map(PathBuf::from);
-    let files = match &named {
-        Some(file) => vec![file.clone()],
-        None => usual(environment),
-    };
-    for file in files {
+    for file in files(named.as_deref(), environment) {
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
-            Err(_) if named.is_none() => continue,
-            Err(error) => return Err(format!("`{}`: {error}", file.display())),
+            Err(error) if named.as_ref() == Some(&file) => {
+                return Err(format!("`{}`: {error}", file.display()));
+            }
+            Err(_) => continue,
         };
         match section(&text, &service) {
             Ok(Some(found)) => return Ok(found),
@@ -48,9 +46,10 @@ pub(super) fn parameters(
     Err(format!("no service file has a section `[{service}]`"))
 }
 
-/// The files that are looked into if none is named.
-fn usual(environment: Lookup<'_>) -> Vec<PathBuf> {
-    let own = environment("HOME").map(|home| Path::new(&home).join(".pg_service.conf"));
+/// The files that are looked into: the named one, or the one in the home directory; then the one for all.
+fn files(named: Option<&Path>, environment: Lookup<'_>) -> Vec<PathBuf> {
+    let home = || environment("HOME").map(|home| Path::new(&home).join(".pg_service.conf"));
+    let own = named.map(Path::to_path_buf).or_else(home);
     let system = environment("PGSYSCONFDIR").unwrap_or_else(|| SYSTEM.to_owned());
     let all = Path::new(&system).join("pg_service.conf");
     own.into_iter().chain([all]).collect()

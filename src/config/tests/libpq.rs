@@ -175,7 +175,7 @@ fn the_url_wins_over_the_service_and_that_over_the_environment() {
         ("PGPORT", "6000"),
         ("PGSSLMODE", "require"),
         ("PGCONNECT_TIMEOUT", "7"),
-        ("PGTZ", "Europe/Prague"),
+        ("PGDATESTYLE", "ISO, DMY"),
         ("PGOPTIONS", "-c work_mem=1MB"),
     ];
     let one = read("postgres://url@/?service=app", &environment).unwrap();
@@ -187,7 +187,7 @@ fn the_url_wins_over_the_service_and_that_over_the_environment() {
     assert_eq!(node.login.tls.mode, SslMode::Disable);
     assert_eq!(node.login.password.as_deref(), Some(b"hunter2".as_slice()));
     assert_eq!(node.pool.connect_timeout, Duration::from_secs(7));
-    let options = "-c TimeZone=Europe/Prague -c work_mem=1MB";
+    let options = "-c DateStyle=ISO,\\ DMY -c work_mem=1MB";
     assert_eq!(postgres.get_options(), Some(options));
     // Without the service the environment is left.
     let other = read("postgres://", &environment).unwrap();
@@ -258,6 +258,7 @@ fn what_changes_nothing_is_accepted() {
         assert!(read.is_ok(), "{parameter}: {read:?}");
     }
     for parameter in [
+        "require_auth=",
         "target_session_attrs=standby",
         "target_session_attrs=read-only",
         "target_session_attrs=nearest",

@@ -402,6 +402,10 @@ fn passwords_are_masked_where_urls_are_shown() {
             "postgres://u:p@hunter2@db1",
             "postgres://… (26 bytes that cannot be read)",
         ),
+        (
+            "host=db1 sslpassword=hunter2 scram_client_key=hunter2",
+            "host=db1 sslpassword=*** scram_client_key=***",
+        ),
         ("hunter2", "… (7 bytes that cannot be read)"),
     ] {
         let shown = format!("url: {shown},");
