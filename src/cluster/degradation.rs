@@ -87,7 +87,7 @@ fn of_pooler(member: &Member) -> Option<&'static str> {
         ),
         Pooling::Transaction if !connector.vouches() => Some(
             "its pooler gives each transaction another server connection, so where it is cannot be asked: give the node \
-             a `monitor`, a URL that goes around the pooler",
+             a URL that goes around the pooler, by `NodeConfig::monitor`",
         ),
         _ => None,
     }

@@ -232,6 +232,7 @@ fn check_node(
         }
         let mut monitor = settings.clone();
         (monitor.login, monitor.host, monitor.pooler) = (login, host(address), None);
+        monitor.name = format!("{name} (monitor)");
         settings.monitor = Some(Box::new(monitor));
     }
     Some(settings)

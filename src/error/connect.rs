@@ -64,6 +64,10 @@ impl ConnectErrorKind {
             "failed to connect to remote server",
         ];
         let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+        // PgBouncer says so of a password that is wrong.
+        if message.contains("authentication failed") {
+            return Some(Self::Authentication);
+        }
         if says(&FULL) {
             return Some(Self::TooManyConnections);
         }
@@ -177,8 +181,7 @@ impl ConnectError {
 
     /// Whether another user or password may do.
     pub(crate) fn is_of_the_login(&self) -> bool {
-        let codes = [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION];
-        self.sqlstate.is_some_and(|code| codes.contains(&code))
+        self.kind == ConnectErrorKind::Authentication && self.sqlstate.is_some()
     }
 
     /// Whether waiting for a free connection can help: the server lives and is only full.

@@ -36,7 +36,6 @@ impl SqlState {
     pub(crate) const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     pub(crate) const DATABASE_DROPPED: Self = Self(*b"57P04");
     pub(crate) const INVALID_AUTHORIZATION: Self = Self(*b"28000");
-    pub(crate) const INVALID_PASSWORD: Self = Self(*b"28P01");
     pub(crate) const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     const DATATYPE_MISMATCH: Self = Self(*b"42804");
     const SYNTAX_ERROR: Self = Self(*b"42601");

@@ -374,6 +374,10 @@ impl Connector {
     /// Notes what is known of a pooler, now that the log-in is over.
     fn see_pooler(&self, wire: &Wire) {
         let seen = match self.settings.pooler {
+            // What the pooler tells of itself is so.
+            Some(Pooler::Session) if wire.seen_pooling() == Pooling::Transaction => {
+                Pooling::Transaction
+            }
             Some(Pooler::Session) => Pooling::Session,
             Some(Pooler::Transaction) => Pooling::Transaction,
             None => wire.seen_pooling(),

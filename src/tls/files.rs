@@ -115,7 +115,16 @@ fn make(settings: &TlsSettings) -> Result<ClientConfig, String> {
     let mut config = match certificate(settings)? {
         Some((chain, key, path)) => config
             .with_client_auth_cert(chain, key)
-            .map_err(|error| format!("`{}` and its key: {error}", path.display()))?,
+            .map_err(|error| {
+                let shown = path.display();
+                let told = error.to_string();
+                let hint = if told.contains("UnsupportedCertVersion") {
+                    "; it is of version 1: sign it anew with extensions (`openssl x509 -req -extfile …`)"
+                } else {
+                    ""
+                };
+                format!("`{shown}` and its key do not go together: {told}{hint}")
+            })?,
         None => config.with_no_client_auth(),
     };
     config.enable_sni = settings.sni;

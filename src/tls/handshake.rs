@@ -78,6 +78,11 @@ impl TlsError {
                 ": no authority that is trusted has signed it; name the authority's certificate by `sslrootcert`, \
                  and have the server send those in between"
             }
+            // It has no name of its own there.
+            error if error.to_string().contains("UnsupportedCertVersion") => {
+                ": the certificate, or one above it, is of version 1, which cannot be verified here; sign it anew with \
+                 extensions (`openssl x509 -req -extfile …`)"
+            }
             rustls::Error::PeerIncompatible(_) => ": TLS 1.2 is the oldest version here",
             _ => "",
         };

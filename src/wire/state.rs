@@ -443,7 +443,8 @@ impl Wire {
         drop(memory);
         if fields.is_fatal() {
             let message = String::from_utf8_lossy(fields.message);
-            if ConnectErrorKind::of_pooler(&message).is_some() {
+            let kind = ConnectErrorKind::of_pooler(&message);
+            if kind.is_some_and(|kind| kind != ConnectErrorKind::Authentication) {
                 self.turned_away.store(true, Ordering::Release);
             }
             self.close(Death::of(fields, code));

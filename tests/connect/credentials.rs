@@ -231,6 +231,7 @@ async fn a_pool_whose_password_is_refused_serves_over_what_is_open() {
         pool.status().nodes.iter().all(|node| node.connections > 0)
     })
     .await;
+    drop(conn);
     change_password(&local, "two").await;
     let mut first = held(&pool).await;
     // The second one would need a new connection, and is served by the first in turn.

@@ -277,7 +277,7 @@ async fn a_pooler_that_nobody_named_is_seen() {
             (true, Mode::Session) => assert!(told.is_empty() && set.is_ok(), "{told:?} {set:?}"),
             (true, Mode::Transaction) => {
                 assert!(
-                    told.iter().all(|what| what.detail.contains("`monitor`")) && told.len() == 3,
+                    told.iter().all(|what| what.detail.contains("monitor`")) && told.len() == 3,
                     "{told:?}"
                 );
                 assert!(
@@ -485,7 +485,7 @@ async fn nobody_is_promoted_over_a_pooler_for_transactions() {
     .await;
     eventually("it is refused for its pooler", async || {
         let refused = over.promote("replica-1").await.unwrap_err().to_string();
-        refused.contains("`monitor`")
+        refused.contains("monitor`")
     })
     .await;
     eventually("it is promoted around the pooler", async || {

@@ -416,7 +416,11 @@ async fn a_client_shows_its_certificate() {
     )
     .await;
     assert!(try_url(&of(&foreign, &foreign_key)).await.is_err());
-    expect(&of(&certificate, &other_key), Err(&["own.crt", "its key"])).await;
+    expect(
+        &of(&certificate, &other_key),
+        Err(&["own.crt", "do not go together"]),
+    )
+    .await;
     expect(&of(&certificate, &certificate), Err(&["chmod"])).await;
     expect(
         &of(&certificate, &folder.path().to_owned()),

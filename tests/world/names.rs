@@ -438,7 +438,8 @@ async fn a_name_over_all_servers_shows_no_session_less_than_it_wrote() {
 }
 
 // A Kubernetes service over all pods as the only name, because it was that before there were replicas. Half of its
-// connections lead to standbys. No write is lost, done twice or in doubt.
+// connections lead to standbys. No write is lost or done twice. One that is under way when the name is found to lead to a
+// standby may be in doubt, as the guide says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_only_name_over_all_servers_loses_no_write() {
     let local = own_cluster().await;
@@ -451,11 +452,12 @@ async fn the_only_name_over_all_servers_loses_no_write() {
         .failover_wait(Duration::from_millis(500))
         .build_unchecked()
         .unwrap();
-    let mut done = 0;
+    let (mut done, mut in_doubt) = (0, 0);
     for n in 0..8 {
         let mut conn = pool.get().await.unwrap();
         match insert(&format!("n{n}")).execute(&mut conn).await {
             Ok(_) => done += 1,
+            Err(error) if error.outcome() == Outcome::Unknown => in_doubt += 1,
             Err(error) => assert_eq!(error.outcome(), Outcome::NotRun, "{error}"),
         }
     }
@@ -463,7 +465,11 @@ async fn the_only_name_over_all_servers_loses_no_write() {
         .await
         .unwrap();
     let there = count(&mut direct.get().await.unwrap()).await;
-    assert_eq!(there, done + 3);
+    let fits = done + 3..=done + in_doubt + 3;
+    assert!(
+        fits.contains(&there),
+        "{there} of {done}, {in_doubt} in doubt"
+    );
 }
 
 /// A pool whose only name leads to the primary, and may be led elsewhere.

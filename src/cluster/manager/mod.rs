@@ -175,6 +175,8 @@ impl Manager {
                 Some(_) = self.monitors.join_next() => continue,
                 Some(finding) = self.tasks.join_next() => match finding {
                     Ok(finding) => Turn::Learn(finding),
+                    // The runtime is shutting down.
+                    Err(error) if error.is_cancelled() => continue,
                     Err(panic) => {
                         tracing::error!(target: "diesel_replicated", error = %panic, "task_died");
                         continue;
