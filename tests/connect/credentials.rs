@@ -234,14 +234,18 @@ async fn a_pool_whose_password_is_refused_serves_over_what_is_open() {
     drop(conn);
     change_password(&local, "two").await;
     let mut first = held(&pool).await;
-    // The second one would need a new connection, and is served by the first in turn.
-    let waiting = tokio::spawn({
-        let pool = pool.clone();
-        async move {
-            let mut conn = pool.get().await.unwrap();
-            insert_any(&mut conn).await.unwrap();
-        }
-    });
+    // Others would need new connections, and are served by what is open in turn.
+    let waiting: Vec<_> = (0..6)
+        .map(|_| {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let mut conn = pool.get().await.unwrap();
+                run(&mut conn, "BEGIN").await.unwrap();
+                insert_any(&mut conn).await.unwrap();
+                run(&mut conn, "COMMIT").await.unwrap();
+            })
+        })
+        .collect();
     eventually("the pool says that it cannot grow", async || {
         let degraded = pool.status().degraded;
         degraded.iter().any(|what| {
@@ -260,7 +264,9 @@ async fn a_pool_whose_password_is_refused_serves_over_what_is_open() {
     );
     run(&mut first, "COMMIT").await.unwrap();
     drop(first);
-    waiting.await.unwrap();
+    for task in waiting {
+        task.await.unwrap();
+    }
     secret.set("two");
     eventually("it can grow again", async || {
         let held = [held(&pool).await, held(&pool).await, held(&pool).await];
