@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::member::Member;
+use crate::config::HealthConfig;
 use crate::consistency::NewTimeline;
 use crate::error::Error;
 use crate::node::{Facts, Node, Probe, Trouble};
@@ -58,6 +59,11 @@ pub(crate) enum Command {
         name: String,
         on: bool,
         done: oneshot::Sender<Result<Arc<Node>, Error>>,
+    },
+    /// Of these settings, the limits of lag.
+    SetMaxLag {
+        health: HealthConfig,
+        done: oneshot::Sender<Result<(), Error>>,
     },
     SetWeight {
         name: String,

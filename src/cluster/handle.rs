@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::context::TokioContext;
@@ -22,7 +22,7 @@ use super::oid_cache::OidCache;
 use super::promotion::{Outlook, Promoter, PromotionRequest};
 use super::topology::Topology;
 use crate::classify::{Classifier, Lesson};
-use crate::config::{Config, NodeSettings, Settings};
+use crate::config::{Config, ConsistencyConfig, HealthConfig, NodeSettings, Settings};
 use crate::consistency::{Reports, WriteLog};
 use crate::deadline;
 use crate::error::Error;
@@ -54,6 +54,8 @@ pub(crate) struct Cluster {
     stop: CancellationToken,
     maker: NodeMaker,
     marks: Arc<Marks>,
+    /// What reads must see; it may change while the pool runs.
+    consistency: RwLock<ConsistencyConfig>,
     /// The configuration, without the nodes.
     pub(crate) config: Arc<Config>,
     /// The longest `connect_timeout` of any node.
@@ -130,6 +132,7 @@ impl Cluster {
             policy: options.policy,
             tracker: CheckoutTracker::new(),
             runtime,
+            consistency: RwLock::new(config.consistency.clone()),
             config,
             promotion,
             #[cfg(feature = "promotion")]
@@ -312,6 +315,21 @@ impl Cluster {
         } else {
             self.marks.known(timeline)
         }
+    }
+
+    pub(crate) fn consistency(&self) -> ConsistencyConfig {
+        self.consistency.read().clone()
+    }
+
+    /// Sets what reads must see from now on. Whose writes are counted stays as it was built.
+    pub(crate) fn set_consistency(&self, config: ConsistencyConfig) {
+        let write_scope = self.config.consistency.write_scope;
+        *self.consistency.write() = config.write_scope(write_scope);
+    }
+
+    /// Sets how far replicas may be behind, from the next look at them on.
+    pub(crate) async fn set_max_lag(&self, health: HealthConfig) -> Result<(), Error> {
+        self.ask(|done| Command::SetMaxLag { health, done }).await
     }
 
     /// The settings of the node of this name.

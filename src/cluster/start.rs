@@ -75,7 +75,7 @@ pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<
 fn tell(cluster: &Cluster, topology: &Topology) {
     let nodes = topology.describe().join("; ");
     let primary = topology.primary().map(|member| member.node.name.as_str());
-    let consistency = cluster.config.consistency.level.to_string();
+    let consistency = cluster.consistency().level.to_string();
     let promotion = cluster.promotion().automatic;
     let sizes = topology.members.iter().map(|member| {
         let node = &member.node;

@@ -1,5 +1,8 @@
 //! Settings that change while the pool runs, checked like those that it was built from.
 
+use std::time::Duration;
+
+use super::health::HealthConfig;
 use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, NodeSettings, PoolConfig};
 use crate::config::{ConfigError, ConfigErrors};
 
@@ -59,6 +62,21 @@ pub(crate) fn check_max_size(
     settings.pool.max_size = max_size;
     settings.pool.min_idle = settings.pool.min_idle.map(|idle| idle.min(max_size));
     Ok(settings)
+}
+
+/// Checks limits of lag.
+pub(crate) fn check_max_lag(
+    max_lag: Option<Duration>,
+    max_lag_bytes: Option<u64>,
+) -> Result<HealthConfig, ConfigErrors> {
+    let health = HealthConfig {
+        max_lag,
+        max_lag_bytes,
+        ..HealthConfig::default()
+    };
+    let mut errors = Vec::new();
+    health.check(&mut errors);
+    ConfigErrors::unless_empty(errors, health)
 }
 
 /// Checks a weight that is given to `node`.

@@ -31,7 +31,9 @@ mod validate;
 use std::fmt;
 use std::time::Duration;
 
-pub(crate) use at_run_time::{check_max_size, check_node, check_replica, check_url, check_weight};
+pub(crate) use at_run_time::{
+    check_max_lag, check_max_size, check_node, check_replica, check_url, check_weight,
+};
 pub(crate) use checked::{Host, NodeSettings, Settings};
 pub use commit::{COMMIT_MARKER_SQL, CommitResolution};
 pub(crate) use conn_string::redact;

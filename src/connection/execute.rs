@@ -210,7 +210,7 @@ impl ReplicatedConnection {
                 _ => ReadRequirement::default(),
             };
         }
-        let config = &self.cluster.config.consistency;
+        let config = &self.cluster.consistency();
         if level == Consistency::Strong && !config.strong_reads_on_replicas {
             return ReadRequirement::primary(RouteReason::Strong);
         }
@@ -241,7 +241,7 @@ impl ReplicatedConnection {
 
     /// Notes a write that is about to be sent.
     pub(super) fn pending_write(&self, session: &SessionState) -> PendingWrite {
-        let config = &self.cluster.config.consistency;
+        let config = &self.cluster.consistency();
         let write_log = &self.cluster.write_log;
         PendingWrite::starts(&session.history, write_log, session.consistency, config)
     }

@@ -79,7 +79,7 @@ impl ReplicatedConnection {
         match level {
             _ if open => Ok(()),
             Consistency::Causal => self.shows_seen(lease, &history).await,
-            Consistency::Strong if self.cluster.config.consistency.strong_reads_on_replicas => {
+            Consistency::Strong if self.cluster.consistency().strong_reads_on_replicas => {
                 self.shows_replicas(lease).await
             }
             _ => Ok(()),
@@ -131,7 +131,7 @@ impl ReplicatedConnection {
             let all = asked.all(|reports| reports.asked_since(now));
             all.then_some(())
         };
-        let deadline = deadline::after(now, self.cluster.config.consistency.wait);
+        let deadline = deadline::after(now, self.cluster.consistency().wait);
         let _ = self.cluster.with_news(deadline, look).await;
         let snapshots: Vec<_> = replicas
             .iter()
@@ -235,7 +235,7 @@ impl ReplicatedConnection {
             let reads = history.positions(write_log).reads;
             (!reads.iter().any(elsewhere)).then_some(())
         };
-        let deadline = deadline::after(Instant::now(), self.cluster.config.consistency.wait);
+        let deadline = deadline::after(Instant::now(), self.cluster.consistency().wait);
         self.cluster.with_news(deadline, look).await.is_some()
     }
 }

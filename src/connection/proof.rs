@@ -61,7 +61,7 @@ impl ReplicatedConnection {
             return (Proof::of(met), Duration::ZERO);
         }
         let _asked = member.reports.want();
-        let deadline = deadline::after(started, self.cluster.config.consistency.wait);
+        let deadline = deadline::after(started, self.cluster.consistency().wait);
         let look = || {
             requirement.refresh(write_log);
             let asked = member.reports.asked_since(lease.opened);
@@ -108,7 +108,7 @@ impl ReplicatedConnection {
         (requirement, began): (&mut ReadRequirement, Instant),
     ) -> Proof {
         let write_log = &self.cluster.write_log;
-        let deadline = deadline::after(began, self.cluster.config.consistency.wait);
+        let deadline = deadline::after(began, self.cluster.consistency().wait);
         loop {
             requirement.refresh(write_log);
             let position = requirement.to_show(topology.timeline(), write_log);

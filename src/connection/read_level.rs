@@ -18,7 +18,7 @@ impl ReplicatedConnection {
     pub(super) fn level_of(&self, session: &SessionState) -> Consistency {
         session
             .consistency
-            .unwrap_or(self.cluster.config.consistency.level)
+            .unwrap_or(self.cluster.consistency().level)
     }
 
     /// The timeline of the primary at the other end; 0 if it is not known.
@@ -37,7 +37,7 @@ impl ReplicatedConnection {
         let timeline = self.timeline_of(lease);
         let lent = || Left::lent(&lease.wire, timeline);
         self.session().history.lends(lent());
-        if self.cluster.config.consistency.write_scope == WriteScope::Pool {
+        if self.cluster.consistency().write_scope == WriteScope::Pool {
             self.cluster.write_log.leave(lent());
         }
     }
@@ -87,7 +87,7 @@ impl ReplicatedConnection {
 /// The token of a session. Asks for positions that are not known yet, and waits as long as a read would.
 pub(crate) async fn token_of(cluster: &Arc<Cluster>, history: &SessionHistory) -> SessionToken {
     let write_log = &cluster.write_log;
-    let deadline = deadline::after(Instant::now(), cluster.config.consistency.wait);
+    let deadline = deadline::after(Instant::now(), cluster.consistency().wait);
     let mut known = history.positions(write_log);
     let topology = cluster.topology();
     let primary = topology.primary().map(|member| &member.reports);

@@ -200,7 +200,7 @@ impl ReplicatedConnection {
     /// Whether the read waits for writes of any session, and more than [`FEW`] connections are in use. With fewer a
     /// read just waits: the answer comes soon.
     fn is_of_others(&self, reading: &Reading<'_>) -> bool {
-        self.cluster.config.consistency.write_scope == WriteScope::Pool
+        self.cluster.consistency().write_scope == WriteScope::Pool
             && reading.requirement.otherwise() == RouteReason::OwnWrite
             && self.cluster.tracker.out() > FEW
     }
@@ -237,7 +237,7 @@ impl ReplicatedConnection {
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.
     async fn caught_up(&self, reading: &mut Reading<'_>) -> bool {
         let write_log = &self.cluster.write_log;
-        let deadline = deadline::after(reading.started, self.cluster.config.consistency.wait);
+        let deadline = deadline::after(reading.started, self.cluster.consistency().wait);
         if Instant::now() >= deadline {
             return false;
         }

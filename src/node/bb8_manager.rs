@@ -49,6 +49,7 @@ impl ManageConnection for ConnectionManager {
     type Error = Refusal;
 
     async fn connect(&self) -> Result<NodeConnection, Refusal> {
+        let _turn = self.connector.turn().await;
         let started = Instant::now();
         // The application's code runs in there. bb8 would count a connection for ever whose making panicked.
         let connecting = AssertUnwindSafe(self.connector.connect()).catch_unwind();

@@ -10,7 +10,7 @@ use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_core::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::Trouble;
@@ -167,14 +167,18 @@ impl Connector {
 
     /// Opens a connection and sets it up, within `connect_timeout`.
     pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
-        // Nobody closes it.
-        let _turn = self.turns.acquire().await;
         let generation = Arc::clone(&self.generation());
         let connected = self
             .connect_counted(&self.open, &generation, For::Statements)
             .await;
         self.failing.store(connected.is_err(), Ordering::Release);
         connected
+    }
+
+    /// Waits until one more connection may be opened. Health checks do not wait.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // Nobody closes it.
+        self.turns.acquire().await.ok()
     }
 
     /// Whether the last attempt to open a connection for statements failed.

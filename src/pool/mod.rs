@@ -14,7 +14,8 @@ use tokio::runtime::Handle;
 
 use crate::cluster::Cluster;
 use crate::config::{
-    Config, NodeConfig, check_max_size, check_node, check_replica, check_url, check_weight,
+    Config, ConsistencyConfig, NodeConfig, check_max_lag, check_max_size, check_node,
+    check_replica, check_url, check_weight,
 };
 use crate::connection::ReplicatedConnection;
 use crate::error::Error;
@@ -283,6 +284,28 @@ impl ReplicatedPool {
         let before = self.cluster.settings_of(name)?;
         let settings = check_node(node.into(), &before, &self.cluster.config.pool)?;
         self.cluster.replace(settings).await
+    }
+
+    /// Sets how far replicas may be behind, in time and in bytes of log, instead of
+    /// [`HealthConfig::max_lag`](crate::config::HealthConfig::max_lag) and `max_lag_bytes`. `None` is for no limit.
+    ///
+    /// # Errors
+    ///
+    /// A limit is zero, or the pool is closed.
+    pub async fn set_max_lag(
+        &self,
+        time: impl Into<Option<Duration>>,
+        bytes: impl Into<Option<u64>>,
+    ) -> Result<(), Error> {
+        let limits = check_max_lag(time.into(), bytes.into())?;
+        self.cluster.set_max_lag(limits).await
+    }
+
+    /// Sets what reads must see and may wait for, instead of [`Config::consistency`]. It holds for statements that begin
+    /// from now on, of connections and sessions that do not say otherwise.
+    /// [`write_scope`](crate::config::ConsistencyConfig::write_scope) stays as it was built.
+    pub fn set_consistency(&self, consistency: impl Into<ConsistencyConfig>) {
+        self.cluster.set_consistency(consistency.into());
     }
 
     /// Closes the pool. It hands out nothing more, waits up to `deadline` for the connections in use, then closes

@@ -7,7 +7,7 @@ use diesel_async::RunQueryDsl;
 use diesel_replicated::config::HealthConfig;
 use diesel_replicated::status::NodeHealth;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Error, NodeConfig, ReplicatedPool};
+use diesel_replicated::{Consistency, Error, NodeConfig, ReplicatedPool};
 
 use crate::support::{
     Shared, blocking, builder_for, count, eventually, fill, insert, on, own_cluster, run,
@@ -185,4 +185,54 @@ async fn a_transaction_goes_on_while_its_node_is_replaced() {
     let mut conn = pool.get().await.unwrap();
     insert("after").execute(&mut conn).await.unwrap();
     assert!(count(&mut conn).await > 5);
+}
+
+// PgBouncer's and PgDog's RELOAD: limits of lag, and what reads must see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_of_lag_and_the_level_change_while_the_pool_runs() {
+    let local = own_cluster().await;
+    let pool = builder_for(&local, "app")
+        .consistency(Consistency::Eventual)
+        .health(HealthConfig::default().interval(Duration::from_millis(100)))
+        .build()
+        .await
+        .unwrap();
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        for replica in local.replicas() {
+            replica.pause_replay().unwrap();
+        }
+    })
+    .await;
+    let mut conn = pool.get().await.unwrap();
+    insert("new").execute(&mut conn).await.unwrap();
+    let by_replica = async || {
+        let mut conn = pool.get().await.unwrap();
+        count(&mut conn).await;
+        conn.last_route().unwrap().node.starts_with("replica")
+    };
+    eventually("what is old is served", by_replica).await;
+    // The primary alone has what was written.
+    pool.set_consistency(Consistency::ReadYourWrites);
+    assert_eq!(count(&mut pool.get().await.unwrap()).await, 4);
+    assert_eq!(
+        pool.get().await.unwrap().consistency(),
+        Consistency::ReadYourWrites
+    );
+    pool.set_consistency(Consistency::Eventual);
+    eventually("what is old is served again", by_replica).await;
+    pool.set_max_lag(Duration::from_millis(200), None)
+        .await
+        .unwrap();
+    eventually("they lag", async || {
+        let status = pool.status();
+        ["replica-1", "replica-2"]
+            .iter()
+            .all(|name| status.node(name).unwrap().health == NodeHealth::Lagging)
+    })
+    .await;
+    assert!(!by_replica().await);
+    pool.set_max_lag(None, None).await.unwrap();
+    eventually("they do not any more", by_replica).await;
+    assert!(pool.set_max_lag(Duration::ZERO, None).await.is_err());
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Manager;
 use crate::cluster::member::Member;
 use crate::cluster::topology::Topology;
+use crate::config::{Config, HealthConfig};
 use crate::error::Error;
 use crate::health::Signal;
 use crate::node::{Node, Probe};
@@ -105,6 +106,13 @@ impl Manager {
         }
         self.hear(&member.node, Signal::Drain(on));
         Ok(Arc::clone(&member.node))
+    }
+
+    pub(super) fn set_max_lag(&mut self, health: &HealthConfig) {
+        let mut config = Config::clone(&self.config);
+        config.health.max_lag = health.max_lag;
+        config.health.max_lag_bytes = health.max_lag_bytes;
+        self.config = Arc::new(config);
     }
 
     pub(super) fn set_weight(&mut self, name: &str, weight: u32) -> Result<(), Error> {

@@ -242,6 +242,10 @@ impl Manager {
             Command::Drain { name, on, done } => {
                 let _ = done.send(self.drain(&name, on));
             }
+            Command::SetMaxLag { health, done } => {
+                self.set_max_lag(&health);
+                let _ = done.send(Ok(()));
+            }
             Command::SetWeight { name, weight, done } => {
                 let _ = done.send(self.set_weight(&name, weight));
             }
