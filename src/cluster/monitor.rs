@@ -84,8 +84,8 @@ pub(super) struct Monitor {
     looked: bool,
     /// When it last looked for the primary over a new connection.
     looked_anew: Instant,
-    /// Where the node was when it was last a standby.
-    replayed: Lsn,
+    /// Where the node was when it was last a standby, and which run of which server that was.
+    replayed: (Option<Run>, Lsn),
     /// The run of the server that this connection reported.
     run: Option<Run>,
     /// The newest timeline that the node reported over this connection.
@@ -125,7 +125,7 @@ impl Monitor {
             swept: Instant::now(),
             looked: false,
             looked_anew: Instant::now(),
-            replayed: Lsn(0),
+            replayed: (None, Lsn(0)),
             run: None,
             timeline: 0,
             lacks: 0,
@@ -521,7 +521,7 @@ impl Monitor {
                 replayed: Some(replayed),
                 ..
             } => {
-                self.replayed = replayed;
+                self.replayed = (facts.run, replayed);
                 let cluster = self.write_log.with(|view| view.cluster);
                 let ours = |cluster| facts.cluster.is_none_or(|its| its == cluster);
                 if cluster.is_none_or(ours) && facts.timeline != 0 {
@@ -636,6 +636,16 @@ impl Monitor {
         }
     }
 
+    /// As far as a primary had come before it was promoted. What another server behind the same name had is nothing here.
+    fn replayed_by(&self, run: Option<Run>) -> Lsn {
+        let (its, replayed) = self.replayed;
+        if run.is_some() && its == run {
+            replayed
+        } else {
+            Lsn(0)
+        }
+    }
+
     /// How the log of a primary came to be on its timeline, if that timeline is new.
     async fn fork(&self, monitor: &mut MonitorConnection, facts: &Facts) -> Option<NewTimeline> {
         let known = self.write_log.with(|view| view.forks.current());
@@ -654,7 +664,7 @@ impl Monitor {
             Ok(Ok(Some(ended))) => Some(NewTimeline::History(ended)),
             // It may not be read.
             _ => Some(NewTimeline::Bounds {
-                replayed: self.replayed,
+                replayed: self.replayed_by(facts.run),
             }),
         }
     }

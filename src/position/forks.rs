@@ -63,6 +63,12 @@ impl Forks {
         if current <= self.current {
             return;
         }
+        // It may have replayed what belongs to a timeline in between, of which nobody here has heard.
+        let replayed = if current == self.current + 1 {
+            replayed
+        } else {
+            Lsn(0)
+        };
         if self.current != 0 {
             for timeline in self.current..current {
                 self.forks.push(Fork {
@@ -177,6 +183,17 @@ mod tests {
         forks.learn_history(2, &[(1, Lsn(100))]);
         assert_eq!(forks.standing(at(1, 100)), Survival::Kept);
         assert_eq!(forks.standing(at(1, 101)), Survival::Lost);
+    }
+
+    #[test]
+    fn a_timeline_that_was_passed_over_leaves_all_in_doubt() {
+        let mut forks = Forks::default();
+        forks.learn_bounds(1, Lsn(0), Lsn(10));
+        // The second began at 50, and the standby that begins the third was on it.
+        forks.learn_bounds(3, Lsn(90), Lsn(110));
+        assert_eq!(forks.standing(at(1, 80)), Survival::Unclear);
+        assert_eq!(forks.standing(at(1, 111)), Survival::Lost);
+        assert_eq!(forks.standing(at(3, 120)), Survival::Kept);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use diesel_replicated::config::{ConsistencyConfig, HealthConfig};
 use diesel_replicated::connection::{Replicas, Stage};
-use diesel_replicated::status::{Degradation, NodeHealth};
+use diesel_replicated::status::{Degradation, NodeHealth, RouteReason};
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Builder, Consistency, NodeConfig, ReplicatedConnection, ReplicatedPool};
 
@@ -378,22 +378,25 @@ async fn replicas_that_refuse_to_tell_a_position_serve_the_rest() {
     );
 }
 
+/// A cluster with a role `app` that owns nothing and has no grant of `pg_monitor`.
+async fn cluster_without_grants(replicas: usize) -> Arc<LocalCluster> {
+    let local = blocking(move || {
+        let local = LocalCluster::builder().replicas(replicas).start().unwrap();
+        fill(&local, "app");
+        let role = "CREATE ROLE app LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO app; \
+            GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app";
+        local.primary().sql("app", role).unwrap();
+        local.wait_caught_up().unwrap();
+        local
+    });
+    Arc::new(local.await)
+}
+
 // A role without grants, as CloudNativePG's `app` is: after a failover its standbys tell the new timeline only with their next
 // restartpoint, but show what the new primary has done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_endpoint_serves_again_after_a_failover_without_grants() {
-    let local = Arc::new(
-        blocking(|| {
-            let local = LocalCluster::builder().replicas(3).start().unwrap();
-            fill(&local, "app");
-            let role = "CREATE ROLE app LOGIN; GRANT ALL ON ALL TABLES IN SCHEMA public TO app; \
-                GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app";
-            local.primary().sql("app", role).unwrap();
-            local.wait_caught_up().unwrap();
-            local
-        })
-        .await,
-    );
+    let local = cluster_without_grants(3).await;
     let ports = [0, 1, 2].map(|n| local.replicas()[n].port());
     let (ro, reads) = balancer(&ports[1..]).await;
     let (rw, leads) = balancer(&[local.primary().port()]).await;
@@ -448,4 +451,52 @@ async fn a_reader_endpoint_serves_again_after_a_failover_without_grants() {
         conn.last_route().unwrap().node == "ro"
     })
     .await;
+}
+
+// patroni 1894, orchestrator 88: a standby that lagged is promoted, and a name goes over to it. How far
+// another server behind that name had come says nothing of the new primary.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_goes_over_to_a_promoted_standby_that_lagged() {
+    let local = cluster_without_grants(2).await;
+    let [one, two] = [0, 1].map(|n| local.replicas()[n].port());
+    let (port, to) = balancer(&[one]).await;
+    let url = |port| at(port).replace("postgres@", "app@");
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(url(local.primary().port())).name("rw"))
+        .replica(NodeConfig::new(url(port)).name("ro"))
+        .health(HealthConfig::default().interval(Duration::from_millis(200)))
+        .build()
+        .await
+        .unwrap();
+    on(&local, |local| local.replicas()[1].detach().unwrap()).await;
+    let mut conn = pool.get().await.unwrap();
+    insert("lost").execute(&mut conn).await.unwrap();
+    let rows = count(&mut conn).await;
+    let conn = tokio::sync::Mutex::new(conn);
+    eventually("the first server shows the write", async || {
+        let mut conn = conn.lock().await;
+        assert_eq!(count(&mut conn).await, rows);
+        conn.last_route().unwrap().node == "ro"
+    })
+    .await;
+    // Its monitor has seen that, too.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    *to.lock().unwrap() = vec![two];
+    on(&local, |local| {
+        // Nobody asks the second server while it is a standby.
+        local.replicas()[1].promote().unwrap();
+        local.primary().kill().unwrap();
+        local.replicas()[0].kill().unwrap();
+    })
+    .await;
+    eventually("the session reads again", async || {
+        let mut conn = conn.lock().await;
+        let read: Result<i64, _> = users::table.count().get_result(&mut conn).await;
+        read.is_ok()
+    })
+    .await;
+    let mut conn = conn.into_inner();
+    let route = conn.last_route().unwrap();
+    assert_eq!(route.reason, RouteReason::LostWrite, "{route:?}");
+    assert!(count(&mut conn).await < rows);
 }
