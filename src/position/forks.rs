@@ -130,8 +130,9 @@ impl Forks {
             return true;
         }
         // A standby on a newer timeline shows `wanted` only if that was kept. A standby on an older timeline with a
-        // greater LSN has other data.
-        replayed.timeline > wanted.timeline && self.standing(wanted) == Survival::Kept
+        // greater LSN has other data. Of a timeline that no primary has told of, nobody knows where it began.
+        let told = replayed.timeline <= self.current;
+        told && replayed.timeline > wanted.timeline && self.standing(wanted) == Survival::Kept
     }
 }
 
@@ -214,5 +215,6 @@ mod tests {
         assert!(!forks.covers(at(3, 250), at(2, 201)), "lost, not covered");
         assert!(!forks.covers(at(3, 199), at(2, 200)), "not there yet");
         assert!(!Forks::default().covers(at(2, 9), at(1, 5)), "not known");
+        assert!(!forks.covers(at(4, 300), at(3, 250)), "nobody told of it");
     }
 }

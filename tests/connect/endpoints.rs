@@ -500,3 +500,60 @@ async fn a_name_that_goes_over_to_a_promoted_standby_that_lagged() {
     assert_eq!(route.reason, RouteReason::LostWrite, "{route:?}");
     assert!(count(&mut conn).await < rows);
 }
+
+// repmgr 439, 821: a standby is promoted by mistake, and a name leads to one that follows it. It is ahead in the log,
+// and nobody here has heard where its timeline began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_leads_to_a_follower_of_a_rogue_primary() {
+    let local = Arc::new(
+        blocking(|| {
+            let local = LocalCluster::builder().replicas(3).start().unwrap();
+            fill(&local, "app");
+            local.wait_caught_up().unwrap();
+            local
+        })
+        .await,
+    );
+    let ports = [0, 1, 2].map(|n| local.replicas()[n].port());
+    let (port, to) = balancer(&ports[..1]).await;
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
+        .replica(NodeConfig::new(at(port)).name("ro"))
+        .health(HealthConfig::default().interval(Duration::from_millis(200)))
+        .failover_wait(Duration::from_millis(20))
+        .build()
+        .await
+        .unwrap();
+    on(&local, |local| {
+        let rogue = &local.replicas()[1];
+        rogue.promote().unwrap();
+        local.replicas()[2].follow(rogue).unwrap();
+        let much = "CREATE TABLE much AS SELECT repeat('x', 1000) FROM generate_series(1, 5000)";
+        rogue.sql("app", much).unwrap();
+    })
+    .await;
+    let mut conn = pool.get().await.unwrap();
+    insert("here").execute(&mut conn).await.unwrap();
+    let rows = count(&mut conn).await;
+    let conn = tokio::sync::Mutex::new(conn);
+    *to.lock().unwrap() = vec![ports[2]];
+    on(&local, |local| local.replicas()[0].kill().unwrap()).await;
+    let read = async || {
+        let mut conn = conn.lock().await;
+        let read: Result<i64, _> = users::table.count().get_result(&mut conn).await;
+        let route = conn.last_route().unwrap();
+        if read.is_ok_and(|shown| shown < rows) {
+            assert_eq!(route.reason, RouteReason::LostWrite, "{route:?}");
+        }
+    };
+    eventually("the pool has heard of the other timeline", async || {
+        read().await;
+        let nodes = pool.status().nodes;
+        nodes.iter().any(|node| node.timeline == Some(2))
+    })
+    .await;
+    for _ in 0..50 {
+        read().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
