@@ -109,14 +109,13 @@ impl ReadRequirement {
 
     /// Whether every trusted replica can serve it.
     pub(crate) fn needs_no_position(&self) -> bool {
-        self.primary.is_none() && self.otherwise.is_none()
-            || self.primary.is_none()
-                && self.positions == [None, None]
-                && self.seq.is_none()
-                && self.others.is_none()
-                && self.since.is_none()
+        let asks_for_nothing = || {
+            self.positions == [None, None]
+                && !self.wants_primary()
                 && self.age.is_none()
                 && self.reads.is_empty()
+        };
+        self.primary.is_none() && (self.otherwise.is_none() || asks_for_nothing())
     }
 
     /// Whether the primary has to be asked before it is known what a replica must have.
@@ -170,10 +169,7 @@ impl ReadRequirement {
         if self.needs_no_position() {
             return true;
         }
-        let unknown = self.primary.is_some()
-            || self.seq.is_some()
-            || self.others.is_some()
-            || self.since.is_some();
+        let unknown = self.primary.is_some() || self.wants_primary();
         // A node shows what it has shown before.
         let elsewhere = |read: &ReadMark| !read.is_on(reports) || read.is_lost();
         if unknown || self.reads.iter().any(elsewhere) {

@@ -1,6 +1,5 @@
 //! Nodes that are given another URL, size or configuration while the pool runs.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::RunQueryDsl;
@@ -9,30 +8,12 @@ use diesel_replicated::status::NodeHealth;
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Consistency, Error, NodeConfig, ReplicatedPool};
 
-use crate::support::{
-    Shared, blocking, builder_for, count, eventually, fill, insert, on, own_cluster, run,
-};
+use crate::credentials::guarded;
+use crate::support::{Shared, builder_for, count, eventually, insert, on, own_cluster, run};
 
 fn url(local: &LocalCluster, name: &str, password: &str) -> String {
     let url = local.node(name).unwrap().url("app");
     url.replace("postgres@", &format!("app:{password}@"))
-}
-
-async fn guarded() -> Arc<LocalCluster> {
-    blocking(|| {
-        let local = LocalCluster::builder()
-            .replicas(1)
-            .rule("host all app 127.0.0.1/32 scram-sha-256")
-            .start()
-            .unwrap();
-        fill(&local, "app");
-        let role = "CREATE ROLE app LOGIN PASSWORD 'one'; GRANT ALL ON ALL TABLES IN SCHEMA public TO PUBLIC; \
-            GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO PUBLIC";
-        local.primary().sql("app", role).unwrap();
-        local.wait_caught_up().unwrap();
-        Arc::new(local)
-    })
-    .await
 }
 
 /// Tasks that write and read, until they are told to stop; how often they did.

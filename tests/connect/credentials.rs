@@ -16,7 +16,7 @@ use crate::support::{Shared, blocking, count, eventually, fill, insert, on, run}
 use crate::tls::Folder;
 
 /// A cluster whose user `app` needs a password: `one`.
-async fn guarded() -> Arc<LocalCluster> {
+pub async fn guarded() -> Arc<LocalCluster> {
     blocking(|| {
         let local = LocalCluster::builder()
             .replicas(1)

@@ -42,6 +42,12 @@ async fn endpoint_with(
         .health(HealthConfig::default().interval(Duration::from_millis(200)))
         .max_size(20);
     let pool = change(builder).build().await.unwrap();
+    is_found_to_lead_to_several(&pool).await;
+    pool
+}
+
+/// Opens connections until one has led to another server than those before.
+async fn is_found_to_lead_to_several(pool: &ReplicatedPool) {
     let held = std::sync::Mutex::new(Vec::new());
     eventually("it is known to lead to several", async || {
         if held.lock().unwrap().len() == 16 {
@@ -59,7 +65,6 @@ async fn endpoint_with(
             .any(|what| what.reason == Degradation::SeveralServers)
     })
     .await;
-    pool
 }
 
 async fn pause(local: &Arc<LocalCluster>, replica: usize) {
@@ -410,24 +415,7 @@ async fn a_reader_endpoint_serves_again_after_a_failover_without_grants() {
         .await
         .unwrap();
     drop(reads);
-    let several = || {
-        pool.status()
-            .degraded
-            .iter()
-            .any(|what| what.reason == Degradation::SeveralServers)
-    };
-    let held = std::sync::Mutex::new(Vec::new());
-    eventually("it is known to lead to several", async || {
-        if held.lock().unwrap().len() == 16 {
-            held.lock().unwrap().clear();
-        }
-        let mut conn = pool.get().await.unwrap();
-        count(&mut conn).await;
-        held.lock().unwrap().push(conn);
-        several()
-    })
-    .await;
-    held.lock().unwrap().clear();
+    is_found_to_lead_to_several(&pool).await;
     on(&local, |local| {
         local.wait_caught_up().unwrap();
         local.primary().kill().unwrap();
