@@ -42,6 +42,7 @@ pub use config::{Config, Consistency, Durability, NodeConfig, RetryPolicy};
 pub use connection::ReplicatedConnection;
 pub use error::{Error, ErrorExt, Outcome};
 pub use pool::{Builder, ReplicatedPool, Session};
+pub use position::PositionSource;
 pub use route::Route;
 #[cfg(feature = "rustls")]
 #[cfg_attr(docsrs, doc(cfg(feature = "rustls")))]

@@ -503,6 +503,7 @@ impl Monitor {
                 let sample = Sample {
                     upto,
                     asked,
+                    reached: asked,
                     timeline: facts.timeline,
                     flushed,
                     inserted,

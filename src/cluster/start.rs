@@ -27,6 +27,7 @@ pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
             sets_up: !settings.shared.setup_sql.is_empty(),
             tls: None,
             credentials: None,
+            positions: None,
             setup: Arc::new(move |connection| {
                 let sql = Arc::clone(&sql);
                 Box::pin(async move {

@@ -247,6 +247,7 @@ mod tests {
             sets_up: false,
             tls: None,
             credentials: None,
+            positions: None,
         };
         let node = Node::new(settings, hooks, 0.5, Handle::current(), Arc::new(|_, _| ()));
         let mut member = Member::new(node, DeclaredRole::Unknown);

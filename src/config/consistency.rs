@@ -165,6 +165,17 @@ settings! {
         /// A replica shows a commit a moment before the primary does. A read that the primary has to serve
         /// for want of a replica therefore waits until the primary shows what the replicas have shown.
         strong_reads_on_replicas: bool = false, set;
+        /// How far replicas are behind at the most that do not tell their position. Default: `None`; one that tells
+        /// none serves only reads that need no position.
+        ///
+        /// Some servers refuse the functions that tell it, as readers of Aurora do. What this says of them nobody can
+        /// check, and reads are as right as it is. Such a replica then serves what must show writes of at least
+        /// this age, and [`Consistency::BoundedStaleness`] with a bound of at least this. With
+        /// [`Consistency::Causal`] what the session has read counts as what it wrote. [`Consistency::Strong`] reads
+        /// stay on the primary. Better is a [`PositionSource`](crate::PositionSource), if the server tells its
+        /// position in another way.
+        #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
+        assumed_lag: Option<Duration> = None, into;
     }
 }
 

@@ -197,6 +197,7 @@ impl Config {
     /// | `write_scope` | [`ConsistencyConfig::write_scope`]: `session` or `pool` |
     /// | `consistency_wait` | [`ConsistencyConfig::wait`] |
     /// | `strong_reads_on_replicas` | [`ConsistencyConfig::strong_reads_on_replicas`] |
+    /// | `assumed_lag` | [`ConsistencyConfig::assumed_lag`] |
     /// | `durability` | [`Config::durability`]: `off`, `local`, `remote_write`, `on` or `remote_apply` |
     /// | `commit_resolution` | [`Config::commit_resolution`]: `off`, `transaction_id` or `marker` |
     /// | `health_interval`, `health_timeout` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |

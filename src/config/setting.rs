@@ -68,6 +68,9 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
     ("strong_reads_on_replicas", |to, text| {
         set(&mut to.consistency.strong_reads_on_replicas, text)
     }),
+    ("assumed_lag", |to, text| {
+        limit(&mut to.consistency.assumed_lag, text)
+    }),
     ("durability", |to, text| set(&mut to.durability, text)),
     ("commit_resolution", |to, text| {
         set(&mut to.commit_resolution, text)

@@ -216,7 +216,7 @@ impl ReplicatedConnection {
         }
         session
             .history
-            .requirement(level, config.write_scope, &self.cluster.write_log)
+            .requirement(level, config, &self.cluster.write_log)
     }
 
     fn decide(

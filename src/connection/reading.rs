@@ -229,6 +229,7 @@ impl ReplicatedConnection {
             // Whether the server shows enough is asked over the connection.
             let timeline = self.cluster.topology().timeline();
             return requirement.accepts_untrusted()
+                || requirement.is_assumed_of(&member.reports)
                 || requirement.to_show(timeline, write_log).is_some();
         }
         requirement.is_met_by(&member.reports, write_log)
@@ -243,9 +244,11 @@ impl ReplicatedConnection {
         }
         let topology = self.cluster.topology();
         let gently = self.is_of_others(reading);
-        let may_show =
-            |member: &Member| reading.may_use(member) && may_show(member, reading.requirement);
-        if !topology.usable_replicas().any(may_show) {
+        let may_tell = |member: &Member| {
+            let may_show = reading.may_use(member) && may_show(member, reading.requirement);
+            may_show && !member.reports.is_mute()
+        };
+        if !topology.usable_replicas().any(may_tell) {
             return false;
         }
         let _asked: Vec<_> = self

@@ -20,6 +20,7 @@ mod write_log;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use left::Fate;
 pub(crate) use left::Left;
@@ -30,7 +31,7 @@ pub(crate) use requirement::ReadRequirement;
 use write_log::Covering;
 pub(crate) use write_log::{NewTimeline, WriteLog, WriteSeq};
 
-use crate::config::{Consistency, WriteScope};
+use crate::config::{Consistency, ConsistencyConfig, WriteScope};
 use crate::position::{Lsn, Position, Survival};
 use crate::route::RouteReason;
 use crate::wire::Wire;
@@ -61,6 +62,11 @@ struct State {
     draws: Option<u32>,
     written: Option<Position>,
     seen: Option<Position>,
+    /// When the last write was acknowledged, and when what was seen last was seen. `None` also for what a token tells.
+    wrote_at: Option<Instant>,
+    saw_at: Option<Instant>,
+    /// When the session came with a token.
+    resumed_at: Option<Instant>,
     /// A sequence number that covers reads from nodes that are gone.
     sought: Option<WriteSeq>,
     seeks: bool,
@@ -105,6 +111,7 @@ impl SessionHistory {
             }),
             // It is 0 if the token's maker did not know the cluster yet; then the positions are unknown, too.
             cluster: Some(cluster).filter(|cluster| *cluster != 0),
+            resumed_at: Some(Instant::now()),
             ..State::default()
         });
         Self {
@@ -166,43 +173,29 @@ impl SessionHistory {
     pub(crate) fn requirement(
         &self,
         level: Consistency,
-        scope: WriteScope,
+        config: &ConsistencyConfig,
         write_log: &WriteLog,
     ) -> ReadRequirement {
-        match level {
+        let (scope, assumed) = (config.write_scope, config.assumed_lag);
+        let untouched = || scope == WriteScope::Session && !self.is_touched();
+        let (requirement, must_show) = match level {
             Consistency::Eventual => return ReadRequirement::anything(),
-            Consistency::BoundedStaleness(bound) => return ReadRequirement::no_older_than(bound),
-            Consistency::Strong => return ReadRequirement::of_now(),
-            Consistency::ReadYourWrites | Consistency::Causal => {}
-        }
-        if scope == WriteScope::Session && !self.is_touched() {
-            return ReadRequirement::default();
-        }
-        let mut state = self.state();
-        if let Some(reason) = state.settle(write_log) {
-            return ReadRequirement::primary(reason);
-        }
-        let mut requirement = ReadRequirement::unless(RouteReason::OwnWrite);
-        if let Some(seq) = state.seq {
-            requirement.awaits(seq);
-        }
-        if scope == WriteScope::Pool {
-            requirement.awaits_all(write_log.of_all());
-        }
-        if let Some(written) = state.written {
-            requirement.covers(written);
-        }
-        if level == Consistency::Causal {
-            if let Some(sought) = state.sought {
-                requirement.awaits_all(sought.number);
+            Consistency::BoundedStaleness(bound) => (ReadRequirement::no_older_than(bound), None),
+            Consistency::Strong => (ReadRequirement::of_now(), None),
+            Consistency::ReadYourWrites | Consistency::Causal if untouched() => {
+                (ReadRequirement::default(), None)
             }
-            if let Some(seen) = state.seen {
-                requirement.covers(seen);
+            Consistency::ReadYourWrites | Consistency::Causal => {
+                let mut state = self.state();
+                let requirement = state.requirement(level, scope, write_log);
+                let must_show = assumed.and_then(|_| state.must_show(level, scope, write_log));
+                (requirement, must_show)
             }
-            requirement.follows(state.reads.clone());
+        };
+        match assumed {
+            Some(lag) => requirement.assuming(lag, must_show),
+            None => requirement,
         }
-        requirement.refresh(write_log);
-        requirement
     }
 
     /// The positions that are known now, and what is still to be learnt.
@@ -280,6 +273,7 @@ impl SessionHistory {
         state
             .reads
             .retain(|read| !read.is_on(reports) || read.is_lost());
+        state.saw_at = Some(Instant::now());
         state.reads.push(sighting);
     }
 
@@ -368,10 +362,10 @@ impl State {
         }
         self.forget_dead();
         if let Some(timeline) = self.draws.take() {
-            self.holds(write_log.draw(timeline), write_log);
+            self.holds(write_log.seek(timeline), write_log);
         }
         if std::mem::take(&mut self.seeks) {
-            self.sought = Some(write_log.draw(0));
+            self.sought = Some(write_log.seek(0));
         }
         self.learn(write_log);
         self.drop_lost(write_log);
@@ -383,6 +377,59 @@ impl State {
         }
         let unknown = self.in_flight > 0 || !self.left.is_empty() || self.in_doubt.is_some();
         unknown.then_some(RouteReason::OwnWrite)
+    }
+
+    /// What a read requires that must see what the session has written, and at `Causal` what it has seen.
+    fn requirement(
+        &mut self,
+        level: Consistency,
+        scope: WriteScope,
+        write_log: &WriteLog,
+    ) -> ReadRequirement {
+        if let Some(reason) = self.settle(write_log) {
+            return ReadRequirement::primary(reason);
+        }
+        let mut requirement = ReadRequirement::unless(RouteReason::OwnWrite);
+        if let Some(seq) = self.seq {
+            requirement.awaits(seq);
+        }
+        if scope == WriteScope::Pool {
+            requirement.awaits_all(write_log.of_all());
+        }
+        if let Some(written) = self.written {
+            requirement.covers(written);
+        }
+        if level == Consistency::Causal {
+            if let Some(sought) = self.sought {
+                requirement.awaits_all(sought.number);
+            }
+            if let Some(seen) = self.seen {
+                requirement.covers(seen);
+            }
+            requirement.follows(self.reads.clone());
+        }
+        requirement.refresh(write_log);
+        requirement
+    }
+
+    /// Up to when a server must show everything, for one that does not tell positions.
+    fn must_show(
+        &self,
+        level: Consistency,
+        scope: WriteScope,
+        write_log: &WriteLog,
+    ) -> Option<Instant> {
+        let at = |noted: Option<Instant>, position: Option<Position>| {
+            noted.or_else(|| write_log.reached(position?).or(self.resumed_at))
+        };
+        let mut moments = [at(self.wrote_at, self.written), None, None];
+        if scope == WriteScope::Pool {
+            moments[1] = write_log.written_at();
+        }
+        if level == Consistency::Causal {
+            moments[2] = at(self.saw_at, self.seen);
+        }
+        moments.into_iter().flatten().max()
     }
 
     /// Looks what became of writes whose answers nobody waits for.
@@ -436,6 +483,7 @@ impl State {
     /// A write with this sequence number was acknowledged.
     fn holds(&mut self, seq: WriteSeq, write_log: &WriteLog) {
         self.renew(write_log);
+        self.wrote_at = Some(Instant::now());
         if self.seq.is_some_and(|it| it.timeline != seq.timeline) {
             self.learn(write_log);
         }

@@ -46,6 +46,8 @@ pub(crate) struct LastReport {
     pub(crate) answered: Instant,
     /// The rights that this role lacks.
     pub(crate) limits: Arc<[MissingRight]>,
+    /// It does not tell how far it has replayed.
+    mute: bool,
     /// Why the server cannot be asked.
     pub(crate) error: Option<Arc<str>>,
     /// How long a commit has waited there for a synchronous standby, if one does.
@@ -78,6 +80,7 @@ impl Default for LastReport {
             round_trip: None,
             answered: Instant::now(),
             limits: Arc::default(),
+            mute: false,
             error: None,
             commits_wait: None,
             shown: None,
@@ -146,6 +149,11 @@ impl Reports {
     /// Whether the server has answered anything within this time.
     pub(crate) fn answered_within(&self, time: Duration) -> bool {
         self.last.borrow().answered.elapsed() <= time
+    }
+
+    /// Whether the server does not tell its position.
+    pub(crate) fn is_mute(&self) -> bool {
+        self.last.borrow().mute
     }
 
     /// The position that the server last reported.
@@ -270,8 +278,10 @@ impl Reports {
 
     /// This role lacks these rights.
     pub(crate) fn limit(&self, limits: &Arc<[MissingRight]>) {
-        self.last
-            .send_modify(|last| last.limits = Arc::clone(limits));
+        self.last.send_modify(|last| {
+            last.mute = limits.iter().any(|limit| limit.hides_replay);
+            last.limits = Arc::clone(limits);
+        });
     }
 
     /// Notes why the server cannot be asked, or that it can. Returns whether it could not before.

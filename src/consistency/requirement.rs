@@ -29,6 +29,16 @@ pub(crate) struct ReadRequirement {
     age: Option<Duration>,
     /// What these nodes had shown before they were asked this question.
     reads: Vec<ReadMark>,
+    /// What replicas that tell no position are assumed to show.
+    assumed: Option<Assumed>,
+}
+
+/// How far behind a replica is taken to be that tells no position, and what it must show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Assumed {
+    lag: Duration,
+    /// Everything up to this moment, if anything.
+    must_show: Option<Instant>,
 }
 
 impl ReadRequirement {
@@ -94,6 +104,13 @@ impl ReadRequirement {
 
     pub(super) fn follows(&mut self, reads: Vec<ReadMark>) {
         self.reads = reads;
+    }
+
+    /// A replica that tells no position is taken to be behind by `lag` at the most. It must show what was there at
+    /// `must_show`.
+    pub(super) fn assuming(mut self, lag: Duration, must_show: Option<Instant>) -> Self {
+        self.assumed = Some(Assumed { lag, must_show });
+        self
     }
 
     /// Why only the primary can serve, if so.
@@ -166,7 +183,7 @@ impl ReadRequirement {
 
     /// Whether a node with these reports can serve. Call [`ReadRequirement::refresh`] first.
     pub(crate) fn is_met_by(&self, reports: &Arc<Reports>, write_log: &WriteLog) -> bool {
-        if self.needs_no_position() {
+        if self.needs_no_position() || self.is_assumed_of(reports) {
             return true;
         }
         let unknown = self.primary.is_some() || self.wants_primary();
@@ -192,6 +209,18 @@ impl ReadRequirement {
                     .clone()
                     .all(|wanted| view.forks.covers(replayed, *wanted))
         })
+    }
+
+    /// Whether a server that tells no position is taken to show it by now.
+    pub(crate) fn is_assumed_of(&self, reports: &Arc<Reports>) -> bool {
+        let Some(Assumed { lag, must_show }) = self.assumed else {
+            return false;
+        };
+        let there = |moment: Instant| moment.elapsed() >= lag;
+        self.primary.is_none()
+            && reports.is_mute()
+            && self.age.is_none_or(|age| age >= lag)
+            && [must_show, self.since].into_iter().flatten().all(there)
     }
 
     /// The position that a server on `timeline` has to show over the connection that serves the read. `None` if that is

@@ -1,13 +1,13 @@
 //! What sessions need, in all orders of what happens to their writes.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::{Left, NewTimeline, Reports, SessionHistory, WriteLog};
-use crate::config::{Consistency, WriteScope};
-use crate::node::Place;
+use crate::config::{Consistency, ConsistencyConfig, WriteScope};
+use crate::node::{MissingRight, Place};
 use crate::position::{Lsn, Position, Sample};
 use crate::route::RouteReason;
 use crate::wire::Wire;
@@ -20,11 +20,16 @@ const PRIMARY: Place = Place::Primary {
 
 const RYW: Consistency = Consistency::ReadYourWrites;
 
+fn of(scope: WriteScope) -> ConsistencyConfig {
+    ConsistencyConfig::default().write_scope(scope)
+}
+
 /// The primary is asked, and is at `lsn`.
 fn sampled(write_log: &WriteLog, timeline: u32, lsn: u64) {
     let sample = Sample {
         upto: write_log.drawn(),
         asked: Instant::now(),
+        reached: Instant::now(),
         timeline,
         flushed: Lsn(lsn),
         inserted: Lsn(lsn),
@@ -48,7 +53,7 @@ fn may_read(
     write_log: &WriteLog,
     on: &Arc<Reports>,
 ) -> bool {
-    let requirement = history.requirement(level, WriteScope::Session, write_log);
+    let requirement = history.requirement(level, &of(WriteScope::Session), write_log);
     requirement.only_primary().is_none() && requirement.is_met_by(on, write_log)
 }
 
@@ -137,7 +142,7 @@ fn what_a_failover_has_lost_is_said_and_not_compared() {
     );
     sampled(&write_log, 2, 150);
     let history = SessionHistory::resumed(7, lost, None);
-    let requirement = history.requirement(RYW, WriteScope::Session, &write_log);
+    let requirement = history.requirement(RYW, &of(WriteScope::Session), &write_log);
     assert_eq!(requirement.only_primary(), Some(RouteReason::LostWrite));
     assert_eq!(history.lost(&write_log), lost);
     // What it had written and seen before, is to be seen wherever it goes on.
@@ -192,7 +197,7 @@ fn the_next_primary_covers_nothing_that_the_one_before_acknowledged() {
         (None, None)
     );
     // Of the other nobody can tell.
-    let requirement = unknown.requirement(RYW, WriteScope::Session, &write_log);
+    let requirement = unknown.requirement(RYW, &of(WriteScope::Session), &write_log);
     assert_eq!(requirement.only_primary(), Some(RouteReason::LostWrite));
     assert_eq!(
         unknown.reason_on(2, &write_log),
@@ -204,7 +209,7 @@ fn the_next_primary_covers_nothing_that_the_one_before_acknowledged() {
     assert_eq!(written, Some(Position::new(2, Lsn(150))));
     // A stranger has lost nothing, though he reads what the whole pool wrote.
     let stranger = SessionHistory::default();
-    let requirement = stranger.requirement(RYW, WriteScope::Pool, &write_log);
+    let requirement = stranger.requirement(RYW, &of(WriteScope::Pool), &write_log);
     assert_eq!(requirement.only_primary(), None);
     assert!(requirement.is_met_by(&replica(2, 150), &write_log));
     assert_eq!(stranger.lost(&write_log), None);
@@ -274,6 +279,7 @@ fn what_is_not_known_to_be_kept_is_told() {
     let sample = Sample {
         upto: write_log.drawn(),
         asked: Instant::now(),
+        reached: Instant::now(),
         timeline: 2,
         flushed: Lsn(150),
         inserted: Lsn(150),
@@ -287,7 +293,7 @@ fn what_is_not_known_to_be_kept_is_told() {
     let bounds = NewTimeline::Bounds { replayed: Lsn(0) };
     write_log.publish((7, 0), sample, Some(bounds));
     let history = SessionHistory::resumed(7, at(5), None);
-    let requirement = history.requirement(RYW, WriteScope::Session, &write_log);
+    let requirement = history.requirement(RYW, &of(WriteScope::Session), &write_log);
     assert_eq!(requirement.only_primary(), Some(RouteReason::UnclearWrite));
     assert_eq!(history.lost(&write_log), None);
 }
@@ -298,7 +304,7 @@ fn the_pool_sees_what_was_left_on_its_way() {
     sampled(&write_log, 1, 10);
     let pool = |on: &Arc<Reports>| {
         let stranger = SessionHistory::default();
-        let mut requirement = stranger.requirement(RYW, WriteScope::Pool, &write_log);
+        let mut requirement = stranger.requirement(RYW, &of(WriteScope::Pool), &write_log);
         sampled(&write_log, 1, 20);
         requirement.refresh(&write_log);
         requirement.is_met_by(on, &write_log)
@@ -370,4 +376,89 @@ proptest! {
         sampled(&write_log, 1, primary);
         prop_assert!(may_read(&history, RYW, &write_log, &replica(1, primary)));
     }
+}
+
+/// A replica that does not tell its position.
+fn mute() -> Arc<Reports> {
+    let reports = Reports::new();
+    let right = MissingRight {
+        right: "EXECUTE ON FUNCTION pg_catalog.pg_last_wal_replay_lsn()".to_owned(),
+        costs: "",
+        grant: String::new(),
+        hides_replay: true,
+    };
+    reports.limit(&Arc::from([right]));
+    reports
+}
+
+/// Whether it may be read from a replica that tells no position, with this lag assumed.
+fn may_assume(
+    history: &SessionHistory,
+    level: Consistency,
+    scope: WriteScope,
+    lag: impl Into<Option<Duration>>,
+    write_log: &WriteLog,
+) -> bool {
+    let config = of(scope).assumed_lag(lag);
+    let requirement = history.requirement(level, &config, write_log);
+    requirement.only_primary().is_none() && requirement.is_met_by(&mute(), write_log)
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn a_replica_that_tells_no_position_serves_what_is_as_old_as_it_may_be() {
+    use Consistency::{BoundedStaleness, Causal, Strong};
+    use WriteScope::{Pool, Session};
+    let write_log = WriteLog::default();
+    let (writer, reader) = (SessionHistory::default(), SessionHistory::default());
+    let may = |history, level, scope, lag| may_assume(history, level, scope, lag, &write_log);
+    assert!(may(&writer, RYW, Pool, HOUR), "nothing was written");
+    writer.write_starts();
+    assert!(!may(&writer, RYW, Session, Duration::ZERO), "under way");
+    writer.write_acknowledged(write_log.draw(1), false, &write_log);
+    // The primary tells no position either.
+    assert!(!may(&writer, RYW, Session, HOUR));
+    assert!(may(&writer, RYW, Session, Duration::ZERO));
+    assert!(!may_assume(&writer, RYW, Session, None, &write_log));
+    assert!(!may(&reader, RYW, Pool, HOUR));
+    assert!(may(&reader, RYW, Session, HOUR), "others wrote");
+    // The primary tells positions.
+    sampled(&write_log, 1, 20);
+    assert!(!may(&writer, RYW, Session, HOUR));
+    assert!(may(&writer, RYW, Session, Duration::ZERO));
+    // What was seen counts at `Causal` alone.
+    reader.saw_on(&mute(), true);
+    assert!(may(&reader, RYW, Session, HOUR));
+    assert!(!may(&reader, Causal, Session, HOUR));
+    assert!(may(&reader, Causal, Session, Duration::ZERO));
+    // That a session looks for a position is no write of the pool.
+    let idle = WriteLog::default();
+    let _ = may_assume(&reader, Causal, Pool, HOUR, &idle);
+    assert!(may_assume(
+        &SessionHistory::default(),
+        RYW,
+        Pool,
+        HOUR,
+        &idle
+    ));
+    assert!(!may(&reader, Strong, Session, HOUR));
+    assert!(may(&reader, BoundedStaleness(HOUR), Session, HOUR));
+    assert!(!may(&reader, BoundedStaleness(HOUR), Session, HOUR * 2));
+}
+
+#[test]
+fn a_token_is_as_old_as_its_position_is_known_to_be() {
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 20);
+    let of_token = |lsn| SessionHistory::resumed(7, Some(Position::new(1, Lsn(lsn))), None);
+    let may = |history: &SessionHistory, lag| {
+        may_assume(history, RYW, WriteScope::Session, lag, &write_log)
+    };
+    std::thread::sleep(Duration::from_millis(2));
+    let (known, unknown) = (of_token(20), of_token(21));
+    assert!(may(&known, Duration::from_millis(2)));
+    assert!(!may(&known, HOUR));
+    // One that is not known is as old as its arrival.
+    assert!(!may(&unknown, HOUR) && may(&unknown, Duration::ZERO));
 }

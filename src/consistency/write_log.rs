@@ -55,6 +55,8 @@ pub(crate) enum Covering {
 #[derive(Debug, Default)]
 pub(crate) struct WriteLog {
     drawn: AtomicU64,
+    /// When the last write was acknowledged.
+    written_at: Mutex<Option<Instant>>,
     written: Notify,
     /// Writes of all sessions whose answers nobody waits for, if every session must see them.
     left: Mutex<Vec<Left>>,
@@ -76,6 +78,19 @@ impl WriteLog {
 
     /// Takes a sequence number, and wakes nobody.
     pub(crate) fn draw_quietly(&self, timeline: u32) -> WriteSeq {
+        // Whoever sees the number sees its time, or a later one.
+        *self.written_at.lock() = Some(Instant::now());
+        self.next(timeline)
+    }
+
+    /// Takes a sequence number for what is there by now, but was not written through this pool.
+    pub(super) fn seek(&self, timeline: u32) -> WriteSeq {
+        let seq = self.next(timeline);
+        self.written.notify_one();
+        seq
+    }
+
+    fn next(&self, timeline: u32) -> WriteSeq {
         WriteSeq {
             number: self.drawn.fetch_add(1, Ordering::AcqRel) + 1,
             timeline,
@@ -85,6 +100,16 @@ impl WriteLog {
     /// The last sequence number that was taken; 0 before the first.
     pub(crate) fn drawn(&self) -> u64 {
         self.drawn.load(Ordering::Acquire)
+    }
+
+    /// When the last write of this pool was acknowledged.
+    pub(super) fn written_at(&self) -> Option<Instant> {
+        *self.written_at.lock()
+    }
+
+    /// When the primary was known to have reached a position.
+    pub(super) fn reached(&self, position: Position) -> Option<Instant> {
+        self.view.borrow().history.reached(position)
     }
 
     /// Nobody waits for this write's answer any more, and every session of the pool must see it.

@@ -73,6 +73,22 @@ fn the_first_primary_is_known_when_every_node_was_asked() {
 }
 
 #[test]
+fn a_first_primary_may_hide_its_timeline_where_nobody_was_ever_promoted() {
+    let unheard = [primary(0), SILENT, SILENT];
+    let waits = first(&unheard);
+    assert_eq!(waits.past.primary, None, "others may take writes, too");
+    let all = [primary(0), standby(1), standby(1)];
+    let elected = elect(&all, waits.past);
+    assert_eq!(elected.past.primary, Some(0));
+    // Of two that hide it none rules, until one of them is gone.
+    let both = elect(&[primary(0), primary(0), standby(1)], elected.past);
+    assert_eq!(both.past.primary, None);
+    assert_eq!(elect(&all, both.past).past.primary, Some(0));
+    let promoted = [primary(0), standby(2), standby(1)];
+    assert_eq!(elect(&promoted, waits.past).past.primary, None);
+}
+
+#[test]
 fn the_newer_timeline_rules_and_the_older_one_never_again() {
     let before = first(&[primary(1), standby(1), standby(1)]).past;
     // Promoted, and its timeline is not known yet: the old one stays.

@@ -17,12 +17,15 @@ use super::Trouble;
 use super::connection::NodeConnection;
 use super::dial::{Dialed, Dialer, Peer};
 use super::login::{Login, Logins};
+use super::position_sql::PositionSql;
 use super::run::Run;
+use super::shows::Shows;
 use super::socket::Address;
 use crate::config::{NodeSettings, Pooler};
 use crate::credentials::Credentials;
 use crate::deadline;
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::position::PositionSource;
 use crate::tls::OwnConfig;
 use crate::wire::{Generation, Pooling, ServerRole, Wire, drive};
 
@@ -38,6 +41,7 @@ pub(crate) struct ConnectHooks {
     pub(crate) sets_up: bool,
     pub(crate) tls: Option<OwnConfig>,
     pub(crate) credentials: Option<Arc<dyn Credentials>>,
+    pub(crate) positions: Option<Arc<dyn PositionSource>>,
 }
 
 /// What a connection is opened for.
@@ -61,6 +65,7 @@ pub(crate) struct Connector {
     logins: Logins,
     setup: SetupHook,
     sets_up: bool,
+    position_sql: Arc<PositionSql>,
     /// What was seen of a pooler when a connection was last opened.
     pooling: Mutex<Pooling>,
     /// The way around a pooler.
@@ -108,6 +113,7 @@ impl Connector {
             turns: Semaphore::new(settings.pool.max_connecting as usize),
             monitor,
             sets_up: hooks.sets_up,
+            position_sql: Arc::new(PositionSql::new(hooks.positions)),
             dialer: Dialer::new(&settings, hooks.tls),
             logins: Logins::new(&settings, hooks.credentials),
             report,
@@ -354,15 +360,10 @@ impl Connector {
                 self.set_up_failed(&wire, &ConnectionError::CouldntSetupConfiguration(error))
             })?;
         }
-        Ok(NodeConnection::new(
-            pg,
-            wire,
-            guard,
-            notifications,
-            peer,
-            run,
-            self.last_day(),
-        ))
+        let mut connection =
+            NodeConnection::new(pg, wire, guard, notifications, peer, run, self.last_day());
+        connection.shows = Shows::new(Arc::clone(&self.position_sql));
+        Ok(connection)
     }
 
     /// When a connection that is opened now is too old: at `max_lifetime`, less up to a tenth by chance.

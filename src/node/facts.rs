@@ -183,7 +183,8 @@ pub(super) async fn identify(
     connection: &mut NodeConnection,
     answered: impl Fn(),
 ) -> QueryResult<Identity> {
-    let mut rights = Rights::ask(&mut connection.pg).await?;
+    let sql = Arc::clone(&connection.shows.sql);
+    let mut rights = Rights::ask(&mut connection.pg, sql).await?;
     answered();
     let place = Where(rights.place().into());
     let told: QueryResult<Row> = place.get_result(&mut connection.pg).await;

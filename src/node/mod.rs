@@ -13,6 +13,7 @@ mod mark;
 mod marking;
 mod monitor_connection;
 mod pool;
+mod position_sql;
 #[cfg(feature = "promotion")]
 mod promotion_lock;
 mod recycle;

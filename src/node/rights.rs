@@ -4,12 +4,15 @@
 //! stands. So that one missing right does not silence the rest, a query is put together from what is
 //! allowed.
 
+use std::sync::Arc;
+
 use diesel::result::Error;
 use diesel::sql_types::{Array, Bool, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::connection::NodeConnection;
+use super::position_sql::PositionSql;
 use super::run::{ADDRESS, START_TIME};
 use crate::error::SqlState;
 
@@ -69,7 +72,7 @@ const FUNCTIONS: [Function; 12] = [
         "pg_last_wal_replay_lsn()",
         Of::Standby,
         "how far a replica is behind is not known; it serves no reads that need to know, nor any where a \
-         limit is set",
+         limit is set; see `ConsistencyConfig::assumed_lag` and `PositionSource`",
     ),
     function(
         "pg_last_wal_receive_lsn()",
@@ -122,11 +125,20 @@ pub(crate) struct MissingRight {
     pub(crate) costs: &'static str,
     /// The statement that mends it.
     pub(crate) grant: String,
+    /// Without it nobody knows how far a standby has replayed.
+    pub(crate) hides_replay: bool,
 }
 
 /// What a role may ask of a server.
-#[derive(Debug, QueryableByName)]
+#[derive(Debug)]
 pub(super) struct Rights {
+    sql: Arc<PositionSql>,
+    told: Told,
+}
+
+/// What the server tells of a role's rights.
+#[derive(Debug, QueryableByName)]
+struct Told {
     /// In the order of [`FUNCTIONS`].
     #[diesel(sql_type = Array<Bool>)]
     held: Vec<bool>,
@@ -154,15 +166,19 @@ const ASK: &str = "SELECT ARRAY(SELECT COALESCE(pg_catalog.has_function_privileg
     pg_catalog.quote_ident(current_user) AS role, '{}'::bool[] AS refused";
 
 impl Rights {
-    pub(super) async fn ask(pg: &mut AsyncPgConnection) -> QueryResult<Self> {
+    pub(super) async fn ask(
+        pg: &mut AsyncPgConnection,
+        sql: Arc<PositionSql>,
+    ) -> QueryResult<Self> {
         let names: Vec<&str> = FUNCTIONS.iter().map(|it| it.signature).collect();
         let query = sql_query(ASK).bind::<Array<Text>, _>(names);
-        query.get_result(pg).await
+        let told = query.get_result(pg).await?;
+        Ok(Self { sql, told })
     }
 
     /// Tries each function. Some servers have them, and refuse them to everybody, as Aurora's readers do.
     pub(super) async fn try_each(&mut self, connection: &mut NodeConnection) {
-        self.refused = vec![false; FUNCTIONS.len()];
+        self.told.refused = vec![false; FUNCTIONS.len()];
         for (place, it) in FUNCTIONS.iter().enumerate() {
             if !self.may(place) || it.signature.ends_with("(pg_lsn)") {
                 continue;
@@ -173,7 +189,7 @@ impl Rights {
                 let remark = connection.wire.remark_of(said.message());
                 let code = remark.map(|remark| remark.sqlstate);
                 let refused = code == Some(SqlState::FEATURE_NOT_SUPPORTED);
-                (self.held[place], self.refused[place]) = (!refused, refused);
+                (self.told.held[place], self.told.refused[place]) = (!refused, refused);
             }
         }
     }
@@ -182,18 +198,25 @@ impl Rights {
     fn is_asked(&self, of: Of) -> bool {
         match of {
             Of::Both => true,
-            Of::Primary => !self.in_recovery,
-            Of::Standby => self.in_recovery,
+            Of::Primary => !self.told.in_recovery,
+            Of::Standby => self.told.in_recovery,
         }
     }
 
     fn may(&self, function: usize) -> bool {
-        self.held.get(function).copied().unwrap_or(false)
+        self.told.held.get(function).copied().unwrap_or(false)
     }
 
-    /// `expression`, or nothing of this type where `function` may not be called.
+    /// Whether the application's source of positions stands in for the function.
+    fn is_replaced(&self, function: usize) -> bool {
+        let timeline = [CHECKPOINT, RECOVERY, FILE];
+        self.sql.is_given() && [REPLAYED, RECEIVED, FLUSHED, INSERTED].contains(&function)
+            || self.sql.timeline().is_some() && timeline.contains(&function)
+    }
+
+    /// `expression`, or nothing of this type where `function` may not be called and nothing stands in for it.
     fn if_allowed(&self, function: usize, expression: &str, kind: &str) -> String {
-        if self.may(function) {
+        if self.may(function) || self.is_replaced(function) {
             expression.to_owned()
         } else {
             format!("NULL::{kind}")
@@ -208,14 +231,20 @@ impl Rights {
         let cluster = "(SELECT system_identifier FROM pg_catalog.pg_control_system())";
         let checkpoint = "(SELECT timeline_id FROM pg_catalog.pg_control_checkpoint())";
         let recovery = "(SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery())";
+        let timeline = match self.sql.timeline() {
+            Some(timeline) => timeline.to_owned(),
+            None => format!(
+                "GREATEST({}, {})",
+                self.if_allowed(CHECKPOINT, checkpoint, "int"),
+                self.if_allowed(RECOVERY, recovery, "int"),
+            ),
+        };
         format!(
-            "SELECT {} AS cluster, GREATEST({}, {}) AS timeline, \
+            "SELECT {} AS cluster, {timeline} AS timeline, \
              pg_catalog.current_setting('server_version_num')::int AS version, \
              {} AS started, pg_catalog.current_setting('port')::int AS port, {ADDRESS} AS address, \
              pg_catalog.current_database()::text AS database",
             self.if_allowed(SYSTEM, cluster, "bigint"),
-            self.if_allowed(CHECKPOINT, checkpoint, "int"),
-            self.if_allowed(RECOVERY, recovery, "int"),
             self.if_allowed(STARTED, START_TIME, "bigint"),
         )
     }
@@ -226,14 +255,16 @@ impl Rights {
     /// the control file says it only after the next checkpoint. A standby tells what it receives to who
     /// may see it (`pg_monitor`), and else only the control file.
     pub(super) fn place(&self) -> String {
-        let inserted =
-            self.if_allowed(INSERTED, "pg_catalog.pg_current_wal_insert_lsn()", "pg_lsn");
+        let inserted = self.if_allowed(INSERTED, self.sql.inserted(), "pg_lsn");
         // What was inserted covers what was flushed.
         let flushed = match self.may(FLUSHED) {
-            true => "pg_catalog.pg_current_wal_flush_lsn()",
+            true => self.sql.flushed(),
             false => &inserted,
         };
-        let file = format!("pg_catalog.substr(pg_catalog.pg_walfile_name({flushed}), 1, 8)");
+        let file = match self.sql.timeline() {
+            Some(timeline) => format!("pg_catalog.to_hex({timeline})"),
+            None => format!("pg_catalog.substr(pg_catalog.pg_walfile_name({flushed}), 1, 8)"),
+        };
         let (receiver, receives) = match self.may(RECEIVER) {
             true => (
                 "pg_catalog.pg_stat_wal_receiver AS receiver",
@@ -247,8 +278,8 @@ impl Rights {
             ),
         };
         let (replayed, received, paused, snapshot) = (
-            self.if_allowed(REPLAYED, "pg_catalog.pg_last_wal_replay_lsn()", "pg_lsn"),
-            self.if_allowed(RECEIVED, "pg_catalog.pg_last_wal_receive_lsn()", "pg_lsn"),
+            self.if_allowed(REPLAYED, self.sql.standby(), "pg_lsn"),
+            self.if_allowed(RECEIVED, self.sql.received(), "pg_lsn"),
             self.if_allowed(
                 PAUSED,
                 "pg_catalog.pg_get_wal_replay_pause_state() <> 'not paused'",
@@ -273,10 +304,10 @@ impl Rights {
 
     /// What this role may not ask.
     pub(super) fn limits(&self) -> Vec<MissingRight> {
-        let role = &self.role;
+        let role = &self.told.role;
         let missing = |(place, it): (usize, &Function)| {
-            let missing = self.is_asked(it.of) && !self.may(place);
-            let refused = self.refused.get(place) == Some(&true);
+            let missing = self.is_asked(it.of) && !self.may(place) && !self.is_replaced(place);
+            let refused = self.told.refused.get(place) == Some(&true);
             let grant = match refused {
                 true => "nothing mends it: the server refuses it to everybody".to_owned(),
                 false => format!(
@@ -288,14 +319,16 @@ impl Rights {
                 right: format!("EXECUTE ON FUNCTION pg_catalog.{}", it.signature),
                 costs: it.costs,
                 grant,
+                hides_replay: place == REPLAYED,
             })
         };
         let functions = FUNCTIONS.iter().enumerate().filter_map(missing);
-        let monitor = (self.in_recovery && !self.sees_all).then(|| MissingRight {
+        let monitor = (self.told.in_recovery && !self.told.sees_all).then(|| MissingRight {
             right: "membership in pg_monitor".to_owned(),
             costs: "whom a replica receives from, and on which timeline, is not seen; after a failover \
                     it is found out by what the replica shows",
             grant: format!("GRANT pg_monitor TO {role}"),
+            hides_replay: false,
         });
         functions.chain(monitor).collect()
     }
@@ -304,14 +337,23 @@ impl Rights {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::position::PositionSource;
 
     fn rights(held: bool) -> Rights {
-        Rights {
+        rights_with(held, PositionSql::default())
+    }
+
+    fn rights_with(held: bool, sql: PositionSql) -> Rights {
+        let told = Told {
             held: vec![held; FUNCTIONS.len()],
             sees_all: held,
             in_recovery: true,
             role: "\"my app\"".to_owned(),
             refused: Vec::new(),
+        };
+        Rights {
+            sql: Arc::new(sql),
+            told,
         }
     }
 
@@ -327,6 +369,45 @@ mod tests {
             };
             assert!(queries(&all).contains(name), "{name}");
             assert!(!queries(&none).contains(name), "{name}");
+        }
+    }
+
+    #[derive(Debug)]
+    struct Elsewhere;
+
+    impl PositionSource for Elsewhere {
+        fn of_primary(&self) -> &str {
+            "its_writer()"
+        }
+
+        fn of_standby(&self) -> &str {
+            "its_reader()"
+        }
+
+        fn timeline(&self) -> Option<&str> {
+            Some("its_timeline()")
+        }
+    }
+
+    #[test]
+    fn what_an_application_knows_better_is_not_asked_of_the_server() {
+        let rights = |held| rights_with(held, PositionSql::new(Some(Arc::new(Elsewhere))));
+        let missing = rights(false).limits();
+        for held in [true, false] {
+            let rights = rights(held);
+            let queries = [rights.seldom(), rights.place(), rights.sql.place.clone()];
+            let queries = queries.join(" ");
+            for place in [
+                CHECKPOINT, RECOVERY, REPLAYED, RECEIVED, FLUSHED, INSERTED, FILE,
+            ] {
+                let signature = FUNCTIONS[place].signature;
+                let name = signature.split('(').next().unwrap();
+                assert!(!queries.contains(name), "{name}");
+                assert!(!missing.iter().any(|limit| limit.right.contains(signature)));
+            }
+            for name in ["its_writer()", "its_reader()", "its_timeline()"] {
+                assert!(queries.matches(name).count() > 1, "{name}");
+            }
         }
     }
 

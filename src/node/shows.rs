@@ -3,29 +3,16 @@
 //! The name of a node may lead to several servers, as that of a load balancer does. Then what one of them reports says
 //! nothing of the others.
 
+use std::sync::Arc;
+
 use diesel::sql_types::{BigInt, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use parking_lot::Mutex;
 
 use super::mark::Mark;
+use super::position_sql::PositionSql;
 use crate::position::{Lsn, Position};
-
-/// The cluster, the timeline and the position of a server. A standby's timeline is at least that of its last
-/// restartpoint, and that on which it receives, if this role may see that.
-macro_rules! place {
-    () => {
-        "(SELECT system_identifier FROM pg_catalog.pg_control_system()) AS cluster, \
-         CASE WHEN pg_catalog.pg_is_in_recovery() THEN GREATEST(\
-         (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
-         (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()), \
-         (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver)) \
-         ELSE ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int \
-         END AS timeline, \
-         CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
-         ELSE pg_catalog.pg_current_wal_insert_lsn() END AS lsn"
-    };
-}
 
 /// A setting that nobody sets: asking for it is an error of its own.
 const TOO_OLD: &str = "diesel_replicated.server_is_behind";
@@ -41,7 +28,11 @@ pub(crate) struct Wanted {
 
 /// What the server of a connection is known to show.
 #[derive(Debug, Default)]
-pub(crate) struct Shows(Mutex<Option<Shown>>);
+pub(crate) struct Shows {
+    last: Mutex<Option<Shown>>,
+    /// How the server is asked.
+    pub(super) sql: Arc<PositionSql>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Shown {
@@ -53,12 +44,19 @@ struct Shown {
 }
 
 impl Shows {
+    pub(super) fn new(sql: Arc<PositionSql>) -> Self {
+        Self {
+            last: Mutex::default(),
+            sql,
+        }
+    }
+
     fn get(&self) -> Option<Shown> {
-        *self.0.lock()
+        *self.last.lock()
     }
 
     fn set(&self, shown: Option<Shown>) {
-        *self.0.lock() = shown;
+        *self.last.lock() = shown;
     }
 
     /// Whether the server was found on an older timeline than this one.
@@ -111,12 +109,22 @@ impl Wanted {
             #[diesel(sql_type = Nullable<Text>)]
             lsn: Option<String>,
         }
-        let look = concat!(
-            "SELECT cluster, timeline, lsn::text AS lsn FROM (SELECT ",
-            place!(),
-            ") AS place"
+        let look = format!(
+            "SELECT cluster, timeline, lsn::text AS lsn FROM (SELECT {}) AS place",
+            shows.sql.place
         );
-        let row: Row = sql_query(look).get_result(&mut &*pg).await?;
+        let row: Row = match sql_query(look).get_result(&mut &*pg).await {
+            Ok(row) => row,
+            Err(error) => {
+                // It does not tell, so that it is of another cluster is not known.
+                shows.set(Some(Shown {
+                    foreign: false,
+                    position: Position::new(0, Lsn::default()),
+                    by_mark: false,
+                }));
+                return Err(error);
+            }
+        };
         let cluster = row.cluster.map(|id| u64::from_ne_bytes(id.to_ne_bytes()));
         let timeline = row.timeline.and_then(|id| u32::try_from(id).ok());
         let lsn: Option<Lsn> = row.lsn.and_then(|lsn| lsn.parse().ok());
@@ -155,7 +163,7 @@ impl Wanted {
         let insist = format!(
             "SELECT CASE WHEN {cluster} AND timeline = {timeline} AND lsn >= '{lsn}' THEN true \
              ELSE pg_catalog.current_setting('{TOO_OLD}')::bool END FROM (SELECT {}) AS place",
-            place!()
+            shows.sql.place
         );
         let told = (&mut &*pg).batch_execute(&insist).await;
         // One that has failed is asked without an error the next time.

@@ -18,6 +18,7 @@ use crate::config::{
 use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::node::SetupHook;
+use crate::position::PositionSource;
 use crate::routing::LoadBalancingPolicy;
 use crate::tls::OwnConfig;
 
@@ -46,6 +47,7 @@ pub struct Builder {
     setup: Option<SetupHook>,
     tls: Option<OwnConfig>,
     credentials: Option<Arc<dyn Credentials>>,
+    positions: Option<Arc<dyn PositionSource>>,
     runtime: Option<Handle>,
 }
 
@@ -202,6 +204,12 @@ impl Builder {
         self
     }
 
+    /// Sets how servers are asked for their positions, where they refuse PostgreSQL's functions as Aurora's readers do.
+    pub fn position_source(mut self, source: impl PositionSource) -> Self {
+        self.positions = Some(Arc::new(source));
+        self
+    }
+
     /// Sets how TLS is spoken with every node, for what no URL can say: authorities in memory, keys in hardware, a
     /// verifier of your own. Then `sslmode` and `sslnegotiation` only decide whether there is TLS, and the other
     /// parameters that begin with `ssl` are not looked at.
@@ -277,6 +285,7 @@ impl Builder {
         }
         options.hooks.tls = self.tls;
         options.hooks.credentials = self.credentials;
+        options.hooks.positions = self.positions;
         if let Some(hook) = self.setup {
             options.hooks.setup = both(options.hooks.setup, hook);
             options.hooks.sets_up = true;

@@ -99,6 +99,7 @@ fn limit(limit: &node::MissingRight) -> Limit {
         right,
         costs,
         grant,
+        hides_replay: _,
     } = limit.clone();
     Limit::new(right, costs.to_owned(), grant)
 }

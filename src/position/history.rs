@@ -15,6 +15,8 @@ pub(crate) struct Sample {
     pub(crate) upto: u64,
     /// When it was asked. The answer covers all that was acknowledged to anyone by then.
     pub(crate) asked: Instant,
+    /// When it was first asked and answered the same.
+    pub(crate) reached: Instant,
     pub(crate) timeline: u32,
     /// The log up to here was on the primary's disk. Standbys receive no more.
     pub(crate) flushed: Lsn,
@@ -109,6 +111,14 @@ impl History {
         self.latest().filter(|sample| sample.asked >= moment)
     }
 
+    /// When the primary was known to have reached a position.
+    pub(crate) fn reached(&self, position: Position) -> Option<Instant> {
+        let has = |sample: &&Sample| {
+            sample.timeline == position.timeline && sample.inserted >= position.lsn
+        };
+        self.samples.iter().find(has).map(|sample| sample.reached)
+    }
+
     /// A position that covers all that the primary had at `moment`. `None` if it was not asked since.
     pub(crate) fn since(&self, moment: Instant) -> Option<Position> {
         let place = self.samples.partition_point(|sample| sample.asked < moment);
@@ -139,6 +149,7 @@ mod tests {
         Sample {
             upto,
             asked,
+            reached: asked,
             timeline: 1,
             flushed: Lsn(lsn.saturating_sub(8)),
             inserted: Lsn(lsn),
@@ -160,6 +171,8 @@ mod tests {
         }
         let now = start + SECOND * 100;
         assert_eq!(history.age(at(500), now), Some(SECOND));
+        assert_eq!(history.reached(at(500)), Some(start));
+        assert_eq!(history.reached(at(501)), None);
         // Even one that no sample shows anything new of.
         assert_eq!(history.age(at(499), now), None);
     }

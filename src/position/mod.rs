@@ -6,10 +6,12 @@
 mod forks;
 mod history;
 mod lsn;
+mod source;
 
 pub(crate) use forks::{Forks, Survival};
 pub(crate) use history::{History, Sample};
 pub use lsn::{InvalidLsn, Lsn};
+pub use source::PositionSource;
 
 /// A place in the write-ahead log of one cluster.
 ///

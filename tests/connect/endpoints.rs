@@ -8,16 +8,14 @@ use diesel::prelude::*;
 use diesel_async::RunQueryDsl;
 use diesel_replicated::config::{ConsistencyConfig, HealthConfig};
 use diesel_replicated::connection::{Replicas, Stage};
-use diesel_replicated::status::{Degradation, NodeHealth, RouteReason};
+use diesel_replicated::status::{Degradation, RouteReason};
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Builder, Consistency, NodeConfig, ReplicatedConnection, ReplicatedPool};
 
 use crate::balancer::balancer;
-use crate::support::{
-    blocking, builder_for, count, eventually, fill, insert, on, own_cluster, users,
-};
+use crate::support::{blocking, count, eventually, fill, insert, on, own_cluster, users};
 
-fn at(port: u16) -> String {
+pub(crate) fn at(port: u16) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/app")
 }
 
@@ -47,7 +45,7 @@ async fn endpoint_with(
 }
 
 /// Opens connections until one has led to another server than those before.
-async fn is_found_to_lead_to_several(pool: &ReplicatedPool) {
+pub(crate) async fn is_found_to_lead_to_several(pool: &ReplicatedPool) {
     let held = std::sync::Mutex::new(Vec::new());
     eventually("it is known to lead to several", async || {
         if held.lock().unwrap().len() == 16 {
@@ -67,7 +65,7 @@ async fn is_found_to_lead_to_several(pool: &ReplicatedPool) {
     .await;
 }
 
-async fn pause(local: &Arc<LocalCluster>, replica: usize) {
+pub(crate) async fn pause(local: &Arc<LocalCluster>, replica: usize) {
     on(local, move |local| {
         local.wait_caught_up().unwrap();
         local.replicas()[replica].pause_replay().unwrap();
@@ -313,74 +311,6 @@ async fn a_reader_endpoint_that_may_not_be_asked() {
         conn.last_route().unwrap().node == "ro"
     })
     .await;
-}
-
-// distribute_reads 46, pghero 168, canvas-lms 1636, Materialize 19880: Aurora's readers have the functions that tell a position,
-// and refuse them to everybody. That is told once; what must be seen is read on the primary, and the rest is served.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replicas_that_refuse_to_tell_a_position_serve_the_rest() {
-    let local = blocking(|| {
-        let local = LocalCluster::builder().setting("allow_system_table_mods", "on").start().unwrap();
-        fill(&local, "app");
-        for function in ["pg_last_wal_replay_lsn", "pg_last_wal_receive_lsn"] {
-            let refuse = format!(
-                "ALTER FUNCTION pg_catalog.{function}() RENAME TO {function}_of_old; \
-                 CREATE FUNCTION pg_catalog.{function}() RETURNS pg_lsn LANGUAGE plpgsql AS $$ BEGIN \
-                 RAISE feature_not_supported USING MESSAGE = 'Function {function}() is currently not supported for Aurora'; \
-                 END $$"
-            );
-            local.primary().sql("app", &refuse).unwrap();
-        }
-        local.wait_caught_up().unwrap();
-        Arc::new(local)
-    })
-    .await;
-    let pool = builder_for(&local, "app")
-        .health(HealthConfig::default().interval(Duration::from_millis(200)))
-        .build()
-        .await
-        .unwrap();
-    eventually("replicas serve", async || {
-        let status = pool.status();
-        let told = |name: &str| {
-            status
-                .node(name)
-                .unwrap()
-                .limited
-                .iter()
-                .any(|limit| limit.right.contains("pg_last_wal_replay_lsn"))
-        };
-        told("replica-1") && told("replica-2")
-    })
-    .await;
-    let mut conn = pool.get().await.unwrap();
-    eventually("what needs no position is served", async || {
-        let mut conn = pool.get().await.unwrap();
-        count(&mut conn).await;
-        conn.last_route().unwrap().node.starts_with("replica")
-    })
-    .await;
-    for number in 0..10 {
-        let before = count(&mut conn.primary()).await;
-        insert(&format!("user {number}"))
-            .execute(&mut conn)
-            .await
-            .unwrap();
-        assert_eq!(count(&mut conn).await, before + 1);
-        assert_eq!(conn.last_route().unwrap().node, "primary");
-    }
-    let status = pool.status();
-    for node in &status.nodes {
-        assert_eq!(node.monitor_error, None);
-        assert_eq!(node.health, NodeHealth::Up, "{node:?}");
-    }
-    let refused = &status.node("replica-1").unwrap().limited;
-    assert!(
-        refused
-            .iter()
-            .any(|limit| limit.grant.contains("nothing mends it")),
-        "{refused:?}"
-    );
 }
 
 /// A cluster with a role `app` that owns nothing and has no grant of `pg_monitor`.

@@ -21,6 +21,7 @@ mod credentials;
 mod endpoints;
 mod gentle;
 mod middleman;
+mod mute;
 mod pooler;
 mod poolers;
 #[path = "../it/support.rs"]
