@@ -153,7 +153,7 @@ impl ReplicatedConnection {
     ) -> QueryResult<()> {
         let verdict = execution.verdict;
         if execution.pending_write.is_some() || verdict.control.is_some() && !on_replica {
-            self.tell_durability(lease).await?;
+            self.tell_durability(lease, verdict.control).await?;
         }
         if !on_replica && execution.pending_write.is_none() {
             self.primary_shows(lease).await?;

@@ -7,6 +7,7 @@ use diesel::QueryResult;
 use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
+use crate::classify::TransactionControl;
 use crate::cluster::{Member, Topology};
 use crate::config::Durability;
 use crate::consistency::Stage;
@@ -113,38 +114,45 @@ impl ReplicatedConnection {
     }
 
     /// Tells the server how far commits must get, if it does not know yet.
-    pub(super) async fn tell_durability(&self, lease: &Arc<Lease>) -> QueryResult<()> {
+    pub(super) async fn tell_durability(
+        &self,
+        lease: &Arc<Lease>,
+        control: Option<TransactionControl>,
+    ) -> QueryResult<()> {
         let Some(level) = self.untold(lease) else {
             return Ok(());
         };
+        if lease.wire.pooling().shares_servers() {
+            return self.tell_durability_locally(lease, level, control).await;
+        }
         // The transaction's end would undo it.
         if lease.wire.in_transaction() {
             return Ok(());
         }
-        if lease.wire.pooling().shares_servers() {
-            return Err(Error::PooledTransactions {
+        lease.note_settings(std::iter::once("synchronous_commit"));
+        tell(lease, &level.sql("SET")).await?;
+        self.session().durability.told = Some((Arc::clone(&lease.wire), level));
+        Ok(())
+    }
+
+    /// The same where a pooler gives the server to others after each transaction: each transaction is told at its end.
+    async fn tell_durability_locally(
+        &self,
+        lease: &Arc<Lease>,
+        level: Durability,
+        control: Option<TransactionControl>,
+    ) -> QueryResult<()> {
+        // An error reaches the caller a moment before the server tells what became of the transaction.
+        lease.wire.answered().await;
+        match (control, lease.wire.transaction_status()) {
+            (Some(TransactionControl::End), b'T') => tell(lease, &level.sql("SET LOCAL")).await,
+            (Some(TransactionControl::Begin { .. }), _) | (_, b'T' | b'E') => Ok(()),
+            _ => Err(Error::PooledTransactions {
                 node: lease.node().name.clone(),
                 mode_is_known: lease.wire.pooling() == Pooling::Transaction,
             }
-            .into());
+            .into()),
         }
-        lease.note_settings(std::iter::once("synchronous_commit"));
-        let using = lease.enter();
-        let told = lease.pg().batch_execute(&level.sql("SET")).await;
-        using.finish();
-        if let Err(error) = told {
-            return Err(match lease.diagnose(&error).lost {
-                Some(cause) => Error::ConnectionLost {
-                    node: lease.node().name.clone(),
-                    cause,
-                    outcome: Outcome::NotRun,
-                }
-                .into(),
-                None => error,
-            });
-        }
-        self.session().durability.told = Some((Arc::clone(&lease.wire), level));
-        Ok(())
     }
 
     fn untold(&self, lease: &Lease) -> Option<Durability> {
@@ -155,6 +163,21 @@ impl ReplicatedConnection {
             told.is_some_and(|(wire, told)| Arc::ptr_eq(wire, &lease.wire) && *told == level);
         (!known).then_some(level)
     }
+}
+
+async fn tell(lease: &Arc<Lease>, setting: &str) -> QueryResult<()> {
+    let using = lease.enter();
+    let told = lease.pg().batch_execute(setting).await;
+    using.finish();
+    told.map_err(|error| match lease.diagnose(&error).lost {
+        Some(cause) => Error::ConnectionLost {
+            node: lease.node().name.clone(),
+            cause,
+            outcome: Outcome::NotRun,
+        }
+        .into(),
+        None => error,
+    })
 }
 
 fn required(replicas: Replicas, topology: &Topology) -> Result<usize, Error> {

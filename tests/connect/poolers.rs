@@ -10,7 +10,7 @@ use diesel_replicated::config::{HealthConfig, Pooler as Kind};
 use diesel_replicated::status::{Degradation, NodeHealth};
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{
-    Builder, Consistency, ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool,
+    Builder, Consistency, Durability, ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool,
 };
 
 use crate::pooler::{Mode, Pooler, odyssey, pgbouncer};
@@ -249,6 +249,65 @@ async fn nothing_of_ours_is_left_on_shared_servers() {
         assert_eq!(left, None, "{node}");
         driver.abort();
     }
+}
+
+// A deferred trigger runs at COMMIT, and notes what the commit will wait for. The next client of the server finds nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_behind_a_pooler_commits_as_durably_as_it_was_told() {
+    let (local, pooler) =
+        pooled(|local| pgbouncer("pgbouncer_1_18", local, Mode::Transaction, 1)).await;
+    on(&local, |local| {
+        let notes = "CREATE TABLE notes (id serial PRIMARY KEY, note text); \
+            CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+            INSERT INTO notes (note) VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$; \
+            CREATE CONSTRAINT TRIGGER note AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED \
+            FOR EACH ROW EXECUTE FUNCTION note()";
+        local.primary().sql("app", notes).unwrap();
+    })
+    .await;
+    let pool = quick(pooler.builder(&local, "pooler=transaction", false))
+        .build()
+        .await
+        .unwrap();
+    let mut conn = pool.get().await.unwrap();
+    let mut told = pool.get().await.unwrap();
+    told.set_durability(Durability::Local);
+    for round in 0..3 {
+        conn.transaction(async |conn| insert(&format!("plain {round}")).execute(conn).await)
+            .await
+            .unwrap();
+        told.transaction(async |conn| {
+            insert(&format!("outer {round}")).execute(conn).await?;
+            // What a savepoint takes back does not take this back.
+            let inner = conn.transaction(async |conn| {
+                insert(&format!("inner {round}")).execute(conn).await?;
+                Err::<(), _>(diesel::result::Error::RollbackTransaction)
+            });
+            assert!(inner.await.is_err());
+            Ok::<_, diesel::result::Error>(())
+        })
+        .await
+        .unwrap();
+    }
+    // One that has failed ends as it does without.
+    let mut ends = Vec::new();
+    for conn in [&mut conn, &mut told] {
+        let failed = conn.transaction(async |conn| {
+            insert("lost").execute(conn).await?;
+            assert!(run(conn, "SELECT 1/0").await.is_err());
+            Ok::<_, diesel::result::Error>(())
+        });
+        ends.push(format!("{:?}", failed.await));
+        assert!(!is_there(conn, "lost").await);
+    }
+    assert_eq!(ends[0], ends[1]);
+    // Outside of a transaction nothing can be told.
+    let error = insert("alone").execute(&mut told).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::NotRun);
+    assert!(error.to_string().contains("pooler"), "{error}");
+    let look = diesel::sql_query("SELECT string_agg(note, ' ' ORDER BY id) AS value FROM notes");
+    let noted: Setting = look.get_result(&mut conn.primary()).await.unwrap();
+    assert_eq!(noted.value, "on local on local on local");
 }
 
 // PgBouncer 1.26 tells its mode; before that it is seen, and said to be unknown. Prisma's and Supabase's `pgbouncer=true`.
