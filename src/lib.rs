@@ -38,7 +38,7 @@ pub mod policy {
     };
 }
 
-pub use config::{Config, Consistency, Durability, NodeConfig, RetryPolicy};
+pub use config::{Config, Consistency, Durability, NodeConfig, RetryPolicy, Routing};
 pub use connection::ReplicatedConnection;
 pub use error::{Error, ErrorExt, Outcome};
 pub use pool::{Builder, ReplicatedPool, Session};

@@ -6,6 +6,7 @@
 mod body;
 mod cache;
 mod catalog;
+mod causes;
 mod code;
 mod definitions;
 mod does;
@@ -38,6 +39,8 @@ use crate::route::RouteReason;
 use cache::QueryKey;
 use cache::Verdicts;
 pub(crate) use catalog::Catalog;
+pub(crate) use causes::Cause;
+use causes::Causes;
 pub(crate) use code::{CodeRow, Kind as CodeKind};
 use definitions::judge_definitions;
 use functions::Functions;
@@ -75,6 +78,8 @@ pub(crate) struct Verdict {
     pub(crate) ddl: bool,
     /// Running it twice does no more than running it once.
     pub(crate) idempotent: bool,
+    /// What keeps it from replicas, by name.
+    pub(crate) cause: Option<Cause>,
 }
 
 impl Verdict {
@@ -118,6 +123,7 @@ pub(crate) struct Classifier {
     ground: RwLock<Arc<Ground>>,
     /// The verdicts on what a replica refused.
     learned: Learned,
+    causes: Causes,
     wants_catalog: AtomicBool,
     /// Functions that keep queries from replicas only by their declaration, and whether one is to be named.
     declared: Mutex<BTreeMap<String, bool>>,
@@ -136,6 +142,7 @@ impl Classifier {
                 verdicts: Verdicts::new(),
             })),
             learned: Learned::new(),
+            causes: Causes::default(),
             wants_catalog: AtomicBool::new(false),
             declared: Mutex::default(),
             tells_declared: AtomicBool::new(false),
@@ -179,12 +186,21 @@ impl Classifier {
                 self.tells_declared.store(true, Ordering::Relaxed);
             }
         }
+        let judged = Verdict {
+            cause: judgement.cause.and_then(|name| self.causes.of(&name)),
+            ..judgement.verdict
+        };
         let current = self.ground.read();
-        let verdict = self.learned.get(key).unwrap_or(judgement.verdict);
+        let verdict = self.learned.get(key).unwrap_or(judged);
         if Arc::ptr_eq(&current, &ground) {
             current.verdicts.insert(key, verdict);
         }
         verdict
+    }
+
+    /// The name of what keeps statements from replicas.
+    pub(crate) fn name_of(&self, cause: Cause) -> Option<String> {
+        self.causes.name(cause)
     }
 
     /// The functions that statements used since the last call and that keep queries from replicas only by being

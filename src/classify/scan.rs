@@ -61,19 +61,48 @@ pub(super) struct Findings {
     pub(super) session: bool,
     /// Something unknown is used.
     pub(super) unknown: bool,
+    /// The tokens that were found first.
+    pub(super) first: First,
+}
+
+/// The first token with which each of these was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct First {
+    pub(super) volatile: Option<usize>,
+    pub(super) unknown: Option<usize>,
+    pub(super) setting: Option<usize>,
+    pub(super) of_server: Option<usize>,
 }
 
 impl Findings {
     /// Whether a query with these findings is known to be safe on a replica.
     pub(super) fn is_plain(self) -> bool {
-        let Self { written, made, .. } = self;
+        let Self {
+            written,
+            made,
+            first,
+            ..
+        } = self;
         self.declared.is_none()
             && self
                 == Self {
                     written,
                     made,
+                    first,
                     ..Self::default()
                 }
+    }
+
+    /// Notes the token at `at` for what was not found before it.
+    fn note(&mut self, before: Self, at: usize) {
+        let is_volatile = |it: &Self| it.volatile || it.anything || it.declared.is_some();
+        let found = |was: bool, is: bool| (is && !was).then_some(at);
+        let volatile = found(is_volatile(&before), is_volatile(self));
+        let first = &mut self.first;
+        first.unknown = first.unknown.or(found(before.unknown, self.unknown));
+        first.setting = first.setting.or(found(before.setting, self.setting));
+        first.of_server = first.of_server.or(found(before.of_server, self.of_server));
+        first.volatile = first.volatile.or(volatile);
     }
 
     /// Whether it would be safe, but for the declaration of a function.
@@ -180,6 +209,7 @@ pub(super) fn scan(tokens: Tokens<'_>, known: Names<'_>) -> Findings {
     };
     let mut found = Findings::default();
     for at in 0..tokens.len() {
+        let before = found;
         match tokens.kind(at) {
             Some(TokenKind::Word) => {
                 scan.key_word(at, &mut found);
@@ -189,6 +219,7 @@ pub(super) fn scan(tokens: Tokens<'_>, known: Names<'_>) -> Findings {
             Some(TokenKind::Operator) => scan.operator(at, &mut found),
             _ => {}
         }
+        found.note(before, at);
     }
     if found.converts {
         found.add(found.made);

@@ -22,6 +22,8 @@ pub(super) struct Judgement {
     pub(super) wants_catalog: bool,
     /// The name of a function by whose declaration alone a query is not one for replicas.
     pub(super) declared: Option<String>,
+    /// The name of what keeps the statement from replicas.
+    pub(super) cause: Option<String>,
 }
 
 const READ: Verdict = Verdict {
@@ -33,6 +35,7 @@ const READ: Verdict = Verdict {
     control: None,
     ddl: false,
     idempotent: true,
+    cause: None,
 };
 
 /// What a change of the catalog must be about, and the words it must have, to call a function.
@@ -56,6 +59,7 @@ const UNKNOWN: Verdict = Verdict {
     control: None,
     ddl: true,
     idempotent: false,
+    cause: None,
 };
 
 const fn primary(reason: RouteReason, writes: bool) -> Verdict {
@@ -75,6 +79,7 @@ pub(super) fn judge(text: &str, known: Names<'_>) -> Judgement {
         verdict: UNKNOWN,
         wants_catalog: false,
         declared: None,
+        cause: None,
     };
     let Ok(tokens) = lexer::tokens(text) else {
         // The server counts changes of its catalogs, and would tell.
@@ -84,8 +89,12 @@ pub(super) fn judge(text: &str, known: Names<'_>) -> Judgement {
     let tokens = Tokens::new(text, &tokens);
     let mut verdict: Option<Verdict> = None;
     for statement in statements(tokens) {
-        let (next, declared) = judge_one(statement, known);
+        let (next, declared, cause) = judge_one(statement, known);
         judgement.declared = judgement.declared.or(declared);
+        let lighter = |before: Verdict| weight(before.reason) < weight(next.reason);
+        if verdict.is_none_or(lighter) {
+            judgement.cause = cause;
+        }
         judgement.wants_catalog |= next.reason == RouteReason::UnknownStatement && !next.ddl;
         verdict = Some(verdict.map_or(next, |before| combine(before, next)));
     }
@@ -121,6 +130,7 @@ fn combine(before: Verdict, next: Verdict) -> Verdict {
         },
         ddl: before.ddl || next.ddl,
         idempotent: before.idempotent && next.idempotent,
+        cause: None,
     }
 }
 
@@ -140,19 +150,41 @@ const fn weight(reason: RouteReason) -> u8 {
     }
 }
 
-/// The verdict on a statement; and on a query the function by whose declaration alone it is not a plain one.
-fn judge_one(tokens: Tokens<'_>, known: Names<'_>) -> (Verdict, Option<String>) {
+/// The verdict on a statement; on a query the function by whose declaration alone it is not a plain one; and the name of
+/// what keeps it from replicas.
+fn judge_one(tokens: Tokens<'_>, known: Names<'_>) -> (Verdict, Option<String>, Option<String>) {
     if tokens.is_word(0, "explain") {
-        return (explain(tokens, known), None);
+        return (explain(tokens, known), None, None);
     }
     let found = scan::scan(tokens, known);
     let verdict = judge_found(tokens, known, found);
+    let cause = cause(tokens, verdict.reason, found);
     let alone = is_query(tokens) && found.is_plain_but_declared();
     let name = found
         .declared
         .filter(|_| alone)
         .and_then(|at| tokens.name(at as usize));
-    (verdict, name.map(std::borrow::Cow::into_owned))
+    (verdict, name.map(std::borrow::Cow::into_owned), cause)
+}
+
+/// The name of what keeps the statement from replicas for this reason: a function, a view, an operator, a setting.
+fn cause(tokens: Tokens<'_>, reason: RouteReason, found: Findings) -> Option<String> {
+    let first = found.first;
+    let at = match reason {
+        RouteReason::VolatileFunction => first.volatile,
+        RouteReason::UnknownStatement => first.unknown,
+        RouteReason::ServerState => first.of_server.or(Some(1)),
+        RouteReason::SessionState if tokens.is_any(0, &["set", "reset"]) => {
+            let at = 1 + usize::from(tokens.is_any(1, &["session", "local"]));
+            Some(at)
+        }
+        RouteReason::SessionState => first.setting.or(Some(0)),
+        _ => None,
+    }?;
+    match tokens.kind(at)? {
+        TokenKind::Operator => Some(tokens.raw(at).to_owned()),
+        _ => tokens.name(at).map(std::borrow::Cow::into_owned),
+    }
 }
 
 fn judge_found(tokens: Tokens<'_>, known: Names<'_>, mut found: Findings) -> Verdict {

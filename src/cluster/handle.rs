@@ -20,9 +20,10 @@ use super::node_maker::{NodeMaker, longest_connect_timeout};
 use super::oid_cache::OidCache;
 #[cfg(feature = "promotion")]
 use super::promotion::{Outlook, Promoter, PromotionRequest};
+use super::tally::Tally;
 use super::topology::Topology;
 use crate::classify::{Classifier, Lesson};
-use crate::config::{Config, ConsistencyConfig, HealthConfig, NodeSettings, Settings};
+use crate::config::{Config, ConsistencyConfig, HealthConfig, NodeSettings, Routing, Settings};
 use crate::consistency::{Reports, WriteLog};
 use crate::deadline;
 use crate::error::Error;
@@ -47,6 +48,22 @@ pub(crate) struct Options {
     pub(crate) runtime: Handle,
 }
 
+/// What may change while the pool runs, and is looked at by each statement.
+struct AtRunTime {
+    /// What reads must see.
+    consistency: ConsistencyConfig,
+    routing: Routing,
+}
+
+impl AtRunTime {
+    fn of(config: &Config) -> Self {
+        Self {
+            consistency: config.consistency.clone(),
+            routing: config.routing,
+        }
+    }
+}
+
 /// Everything that the connections of one cluster share.
 pub(crate) struct Cluster {
     topology: watch::Receiver<Arc<Topology>>,
@@ -54,8 +71,7 @@ pub(crate) struct Cluster {
     stop: CancellationToken,
     maker: NodeMaker,
     marks: Arc<Marks>,
-    /// What reads must see; it may change while the pool runs.
-    consistency: RwLock<ConsistencyConfig>,
+    at_run_time: RwLock<AtRunTime>,
     /// The configuration, without the nodes.
     pub(crate) config: Arc<Config>,
     /// The longest `connect_timeout` of any node.
@@ -68,6 +84,7 @@ pub(crate) struct Cluster {
     pub(crate) oids: Arc<OidCache>,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
     pub(crate) tracker: CheckoutTracker,
+    pub(crate) tally: Tally,
     pub(crate) runtime: Handle,
     /// What is known of promotions by this process.
     promotion: Arc<Mutex<PromotionStatus>>,
@@ -88,8 +105,7 @@ impl Cluster {
         let classifier = Arc::new(Classifier::new(&config.functions));
         let (publish, topology) = watch::channel(Arc::new(first));
         let (write_log, oids) = (Arc::<WriteLog>::default(), Arc::<OidCache>::default());
-        let marks = Arc::<Marks>::default();
-        let promotion = Arc::<Mutex<PromotionStatus>>::default();
+        let (marks, promotion) = (Arc::<Marks>::default(), Arc::default());
         let (event_bus, stop) = (EventBus::default(), CancellationToken::new());
         let event_sender = event_bus.event_sender();
         #[cfg(feature = "promotion")]
@@ -131,8 +147,9 @@ impl Cluster {
             oids,
             policy: options.policy,
             tracker: CheckoutTracker::new(),
+            tally: Tally::default(),
             runtime,
-            consistency: RwLock::new(config.consistency.clone()),
+            at_run_time: RwLock::new(AtRunTime::of(&config)),
             config,
             promotion,
             #[cfg(feature = "promotion")]
@@ -318,13 +335,25 @@ impl Cluster {
     }
 
     pub(crate) fn consistency(&self) -> ConsistencyConfig {
-        self.consistency.read().clone()
+        self.at_run_time.read().consistency.clone()
+    }
+
+    /// Which statements may move to replicas.
+    pub(crate) fn routing(&self) -> Routing {
+        self.at_run_time.read().routing
+    }
+
+    pub(crate) fn set_routing(&self, routing: Routing) {
+        let before = std::mem::replace(&mut self.at_run_time.write().routing, routing);
+        if before != routing {
+            tracing::info!(target: "diesel_replicated", %before, now = %routing, "routing_changed");
+        }
     }
 
     /// Sets what reads must see from now on. Whose writes are counted stays as it was built.
     pub(crate) fn set_consistency(&self, config: ConsistencyConfig) {
         let write_scope = self.config.consistency.write_scope;
-        *self.consistency.write() = config.write_scope(write_scope);
+        self.at_run_time.write().consistency = config.write_scope(write_scope);
     }
 
     /// Sets how far replicas may be behind, from the next look at them on.

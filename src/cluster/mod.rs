@@ -23,6 +23,7 @@ mod promotion;
 mod registry;
 mod runtime;
 mod start;
+mod tally;
 mod topology;
 mod transitions;
 
@@ -35,4 +36,5 @@ pub(crate) use member::Member;
 pub(crate) use promotion::PromotionRequest;
 pub(crate) use registry::shared;
 pub(crate) use start::{options, started};
+pub(crate) use tally::Kept;
 pub(crate) use topology::{Gate, Purpose, Topology};

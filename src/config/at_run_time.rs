@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::health::HealthConfig;
+use super::routing::Routing;
+use super::validate::check_routing;
 use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, NodeSettings, PoolConfig};
 use crate::config::{ConfigError, ConfigErrors};
 
@@ -77,6 +79,13 @@ pub(crate) fn check_max_lag(
     let mut errors = Vec::new();
     health.check(&mut errors);
     ConfigErrors::unless_empty(errors, health)
+}
+
+/// Checks which statements may move.
+pub(crate) fn checked_routing(routing: Routing) -> Result<Routing, ConfigErrors> {
+    let mut errors = Vec::new();
+    check_routing(routing, &mut errors);
+    ConfigErrors::unless_empty(errors, routing)
 }
 
 /// Checks a weight that is given to `node`.

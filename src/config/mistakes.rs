@@ -251,6 +251,12 @@ pub enum ConfigError {
         /// What was given.
         share: f64,
     },
+    /// The share of [`Routing::Automatic`](crate::Routing::Automatic) is none.
+    #[error("the share of `routing` is {share}: give a number from 0.0 to 1.0")]
+    RoutingShare {
+        /// What was given.
+        share: f64,
+    },
     /// A setting of [`HealthConfig`](crate::config::HealthConfig) is not valid.
     #[error("`health.{setting}` is not valid: use {expected}")]
     Health {

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 pub(crate) use at_run_time::{
     check_max_lag, check_max_size, check_node, check_replica, check_url, check_weight,
+    checked_routing,
 };
 pub(crate) use checked::{Host, NodeSettings, Settings};
 pub use commit::{COMMIT_MARKER_SQL, CommitResolution};
@@ -50,7 +51,7 @@ pub use pooler::Pooler;
 #[cfg(feature = "promotion")]
 pub use promotion::PromotionConfig;
 pub use retry::RetryPolicy;
-pub use routing::{FunctionConfig, Policy};
+pub use routing::{FunctionConfig, InvalidRouting, Policy, Routing};
 
 /// The largest weight of a node.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;
@@ -95,6 +96,8 @@ pub struct Config {
     pub nodes: Vec<NodeConfig>,
     /// The pool of each node. Default: see [`PoolConfig`].
     pub pool: PoolConfig,
+    /// Which statements may move to replicas. Default: all that are known to be safe there.
+    pub routing: Routing,
     /// How a replica is chosen for a read. Default: [`Policy::WeightedRandom`].
     pub policy: Policy,
     /// The largest share of the primary's pool that reads may take because no replica can serve them, from 0.0 (none)
@@ -148,6 +151,7 @@ impl Default for Config {
         Self {
             nodes: Vec::new(),
             pool: PoolConfig::default(),
+            routing: Routing::default(),
             policy: Policy::default(),
             fallback_share: 0.5,
             start_read_only: false,
@@ -188,6 +192,7 @@ impl Config {
     /// | `failover_wait` | [`Config::failover_wait`] |
     /// | `statement_deadline` | [`Config::statement_deadline`] |
     /// | `max_connecting` | [`PoolConfig::max_connecting`] |
+    /// | `routing` | [`Config::routing`]: `observe`, `opt_in`, `automatic` or `automatic:5%` |
     /// | `policy` | [`Config::policy`]: `weighted_random`, `least_in_flight` or `round_robin` |
     /// | `weights` | [`NodeConfig::weight`] of each host, in order: `0,3,1` |
     /// | `fallback_share` | [`Config::fallback_share`] |
@@ -307,6 +312,7 @@ impl fmt::Debug for Config {
         shown
             .field("nodes", &self.nodes)
             .field("pool", &self.pool)
+            .field("routing", &self.routing)
             .field("policy", &self.policy)
             .field("fallback_share", &self.fallback_share)
             .field("start_read_only", &self.start_read_only)

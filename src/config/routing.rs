@@ -1,6 +1,124 @@
 //! What the configuration says about where statements go.
 
+use std::fmt;
+
 use super::declare::named;
+use super::setting::Text;
+
+/// Which statements may move to replicas: none, those that are marked, or all that are known to be safe there.
+///
+/// With it a pool is put in the place of another without moving a query, shows what would move, and is turned up step
+/// by step: [the roll-out](crate::guide::roll_out). It changes at run time with
+/// [`set_routing`](crate::ReplicatedPool::set_routing).
+///
+/// ```
+/// use diesel_replicated::{ReplicatedPool, Routing};
+///
+/// let builder = ReplicatedPool::builder().routing(Routing::Observe);
+/// assert_eq!("automatic:5%".parse(), Ok(Routing::Automatic { share: 0.05 }));
+/// assert_eq!(Routing::default().to_string(), "automatic");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Routing {
+    /// None: everything runs on the primary, also what asks for a replica. [`Route::held_back`](crate::Route::held_back)
+    /// and [`PoolStatus::routing`](crate::PoolStatus::routing) tell where each statement would have gone. In text:
+    /// `observe`.
+    Observe,
+    /// What is marked: by [`replica_allowed`](crate::ReplicatedConnection::replica_allowed) as what may move if it is
+    /// safe, or by [`replica`](crate::ReplicatedConnection::replica) as what must. In text: `opt_in`.
+    OptIn,
+    /// What is known to be safe on a replica, and what is marked. The default. In text: `automatic`, or
+    /// `automatic:5%`.
+    Automatic {
+        /// The share of the connections that the pool hands out whose statements may move, from 0.0 to 1.0. The
+        /// default is 1.0. A connection is in or out as a whole, until it is given back.
+        share: f64,
+    },
+}
+
+impl Routing {
+    const EXPECTED: &'static str = "`observe`, `opt_in`, `automatic` or `automatic:5%`";
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self::Automatic { share: 1.0 }
+    }
+}
+
+impl fmt::Display for Routing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Observe => f.write_str("observe"),
+            Self::OptIn => f.write_str("opt_in"),
+            Self::Automatic { share: 1.0 } => f.write_str("automatic"),
+            Self::Automatic { share } => write!(f, "automatic:{share}"),
+        }
+    }
+}
+
+/// A text that names no [`Routing`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no way of routing; expected {}", Routing::EXPECTED)]
+#[non_exhaustive]
+pub struct InvalidRouting;
+
+impl std::str::FromStr for Routing {
+    type Err = InvalidRouting;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRouting> {
+        let share = match text.split_once(':') {
+            Some(("automatic", share)) => share,
+            Some(_) => return Err(InvalidRouting),
+            None => {
+                return match text {
+                    "observe" => Ok(Self::Observe),
+                    "opt_in" => Ok(Self::OptIn),
+                    "automatic" => Ok(Self::default()),
+                    _ => Err(InvalidRouting),
+                };
+            }
+        };
+        let (number, whole) = match share.strip_suffix('%') {
+            Some(percent) => (percent, 100.0),
+            None => (share, 1.0),
+        };
+        let number: f64 = number.trim().parse().map_err(|_| InvalidRouting)?;
+        let share = number / whole;
+        is_share(share)
+            .then_some(Self::Automatic { share })
+            .ok_or(InvalidRouting)
+    }
+}
+
+/// Written so that not-a-number is none.
+pub(super) fn is_share(share: f64) -> bool {
+    (0.0..=1.0).contains(&share)
+}
+
+impl Text for Routing {
+    const EXPECTED: &'static str = Self::EXPECTED;
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+#[cfg(feature = "serde")]
+impl serde::Serialize for Routing {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl<'de> serde::Deserialize<'de> for Routing {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
 
 /// How a replica is chosen for a read, among those that may answer it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]

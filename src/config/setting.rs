@@ -46,6 +46,7 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
     ("statement_deadline", |to, text| {
         limit(&mut to.statement_deadline, text)
     }),
+    ("routing", |to, text| set(&mut to.routing, text)),
     ("policy", |to, text| set(&mut to.policy, text)),
     ("fallback_share", |to, text| {
         set(&mut to.fallback_share, text)

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::checked::{Host, NodeSettings, Settings};
 use super::conn_string::{Address, ConnString, is_like_url};
 use super::login::{self, Login, Lookup};
+use super::routing::{Routing, is_share};
 use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, Pooler};
 use crate::config::{ConfigError, ConfigErrors};
 
@@ -136,8 +137,8 @@ fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
         config.statement_deadline,
         errors,
     );
-    // Written so that not-a-number is refused too.
-    if !(0.0..=1.0).contains(&config.fallback_share) {
+    check_routing(config.routing, errors);
+    if !is_share(config.fallback_share) {
         errors.push(ConfigError::FallbackShare {
             share: config.fallback_share,
         });
@@ -357,5 +358,14 @@ fn same_host(one: &Host, other: &Host) -> bool {
             },
         ) => p == q && x == y && a.eq_ignore_ascii_case(b),
         _ => one == other,
+    }
+}
+
+/// Checks which statements may move.
+pub(super) fn check_routing(routing: Routing, errors: &mut Vec<ConfigError>) {
+    if let Routing::Automatic { share } = routing {
+        if !is_share(share) {
+            errors.push(ConfigError::RoutingShare { share });
+        }
     }
 }

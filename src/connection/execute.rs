@@ -18,12 +18,12 @@ use super::session_settings::keeps_names;
 use super::session_state::{SessionState, Transaction};
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::{Member, Purpose};
-use crate::config::Consistency;
+use crate::config::{Consistency, Routing};
 use crate::consistency::ReadRequirement;
 use crate::error::Error;
 use crate::node::Lease;
 use crate::route::{NodeKind, RouteReason};
-use crate::routing::{Decision, Stale};
+use crate::routing::{Decision, HeldBack, Stale};
 use crate::wire::{Pooling, ServerRole};
 
 impl ReplicatedConnection {
@@ -64,6 +64,7 @@ impl ReplicatedConnection {
             custom_types: false,
             learn: false,
             fallback: false,
+            went: None,
             only_rolls_back,
             requirement,
             pending_write,
@@ -231,12 +232,21 @@ impl ReplicatedConnection {
             verdict,
             requirement.only_primary(),
             self.cluster.config.read_only_transactions_on_replicas,
-            keeps_names,
+            (keeps_names, self.held_back()),
         );
-        let writes =
-            matches!(decision, Decision::Primary(_)) && session.commits(verdict, only_rolls_back);
+        let on_primary = matches!(decision, Decision::Primary(_) | Decision::HeldBack(_));
+        let writes = on_primary && session.commits(verdict, only_rolls_back);
         let pending_write = writes.then(|| self.pending_write(&session));
         (decision, pending_write)
+    }
+
+    /// What the pool's routing keeps on the primary, of what this connection could read elsewhere.
+    fn held_back(&self) -> HeldBack {
+        match self.cluster.routing() {
+            Routing::Observe => HeldBack::Everything,
+            Routing::Automatic { share } if share >= 1.0 || self.lot < share => HeldBack::Nothing,
+            Routing::OptIn | Routing::Automatic { .. } => HeldBack::Unmarked,
+        }
     }
 
     /// Notes a write that is about to be sent.
@@ -367,33 +377,49 @@ impl ReplicatedConnection {
                 };
                 Served::by_primary(lease, reason)
             }
-            Decision::Replica { reason, .. } => {
-                let reading = Reading {
-                    reason,
-                    avoid: &mut execution.avoid,
-                    requirement: &mut execution.requirement,
-                    started: Instant::now(),
-                };
-                self.reading_lease(reading).await?
+            Decision::Replica { reason, .. } | Decision::HeldBack(reason) => {
+                self.lease_for_reading(execution, reason).await?
             }
         };
         if served.kind == NodeKind::Primary {
             let loss = self.learns_of_loss(&served.lease).await;
             let reads = matches!(
                 execution.decision,
-                Decision::Replica { .. } | Decision::Primary(RouteReason::OwnWrite)
+                Decision::Replica { .. }
+                    | Decision::HeldBack(_)
+                    | Decision::Primary(RouteReason::OwnWrite)
             );
             if let Some(reason) = loss.filter(|_| reads && served.reason != RouteReason::Forced) {
                 served.reason = reason;
             }
         }
         self.note_route(&served);
+        execution.went = Some(served.went());
         execution.to_show = served.to_show;
         let Served { lease, kind, .. } = served;
         let on_replica = kind == NodeKind::Replica;
         may_leave(execution, &lease)?;
         leave(execution, &lease, on_replica)?;
         Ok((lease, on_replica))
+    }
+
+    /// The same for what could move to a replica.
+    async fn lease_for_reading(
+        &self,
+        execution: &mut Execution,
+        reason: RouteReason,
+    ) -> Result<Served, Error> {
+        let purpose = execution.purpose();
+        let reading = Reading {
+            reason,
+            avoid: &mut execution.avoid,
+            requirement: &mut execution.requirement,
+            started: Instant::now(),
+        };
+        match execution.decision {
+            Decision::HeldBack(_) => Box::pin(self.held_back_lease(reading, purpose)).await,
+            _ => self.reading_lease(reading).await,
+        }
     }
 
     /// Notes an open transaction before its BEGIN is sent: if the future is dropped while BEGIN
@@ -415,6 +441,7 @@ impl ReplicatedConnection {
             self.note_promotion(lease);
         }
         self.note_seen(lease);
+        self.count(execution);
         if execution.healing == Some(Stale::Types) {
             // The types were outdated. What other connections have prepared is as old.
             self.cluster.oids.outdated(lease.remembers());

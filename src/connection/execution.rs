@@ -13,7 +13,7 @@ use crate::cluster::Purpose;
 use crate::consistency::ReadRequirement;
 use crate::error::Outcome;
 use crate::node::{Lease, Node, Wanted};
-use crate::route::RouteReason;
+use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, Stale};
 
 /// One statement on its way.
@@ -33,6 +33,8 @@ pub(super) struct Execution {
     pub(super) learn: bool,
     /// The primary serves it because no replica can.
     pub(super) fallback: bool,
+    /// Where the last attempt went.
+    pub(super) went: Option<Went>,
     pub(super) only_rolls_back: bool,
     /// What the node must have that serves it.
     pub(super) requirement: ReadRequirement,
@@ -56,6 +58,15 @@ pub(super) struct Execution {
     pub(super) settings_refused: bool,
     /// The statements that were prepared and reported to the instrumentation.
     pub(super) prepared: Vec<String>,
+}
+
+/// Where an attempt went.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Went {
+    pub(super) kind: NodeKind,
+    pub(super) reason: RouteReason,
+    /// The pool's routing has kept it on the primary. Whether a replica was ready.
+    pub(super) held_back: Option<bool>,
 }
 
 impl Execution {

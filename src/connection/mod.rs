@@ -3,6 +3,7 @@
 mod acquire;
 mod action;
 mod cancel_token;
+mod counting;
 mod execute;
 mod execution;
 mod fenced_primary;
@@ -97,6 +98,8 @@ pub struct ReplicatedConnection {
     cache_size: CacheSize,
     /// What the connection was when a pool over this one first lent it out.
     origin: Origin,
+    /// Its statements may move where a share of this size or more may.
+    lot: f64,
     /// The last field: server connections are back in their pools before this one counts as back.
     _permit: Permit,
 }
@@ -118,6 +121,7 @@ impl ReplicatedConnection {
             instrumentation: Mutex::new(DynInstrumentation::default_instrumentation()),
             cache_size: CacheSize::Unbounded,
             origin: Origin::Open,
+            lot: rand::random(),
             _permit: permit,
         })
     }
@@ -144,6 +148,23 @@ impl ReplicatedConnection {
     #[doc(alias = "slave")]
     pub fn replica(&mut self) -> Scope<'_> {
         Scope::forced(self, NodeKind::Replica)
+    }
+
+    /// A view of this connection whose reads may move to replicas with [`Routing::OptIn`](crate::Routing::OptIn), as
+    /// all may with [`Routing::Automatic`](crate::Routing::Automatic): if they are safe there, and a replica has what
+    /// they must see.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+    /// use diesel_async::RunQueryDsl;
+    ///
+    /// let count = diesel::sql_query("SELECT count(*) FROM visits");
+    /// count.execute(&mut conn.replica_allowed()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn replica_allowed(&mut self) -> Scope<'_> {
+        Scope::replica_allowed(self)
     }
 
     /// Which node served the last statement, and why that one.
@@ -484,6 +505,7 @@ impl ReplicatedConnection {
             kind,
             reason,
             waited: served.waited,
+            held_back: served.held_back.clone(),
         });
     }
 

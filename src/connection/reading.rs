@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ReplicatedConnection;
+use super::execution::Went;
 use super::proof::{GENTLY, Proof};
+use super::session_state::HeldBackFrom;
 use crate::cluster::{Member, Purpose, Topology};
 use crate::config::{HealthConfig, WriteScope};
 use crate::consistency::ReadRequirement;
@@ -51,6 +53,8 @@ pub(super) struct Served {
     pub(super) waited: Duration,
     /// What the server has to show, asked together with the statement.
     pub(super) to_show: Option<Wanted>,
+    /// What the pool's routing has kept from a replica.
+    pub(super) held_back: Option<Box<HeldBackFrom>>,
 }
 
 impl Served {
@@ -61,6 +65,7 @@ impl Served {
             reason,
             waited: Duration::ZERO,
             to_show: None,
+            held_back: None,
         }
     }
 
@@ -68,6 +73,17 @@ impl Served {
         Self {
             kind: NodeKind::Replica,
             ..Self::by_primary(lease, reason)
+        }
+    }
+}
+
+impl Served {
+    pub(super) fn went(&self) -> Went {
+        let held_back = self.held_back.as_ref();
+        Went {
+            kind: self.kind,
+            reason: self.reason,
+            held_back: held_back.map(|from| from.replica.is_some()),
         }
     }
 }
@@ -144,6 +160,39 @@ impl ReplicatedConnection {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The primary's connection for a statement that the pool's routing keeps there.
+    pub(super) async fn held_back_lease(
+        &self,
+        reading: Reading<'_>,
+        purpose: Purpose,
+    ) -> Result<Served, Error> {
+        let held_back = Box::new(self.held_back_from(&reading));
+        let lease = self.primary_lease(false, purpose).await?;
+        Ok(Served {
+            held_back: Some(held_back),
+            ..Served::by_primary(lease, RouteReason::HeldBack)
+        })
+    }
+
+    /// Where a read would go now.
+    fn held_back_from(&self, reading: &Reading<'_>) -> HeldBackFrom {
+        let topology = self.cluster.topology();
+        let (replica, reason) = match self.pick(&topology, reading) {
+            Some(member) if member.kind() == Some(NodeKind::Primary) => {
+                (None, RouteReason::PrimaryWeight)
+            }
+            Some(member) => (Some(Arc::clone(&member.node)), reading.reason),
+            None if topology
+                .usable_replicas()
+                .any(|member| reading.may_use(member)) =>
+            {
+                (None, reading.requirement.otherwise())
+            }
+            None => (None, RouteReason::NoUsableReplica),
+        };
+        HeldBackFrom { replica, reason }
     }
 
     /// The replica's connection, if its server shows what the read must see, or may.

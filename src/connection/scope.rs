@@ -16,14 +16,28 @@ use crate::route::NodeKind;
 #[derive(Debug)]
 pub struct Scope<'a> {
     connection: &'a mut ReplicatedConnection,
-    outer: (Option<NodeKind>, Option<Consistency>, Option<Instant>),
+    outer: Outer,
+}
+
+/// What the scope puts back at its end.
+#[derive(Debug)]
+struct Outer {
+    forced: Option<NodeKind>,
+    replica_allowed: bool,
+    consistency: Option<Consistency>,
+    deadline: Option<Instant>,
 }
 
 impl<'a> Scope<'a> {
     fn new(connection: &'a mut ReplicatedConnection) -> Self {
         let outer = {
             let session = connection.session();
-            (session.forced, session.consistency, session.deadline)
+            Outer {
+                forced: session.forced,
+                replica_allowed: session.replica_allowed,
+                consistency: session.consistency,
+                deadline: session.deadline,
+            }
         };
         Self { connection, outer }
     }
@@ -34,11 +48,17 @@ impl<'a> Scope<'a> {
         scope
     }
 
+    pub(super) fn replica_allowed(connection: &'a mut ReplicatedConnection) -> Self {
+        let scope = Self::new(connection);
+        scope.connection.session().replica_allowed = true;
+        scope
+    }
+
     /// Of two ends, the sooner one counts.
     pub(super) fn until(connection: &'a mut ReplicatedConnection, limit: Duration) -> Self {
         let end = deadline::after(Instant::now(), limit);
         let scope = Self::new(connection);
-        let end = scope.outer.2.map_or(end, |outer| outer.min(end));
+        let end = scope.outer.deadline.map_or(end, |outer| outer.min(end));
         scope.connection.session().deadline = Some(end);
         scope
     }
@@ -53,7 +73,10 @@ impl<'a> Scope<'a> {
 impl Drop for Scope<'_> {
     fn drop(&mut self) {
         let mut session = self.connection.session();
-        (session.forced, session.consistency, session.deadline) = self.outer;
+        session.forced = self.outer.forced;
+        session.replica_allowed = self.outer.replica_allowed;
+        session.consistency = self.outer.consistency;
+        session.deadline = self.outer.deadline;
     }
 }
 

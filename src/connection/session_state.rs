@@ -10,8 +10,8 @@ use crate::classify::{TransactionControl, Verdict};
 use crate::config::Consistency;
 use crate::consistency::SessionHistory;
 use crate::node::{Busy, Lease, Node};
-use crate::route::{NodeKind, Route, RouteReason};
-use crate::routing::{Decision, SessionView, TransactionView, decide};
+use crate::route::{self, NodeKind, Route, RouteReason};
+use crate::routing::{Decision, HeldBack, SessionView, TransactionView, decide};
 use crate::statement::OidMap;
 
 /// The state of a session.
@@ -25,6 +25,8 @@ pub(super) struct SessionState {
     /// How many statements wait for the primary's connection.
     pub(super) awaiting_primary: usize,
     pub(super) forced: Option<NodeKind>,
+    /// Reads may move to replicas, also where only those may that are marked.
+    pub(super) replica_allowed: bool,
     /// When its statements have to be at their end.
     pub(super) deadline: Option<Instant>,
     /// Whether the next BEGIN may go to a replica if it is read only. If not set, the pool decides.
@@ -70,10 +72,11 @@ impl SessionState {
         verdict: Verdict,
         only_primary: Option<RouteReason>,
         read_only_transactions_on_replicas: bool,
-        keeps_names: bool,
+        (keeps_names, held_back): (bool, HeldBack),
     ) -> Decision {
         self.notice_transaction_end();
         let begins_on_replicas = self.begins_on_replicas.take();
+        let marked = self.replica_allowed || begins_on_replicas == Some(true);
         let decision = decide(
             verdict,
             SessionView {
@@ -84,9 +87,13 @@ impl SessionState {
                 only_primary,
                 read_only_transactions_on_replicas: begins_on_replicas
                     .unwrap_or(read_only_transactions_on_replicas),
+                held_back: match held_back {
+                    HeldBack::Unmarked if marked => HeldBack::Nothing,
+                    held_back => held_back,
+                },
             },
         );
-        if let Decision::Primary(_) = decision {
+        if let Decision::Primary(_) | Decision::HeldBack(_) = decision {
             self.pinned |= verdict.leaves.pins();
         }
         if !keeps_names {
@@ -170,6 +177,7 @@ impl SessionState {
         *self = Self {
             awaiting_primary: kept.awaiting_primary,
             forced: kept.forced,
+            replica_allowed: kept.replica_allowed,
             history: kept.history,
             consistency: kept.consistency,
             durability: kept.durability,
@@ -226,6 +234,14 @@ pub(super) struct LastRoute {
     pub(super) kind: NodeKind,
     pub(super) reason: RouteReason,
     pub(super) waited: Duration,
+    pub(super) held_back: Option<Box<HeldBackFrom>>,
+}
+
+/// What the pool's routing has kept from a replica.
+#[derive(Clone, Debug)]
+pub(super) struct HeldBackFrom {
+    pub(super) replica: Option<Arc<Node>>,
+    pub(super) reason: RouteReason,
 }
 
 impl LastRoute {
@@ -235,6 +251,10 @@ impl LastRoute {
             kind: self.kind,
             reason: self.reason,
             waited: self.waited,
+            held_back: self.held_back.as_ref().map(|held_back| route::HeldBack {
+                replica: held_back.replica.as_ref().map(|node| node.name.clone()),
+                reason: held_back.reason,
+            }),
         }
     }
 }

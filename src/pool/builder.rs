@@ -13,7 +13,7 @@ use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
 use crate::config::{
     CommitResolution, Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig,
-    NodeConfig, Policy,
+    NodeConfig, Policy, Routing,
 };
 use crate::credentials::Credentials;
 use crate::error::Error;
@@ -114,6 +114,7 @@ impl Builder {
     }
 
     setters! {
+        routing(Routing) => routing, "Config::routing";
         max_size(u32) => pool.max_size, "config::PoolConfig::max_size";
         min_idle(impl Into<Option<u32>>) => pool.min_idle, "config::PoolConfig::min_idle";
         connection_timeout(Duration) => pool.connection_timeout, "config::PoolConfig::connection_timeout";

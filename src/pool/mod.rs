@@ -14,8 +14,8 @@ use tokio::runtime::Handle;
 
 use crate::cluster::Cluster;
 use crate::config::{
-    Config, ConsistencyConfig, NodeConfig, check_max_lag, check_max_size, check_node,
-    check_replica, check_url, check_weight,
+    Config, ConsistencyConfig, NodeConfig, Routing, check_max_lag, check_max_size, check_node,
+    check_replica, check_url, check_weight, checked_routing,
 };
 use crate::connection::ReplicatedConnection;
 use crate::error::Error;
@@ -306,6 +306,17 @@ impl ReplicatedPool {
     /// [`write_scope`](crate::config::ConsistencyConfig::write_scope) stays as it was built.
     pub fn set_consistency(&self, consistency: impl Into<ConsistencyConfig>) {
         self.cluster.set_consistency(consistency.into());
+    }
+
+    /// Sets which statements may move to replicas, instead of [`Config::routing`]. It holds for statements that begin
+    /// from now on; a transaction stays where it was begun.
+    ///
+    /// # Errors
+    ///
+    /// The share is none.
+    pub fn set_routing(&self, routing: Routing) -> Result<(), Error> {
+        self.cluster.set_routing(checked_routing(routing)?);
+        Ok(())
     }
 
     /// Closes the pool. It hands out nothing more, waits up to `deadline` for the connections in use, then closes

@@ -1,11 +1,13 @@
 //! Puts together what a pool tells of itself.
 
-use crate::cluster::{Cluster, Member, Topology, degraded, lag};
+use std::cmp::Reverse;
+
+use crate::cluster::{Cluster, Kept, Member, Topology, degraded, lag};
 use crate::consistency::Stage;
 use crate::node::{self, Facts, Place};
 use crate::position::Position;
 use crate::route::NodeKind;
-use crate::status::{Limit, NodeStatus, PoolStatus};
+use crate::status::{KeptOnPrimary, Limit, NodeStatus, PoolStatus, RoutingStatus};
 
 pub(super) fn of(cluster: &Cluster) -> PoolStatus {
     let topology = cluster.topology();
@@ -27,10 +29,33 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
         degraded: degraded(&topology, &promotion, learned.len()),
+        routing: routing(cluster),
         learned,
         promotion,
         closed: cluster.tracker.is_closed(),
         epoch: topology.epoch,
+    }
+}
+
+/// How many causes are named.
+const NAMED: usize = 10;
+
+fn routing(cluster: &Cluster) -> RoutingStatus {
+    let mut counted = cluster.tally.counted();
+    counted
+        .kept
+        .sort_by_key(|(what, count)| (Reverse(*count), *what));
+    counted.kept.truncate(NAMED);
+    let named = |((reason, cause), count): (Kept, u64)| {
+        let name = cause.and_then(|cause| cluster.classifier.name_of(cause));
+        KeptOnPrimary::from((reason, name, count))
+    };
+    RoutingStatus {
+        mode: cluster.routing(),
+        on_replicas: counted.on_replicas,
+        could_move: counted.could_move,
+        could_not_yet: counted.could_not_yet,
+        kept_on_primary: counted.kept.into_iter().map(named).collect(),
     }
 }
 

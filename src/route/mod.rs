@@ -42,6 +42,21 @@ pub struct Route {
     pub reason: RouteReason,
     /// How long it waited for a replica to catch up with what it had to see.
     pub waited: Duration,
+    /// What [`Routing`](crate::Routing) has kept from a replica, as the reason
+    /// [`HeldBack`](RouteReason::HeldBack) says.
+    pub held_back: Option<HeldBack>,
+}
+
+/// Where a statement would have gone that [`Routing`](crate::Routing) has kept on the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct HeldBack {
+    /// A replica that had what the statement must see, when it began. `None` if none had: then the primary would have
+    /// served it, perhaps after a short wait.
+    pub replica: Option<String>,
+    /// Why it would have gone there.
+    pub reason: RouteReason,
 }
 
 impl fmt::Display for Route {

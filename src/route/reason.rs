@@ -4,12 +4,14 @@ use std::fmt;
 
 /// Why a statement was sent to the node that ran it.
 #[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum RouteReason {
     /// A query that is known to be safe on a replica.
     PlainSelect,
+    /// It could have moved to a replica, and [`Routing`](crate::Routing) does not let it.
+    HeldBack,
     /// It changes data or definitions.
     Write,
     /// It belongs to a transaction that runs on the primary.
@@ -59,6 +61,7 @@ impl RouteReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::PlainSelect => "plain_select",
+            Self::HeldBack => "held_back",
             Self::Write => "write",
             Self::InTransaction => "in_transaction",
             Self::ReadOnlyTransaction => "read_only_transaction",

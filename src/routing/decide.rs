@@ -23,12 +23,25 @@ pub(crate) struct SessionView {
     /// Why no replica can have what the session must see, if so.
     pub(crate) only_primary: Option<RouteReason>,
     pub(crate) read_only_transactions_on_replicas: bool,
+    pub(crate) held_back: HeldBack,
+}
+
+/// What the pool's routing keeps on the primary, of what could move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum HeldBack {
+    #[default]
+    Nothing,
+    /// What nobody has marked.
+    Unmarked,
+    Everything,
 }
 
 /// Where the statement goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     Primary(RouteReason),
+    /// The primary, though a replica could serve it for this reason.
+    HeldBack(RouteReason),
     /// A replica; whether another node may take over if it cannot serve.
     Replica {
         reason: RouteReason,
@@ -38,8 +51,22 @@ pub(crate) enum Decision {
     TransactionReplica,
 }
 
-/// Decides. A statement goes to a replica only if it is known to be safe there.
+/// Decides. A statement goes to a replica only if it is known to be safe there, and may move.
 pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
+    let decision = decide_freely(verdict, session);
+    let Decision::Replica { reason, .. } = decision else {
+        return decision;
+    };
+    match session.held_back {
+        HeldBack::Nothing => decision,
+        HeldBack::Unmarked if reason == RouteReason::Forced => decision,
+        // A setting goes where the session is.
+        _ if reason == RouteReason::SessionState => Decision::Primary(reason),
+        HeldBack::Unmarked | HeldBack::Everything => Decision::HeldBack(reason),
+    }
+}
+
+fn decide_freely(verdict: Verdict, session: SessionView) -> Decision {
     match session.transaction {
         Some(TransactionView::OnPrimary) => return Decision::Primary(RouteReason::InTransaction),
         Some(TransactionView::OnReplica) => return Decision::TransactionReplica,
@@ -118,6 +145,7 @@ mod tests {
         control: None,
         ddl: false,
         idempotent: true,
+        cause: None,
     };
 
     fn begin(read_only: bool, serializable: bool) -> Verdict {
@@ -151,11 +179,31 @@ mod tests {
                 only_primary: flags[1].then_some(RouteReason::OwnWrite),
                 read_only_transactions_on_replicas: flags[2],
                 holds_primary: flags[3],
+                held_back: HeldBack::Nothing,
             }
         })
     }
 
     proptest! {
+        #[test]
+        fn what_is_held_back_differs_in_nothing_but_the_node(session in session(), write in any::<bool>()) {
+            let verdict = if write { Verdict { reason: RouteReason::Write, writes: true, ..READ } } else { READ };
+            let held = |held_back| decide(verdict, SessionView { held_back, ..session });
+            let free = held(HeldBack::Nothing);
+            match free {
+                Decision::Replica { reason, .. } => {
+                    prop_assert_eq!(held(HeldBack::Everything), Decision::HeldBack(reason));
+                    let marked = reason == RouteReason::Forced;
+                    prop_assert_eq!(held(HeldBack::Unmarked) == free, marked);
+                }
+                _ => {
+                    // A transaction ends where it was begun.
+                    prop_assert_eq!(held(HeldBack::Everything), free);
+                    prop_assert_eq!(held(HeldBack::Unmarked), free);
+                }
+            }
+        }
+
         #[test]
         fn only_a_plain_select_reaches_a_replica_unforced(session in session(), write in any::<bool>()) {
             let reason = if write { RouteReason::Write } else { RouteReason::UnknownStatement };

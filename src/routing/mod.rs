@@ -5,7 +5,7 @@ mod policy;
 mod recover;
 mod select;
 
-pub(crate) use decide::{Decision, SessionView, TransactionView, decide};
+pub(crate) use decide::{Decision, HeldBack, SessionView, TransactionView, decide};
 pub use policy::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
 pub(crate) use recover::{Recovery, Stale, Symptoms, recover, stale};
 pub(crate) use select::select;

@@ -10,6 +10,7 @@ pub use degraded::{Degradation, Degraded};
 pub use event::{Event, Events};
 pub(crate) use event::{EventBus, EventSender};
 
+use crate::config::Routing;
 use crate::position::Position;
 pub use crate::route::{NodeKind, RouteReason};
 
@@ -48,6 +49,8 @@ pub struct PoolStatus {
     /// Whether these are as many as there are replicas. Then each replica shows what was committed with
     /// [`Durability::RemoteApply`](crate::Durability::RemoteApply).
     pub remote_apply_covers_replicas: bool,
+    /// Which statements may move, and what keeps reads on the primary.
+    pub routing: RoutingStatus,
     /// Statements that look like reads and that replicas have refused. The primary has accepted them, and gets them
     /// for an hour each. The newest 256.
     pub learned: Vec<LearnedStatement>,
@@ -60,6 +63,46 @@ pub struct PoolStatus {
     pub closed: bool,
     /// Grows with each change of the topology.
     pub epoch: u64,
+}
+
+/// Which statements may move, and what was counted since the pool was built, of statements that succeeded.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct RoutingStatus {
+    /// What [`set_routing`](crate::ReplicatedPool::set_routing) or the configuration says.
+    pub mode: Routing,
+    /// Statements that replicas have run.
+    pub on_replicas: u64,
+    /// Statements that the mode has kept on the primary, though a replica was ready to serve them.
+    pub could_move: u64,
+    /// Other statements that the mode has kept there: no replica had what they must see at that moment.
+    pub could_not_yet: u64,
+    /// What else has kept reads on the primary, the ten greatest first.
+    pub kept_on_primary: Vec<KeptOnPrimary>,
+}
+
+/// What has kept reads on the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct KeptOnPrimary {
+    /// Why.
+    pub reason: RouteReason,
+    /// The function, the view, the operator or the setting that is the reason, where it is one.
+    pub name: Option<String>,
+    /// How many statements.
+    pub statements: u64,
+}
+
+impl From<(RouteReason, Option<String>, u64)> for KeptOnPrimary {
+    fn from((reason, name, statements): (RouteReason, Option<String>, u64)) -> Self {
+        Self {
+            reason,
+            name,
+            statements,
+        }
+    }
 }
 
 /// Whether this process promotes a replica if the primary is gone, and whether it could.

@@ -29,6 +29,7 @@ mod promotion;
 mod property;
 mod retry;
 mod routing;
+mod routing_modes;
 mod status;
 mod streams;
 mod support;

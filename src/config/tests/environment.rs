@@ -6,7 +6,7 @@ use super::only_mistake;
 use crate::config::ConfigErrors;
 use crate::config::{
     CommitResolution, Config, Consistency, ConsistencyConfig, DeclaredRole, Durability,
-    HealthConfig, Policy, WriteScope,
+    HealthConfig, Policy, Routing, WriteScope,
 };
 
 /// Names and values.
@@ -101,6 +101,7 @@ fn every_setting_has_a_variable_that_wins_over_the_url() {
         ("DATABASE_IDLE_TIMEOUT", "5min"),
         ("DATABASE_FAILOVER_WAIT", "250ms"),
         ("DATABASE_POLICY", "least_in_flight"),
+        ("DATABASE_ROUTING", "automatic:5%"),
         ("DATABASE_FALLBACK_SHARE", "1"),
         ("DATABASE_START_READ_ONLY", "yes"),
         ("DATABASE_READ_ONLY_TRANSACTIONS_ON_REPLICAS", "1"),
@@ -120,6 +121,7 @@ fn every_setting_has_a_variable_that_wins_over_the_url() {
         .idle_timeout(Duration::from_secs(300))
         .failover_wait(Duration::from_millis(250))
         .policy(Policy::LeastInFlight)
+        .routing(Routing::Automatic { share: 0.05 })
         .fallback_share(1.0)
         .start_read_only(true)
         .read_only_transactions_on_replicas(true)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, Consistency, DeclaredRole, Durability, NodeConfig, Policy};
+use crate::config::{Config, Consistency, DeclaredRole, Durability, NodeConfig, Policy, Routing};
 
 fn full() -> Config {
     Config::new()
@@ -22,6 +22,7 @@ fn full() -> Config {
         .min_idle(2)
         .max_lifetime(None)
         .policy(Policy::LeastInFlight)
+        .routing(Routing::Automatic { share: 0.25 })
         .fallback_share(0.25)
         .start_read_only(true)
         .consistency(Consistency::BoundedStaleness(Duration::from_micros(

@@ -164,6 +164,10 @@ fn time_limits_of_nothing_and_bad_shares_are_refused() {
             valid().fallback_share(f64::NAN),
             &["`fallback_share` is NaN"],
         ),
+        (
+            valid().routing(crate::config::Routing::Automatic { share: -0.5 }),
+            &["`routing` is -0.5"],
+        ),
         (valid().fallback_share(-0.1), &["`fallback_share` is -0.1"]),
         (valid().fallback_share(1.1), &["`fallback_share` is 1.1"]),
     ];

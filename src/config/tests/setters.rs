@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::{
-    Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, NodeConfig, Policy,
+    Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, NodeConfig, Policy, Routing,
 };
 
 impl Config {
@@ -47,6 +47,11 @@ impl Config {
 
     pub(super) fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.pool.idle_timeout = timeout.into();
+        self
+    }
+
+    pub(super) fn routing(mut self, routing: Routing) -> Self {
+        self.routing = routing;
         self
     }
 

@@ -7,7 +7,7 @@ use super::{REPLICA, only_mistake};
 use crate::config::WriteScope;
 use crate::config::{
     Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, Host,
-    NodeConfig, Policy, Settings,
+    NodeConfig, Policy, Routing, Settings,
 };
 use crate::config::{ConfigError, UrlProblem};
 
@@ -148,7 +148,7 @@ fn a_password_may_be_any_bytes_and_may_come_without_a_user() {
 fn parameters_of_the_pool_are_read() {
     let config = Config::from_url(
         "postgres://u@db1,db2/a?max_size=20&min_idle=2&connection_timeout=1.5&max_lifetime=never\
-         &idle_timeout=5min&failover_wait=1s&max_lag=30s&max_lag_bytes=1000&health_interval=500ms&health_timeout=2s&policy=round_robin&weights=0,3&fallback_share=0.25\
+         &idle_timeout=5min&failover_wait=1s&max_lag=30s&max_lag_bytes=1000&health_interval=500ms&health_timeout=2s&routing=opt_in&assumed_lag=1s&policy=round_robin&weights=0,3&fallback_share=0.25\
          &consistency=bounded_staleness:5s&write_scope=session&consistency_wait=1ms&durability=off\
          &start_read_only=true&read_only_transactions_on_replicas=on&sslmode=disable\
          &target_session_attrs=any",
@@ -177,8 +177,10 @@ fn parameters_of_the_pool_are_read() {
         .consistency(
             ConsistencyConfig::from(Consistency::BoundedStaleness(Duration::from_secs(5)))
                 .write_scope(WriteScope::Session)
-                .wait(Duration::from_millis(1)),
+                .wait(Duration::from_millis(1))
+                .assumed_lag(Duration::from_secs(1)),
         )
+        .routing(Routing::OptIn)
         .durability(Durability::Off);
     let weights: Vec<_> = config.nodes.iter().map(|node| node.weight).collect();
     assert_eq!(weights, [Some(0), Some(3)]);
@@ -366,6 +368,9 @@ fn parameters_of_the_pool_must_fit() {
         ("durability=always", &["`durability`", "`remote_apply`"]),
         ("weights=1", &["`weights`", "2 nodes", "it lists 1"]),
         ("weights=1,x", &["`weights`", "3,1"]),
+        ("routing=off", &["`routing`", "`observe`"]),
+        ("routing=automatic:150%", &["`routing`", "`automatic:5%`"]),
+        ("routing=automatic:NaN", &["`routing`", "`automatic:5%`"]),
         ("fallback_share=half", &["`fallback_share`", "0.0 to 1.0"]),
         ("start_read_only=maybe", &["`start_read_only`", "`true`"]),
         #[cfg(not(feature = "promotion"))]
