@@ -503,7 +503,7 @@ impl Monitor {
                 let sample = Sample {
                     upto,
                     asked,
-                    reached: asked,
+                    reached: Instant::now(),
                     timeline: facts.timeline,
                     flushed,
                     inserted,

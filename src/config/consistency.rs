@@ -172,7 +172,7 @@ settings! {
         /// check, and reads are as right as it is. Such a replica then serves what must show writes of at least
         /// this age, and [`Consistency::BoundedStaleness`] with a bound of at least this. With
         /// [`Consistency::Causal`] what the session has read counts as what it wrote. [`Consistency::Strong`] reads
-        /// stay on the primary. Better is a [`PositionSource`](crate::PositionSource), if the server tells its
+        /// stay on the primary. Of a name over several servers it holds for those that tell none. Better is a [`PositionSource`](crate::PositionSource), if the server tells its
         /// position in another way.
         #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
         assumed_lag: Option<Duration> = None, into;

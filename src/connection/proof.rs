@@ -46,7 +46,9 @@ impl ReplicatedConnection {
         }
         let assumed = requirement.is_assumed_of(&member.reports);
         if member.leads_to_several() {
-            let proof = if assumed || requirement.accepts_untrusted() {
+            let proof = if requirement.accepts_untrusted()
+                || assumed && Box::pin(self.refuses(lease, &topology)).await
+            {
                 Proof::of(Box::pin(self.is_of_cluster(lease, &topology)).await)
             } else {
                 Box::pin(self.proof_over_itself(lease, &topology, (requirement, began))).await
@@ -79,19 +81,30 @@ impl ReplicatedConnection {
         )
     }
 
-    /// Whether the server of a connection belongs to the pool's cluster, as far as this role may know. It is asked once.
-    async fn is_of_cluster(&self, lease: &Arc<Lease>, topology: &Topology) -> bool {
+    /// Whether the server of this very connection does not tell its position.
+    async fn refuses(&self, lease: &Arc<Lease>, topology: &Topology) -> bool {
+        self.ask_once(lease, topology).await;
+        lease.shows.is_refused()
+    }
+
+    async fn ask_once(&self, lease: &Arc<Lease>, topology: &Topology) {
+        if lease.shows.is_foreign().is_some() {
+            return;
+        }
         let wanted = Wanted {
             cluster: topology.cluster(),
             position: Position::new(topology.timeline(), Lsn::default()),
         };
-        if wanted.cluster.is_some() && lease.shows.is_foreign().is_none() {
-            let using = lease.enter();
-            let _ = self
-                .cluster
-                .within(wanted.ask(lease.pg(), &lease.shows, None))
-                .await;
-            using.finish();
+        let using = lease.enter();
+        let asking = wanted.ask(lease.pg(), &lease.shows, None);
+        let _ = self.cluster.within(asking).await;
+        using.finish();
+    }
+
+    /// Whether the server of a connection belongs to the pool's cluster, as far as this role may know. It is asked once.
+    async fn is_of_cluster(&self, lease: &Arc<Lease>, topology: &Topology) -> bool {
+        if topology.cluster().is_some() {
+            self.ask_once(lease, topology).await;
         }
         let foreign = lease.shows.is_foreign() == Some(true);
         if foreign {

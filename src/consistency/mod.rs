@@ -62,7 +62,8 @@ struct State {
     draws: Option<u32>,
     written: Option<Position>,
     seen: Option<Position>,
-    /// When the last write was acknowledged, and when what was seen last was seen. `None` also for what a token tells.
+    /// When the last write was acknowledged, and when what was seen last was seen. `None` also for a position that a
+    /// token tells.
     wrote_at: Option<Instant>,
     saw_at: Option<Instant>,
     /// When the session came with a token.
@@ -112,6 +113,9 @@ impl SessionHistory {
             // It is 0 if the token's maker did not know the cluster yet; then the positions are unknown, too.
             cluster: Some(cluster).filter(|cluster| *cluster != 0),
             resumed_at: Some(Instant::now()),
+            saw_at: seen
+                .filter(|seen| seen.is_somewhere())
+                .map(|_| Instant::now()),
             ..State::default()
         });
         Self {
@@ -181,7 +185,8 @@ impl SessionHistory {
         let (requirement, must_show) = match level {
             Consistency::Eventual => return ReadRequirement::anything(),
             Consistency::BoundedStaleness(bound) => (ReadRequirement::no_older_than(bound), None),
-            Consistency::Strong => (ReadRequirement::of_now(), None),
+            // Nothing that is assumed is strong.
+            Consistency::Strong => return ReadRequirement::of_now(),
             Consistency::ReadYourWrites | Consistency::Causal if untouched() => {
                 (ReadRequirement::default(), None)
             }

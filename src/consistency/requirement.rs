@@ -220,7 +220,7 @@ impl ReadRequirement {
         self.primary.is_none()
             && reports.is_mute()
             && self.age.is_none_or(|age| age >= lag)
-            && [must_show, self.since].into_iter().flatten().all(there)
+            && must_show.is_none_or(there)
     }
 
     /// The position that a server on `timeline` has to show over the connection that serves the read. `None` if that is

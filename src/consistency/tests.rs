@@ -462,3 +462,37 @@ fn a_token_is_as_old_as_its_position_is_known_to_be() {
     // One that is not known is as old as its arrival.
     assert!(!may(&unknown, HOUR) && may(&unknown, Duration::ZERO));
 }
+
+// A token whose position nobody knew, of a session that has only read: what it saw is as old as its arrival.
+#[test]
+fn what_a_token_saw_somewhere_is_not_read_too_early() {
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 20);
+    let saw = SessionHistory::resumed(7, None, Some(Position::somewhere(1)));
+    let may = |lag| {
+        may_assume(
+            &saw,
+            Consistency::Causal,
+            WriteScope::Session,
+            lag,
+            &write_log,
+        )
+    };
+    assert!(!may(HOUR) && may(Duration::ZERO));
+    sampled(&write_log, 1, 30);
+    assert!(!may(HOUR) && may(Duration::ZERO));
+}
+
+#[test]
+fn nothing_that_is_assumed_is_strong() {
+    let write_log = WriteLog::default();
+    let config = of(WriteScope::Session).assumed_lag(Duration::ZERO);
+    let history = SessionHistory::default();
+    let mut strong = history.requirement(Consistency::Strong, &config, &write_log);
+    assert!(!strong.is_met_by(&mute(), &write_log));
+    // The position of then is known.
+    sampled(&write_log, 1, 20);
+    strong.refresh(&write_log);
+    assert!(!strong.is_met_by(&mute(), &write_log));
+    assert!(strong.is_met_by(&replica(1, 20), &write_log));
+}

@@ -119,19 +119,12 @@ pub(crate) fn elect(all: &[Sight], past: Past) -> Elected {
     let of_cluster = |sight: &Sight| is_of(sight, cluster);
     let newest = newest(sights, cluster, past);
     let takes_writes = |sight: &Sight| sight.role == Some(ServerRole::Primary);
-    let hides_beside = |place: usize| {
-        let mut others = sights.iter().enumerate();
-        others.any(|(other, sight)| {
-            let hides = sight.timeline == 0 && sight.reachable;
-            other != place && hides && takes_writes(sight) && of_cluster(sight)
-        })
-    };
     let may_rule = |place: usize| {
         sights.get(place).is_some_and(|sight| {
             let expected = sight.role.is_none() && sight.declared == DeclaredRole::Primary;
             // It does not tell its timeline, and nobody was ever promoted.
-            let alone = || past.primary.is_none_or(|it| it == place) && !hides_beside(place);
-            let only_ever = newest <= 1 && alone();
+            let first = past.primary == Some(place) || !past.began;
+            let only_ever = first && newest <= 1;
             let unknown = sight.timeline == 0 && (expected || only_ever);
             let up_to_date = sight.timeline == newest || unknown;
             of_cluster(sight) && (takes_writes(sight) || expected) && up_to_date

@@ -6,6 +6,7 @@ use std::time::Duration;
 use diesel::deserialize::{self, FromSql};
 use diesel::pg::{Pg, PgValue};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
+use diesel::result::Error;
 use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable, SqlType, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
@@ -193,11 +194,25 @@ pub(super) async fn identify(
         answered();
     }
     let seldom = sql_query(rights.seldom());
+    let seldom = seldom.get_result(&mut connection.pg).await;
+    let mut limits = rights.limits();
+    let hides = |row: &Row| row.in_recovery && row.lsn.is_none();
+    if connection.shows.sql.is_given() && told.as_ref().is_ok_and(hides) {
+        limits.push(Rights::without_position());
+    }
     Ok(Identity {
-        seldom: seldom.get_result(&mut connection.pg).await?,
-        limits: rights.limits().into(),
+        seldom: seldom.map_err(|error| of_source(connection, error))?,
+        limits: limits.into(),
         sql: rights.place().into(),
     })
+}
+
+/// Names the application's source of positions as what an error is about, if it may be.
+fn of_source(connection: &NodeConnection, error: Error) -> Error {
+    if !connection.shows.sql.is_given() || !connection.is_usable() {
+        return error;
+    }
+    Error::QueryBuilderError(format!("asking with the `PositionSource`: {error}").into())
 }
 
 /// Asks where the node is. `None` if it does not know itself: it is being promoted.
@@ -206,7 +221,8 @@ pub(super) async fn ask(
     identity: &Identity,
 ) -> QueryResult<Option<Facts>> {
     let query = Where(Arc::clone(&identity.sql));
-    let row: Row = query.get_result(&mut connection.pg).await?;
+    let row: QueryResult<Row> = query.get_result(&mut connection.pg).await;
+    let row = row.map_err(|error| of_source(connection, error))?;
     let mut facts = row.into_facts(&identity.seldom);
     if let Some(facts) = &mut facts {
         facts.fenced = connection.is_fenced().await?;
@@ -224,7 +240,9 @@ impl Row {
             receiver.as_ref().map(|receiver| receiver.timeline)
         } else {
             let text = self.timeline.as_deref();
-            text.and_then(|text| u32::from_str_radix(text, 16).ok())
+            let told = text.and_then(|text| u32::from_str_radix(text, 16).ok());
+            // The greatest ones stand for what is not known.
+            told.filter(|told| i32::try_from(*told).is_ok())
         };
         let place = if self.in_recovery {
             let written = self.written;

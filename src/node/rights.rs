@@ -9,7 +9,8 @@ use std::sync::Arc;
 use diesel::result::Error;
 use diesel::sql_types::{Array, Bool, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use futures_util::future::join_all;
 
 use super::connection::NodeConnection;
 use super::position_sql::PositionSql;
@@ -177,20 +178,33 @@ impl Rights {
     }
 
     /// Tries each function. Some servers have them, and refuse them to everybody, as Aurora's readers do.
-    pub(super) async fn try_each(&mut self, connection: &mut NodeConnection) {
+    ///
+    /// They are sent together: the server may be far away.
+    pub(super) async fn try_each(&mut self, connection: &NodeConnection) {
+        let tried = FUNCTIONS.iter().enumerate().map(async |(place, it)| {
+            let refused = self.may(place) && !self.is_replaced(place) && {
+                let tried = it.signature.replace("(pg_lsn)", "('0/1000000')");
+                // Without preparing it, which would take turns.
+                let tried = format!("SELECT pg_catalog.{tried}");
+                match (&mut &connection.pg).batch_execute(&tried).await {
+                    Err(Error::DatabaseError(_, said)) => {
+                        let remark = connection.wire.remark_of(said.message());
+                        let code = remark.map(|remark| remark.sqlstate);
+                        code == Some(SqlState::FEATURE_NOT_SUPPORTED)
+                    }
+                    _ => false,
+                }
+            };
+            (place, refused)
+        });
+        let refused: Vec<usize> = join_all(tried)
+            .await
+            .into_iter()
+            .filter_map(|(place, refused)| refused.then_some(place))
+            .collect();
         self.told.refused = vec![false; FUNCTIONS.len()];
-        for (place, it) in FUNCTIONS.iter().enumerate() {
-            if !self.may(place) || it.signature.ends_with("(pg_lsn)") {
-                continue;
-            }
-            let tried = format!("SELECT pg_catalog.{}", it.signature);
-            let tried = sql_query(tried).execute(&mut connection.pg).await;
-            if let Err(Error::DatabaseError(_, said)) = tried {
-                let remark = connection.wire.remark_of(said.message());
-                let code = remark.map(|remark| remark.sqlstate);
-                let refused = code == Some(SqlState::FEATURE_NOT_SUPPORTED);
-                (self.told.held[place], self.told.refused[place]) = (!refused, refused);
-            }
+        for place in refused {
+            (self.told.held[place], self.told.refused[place]) = (false, true);
         }
     }
 
@@ -288,18 +302,33 @@ impl Rights {
             self.if_allowed(SNAPSHOT, "pg_catalog.pg_current_snapshot()::text", "text"),
         );
         let file = self.if_allowed(FILE, &file, "text");
+        // The source's timelines may be others than the server's.
+        let receives_on = match self.sql.timeline() {
+            Some(timeline) => format!("CASE WHEN receiver.received_tli > 0 THEN {timeline} END"),
+            None => "receiver.received_tli".to_owned(),
+        };
         format!(
             "SELECT standby, CASE WHEN standby THEN {replayed} ELSE {flushed} END, \
              CASE WHEN NOT standby THEN {inserted} END, CASE WHEN NOT standby THEN {file} END, \
              {received}, receiver.written_lsn, CASE WHEN standby THEN {snapshot} END, \
              pg_catalog.current_setting('synchronous_standby_names'), \
              COALESCE(CASE WHEN standby THEN {paused} END, false), \
-             receiver.received_tli, receiver.status, receiver.sender_host, receiver.sender_port, \
+             {receives_on}, receiver.status, receiver.sender_host, receiver.sender_port, \
              EXTRACT(epoch FROM pg_catalog.clock_timestamp() - receiver.last_msg_receipt_time)::float8, \
              {receives} \
              FROM (SELECT pg_catalog.pg_is_in_recovery() OFFSET 0) AS one(standby) \
              LEFT JOIN {receiver} ON true"
         )
+    }
+
+    /// The same where the application's source of positions has told nothing of this standby.
+    pub(super) fn without_position() -> MissingRight {
+        MissingRight {
+            right: "a position from the `PositionSource`".to_owned(),
+            costs: FUNCTIONS[REPLAYED].costs,
+            grant: "let `PositionSource::of_standby` return one".to_owned(),
+            hides_replay: true,
+        }
     }
 
     /// What this role may not ask.

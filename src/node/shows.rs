@@ -41,6 +41,20 @@ struct Shown {
     position: Position,
     /// Its timeline is known by a mark alone; it does not tell it itself.
     by_mark: bool,
+    /// It does not tell its position.
+    refused: bool,
+}
+
+impl Shown {
+    /// It does not tell.
+    fn refused(foreign: bool) -> Self {
+        Self {
+            foreign,
+            position: Position::new(0, Lsn::default()),
+            by_mark: false,
+            refused: true,
+        }
+    }
 }
 
 impl Shows {
@@ -62,7 +76,12 @@ impl Shows {
     /// Whether the server was found on an older timeline than this one.
     pub(crate) fn is_before(&self, timeline: u32) -> bool {
         self.get()
-            .is_some_and(|shown| shown.position.timeline < timeline)
+            .is_some_and(|shown| !shown.refused && shown.position.timeline < timeline)
+    }
+
+    /// Whether the server does not tell its position.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.get().is_some_and(|shown| shown.refused)
     }
 
     /// Whether the server was found to be of another cluster. `None` if it was not asked.
@@ -116,12 +135,7 @@ impl Wanted {
         let row: Row = match sql_query(look).get_result(&mut &*pg).await {
             Ok(row) => row,
             Err(error) => {
-                // It does not tell, so that it is of another cluster is not known.
-                shows.set(Some(Shown {
-                    foreign: false,
-                    position: Position::new(0, Lsn::default()),
-                    by_mark: false,
-                }));
+                shows.set(Some(Shown::refused(false)));
                 return Err(error);
             }
         };
@@ -135,21 +149,23 @@ impl Wanted {
         let position = timeline
             .zip(lsn)
             .map(|(timeline, lsn)| Position::new(timeline, lsn));
-        let mut shown = position.map(|position| Shown {
-            foreign,
-            position,
-            by_mark: false,
-        });
+        let mut shown = position.map_or_else(
+            || Shown::refused(foreign),
+            |position| Shown {
+                foreign,
+                position,
+                by_mark: false,
+                refused: false,
+            },
+        );
         let wanted = self.position.timeline;
-        let older = shown
-            .as_mut()
-            .filter(|shown| !foreign && shown.position.timeline < wanted);
-        if let (Some(shown), Some(mark)) = (older, mark) {
+        let is_older = !foreign && !shown.refused && shown.position.timeline < wanted;
+        if let (true, Some(mark)) = (is_older, mark) {
             if shown.position.lsn >= mark.end && mark.is_shown_by(pg).await? {
                 (shown.position.timeline, shown.by_mark) = (wanted, true);
             }
         }
-        shows.set(shown);
+        shows.set(Some(shown));
         Ok(self.is_known(shows) == Known::Shown)
     }
 
@@ -171,6 +187,7 @@ impl Wanted {
             foreign: false,
             position: self.position,
             by_mark: false,
+            refused: false,
         }));
         told
     }

@@ -15,7 +15,7 @@ pub(crate) struct Sample {
     pub(crate) upto: u64,
     /// When it was asked. The answer covers all that was acknowledged to anyone by then.
     pub(crate) asked: Instant,
-    /// When it was first asked and answered the same.
+    /// When it first answered so. What it says was there by then, and perhaps not much earlier.
     pub(crate) reached: Instant,
     pub(crate) timeline: u32,
     /// The log up to here was on the primary's disk. Standbys receive no more.

@@ -5,8 +5,11 @@ use std::fmt;
 /// How servers are asked for their positions, where they refuse PostgreSQL's functions.
 ///
 /// Give it to [`Builder::position_source`](crate::Builder::position_source). What compares positions does not care
-/// where they come from. Each method returns an SQL expression, without parameters. The pool puts it into the
-/// questions that it asks each server, and those that it sends together with a read.
+/// where they come from. Each method returns an SQL expression, without parameters. The pool puts all of them into the
+/// question that it asks each server, and into those that it sends together with a read: every server must understand
+/// all of them, and evaluates its own. An error is told as the node's `monitor_error`, and a standby for which the
+/// expression is `NULL` as one that tells no position; see
+/// [`assumed_lag`](crate::config::ConsistencyConfig::assumed_lag).
 ///
 /// For Aurora, from its [documentation](https://docs.aws.amazon.com/AmazonRDS/latest/AuroraUserGuide/aurora_replica_status.html);
 /// nobody has tried it there yet:
@@ -43,8 +46,9 @@ pub trait PositionSource: fmt::Debug + Send + Sync + 'static {
     /// How far a standby has come, as `pg_lsn`. Reads that begin there later must see all commits up to it.
     fn of_standby(&self) -> &str;
 
-    /// The server's timeline, as `int`: it grows with each failover after which positions may go on elsewhere than
-    /// where they were. Default: `None`; PostgreSQL's functions tell it.
+    /// The server's timeline, as a positive `int`: it grows with each failover after which positions may go on
+    /// elsewhere than where they were. It then counts instead of what PostgreSQL tells. Default: `None`; PostgreSQL's
+    /// functions tell it.
     fn timeline(&self) -> Option<&str> {
         None
     }

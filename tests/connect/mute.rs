@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use diesel_async::RunQueryDsl;
 use diesel_replicated::config::{ConsistencyConfig, HealthConfig, WriteScope};
 use diesel_replicated::status::{NodeHealth, RouteReason};
-use diesel_replicated::testing::LocalCluster;
+use diesel_replicated::testing::{LocalCluster, StopMode};
 use diesel_replicated::{
     Builder, Consistency, NodeConfig, PositionSource, ReplicatedConnection, ReplicatedPool,
 };
@@ -23,6 +23,14 @@ const OF_WRITERS: [&str; 2] = ["pg_current_wal_insert_lsn", "pg_current_wal_flus
 /// A cluster whose servers have these functions in the database of the application, and refuse them to everybody. They can be
 /// called by another name.
 async fn refusing(functions: &'static [&'static str]) -> Arc<LocalCluster> {
+    refusing_where(functions, "true").await
+}
+
+/// The same where this holds.
+async fn refusing_where(
+    functions: &'static [&'static str],
+    condition: &'static str,
+) -> Arc<LocalCluster> {
     let start = move || {
         let local = LocalCluster::builder()
             .setting("allow_system_table_mods", "on")
@@ -33,8 +41,9 @@ async fn refusing(functions: &'static [&'static str]) -> Arc<LocalCluster> {
             let refuse = format!(
                 "ALTER FUNCTION pg_catalog.{function}() RENAME TO {function}_of_old; \
                  CREATE FUNCTION pg_catalog.{function}() RETURNS pg_lsn LANGUAGE plpgsql AS $$ BEGIN \
+                 IF {condition} THEN \
                  RAISE feature_not_supported USING MESSAGE = 'Function {function}() is currently not supported for Aurora'; \
-                 END $$"
+                 END IF; RETURN pg_catalog.{function}_of_old(); END $$"
             );
             local.primary().sql("app", &refuse).unwrap();
         }
@@ -209,6 +218,106 @@ async fn a_reader_endpoint_over_servers_that_refuse_serves_by_assumption() {
     .await;
 }
 
+/// The setting `cluster_name` of the second replica: it alone tells its position.
+const BUT_ONE: &str = "current_setting('cluster_name') <> 'replica-2'";
+
+// What is assumed of those that do not tell says nothing of a server behind the same name that does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_a_reader_endpoint_a_server_that_tells_is_asked() {
+    const LAG: Duration = Duration::from_millis(300);
+    let local = refusing_where(&OF_READERS, BUT_ONE).await;
+    let ports = [0, 1].map(|n| local.replicas()[n].port());
+    let (port, to) = balancer(&ports[..1]).await;
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
+        .replica(NodeConfig::new(at(port)).name("ro"))
+        .health(quick())
+        .consistency(ConsistencyConfig::default().assumed_lag(LAG))
+        .max_size(20)
+        .build()
+        .await
+        .unwrap();
+    // The one that is asked by the monitor does not tell.
+    *to.lock().unwrap() = ports.to_vec();
+    is_found_to_lead_to_several(&pool).await;
+    pause(&local, 1).await;
+    let mut writer = pool.get().await.unwrap();
+    let rows = count(&mut writer.primary()).await;
+    let written = write(&mut writer, 1).await;
+    let mut served = 0;
+    until("the one that does not tell serves", async || {
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            let mut conn = pool.get().await.unwrap();
+            assert_eq!(count(&mut conn).await, rows + 1, "{:?}", conn.last_route());
+            served += i32::from(conn.last_route().unwrap().node == "ro");
+            held.push(conn);
+        }
+        assert!(served == 0 || written.elapsed() >= LAG);
+        served > 0
+    })
+    .await;
+}
+
+/// One that takes its time on the primary, and tells nothing on standbys.
+#[derive(Debug)]
+struct Slow;
+
+impl PositionSource for Slow {
+    fn of_primary(&self) -> &str {
+        "(SELECT slow_position())"
+    }
+
+    fn of_standby(&self) -> &str {
+        "NULL::pg_lsn"
+    }
+}
+
+// An answer tells of the time at which it was given, not of that at which it was asked for: another process's write was
+// taken for older than it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_no_older_than_the_answer_that_knows_its_position() {
+    const LAG: Duration = Duration::from_millis(1500);
+    let local = refusing(&[]).await;
+    blocking({
+        let local = Arc::clone(&local);
+        move || {
+            let slow = "CREATE FUNCTION slow_position() RETURNS pg_lsn LANGUAGE plpgsql AS $$ BEGIN \
+                PERFORM pg_sleep(0.3); RETURN pg_current_wal_insert_lsn(); END $$";
+            local.primary().sql("app", slow).unwrap();
+            local.wait_caught_up().unwrap();
+        }
+    })
+    .await;
+    let assumed = ConsistencyConfig::default().write_scope(WriteScope::Session);
+    let writers = pool_of(&local, |builder| builder).await;
+    let readers = pool_of(&local, |builder| {
+        let assumed = assumed.assumed_lag(LAG);
+        builder.consistency(assumed).position_source(Slow)
+    })
+    .await;
+    eventually("it is told that nothing is told", async || {
+        let status = readers.status();
+        let limited = &status.node("replica-1").unwrap().limited;
+        limited
+            .iter()
+            .any(|limit| limit.right.contains("PositionSource"))
+    })
+    .await;
+    for number in 0..3 {
+        let mut writer = writers.get().await.unwrap();
+        let written = write(&mut writer, number).await;
+        let token = writer.session_token().await;
+        until("a replica serves", async || {
+            let mut conn = readers.get_with(&token).await.unwrap();
+            count(&mut conn).await;
+            assert!(!by_replica(&conn) || written.elapsed() >= LAG);
+            by_replica(&conn)
+        })
+        .await;
+    }
+}
+
 /// Another source of positions, as `aurora_replica_status()` is one.
 #[derive(Debug)]
 struct Elsewhere;
@@ -305,6 +414,39 @@ async fn another_source_of_positions_is_asked_over_each_connection_to_a_reader_e
     assert!(served > 0);
 }
 
+// Its timelines need not be PostgreSQL's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_timelines_of_another_source_are_its_own() {
+    let local = refusing(&BOTH).await;
+    blocking({
+        let local = Arc::clone(&local);
+        move || {
+            let [first, second] = [0, 1].map(|n| &local.replicas()[n]);
+            local.primary().stop(StopMode::Fast).unwrap();
+            first.promote().unwrap();
+            second.follow(first).unwrap();
+        }
+    })
+    .await;
+    let [primary, replica] = [0, 1].map(|n| local.replicas()[n].url("app"));
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(primary).name("primary"))
+        .replica(NodeConfig::new(replica).name("replica"))
+        .health(quick())
+        .position_source(Elsewhere)
+        .build()
+        .await
+        .unwrap();
+    let mut conn = pool.get().await.unwrap();
+    let rows = count(&mut conn.primary()).await;
+    write(&mut conn, 1).await;
+    until("the replica serves what was written", async || {
+        assert_eq!(count(&mut conn).await, rows + 1);
+        by_replica(&conn)
+    })
+    .await;
+}
+
 /// One whose SQL the server does not understand.
 #[derive(Debug)]
 struct Wrong;
@@ -325,9 +467,10 @@ async fn a_source_of_positions_that_fails_is_told_and_nothing_is_read_too_early(
     let pool = pool_of(&local, |builder| builder.position_source(Wrong)).await;
     eventually("the cause is told", async || {
         let told = |name: &str| pool.status().node(name).unwrap().monitor_error.clone();
-        ["primary", "replica-1", "replica-2"]
-            .iter()
-            .all(|name| told(name).is_some_and(|cause| cause.contains("no_such_function")))
+        ["primary", "replica-1", "replica-2"].iter().all(|name| {
+            told(name)
+                .is_some_and(|cause| cause.contains("PositionSource`: function no_such_function()"))
+        })
     })
     .await;
     let mut conn = pool.get().await.unwrap();
