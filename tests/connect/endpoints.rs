@@ -443,9 +443,15 @@ async fn a_name_that_leads_to_a_follower_of_a_rogue_primary() {
         .await
         .unwrap();
     on(&local, |local| {
-        let rogue = &local.replicas()[1];
+        let (rogue, follower) = (&local.replicas()[1], &local.replicas()[2]);
+        // The rogue one has all that its follower has.
+        follower.detach().unwrap();
+        local.primary().sql("app", "CREATE TABLE ahead ()").unwrap();
+        while rogue.sql("app", "SELECT FROM ahead").is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
         rogue.promote().unwrap();
-        local.replicas()[2].follow(rogue).unwrap();
+        follower.follow(rogue).unwrap();
         let much = "CREATE TABLE much AS SELECT repeat('x', 1000) FROM generate_series(1, 5000)";
         rogue.sql("app", much).unwrap();
     })

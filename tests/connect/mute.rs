@@ -290,7 +290,9 @@ async fn a_token_is_no_older_than_the_answer_that_knows_its_position() {
     })
     .await;
     let assumed = ConsistencyConfig::default().write_scope(WriteScope::Session);
-    let writers = pool_of(&local, |builder| builder).await;
+    // Its tokens tell a position.
+    let patient = ConsistencyConfig::default().wait(Duration::from_secs(20));
+    let writers = pool_of(&local, |builder| builder.consistency(patient)).await;
     let readers = pool_of(&local, |builder| {
         let assumed = assumed.assumed_lag(LAG);
         builder.consistency(assumed).position_source(Slow)

@@ -1,0 +1,65 @@
+//! What is measured, and under which names: for the recorder of the `metrics` facade, if there is one.
+//!
+//! Names and units of what every client has are those of OpenTelemetry's
+//! [conventions for database clients](https://opentelemetry.io/docs/specs/semconv/database/database-metrics/). Nothing is
+//! looked at while nobody records. Each label has few values: names of nodes, words of this crate, SQLSTATEs.
+
+mod instruments;
+#[cfg(feature = "metrics")]
+mod recorded;
+#[cfg(not(feature = "metrics"))]
+mod silent;
+
+use std::time::{Duration, Instant};
+
+pub use instruments::{INSTRUMENTS, Instrument, InstrumentKind};
+#[cfg(feature = "metrics")]
+pub(crate) use recorded::{
+    NodeMeter, event, failed, is_recording, pool, token_refused, writes_go_on,
+};
+#[cfg(not(feature = "metrics"))]
+pub(crate) use silent::{
+    NodeMeter, event, failed, is_recording, pool, token_refused, writes_go_on,
+};
+
+use crate::route::{NodeKind, RouteReason};
+
+/// The time, if anybody records.
+pub(crate) fn clock() -> Option<Instant> {
+    is_recording().then(Instant::now)
+}
+
+/// Where a statement went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Route {
+    pub(crate) kind: NodeKind,
+    pub(crate) reason: RouteReason,
+    /// The pool's routing has kept it on the primary: whether a replica was ready.
+    pub(crate) held_back: Option<bool>,
+}
+
+/// How a node is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NodeState {
+    pub(crate) up: bool,
+    pub(crate) is_replica: bool,
+    pub(crate) serves_reads: bool,
+    pub(crate) serves_writes: bool,
+    pub(crate) lag_bytes: Option<u64>,
+    pub(crate) lag: Option<Duration>,
+    pub(crate) connections: u32,
+    pub(crate) idle: u32,
+    pub(crate) max_size: u32,
+    /// Connections that serve reads which other nodes should have served, and how many may.
+    pub(crate) fallback: usize,
+    pub(crate) fallback_limit: usize,
+}
+
+/// How a pool is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PoolState {
+    pub(crate) takes_writes: bool,
+    pub(crate) takes_reads: bool,
+    pub(crate) learned: usize,
+    pub(crate) degradations: usize,
+}

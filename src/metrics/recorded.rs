@@ -1,0 +1,344 @@
+//! Hands what is measured to the recorder. Handles are kept, so that a statement costs no look-up of names.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Unit, with_recorder,
+};
+use parking_lot::{Mutex, RwLock};
+
+use super::instruments as names;
+use super::{InstrumentKind, NodeState, PoolState, Route};
+use crate::error::Outcome;
+use crate::route::{NodeKind, RouteReason};
+
+const METADATA: Metadata<'static> =
+    Metadata::new("diesel_replicated", Level::INFO, Some(module_path!()));
+
+/// How many SQLSTATEs are told apart.
+const CODES: usize = 100;
+
+/// Stands for a recorder, as long as it is the one that is installed.
+type RecorderId = usize;
+
+/// The recorder that is installed. `None` if there is none: the facade's own has no fields.
+fn recorder() -> Option<RecorderId> {
+    with_recorder(|recorder| {
+        let there = size_of_val(recorder) > 0;
+        there.then(|| std::ptr::from_ref(recorder).cast::<()>().addr())
+    })
+}
+
+pub(crate) fn is_recording() -> bool {
+    with_recorder(|recorder| size_of_val(recorder) > 0)
+}
+
+/// What one node's statements and connections are measured by.
+#[derive(Debug)]
+pub(crate) struct NodeMeter {
+    name: Arc<str>,
+    address: Arc<str>,
+    port: u16,
+    handles: RwLock<Option<(RecorderId, Arc<Handles>)>>,
+}
+
+#[derive(Debug)]
+struct Handles {
+    operation: Histogram,
+    pending: Gauge,
+    timeouts: Counter,
+    create: Histogram,
+    wait: Histogram,
+    used: Histogram,
+    /// By kind and reason.
+    statements: [[OnceLock<Counter>; RouteReason::ALL.len()]; 2],
+    held_back: [OnceLock<Counter>; 2],
+}
+
+impl NodeMeter {
+    pub(crate) fn new(name: &str, address: &str, port: u16) -> Self {
+        Self {
+            name: name.into(),
+            address: address.into(),
+            port,
+            handles: RwLock::default(),
+        }
+    }
+
+    /// A statement has succeeded.
+    pub(crate) fn succeeded(&self, route: Route, took: Duration) {
+        let Some(handles) = self.handles() else {
+            return;
+        };
+        handles.operation.record(took);
+        let kind = usize::from(route.kind == NodeKind::Replica);
+        let count = handles.statements[kind].get(route.reason as usize);
+        if let Some(count) = count {
+            count.get_or_init(|| self.statements(route)).increment(1);
+        }
+        if let Some(ready) = route.held_back {
+            handles.held_back[usize::from(ready)]
+                .get_or_init(|| {
+                    let ready = Label::new("ready", if ready { "true" } else { "false" });
+                    counter(names::HELD_BACK, vec![ready])
+                })
+                .increment(1);
+        }
+    }
+
+    fn statements(&self, route: Route) -> Counter {
+        let kind = match route.kind {
+            NodeKind::Primary => "primary",
+            NodeKind::Replica => "replica",
+        };
+        let labels = vec![
+            self.node(),
+            Label::new("kind", kind),
+            Label::new("reason", route.reason.as_str()),
+        ];
+        counter(names::STATEMENTS, labels)
+    }
+
+    /// A statement waits for a connection, until the guard is dropped.
+    pub(crate) fn waits(&self) -> Option<Pending> {
+        let pending = self.handles()?.pending.clone();
+        pending.increment(1.0);
+        Some(Pending(pending))
+    }
+
+    pub(crate) fn waited_for_connection(&self, time: Duration) {
+        if let Some(handles) = self.handles() {
+            handles.wait.record(time);
+        }
+    }
+
+    pub(crate) fn waited_in_vain(&self) {
+        if let Some(handles) = self.handles() {
+            handles.timeouts.increment(1);
+        }
+    }
+
+    pub(crate) fn created_connection(&self, time: Duration) {
+        if let Some(handles) = self.handles() {
+            handles.create.record(time);
+        }
+    }
+
+    pub(crate) fn used_connection(&self, time: Duration) {
+        if let Some(handles) = self.handles() {
+            handles.used.record(time);
+        }
+    }
+
+    pub(crate) fn waited_for_position(&self, route: Route, time: Duration) {
+        if is_recording() {
+            let kind = Label::new("kind", route.kind.to_string());
+            histogram(names::POSITION_WAIT, vec![kind]).record(time);
+        }
+    }
+
+    /// How the node is now.
+    pub(crate) fn is(&self, state: NodeState) {
+        if !is_recording() {
+            return;
+        }
+        let set = |name, value| gauge(name, vec![self.node()]).set(value);
+        set(names::NODE_UP, f64::from(u8::from(state.up)));
+        for (what, serves) in [
+            ("reads", state.serves_reads),
+            ("writes", state.serves_writes),
+        ] {
+            let labels = vec![self.node(), Label::new("what", what)];
+            gauge(names::NODE_SERVES, labels).set(f64::from(u8::from(serves)));
+        }
+        if state.is_replica {
+            set(
+                names::LAG,
+                state.lag.map_or(f64::NAN, |lag| lag.as_secs_f64()),
+            );
+            set(names::LAG_BYTES, state.lag_bytes.map_or(f64::NAN, of_u64));
+        }
+        set(names::FALLBACK, of_usize(state.fallback));
+        set(names::FALLBACK_LIMIT, of_usize(state.fallback_limit));
+        for (what, count) in [
+            ("idle", state.idle),
+            ("used", state.connections.saturating_sub(state.idle)),
+        ] {
+            let labels = vec![self.pool(), Label::new("db.client.connection.state", what)];
+            gauge(names::CONNECTION_COUNT, labels).set(f64::from(count));
+        }
+        gauge(names::CONNECTION_MAX, vec![self.pool()]).set(f64::from(state.max_size));
+    }
+
+    fn node(&self) -> Label {
+        Label::new("node", Arc::clone(&self.name))
+    }
+
+    fn pool(&self) -> Label {
+        Label::new("db.client.connection.pool.name", Arc::clone(&self.name))
+    }
+
+    fn server(&self) -> Vec<Label> {
+        let mut labels = system();
+        labels.push(Label::new("server.address", Arc::clone(&self.address)));
+        labels.push(Label::new("server.port", self.port.to_string()));
+        labels
+    }
+
+    fn handles(&self) -> Option<Arc<Handles>> {
+        let id = recorder()?;
+        if let Some((known, handles)) = &*self.handles.read() {
+            if *known == id {
+                return Some(Arc::clone(handles));
+            }
+        }
+        describe();
+        let handles = Arc::new(self.register());
+        *self.handles.write() = Some((id, Arc::clone(&handles)));
+        Some(handles)
+    }
+
+    fn register(&self) -> Handles {
+        Handles {
+            operation: histogram(names::OPERATION_DURATION, self.server()),
+            pending: gauge(names::PENDING_REQUESTS, vec![self.pool()]),
+            timeouts: counter(names::TIMEOUTS, vec![self.pool()]),
+            create: histogram(names::CREATE_TIME, vec![self.pool()]),
+            wait: histogram(names::WAIT_TIME, vec![self.pool()]),
+            used: histogram(names::USE_TIME, vec![self.pool()]),
+            statements: Default::default(),
+            held_back: Default::default(),
+        }
+    }
+}
+
+/// A statement that waits for a connection.
+#[derive(Debug)]
+pub(crate) struct Pending(Gauge);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// A statement has failed, on this node if on any. `sqlstate` is the server's.
+pub(crate) fn failed(
+    node: Option<&NodeMeter>,
+    sqlstate: Option<&str>,
+    outcome: Outcome,
+    took: Duration,
+) {
+    if !is_recording() {
+        return;
+    }
+    let mut labels = node.map_or_else(system, NodeMeter::server);
+    if let Some(code) = sqlstate {
+        labels.push(Label::new("db.response.status_code", bounded(code)));
+    }
+    let outcome = match outcome {
+        Outcome::NotRun => "not_run",
+        Outcome::Failed => "failed",
+        Outcome::Unknown => "unknown",
+    };
+    labels.push(Label::new("error.type", outcome));
+    histogram(names::OPERATION_DURATION, labels).record(took);
+}
+
+/// A function may raise any of sixty million codes. The first ones are told as they are.
+fn bounded(code: &str) -> String {
+    static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut known = KNOWN.lock();
+    if known.contains(code) || known.len() < CODES {
+        known.insert(code.to_owned());
+        return code.to_owned();
+    }
+    "other".to_owned()
+}
+
+/// How the pool is now.
+pub(crate) fn pool(state: PoolState) {
+    if !is_recording() {
+        return;
+    }
+    for (what, takes) in [("reads", state.takes_reads), ("writes", state.takes_writes)] {
+        let what = Label::new("what", what);
+        gauge(names::TAKES, vec![what]).set(f64::from(u8::from(takes)));
+    }
+    gauge(names::LEARNED, Vec::new()).set(of_usize(state.learned));
+    gauge(names::DEGRADATIONS, Vec::new()).set(of_usize(state.degradations));
+}
+
+/// Something has happened to the nodes.
+pub(crate) fn event(name: &'static str) {
+    if is_recording() {
+        counter(names::EVENTS, vec![Label::new("event", name)]).increment(1);
+    }
+}
+
+/// A primary takes writes again, perhaps another one. For so long none did.
+pub(crate) fn writes_go_on(pause: Duration, by_another: bool) {
+    if is_recording() {
+        histogram(names::WRITE_PAUSE, Vec::new()).record(pause);
+        if by_another {
+            counter(names::FAILOVERS, Vec::new()).increment(1);
+        }
+    }
+}
+
+pub(crate) fn token_refused() {
+    if is_recording() {
+        counter(names::TOKENS_REFUSED, Vec::new()).increment(1);
+    }
+}
+
+fn system() -> Vec<Label> {
+    vec![Label::new("db.system.name", "postgresql")]
+}
+
+fn key(name: &'static str, labels: Vec<Label>) -> Key {
+    Key::from_parts(name, labels)
+}
+
+fn counter(name: &'static str, labels: Vec<Label>) -> Counter {
+    with_recorder(|recorder| recorder.register_counter(&key(name, labels), &METADATA))
+}
+
+fn gauge(name: &'static str, labels: Vec<Label>) -> Gauge {
+    with_recorder(|recorder| recorder.register_gauge(&key(name, labels), &METADATA))
+}
+
+fn histogram(name: &'static str, labels: Vec<Label>) -> Histogram {
+    with_recorder(|recorder| recorder.register_histogram(&key(name, labels), &METADATA))
+}
+
+fn describe() {
+    with_recorder(|recorder| {
+        for it in names::INSTRUMENTS {
+            let unit = match it.unit {
+                "s" => Some(Unit::Seconds),
+                "By" => Some(Unit::Bytes),
+                "1" => None,
+                _ => Some(Unit::Count),
+            };
+            let (name, help) = (KeyName::from_const_str(it.name), it.help.into());
+            match it.kind {
+                InstrumentKind::Counter => recorder.describe_counter(name, unit, help),
+                InstrumentKind::Gauge => recorder.describe_gauge(name, unit, help),
+                InstrumentKind::Histogram => recorder.describe_histogram(name, unit, help),
+            }
+        }
+    });
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn of_u64(value: u64) -> f64 {
+    value as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+fn of_usize(value: usize) -> f64 {
+    value as f64
+}
