@@ -14,6 +14,7 @@ mod election;
 pub mod error;
 pub mod guide;
 mod health;
+pub mod metrics;
 mod node;
 mod pool;
 pub mod position;

@@ -66,6 +66,7 @@ impl Blog {
             cluster
         });
         let cluster = Arc::new(cluster.await.unwrap());
+        app::record();
         let pool = app::pool_on(&cluster, "blog").await.unwrap();
         app::prepare(&pool).await.unwrap();
         let stop = watch::Sender::new(false);
@@ -273,4 +274,30 @@ async fn a_reader_sees_what_they_wrote() {
     assert!(answer.text().contains("Title must not be empty"));
     assert!(answer.text().contains("kept"));
     assert_eq!(blog.get("/posts/99").await.status, StatusCode::NOT_FOUND);
+}
+
+// Statements are counted, and what would move while the blog observes.
+#[tokio::test(flavor = "multi_thread")]
+async fn prometheus_reads_what_the_blog_does() {
+    let blog = Blog::start_with(true).await;
+    let count = async |series: &str| -> f64 {
+        let answer = blog.get("/metrics").await;
+        let page = answer.text();
+        let lines = page.lines().filter(|line| line.starts_with(series));
+        lines
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    };
+    let moved = count("diesel_replicated_statements{").await;
+    let held_back = count("diesel_replicated_held_back{").await;
+    assert_eq!(blog.get("/").await.status, StatusCode::OK);
+    assert!(count("diesel_replicated_statements{").await > moved);
+    let observe = Request::post("/status/routing/observe")
+        .header("x-requested-with", "1")
+        .header("sec-fetch-site", "same-origin");
+    let answer = blog.send(observe.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+    let answer = blog.get("/api/users").await;
+    assert_eq!(answer.served_by(), ["primary"]);
+    assert!(count("diesel_replicated_held_back{").await > held_back);
 }

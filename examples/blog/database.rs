@@ -13,16 +13,16 @@ const NAME: &str = "blog";
 
 /// What the blog runs on.
 pub(crate) enum Database {
-    /// The servers of `DATABASE_URL`; the database should be the blog's alone.
-    Given(String),
+    /// The servers of `DATABASE_URL` and its like; the database should be the blog's alone.
+    Given,
     /// Servers that were started for this run and end with it.
     Local(Arc<LocalCluster>),
 }
 
 impl Database {
     pub(crate) async fn open() -> Result<Self, Failure> {
-        if let Ok(url) = std::env::var("DATABASE_URL") {
-            return Ok(Self::Given(url));
+        if std::env::var_os("DATABASE_URL").is_some() {
+            return Ok(Self::Given);
         }
         tracing::info!("starting a primary and two replicas");
         let cluster = spawn_blocking(|| -> Result<LocalCluster, Failure> {
@@ -35,7 +35,7 @@ impl Database {
 
     pub(crate) async fn pool(&self) -> Result<ReplicatedPool, Failure> {
         match self {
-            Self::Given(url) => Ok(ReplicatedPool::connect(url).await?),
+            Self::Given => Ok(ReplicatedPool::from_env().await?),
             Self::Local(cluster) => app::pool_on(cluster, NAME).await,
         }
     }
@@ -43,7 +43,7 @@ impl Database {
     /// The servers, where they are the application's own.
     pub(crate) fn cluster(&self) -> Option<&Arc<LocalCluster>> {
         match self {
-            Self::Given(_) => None,
+            Self::Given => None,
             Self::Local(cluster) => Some(cluster),
         }
     }

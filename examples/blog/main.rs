@@ -57,6 +57,7 @@ async fn run() -> Result<(), Failure> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| format!("cannot listen on {address} (see BLOG_LISTEN): {error}"))?;
+    app::record();
     let database = Database::open().await?;
     let pool = tokio::select! {
         pool = database.pool() => pool.map(Some),
@@ -147,6 +148,7 @@ fn introduce(address: SocketAddr, pool: &ReplicatedPool) {
   curl -i http://{address}/api/posts --json '{{\"author_id\": 1, \"title\": \"Hello\"}}' -c cookies
   curl -i http://{address}/api/posts -b cookies
   curl -i http://{address}/api/posts/1/comments --json '{{\"author_id\": 2, \"body\": \"Hi\"}}'
+  curl -i http://{address}/metrics
   curl -i http://{address}/api/posts/2 -X PATCH --json '{{\"status\": \"published\"}}'
   curl -s http://{address}/api/served
   curl -s http://{address}/status

@@ -6,6 +6,7 @@ mod catalog_loader;
 mod checkout_tracker;
 mod command;
 mod degradation;
+mod gauges;
 mod handle;
 mod health_check;
 mod identity;

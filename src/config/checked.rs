@@ -83,6 +83,14 @@ pub(crate) enum Host {
 }
 
 impl Host {
+    /// The name or address, or the path of the socket, and the port; 0 for a socket.
+    pub(crate) fn address(&self) -> (String, u16) {
+        match self {
+            Self::Tcp { host, port, .. } => (host.clone(), *port),
+            Self::Unix(path) => (path.display().to_string(), 0),
+        }
+    }
+
     /// Whether this is it, as `host:port`.
     pub(crate) fn is_at(&self, address: &str) -> bool {
         match self {

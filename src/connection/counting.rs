@@ -1,16 +1,24 @@
 //! What is counted of a statement: where it went, and what has kept it on the primary.
 
+use diesel::QueryResult;
+
 use super::ReplicatedConnection;
-use super::execution::{Execution, Went};
+use super::execution::Execution;
 use crate::classify::Verdict;
+use crate::error::{ErrorExt, SqlState};
+use crate::metrics::{self, Route as Went};
+use crate::node::Node;
 use crate::route::{NodeKind, RouteReason};
 
 impl ReplicatedConnection {
-    /// Counts a statement that has succeeded.
-    pub(super) fn count(&self, execution: &Execution) {
+    /// Counts a statement that has succeeded on this node.
+    pub(super) fn count(&self, execution: &Execution, node: &Node) {
         let Some(went) = execution.went else {
             return;
         };
+        if metrics::is_recording() {
+            node.meter.succeeded(went, execution.started.elapsed());
+        }
         let tally = &self.cluster.tally;
         match (went.kind, went.held_back) {
             (NodeKind::Replica, _) => tally.on_replica(),
@@ -22,6 +30,27 @@ impl ReplicatedConnection {
             }
             (NodeKind::Primary, None) => {}
         }
+    }
+
+    /// Counts a statement if it has failed.
+    pub(super) fn counted<T>(
+        &self,
+        execution: &Execution,
+        result: QueryResult<T>,
+    ) -> QueryResult<T> {
+        if let Some(error) = result.as_ref().err().filter(|_| metrics::is_recording()) {
+            self.count_failure(execution, error);
+        }
+        result
+    }
+
+    fn count_failure(&self, execution: &Execution, error: &diesel::result::Error) {
+        let took = execution.started.elapsed();
+        let sqlstate = execution.sqlstate.as_ref().map(SqlState::as_str);
+        let session = self.session();
+        let node = session.last_route.as_ref().map(|route| &*route.node.meter);
+        let node = node.filter(|_| execution.went.is_some());
+        metrics::failed(node, sqlstate, error.outcome(), took);
     }
 }
 

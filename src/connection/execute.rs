@@ -1,7 +1,7 @@
 //! The path of a statement: classify, decide, take a connection, send, and what follows.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
 use diesel::connection::InstrumentationEvent;
@@ -78,46 +78,48 @@ impl ReplicatedConnection {
             to_show: None,
             is_behind: false,
             prepared: Vec::new(),
+            sqlstate: None,
         }
     }
 
     /// Runs a statement, in the time that it may take.
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
-        let execution = self.execution(action);
-        match self.time_limit() {
-            None => self.run_through(action, execution).await,
-            Some(limit) => Box::pin(self.run_until(action, execution, limit)).await,
-        }
+        let mut execution = self.execution(action);
+        let result = match self.time_limit() {
+            None => self.run_through(action, &mut execution).await,
+            Some(limit) => return Box::pin(self.run_until(action, execution, limit)).await,
+        };
+        self.counted(&execution, result)
     }
 
     /// Sends a statement to the node that it needs, and again elsewhere where that is harmless.
     pub(super) async fn run_through<A: Action>(
         &self,
         action: &mut A,
-        mut execution: Execution,
+        execution: &mut Execution,
     ) -> QueryResult<A::Output> {
         let verdict = execution.verdict;
-        if let Some(end) = self.ends_here(&execution, action.sql()) {
+        if let Some(end) = self.ends_here(execution, action.sql()) {
             return Ok(end.map(|()| A::Output::default())?);
         }
         if self.cluster.takes_majority() {
             self.has_majority(verdict).await?;
         }
         loop {
-            let (lease, on_replica) = self.lease(&mut execution).await?;
-            self.prepare(&mut execution, action.sql(), &lease, on_replica)
+            let (lease, on_replica) = self.lease(execution).await?;
+            self.prepare(execution, action.sql(), &lease, on_replica)
                 .await?;
-            let result = self.send(action, &lease, &mut execution).await;
-            self.tell_prepared(&mut execution, &lease);
+            let result = self.send(action, &lease, execution).await;
+            self.tell_prepared(execution, &lease);
             match result {
                 Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => {
                     self.undo_begin(&lease).await;
-                    Box::pin(self.until_it_takes_writes(&mut execution, lease, None)).await?;
+                    Box::pin(self.until_it_takes_writes(execution, lease, None)).await?;
                 }
                 Ok(output) => {
                     let made = std::mem::take(&mut execution.settings);
                     self.note_settings(verdict, made, action.sql(), &lease);
-                    self.succeeded(&execution, &lease, action);
+                    self.succeeded(execution, &lease, action);
                     let report = Report {
                         cluster: Arc::downgrade(&self.cluster),
                         outcome_if_lost: execution.outcome_if_lost(),
@@ -125,12 +127,12 @@ impl ReplicatedConnection {
                     };
                     return Ok(action.reporting(output, report));
                 }
-                Err(_) if self.is_behind(&mut execution, &lease) => {}
-                Err(error) => match self.failed(&mut execution, &lease, on_replica, error) {
+                Err(_) if self.is_behind(execution, &lease) => {}
+                Err(error) => match self.failed(execution, &lease, on_replica, error) {
                     Ok(AfterFailure::Retry) => {}
                     Ok(AfterFailure::Done) => return Ok(A::Output::default()),
                     Ok(AfterFailure::Refused(error)) => {
-                        let waits = self.until_it_takes_writes(&mut execution, lease, Some(error));
+                        let waits = self.until_it_takes_writes(execution, lease, Some(error));
                         Box::pin(waits).await?;
                     }
                     Err(error) => {
@@ -394,7 +396,15 @@ impl ReplicatedConnection {
             }
         }
         self.note_route(&served);
-        execution.went = Some(served.went());
+        let went = served.went();
+        execution.went = Some(went);
+        if served.waited > Duration::ZERO {
+            served
+                .lease
+                .node()
+                .meter
+                .waited_for_position(went, served.waited);
+        }
         execution.to_show = served.to_show;
         let Served { lease, kind, .. } = served;
         let on_replica = kind == NodeKind::Replica;
@@ -441,7 +451,7 @@ impl ReplicatedConnection {
             self.note_promotion(lease);
         }
         self.note_seen(lease);
-        self.count(execution);
+        self.count(execution, lease.node());
         if execution.healing == Some(Stale::Types) {
             // The types were outdated. What other connections have prepared is as old.
             self.cluster.oids.outdated(lease.remembers());

@@ -11,9 +11,10 @@ use super::session_settings::Setting;
 use crate::classify::{TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::consistency::ReadRequirement;
-use crate::error::Outcome;
+use crate::error::{Outcome, SqlState};
+use crate::metrics::Route as Went;
 use crate::node::{Lease, Node, Wanted};
-use crate::route::{NodeKind, RouteReason};
+use crate::route::RouteReason;
 use crate::routing::{Decision, Stale};
 
 /// One statement on its way.
@@ -58,15 +59,8 @@ pub(super) struct Execution {
     pub(super) settings_refused: bool,
     /// The statements that were prepared and reported to the instrumentation.
     pub(super) prepared: Vec<String>,
-}
-
-/// Where an attempt went.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Went {
-    pub(super) kind: NodeKind,
-    pub(super) reason: RouteReason,
-    /// The pool's routing has kept it on the primary. Whether a replica was ready.
-    pub(super) held_back: Option<bool>,
+    /// What the server said of the last attempt, if it failed there.
+    pub(super) sqlstate: Option<SqlState>,
 }
 
 impl Execution {

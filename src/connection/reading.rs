@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ReplicatedConnection;
-use super::execution::Went;
 use super::proof::{GENTLY, Proof};
 use super::session_state::HeldBackFrom;
 use crate::cluster::{Member, Purpose, Topology};
@@ -12,6 +11,7 @@ use crate::config::{HealthConfig, WriteScope};
 use crate::consistency::ReadRequirement;
 use crate::deadline;
 use crate::error::Error;
+use crate::metrics::Route as Went;
 use crate::node::{Lease, Node, Wanted};
 
 use crate::route::{NodeKind, RouteReason};

@@ -41,6 +41,7 @@ impl ReplicatedConnection {
         error: DieselError,
     ) -> QueryResult<AfterFailure> {
         let failure = lease.diagnose(&error);
+        execution.sqlstate = failure.remark.map(|remark| remark.sqlstate);
         let symptoms = symptoms(execution, &failure);
         if execution.verdict.control == Some(TransactionControl::End) {
             // A COMMIT that is refused rolls back.

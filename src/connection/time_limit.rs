@@ -11,6 +11,7 @@ use super::execution::{Execution, Progress};
 use crate::classify::TransactionControl;
 use crate::deadline;
 use crate::error::{Error, Outcome};
+use crate::metrics;
 
 impl ReplicatedConnection {
     /// When the next statement has to be at its end, and how long it may take until then.
@@ -33,7 +34,12 @@ impl ReplicatedConnection {
         let progress = Arc::<Progress>::default();
         execution.progress = Some(Arc::clone(&progress));
         let control = execution.verdict.control;
-        let running = self.run_through(action, execution);
+        // Given up, it leaves its write behind at once.
+        let running = async {
+            let mut execution = execution;
+            let result = self.run_through(action, &mut execution).await;
+            self.counted(&execution, result)
+        };
         let limited = async { tokio::time::timeout_at(end.into(), running).await };
         if let Ok(ended) = self.cluster.within(limited).await {
             return ended;
@@ -53,6 +59,7 @@ impl ReplicatedConnection {
             (true, _) => Outcome::NotRun,
             (false, _) => outcome,
         };
+        metrics::failed(None, None, outcome, limit);
         Err(Error::DeadlineExceeded { limit, outcome }.into())
     }
 }

@@ -12,6 +12,12 @@ pub enum InstrumentKind {
     Histogram,
 }
 
+/// The bounds of the buckets of all histograms, in seconds, as the conventions have them, and some below for connections
+/// and servers that are near.
+pub const BUCKETS: [f64; 13] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
+];
+
 /// One thing that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -3,6 +3,24 @@
 //! Names and units of what every client has are those of OpenTelemetry's
 //! [conventions for database clients](https://opentelemetry.io/docs/specs/semconv/database/database-metrics/). Nothing is
 //! looked at while nobody records. Each label has few values: names of nodes, words of this crate, SQLSTATEs.
+//!
+//! Install the recorder in `main`. A recorder without fields counts as none. With an exporter for Prometheus:
+//!
+//! ```
+//! # fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use diesel_replicated::metrics::BUCKETS;
+//! use metrics_exporter_prometheus::PrometheusBuilder;
+//!
+//! let handle = PrometheusBuilder::new()
+//!     .set_buckets(&BUCKETS)?
+//!     .install_recorder()?;
+//! let page: String = handle.render();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`INSTRUMENTS`] lists them all. `examples/monitoring` has a dashboard for Grafana and alerts for Prometheus that rest on
+//! them; [operations](crate::guide::operations#what-to-alert-on) tells what to do.
 
 mod instruments;
 #[cfg(feature = "metrics")]
@@ -12,15 +30,16 @@ mod silent;
 
 use std::time::{Duration, Instant};
 
-pub use instruments::{INSTRUMENTS, Instrument, InstrumentKind};
+pub use instruments::{BUCKETS, INSTRUMENTS, Instrument, InstrumentKind};
 #[cfg(feature = "metrics")]
-pub(crate) use recorded::{
-    NodeMeter, event, failed, is_recording, pool, token_refused, writes_go_on,
-};
+pub(crate) use recorded::{NodeMeter, event, failed, is_recording, pool, writes_go_on};
 #[cfg(not(feature = "metrics"))]
-pub(crate) use silent::{
-    NodeMeter, event, failed, is_recording, pool, token_refused, writes_go_on,
-};
+pub(crate) use silent::{NodeMeter, event, failed, is_recording, pool, writes_go_on};
+
+#[cfg(all(feature = "metrics", feature = "tower"))]
+pub(crate) use recorded::token_refused;
+#[cfg(all(not(feature = "metrics"), feature = "tower"))]
+pub(crate) use silent::token_refused;
 
 use crate::route::{NodeKind, RouteReason};
 
@@ -39,6 +58,7 @@ pub(crate) struct Route {
 }
 
 /// How a node is.
+#[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "nobody records"))]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct NodeState {
     pub(crate) up: bool,
@@ -56,6 +76,7 @@ pub(crate) struct NodeState {
 }
 
 /// How a pool is.
+#[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "nobody records"))]
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct PoolState {
     pub(crate) takes_writes: bool,

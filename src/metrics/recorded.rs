@@ -17,8 +17,15 @@ use crate::route::{NodeKind, RouteReason};
 const METADATA: Metadata<'static> =
     Metadata::new("diesel_replicated", Level::INFO, Some(module_path!()));
 
-/// How many SQLSTATEs are told apart.
+/// How many SQLSTATEs are told apart, of PostgreSQL's classes and of others.
 const CODES: usize = 100;
+
+/// The classes of <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+const CLASSES: [&str; 44] = [
+    "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "22",
+    "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40",
+    "42", "44", "53", "54", "55", "57", "58", "72", "F0", "HV", "P0", "XX",
+];
 
 /// Stands for a recorder, as long as it is the one that is installed.
 type RecorderId = usize;
@@ -247,10 +254,12 @@ pub(crate) fn failed(
     histogram(names::OPERATION_DURATION, labels).record(took);
 }
 
-/// A function may raise any of sixty million codes. The first ones are told as they are.
+/// A function may raise any of sixty million codes. The first ones are told as they are. Those of PostgreSQL's own classes
+/// are counted apart, so that others do not take their place.
 fn bounded(code: &str) -> String {
-    static KNOWN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    let mut known = KNOWN.lock();
+    static KNOWN: Mutex<[BTreeSet<String>; 2]> = Mutex::new([BTreeSet::new(), BTreeSet::new()]);
+    let class = code.get(..2).unwrap_or_default();
+    let known = &mut KNOWN.lock()[usize::from(CLASSES.contains(&class))];
     if known.contains(code) || known.len() < CODES {
         known.insert(code.to_owned());
         return code.to_owned();
@@ -288,6 +297,7 @@ pub(crate) fn writes_go_on(pause: Duration, by_another: bool) {
     }
 }
 
+#[cfg(feature = "tower")]
 pub(crate) fn token_refused() {
     if is_recording() {
         counter(names::TOKENS_REFUSED, Vec::new()).increment(1);

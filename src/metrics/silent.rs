@@ -48,4 +48,5 @@ pub(crate) fn event(_: &'static str) {}
 
 pub(crate) fn writes_go_on(_: Duration, _: bool) {}
 
+#[cfg(feature = "tower")]
 pub(crate) fn token_refused() {}

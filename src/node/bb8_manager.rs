@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::connect::Connector;
 use super::connection::NodeConnection;
 use crate::error::{ConnectError, ConnectErrorKind};
+use crate::metrics::NodeMeter;
 
 /// The newest failure to connect, and how many came before it.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,7 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct ConnectionManager {
     pub(super) connector: Arc<Connector>,
+    pub(super) meter: Arc<NodeMeter>,
 }
 
 impl ConnectionManager {
@@ -61,6 +63,9 @@ impl ManageConnection for ConnectionManager {
                 "setting up a connection panicked",
             ))
         });
+        if connected.is_ok() {
+            self.meter.created_connection(started.elapsed());
+        }
         connected.map_err(|error| Refusal::Connect(error, started))
     }
 

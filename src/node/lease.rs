@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use diesel_async::AsyncPgConnection;
@@ -13,6 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::pool::Pooled;
 use super::{Busy, Node, NodeCancel, NodeConnection, recycle};
+use crate::metrics;
 use crate::wire::Remark;
 
 /// How tokio-postgres says that it cannot talk to the server any more. Its texts are not translated.
@@ -35,6 +37,8 @@ pub(crate) struct Lease {
     settings_version: AtomicU64,
     /// The application had the connection itself.
     lent: AtomicBool,
+    /// Since when it is lent out, if anybody records that.
+    since: Option<Instant>,
     _fallback: Option<OwnedSemaphorePermit>,
 }
 
@@ -63,6 +67,7 @@ impl Lease {
             settings: Mutex::default(),
             settings_version: AtomicU64::new(0),
             lent: AtomicBool::new(false),
+            since: metrics::clock(),
             _fallback: fallback,
         }
     }
@@ -206,6 +211,9 @@ impl Deref for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if let Some(since) = self.since {
+            self.node.meter.used_connection(since.elapsed());
+        }
         if let Some(pooled) = self.pooled.take() {
             let condition = recycle::Condition {
                 untrusted: *self.abandoned.get_mut()

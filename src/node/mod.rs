@@ -48,6 +48,7 @@ pub(crate) use shows::{Known, Wanted};
 
 use crate::config::NodeSettings;
 use crate::error::ConnectError;
+use crate::metrics::NodeMeter;
 
 /// What a node's connections find out, also while nobody uses them.
 #[derive(Clone, Debug)]
@@ -70,6 +71,7 @@ pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) pool: NodePool,
+    pub(crate) meter: Arc<NodeMeter>,
     /// Statements, and transactions on this node alone, under way.
     in_flight: AtomicUsize,
     quiet: Notify,
@@ -96,11 +98,14 @@ impl Node {
                     report(&node, trouble);
                 }
             };
+            let (address, port) = settings.host.address();
+            let meter = Arc::new(NodeMeter::new(&name, &address, port));
             let connector = Connector::new(settings, hooks, Arc::new(report));
             Self {
                 name,
                 tags,
-                pool: NodePool::new(connector, fallback_share),
+                pool: NodePool::new(connector, fallback_share, Arc::clone(&meter)),
+                meter,
                 in_flight: AtomicUsize::new(0),
                 quiet: Notify::new(),
                 runtime: runtime.clone(),

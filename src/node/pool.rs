@@ -12,6 +12,7 @@ use super::bb8_manager::{ConnectionManager, Failures, Sink};
 use super::connect::Connector;
 use super::facts::{Facts, ask, identify};
 use crate::error::{ConnectError, Error};
+use crate::metrics::NodeMeter;
 use crate::wire::ServerRole;
 
 /// A connection that goes back to its bb8 pool when dropped.
@@ -35,10 +36,11 @@ pub(crate) struct NodePool {
     /// How many of the connections may serve reads that failed elsewhere.
     pub(crate) fallback: Arc<Semaphore>,
     pub(crate) fallback_limit: usize,
+    meter: Arc<NodeMeter>,
 }
 
 impl NodePool {
-    pub(super) fn new(connector: Connector, fallback_share: f64) -> Self {
+    pub(super) fn new(connector: Connector, fallback_share: f64, meter: Arc<NodeMeter>) -> Self {
         let fallback = share_of(connector.settings.pool.max_size, fallback_share);
         let connector = Arc::new(connector);
         let failures = watch::Sender::new(Failures::default());
@@ -59,6 +61,7 @@ impl NodePool {
             }))
             .build_unchecked(ConnectionManager {
                 connector: Arc::clone(&connector),
+                meter: Arc::clone(&meter),
             });
         Self {
             pool,
@@ -66,6 +69,7 @@ impl NodePool {
             failures,
             fallback: Arc::new(Semaphore::new(fallback)),
             fallback_limit: fallback,
+            meter,
         }
     }
 
@@ -102,7 +106,9 @@ impl NodePool {
     /// Opens a connection outside of any checkout, asks the server what it is, and keeps the
     /// connection in the pool.
     pub(crate) async fn probe(&self) -> Result<Probe, ConnectError> {
+        let started = Instant::now();
         let mut connection = self.connector.connect().await?;
+        self.meter.created_connection(started.elapsed());
         let limit = self.connector.settings.pool.connect_timeout;
         let asked = async {
             let identity = identify(&mut connection, || ()).await?;
@@ -135,6 +141,7 @@ impl NodePool {
         // Seen before the attempt, so that no failure of the attempt can be missed.
         let mut failures = self.failures.subscribe();
         let started = Instant::now();
+        let _pending = self.meter.waits();
         let get = self.pool.get_owned();
         tokio::pin!(get);
         let mut seen = None;
@@ -142,6 +149,7 @@ impl NodePool {
             tokio::select! {
                 biased;
                 got = &mut get => {
+                    self.meter.waited_for_connection(started.elapsed());
                     return got.map_err(|_| self.exhausted(started, seen));
                 }
                 changed = failures.changed() => {
@@ -159,6 +167,7 @@ impl NodePool {
     }
 
     fn exhausted(&self, started: Instant, connect: Option<ConnectError>) -> Error {
+        self.meter.waited_in_vain();
         match connect {
             // The pool never grew to its size: the server is why.
             Some(error) if !error.is_transient() && self.pool.state().connections == 0 => {

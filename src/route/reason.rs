@@ -56,6 +56,33 @@ pub enum RouteReason {
 }
 
 impl RouteReason {
+    /// All of them, in their order.
+    #[cfg(feature = "metrics")]
+    pub(crate) const ALL: [Self; 22] = [
+        Self::PlainSelect,
+        Self::HeldBack,
+        Self::Write,
+        Self::InTransaction,
+        Self::ReadOnlyTransaction,
+        Self::TransactionControl,
+        Self::LockingClause,
+        Self::VolatileFunction,
+        Self::ServerState,
+        Self::SessionState,
+        Self::UnknownStatement,
+        Self::Learned,
+        Self::OwnWrite,
+        Self::LostWrite,
+        Self::UnclearWrite,
+        Self::TooOld,
+        Self::Strong,
+        Self::NoUsableReplica,
+        Self::ReplicaFailed,
+        Self::ReplicaBusy,
+        Self::PrimaryWeight,
+        Self::Forced,
+    ];
+
     /// The reason as one word in snake case, fit for a label of a metric.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use super::{Degraded, NodeHealth};
 #[cfg(feature = "promotion")]
 use crate::error::PromotionRefusal;
+use crate::metrics;
 
 /// How many events are kept for a slow subscriber.
 const KEPT: usize = 256;
@@ -154,6 +155,29 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Its name, fit for a label of a metric: that of `tracing`'s event of the same.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NodeChanged { .. } => "node_changed",
+            Self::PrimaryChanged { .. } => "primary_changed",
+            Self::StandingChanged { .. } => "standing_changed",
+            Self::Degraded { .. } => "degraded",
+            Self::DegradationOver { .. } => "degradation_over",
+            Self::ClusterReplaced { .. } => "cluster_replaced",
+            Self::ReplicationChanged { .. } => "replication_changed",
+            #[cfg(feature = "promotion")]
+            Self::Promoted { .. } => "promoted",
+            #[cfg(feature = "promotion")]
+            Self::PromotionRefused { .. } => "promotion_refused",
+            #[cfg(feature = "promotion")]
+            Self::PromotionFailed { .. } => "promotion_failed",
+            Self::Missed { .. } => "missed",
+        }
+    }
+}
+
 /// Sends events to all subscribers.
 #[derive(Clone, Debug)]
 pub(crate) struct EventBus(broadcast::Sender<Event>);
@@ -166,6 +190,7 @@ impl Default for EventBus {
 
 impl EventBus {
     pub(crate) fn send(&self, event: Event) {
+        metrics::event(event.name());
         // It is nobody's loss if nobody listens.
         let _ = self.0.send(event);
     }
@@ -185,6 +210,7 @@ impl EventSender {
     #[cfg(feature = "promotion")]
     pub(crate) fn send(&self, event: Event) {
         if let Some(sender) = self.0.upgrade() {
+            metrics::event(event.name());
             let _ = sender.send(event);
         }
     }

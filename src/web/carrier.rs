@@ -5,6 +5,7 @@ use http::header::{CACHE_CONTROL, COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::cookie::SessionCookie;
+use crate::metrics;
 #[cfg(feature = "signed")]
 use crate::token::TokenKeys;
 use crate::token::{InvalidToken, SessionToken};
@@ -63,6 +64,7 @@ impl Carrier {
             Ok(token) => Some(token),
             Err(error) => {
                 // The text is not logged: anybody can send anything.
+                metrics::token_refused();
                 tracing::debug!(target: "diesel_replicated", %error, "token_refused");
                 None
             }

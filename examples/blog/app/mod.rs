@@ -6,6 +6,7 @@ mod error;
 mod input;
 mod live;
 mod markup;
+mod metrics;
 mod models;
 mod pages;
 mod routes;
@@ -15,5 +16,6 @@ mod setup;
 mod store;
 
 pub(crate) use demo::pool_on;
+pub(crate) use metrics::record;
 pub(crate) use routes::{App, router};
 pub(crate) use setup::prepare;

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::demo::{self, Demo};
 use super::error::{ApiError, Error, PageError};
 use super::served::{self, Log};
-use super::{api, live, pages};
+use super::{api, live, metrics, pages};
 
 /// Far above the longest post in any script, far below what could hurt.
 const MAX_REQUEST: usize = 128 * 1024;
@@ -56,7 +56,7 @@ impl FromRef<App> for ReplicatedPool {
 
 /// The pages, the JSON endpoints, and what watches the nodes and, on a cluster of its own, breaks them.
 pub(crate) fn router(app: App) -> Router {
-    let mut watching = live::routes();
+    let mut watching = live::routes().route("/metrics", get(metrics::page));
     if app.demo.is_some() {
         watching = watching.merge(demo::routes());
     }
@@ -105,7 +105,7 @@ async fn not_allowed(method: Method, uri: Uri) -> Response {
 }
 
 fn refuse(uri: &Uri, error: Error) -> Response {
-    let programs = ["/api/", "/status/", "/healthz"];
+    let programs = ["/api/", "/status/", "/healthz", "/metrics"];
     if programs.iter().any(|start| uri.path().starts_with(start)) {
         ApiError::from(error).into_response()
     } else {

@@ -16,6 +16,7 @@ use crate::classify::Classifier;
 use crate::cluster::catalog_loader::{AFTER_CHANGE, CatalogLoader, FOR_A_NAME, Loaded};
 use crate::cluster::command::Command;
 use crate::cluster::degradation::{degraded, tell_changes};
+use crate::cluster::gauges::Gauges;
 use crate::cluster::health_check::{Records, look_at, until_due, until_tried};
 use crate::cluster::lag::measure;
 use crate::cluster::lineage::Judge;
@@ -101,6 +102,7 @@ pub(crate) struct Manager {
     catalog: CatalogLoader,
     /// What the pool lacked when it was last looked at.
     degraded: Vec<Degraded>,
+    gauges: Gauges,
     /// How long the manager waits for the first answers.
     late: Late,
 }
@@ -145,6 +147,7 @@ impl Manager {
             records: Records::default(),
             marks: parts.marks,
             degraded: Vec::new(),
+            gauges: Gauges::default(),
             late: Late::Waiting,
         }
     }
@@ -344,6 +347,7 @@ impl Manager {
         }
         self.follow_the_gate(&before, &after);
         transitions::follow(&before, &after, &self.event_bus);
+        self.gauges.follow(&after);
     }
 
     /// How standbys are compared with the primary.
@@ -553,6 +557,8 @@ impl Manager {
         let learned = self.classifier.learned().len();
         let now = degraded(&topology, &self.promotion.lock().clone(), learned);
         tell_changes(&self.degraded, &now, &self.event_bus);
+        self.gauges
+            .tell(&topology, &self.write_log, (learned, now.len()));
         self.degraded = now;
         if topology.has_open_identities() {
             self.publish(|topology| topology.changed(|_| ()));

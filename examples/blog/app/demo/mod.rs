@@ -14,7 +14,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Builder, Config, ReplicatedPool};
+use diesel_replicated::{Builder, Config, ReplicatedPool, Routing};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
@@ -94,6 +94,9 @@ pub(crate) async fn pool_on(
     database: &str,
 ) -> Result<ReplicatedPool, Box<dyn StdError + Send + Sync>> {
     let mut config = Config::from_url(&cluster.url(database))?;
+    if let Ok(mode) = std::env::var("DATABASE_ROUTING") {
+        config.routing = mode.parse()?;
+    }
     // Names to read instead of ports, and weights whose effect can be seen.
     let local = cluster.nodes();
     for (weight, (node, local)) in (0..).zip(config.nodes.iter_mut().zip(local)) {
@@ -109,6 +112,7 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/status/nodes/{name}/{verb}", post(on_node))
         .route("/status/traffic/{verb}", post(on_traffic))
+        .route("/status/routing/{mode}", post(on_routing))
         .layer(from_fn(from_the_page))
 }
 
@@ -125,6 +129,20 @@ async fn on_node(
         .node(&name)
         .is_some_and(|node| node.diverged);
     demo.act(name, verb, diverged).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Which statements may move: as in the text of [`Routing`].
+async fn on_routing(
+    State(app): State<App>,
+    Path(mode): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let mode: Routing = mode
+        .parse()
+        .map_err(|error| Error::NotFound(format!("`{mode}`: {error}")))?;
+    app.pool
+        .set_routing(mode)
+        .map_err(|error| failure(&error))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
