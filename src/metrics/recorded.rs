@@ -48,7 +48,7 @@ pub(crate) struct NodeMeter {
     name: Arc<str>,
     address: Arc<str>,
     port: u16,
-    handles: RwLock<Option<(RecorderId, Arc<Handles>)>>,
+    handles: RwLock<Option<(RecorderId, Handles)>>,
 }
 
 #[derive(Debug)]
@@ -76,23 +76,22 @@ impl NodeMeter {
 
     /// A statement has succeeded.
     pub(crate) fn succeeded(&self, route: Route, took: Duration) {
-        let Some(handles) = self.handles() else {
-            return;
-        };
-        handles.operation.record(took);
-        let kind = usize::from(route.kind == NodeKind::Replica);
-        let count = handles.statements[kind].get(route.reason as usize);
-        if let Some(count) = count {
-            count.get_or_init(|| self.statements(route)).increment(1);
-        }
-        if let Some(ready) = route.held_back {
-            handles.held_back[usize::from(ready)]
-                .get_or_init(|| {
-                    let ready = Label::new("ready", if ready { "true" } else { "false" });
-                    counter(names::HELD_BACK, vec![ready])
-                })
-                .increment(1);
-        }
+        self.with(|handles| {
+            handles.operation.record(took);
+            let kind = usize::from(route.kind == NodeKind::Replica);
+            let count = handles.statements[kind].get(route.reason as usize);
+            if let Some(count) = count {
+                count.get_or_init(|| self.statements(route)).increment(1);
+            }
+            if let Some(ready) = route.held_back {
+                handles.held_back[usize::from(ready)]
+                    .get_or_init(|| {
+                        let ready = Label::new("ready", if ready { "true" } else { "false" });
+                        counter(names::HELD_BACK, vec![ready])
+                    })
+                    .increment(1);
+            }
+        });
     }
 
     fn statements(&self, route: Route) -> Counter {
@@ -110,33 +109,25 @@ impl NodeMeter {
 
     /// A statement waits for a connection, until the guard is dropped.
     pub(crate) fn waits(&self) -> Option<Pending> {
-        let pending = self.handles()?.pending.clone();
+        let pending = self.with(|handles| handles.pending.clone())?;
         pending.increment(1.0);
         Some(Pending(pending))
     }
 
     pub(crate) fn waited_for_connection(&self, time: Duration) {
-        if let Some(handles) = self.handles() {
-            handles.wait.record(time);
-        }
+        self.with(|handles| handles.wait.record(time));
     }
 
     pub(crate) fn waited_in_vain(&self) {
-        if let Some(handles) = self.handles() {
-            handles.timeouts.increment(1);
-        }
+        self.with(|handles| handles.timeouts.increment(1));
     }
 
     pub(crate) fn created_connection(&self, time: Duration) {
-        if let Some(handles) = self.handles() {
-            handles.create.record(time);
-        }
+        self.with(|handles| handles.create.record(time));
     }
 
     pub(crate) fn used_connection(&self, time: Duration) {
-        if let Some(handles) = self.handles() {
-            handles.used.record(time);
-        }
+        self.with(|handles| handles.used.record(time));
     }
 
     pub(crate) fn waited_for_position(&self, route: Route, time: Duration) {
@@ -194,17 +185,18 @@ impl NodeMeter {
         labels
     }
 
-    fn handles(&self) -> Option<Arc<Handles>> {
+    /// Does something with the handles of the recorder that is installed, if there is one.
+    fn with<T>(&self, act: impl FnOnce(&Handles) -> T) -> Option<T> {
         let id = recorder()?;
         if let Some((known, handles)) = &*self.handles.read() {
             if *known == id {
-                return Some(Arc::clone(handles));
+                return Some(act(handles));
             }
         }
         describe();
-        let handles = Arc::new(self.register());
-        *self.handles.write() = Some((id, Arc::clone(&handles)));
-        Some(handles)
+        let mut place = self.handles.write();
+        let (_, handles) = place.insert((id, self.register()));
+        Some(act(handles))
     }
 
     fn register(&self) -> Handles {
