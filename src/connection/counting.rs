@@ -4,6 +4,7 @@ use diesel::QueryResult;
 
 use super::ReplicatedConnection;
 use super::execution::Execution;
+use super::spans;
 use crate::classify::Verdict;
 use crate::error::{ErrorExt, SqlState};
 use crate::metrics::{self, Route as Went};
@@ -38,6 +39,11 @@ impl ReplicatedConnection {
         execution: &Execution,
         result: QueryResult<T>,
     ) -> QueryResult<T> {
+        if let Some(span) = &execution.span {
+            let session = self.session();
+            let route = session.last_route.as_ref();
+            spans::went(span, execution, route.map(|route| &*route.node));
+        }
         if let Some(error) = result.as_ref().err().filter(|_| metrics::is_recording()) {
             self.count_failure(execution, error);
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use diesel::connection::InstrumentationEvent;
 use futures_util::future::join;
+use tracing::Instrument;
 
 use super::ReplicatedConnection;
 use super::action::Action;
@@ -16,6 +17,7 @@ use super::recovery::AfterFailure;
 use super::report::Report;
 use super::session_settings::keeps_names;
 use super::session_state::{SessionState, Transaction};
+use super::spans;
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::{Member, Purpose};
 use crate::config::{Consistency, Routing};
@@ -79,17 +81,60 @@ impl ReplicatedConnection {
             is_behind: false,
             prepared: Vec::new(),
             sqlstate: None,
+            span: None,
         }
     }
 
     /// Runs a statement, in the time that it may take.
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
         let mut execution = self.execution(action);
+        if spans::are_wanted() {
+            return Box::pin(self.run_in_span(action, execution)).await;
+        }
         let result = match self.time_limit() {
             None => self.run_through(action, &mut execution).await,
             Some(limit) => return Box::pin(self.run_until(action, execution, limit)).await,
         };
         self.counted(&execution, result)
+    }
+
+    async fn run_in_span<A: Action>(
+        &self,
+        action: &mut A,
+        mut execution: Execution,
+    ) -> QueryResult<A::Output> {
+        let span = spans::statement(action.sql());
+        execution.span = Some(Box::new(span.clone()));
+        let running = async {
+            match self.time_limit() {
+                None => {
+                    let result = self.run_through(action, &mut execution).await;
+                    self.counted(&execution, result)
+                }
+                Some(limit) => self.run_until(action, execution, limit).await,
+            }
+        };
+        let result = running.instrument(span.clone()).await;
+        if let Err(error) = &result {
+            spans::failed(&span, error);
+        }
+        result
+    }
+
+    async fn send_in_span<A: Action>(
+        &self,
+        action: &mut A,
+        lease: &Arc<Lease>,
+        execution: &mut Execution,
+    ) -> QueryResult<A::Output> {
+        let span = spans::attempt(lease.node());
+        let sending = self.send(action, lease, execution);
+        let result = sending.instrument(span.clone()).await;
+        if let Err(error) = &result {
+            let remark = lease.diagnose(error).remark;
+            spans::attempt_failed(&span, remark.map(|remark| remark.sqlstate));
+        }
+        result
     }
 
     /// Sends a statement to the node that it needs, and again elsewhere where that is harmless.
@@ -109,7 +154,10 @@ impl ReplicatedConnection {
             let (lease, on_replica) = self.lease(execution).await?;
             self.prepare(execution, action.sql(), &lease, on_replica)
                 .await?;
-            let result = self.send(action, &lease, execution).await;
+            let result = match execution.span {
+                None => self.send(action, &lease, execution).await,
+                Some(_) => Box::pin(self.send_in_span(action, &lease, execution)).await,
+            };
             self.tell_prepared(execution, &lease);
             match result {
                 Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => {
@@ -399,11 +447,11 @@ impl ReplicatedConnection {
         let went = served.went();
         execution.went = Some(went);
         if served.waited > Duration::ZERO {
-            served
-                .lease
-                .node()
-                .meter
-                .waited_for_position(went, served.waited);
+            let meter = &served.lease.node().meter;
+            meter.waited_for_position(went, served.waited);
+            if let Some(span) = &execution.span {
+                spans::waited(span, served.waited);
+            }
         }
         execution.to_show = served.to_show;
         let Served { lease, kind, .. } = served;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tracing::Span;
 
 use super::pending_commit::PendingCommit;
 use super::pending_write::PendingWrite;
@@ -61,6 +62,8 @@ pub(super) struct Execution {
     pub(super) prepared: Vec<String>,
     /// What the server said of the last attempt, if it failed there.
     pub(super) sqlstate: Option<SqlState>,
+    /// Its span, if anybody looks at it.
+    pub(super) span: Option<Box<Span>>,
 }
 
 impl Execution {

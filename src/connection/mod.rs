@@ -23,6 +23,7 @@ mod retry_transaction;
 mod scope;
 mod session_settings;
 mod session_state;
+mod spans;
 mod stream;
 mod time_limit;
 mod traits;

@@ -30,6 +30,7 @@ mod property;
 mod retry;
 mod routing;
 mod routing_modes;
+mod spans;
 mod status;
 mod streams;
 mod support;
