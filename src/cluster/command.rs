@@ -1,6 +1,7 @@
 //! What the manager is told or asked.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -52,6 +53,11 @@ pub(crate) enum Command {
     #[cfg(feature = "promotion")]
     Hold {
         on: bool,
+        done: oneshot::Sender<Result<(), Error>>,
+    },
+    /// Pauses new writes until then, or lets them go on.
+    Pause {
+        until: Option<Instant>,
         done: oneshot::Sender<Result<(), Error>>,
     },
     /// Takes a replica out of use, or back.

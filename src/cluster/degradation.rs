@@ -18,6 +18,10 @@ pub(crate) fn degraded(
     learned: usize,
 ) -> Vec<Degraded> {
     let mut all: Vec<Degraded> = topology.members.iter().flat_map(of_node).collect();
+    if topology.is_paused() {
+        let detail = "somebody has paused new writes; `resume_writes` lets them go on";
+        all.push(Degraded::of_pool(Degradation::Paused, detail));
+    }
     if let Gate::NoQuorum { answer, needed } = topology.gate {
         let detail = format!("{answer} nodes answer, and {needed} have to for writes");
         all.push(Degraded::of_pool(Degradation::NoQuorum, detail));

@@ -356,6 +356,12 @@ impl Cluster {
         self.at_run_time.write().consistency = config.write_scope(write_scope);
     }
 
+    /// Pauses new writes for so long, or lets them go on.
+    pub(crate) async fn pause(&self, limit: Option<Duration>) -> Result<(), Error> {
+        let until = limit.map(|limit| deadline::after(Instant::now(), limit));
+        self.ask(|done| Command::Pause { until, done }).await
+    }
+
     /// Sets how far replicas may be behind, from the next look at them on.
     pub(crate) async fn set_max_lag(&self, health: HealthConfig) -> Result<(), Error> {
         self.ask(|done| Command::SetMaxLag { health, done }).await

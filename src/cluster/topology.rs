@@ -42,6 +42,8 @@ pub(crate) struct Topology {
     /// The pool has asked for the database's catalog, which classification needs.
     pub(crate) catalog_asked: bool,
     pub(crate) gate: Gate,
+    /// Somebody has paused new writes, until then.
+    pub(crate) paused_until: Option<Instant>,
     /// What the last election found. It tells the primary by its place among the members.
     past: Past,
     /// When this process first heard of the newest timeline.
@@ -145,9 +147,24 @@ impl Topology {
             // Without a majority a read may be old, but it loses nothing.
             Gate::Unasked | Gate::NoQuorum { .. } => purpose == Purpose::Read,
         };
+        let paused = self.is_paused() && purpose == Purpose::Write;
         // A fenced primary is the primary, so it serves reads.
-        let primary = self.primary().filter(|_| passes);
+        let primary = self.primary().filter(|_| passes && !paused);
         primary.filter(|member| !member.fenced || purpose != Purpose::Write)
+    }
+
+    /// Whether somebody has paused new writes.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused_until.is_some()
+    }
+
+    /// Returns the next topology, with new writes paused until then, or going on.
+    pub(super) fn paused(&self, until: Option<Instant>) -> Self {
+        Self {
+            epoch: self.epoch + 1,
+            paused_until: until,
+            ..self.clone()
+        }
     }
 
     /// Whether there was a primary, and none is there now. A fenced primary is there.

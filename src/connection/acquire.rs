@@ -427,7 +427,7 @@ impl Drop for AwaitingPrimary<'_> {
 /// Whether another primary may yet serve the statement.
 fn may_pass(error: &Error) -> bool {
     match error {
-        Error::NoPrimary { .. } | Error::NoQuorum { .. } => true,
+        Error::NoPrimary { .. } | Error::NoQuorum { .. } | Error::WritesPaused { .. } => true,
         Error::Connect(error) => error.is_outage(),
         _ => false,
     }
@@ -441,6 +441,7 @@ fn waited_in_vain(error: Error, topology: &Topology, waited: Duration) -> Error 
     };
     match error {
         Error::NoPrimary { nodes, .. } => Error::NoPrimary { waited, nodes },
+        Error::WritesPaused { .. } => Error::WritesPaused { waited },
         other => other,
     }
 }
@@ -454,6 +455,11 @@ pub(super) fn no_primary(topology: &Topology) -> Error {
             answer,
             needed,
             nodes: topology.describe(),
+        };
+    }
+    if topology.is_paused() && topology.primary().is_some_and(Member::is_up) {
+        return Error::WritesPaused {
+            waited: Duration::ZERO,
         };
     }
     let rivals = topology.rivals();

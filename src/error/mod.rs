@@ -71,6 +71,13 @@ pub enum Error {
         nodes: Vec<String>,
     },
 
+    /// Somebody has paused new writes, with [`pause_writes`](crate::ReplicatedPool::pause_writes).
+    #[error("new writes are paused by `pause_writes`{}; `resume_writes` lets them go on", after(*.waited))]
+    WritesPaused {
+        /// How long the caller waited.
+        waited: Duration,
+    },
+
     /// Transactions of this login are read only by default, on whichever node.
     #[error(
         "node `{node}` takes no writes from this pool: `default_transaction_read_only` is on by the {whose} \
@@ -369,6 +376,7 @@ impl Error {
             | Self::SessionLost { .. }
             | Self::TransactionLost { .. }
             | Self::NoPrimary { .. }
+            | Self::WritesPaused { .. }
             | Self::NoReplica { .. }
             | Self::NoQuorum { .. }
             | Self::NotReady { .. } => true,

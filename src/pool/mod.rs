@@ -308,6 +308,30 @@ impl ReplicatedPool {
         self.cluster.set_consistency(consistency.into());
     }
 
+    /// Pauses new writes for at most `limit`, or until [`resume_writes`](Self::resume_writes): an operator's hold, for a restart of the
+    /// primary or a change by hand. Returns at once; what runs goes on, and so do open transactions, sessions that have
+    /// left state on the primary's connection, and all reads. It holds for this process alone.
+    ///
+    /// A statement that writes, and a BEGIN that may, waits as over a failover, up to
+    /// [`failover_wait`](Config::failover_wait), and then fails with [`Error::WritesPaused`]: nothing ran. A second call
+    /// sets the limit anew.
+    ///
+    /// # Errors
+    ///
+    /// The pool is closed.
+    pub async fn pause_writes(&self, limit: Duration) -> Result<(), Error> {
+        self.cluster.pause(Some(limit)).await
+    }
+
+    /// Lets writes go on after [`pause_writes`](Self::pause_writes).
+    ///
+    /// # Errors
+    ///
+    /// The pool is closed.
+    pub async fn resume_writes(&self) -> Result<(), Error> {
+        self.cluster.pause(None).await
+    }
+
     /// Sets which statements may move to replicas, instead of [`Config::routing`]. It holds for statements that begin
     /// from now on; a transaction stays where it was begun.
     ///

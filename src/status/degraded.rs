@@ -60,6 +60,8 @@ pub enum Degradation {
     CommitsWait,
     /// The primary takes no writes yet: `default_transaction_read_only` is on there.
     Fenced,
+    /// Somebody has [paused](crate::ReplicatedPool::pause_writes) new writes.
+    Paused,
     /// Writes need a majority of the nodes, and fewer answer.
     NoQuorum,
     /// Automatic promotion is on, and would fail now.
@@ -81,6 +83,7 @@ impl Degradation {
             Self::TimelineUntold => "timeline_untold",
             Self::CommitsWait => "commits_wait",
             Self::Fenced => "fenced",
+            Self::Paused => "paused",
             Self::NoQuorum => "no_quorum",
             Self::SeveralServers => "several_servers",
             Self::PromotionUnable => "promotion_unable",

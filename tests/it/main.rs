@@ -24,6 +24,7 @@ mod lifecycle;
 mod lost;
 mod matrix;
 mod notifications;
+mod pause;
 mod pools;
 mod promotion;
 mod property;

@@ -264,20 +264,16 @@ async fn observe(pool: &ReplicatedPool) {
 /// A request with a cookie that is no token.
 async fn refuse_a_token(pool: &ReplicatedPool) {
     use diesel_replicated::web::SessionLayer;
-    use tower::{ServiceBuilder, ServiceExt};
+    use tower::ServiceExt;
 
-    let service = ServiceBuilder::new()
-        .layer(SessionLayer::new(pool))
-        .service_fn(async |_: axum::extract::Request| {
-            Ok::<_, std::convert::Infallible>(axum::response::Response::new(
-                axum::body::Body::empty(),
-            ))
-        });
+    let router = axum::Router::new()
+        .route("/", axum::routing::get(async || ()))
+        .layer(SessionLayer::new(pool));
     let request = axum::extract::Request::builder()
         .header("cookie", "drs=nonsense")
         .body(axum::body::Body::empty())
         .unwrap();
-    service.oneshot(request).await.unwrap();
+    router.oneshot(request).await.unwrap();
 }
 
 /// Each name in the texts that begins as ours do.

@@ -60,6 +60,8 @@ enum Turn {
     Catalog,
     Round,
     Late,
+    /// A pause of writes is over.
+    Resume,
 }
 
 /// What a manager is made of.
@@ -167,6 +169,7 @@ impl Manager {
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let (late, catalog) = (self.late.due(), self.catalog.due());
+            let pause = self.publish.borrow().paused_until.map(Instant::from_std);
             let turn = tokio::select! {
                 () = self.stop.cancelled() => break,
                 message = self.messages.recv() => match message {
@@ -175,6 +178,7 @@ impl Manager {
                 },
                 () = at(catalog) => Turn::Catalog,
                 () = at(late) => Turn::Late,
+                () = at(pause) => Turn::Resume,
                 Some(_) = self.monitors.join_next() => continue,
                 Some(finding) = self.tasks.join_next() => match finding {
                     Ok(finding) => Turn::Learn(finding),
@@ -203,6 +207,7 @@ impl Manager {
             Turn::Catalog => self.load_catalog(),
             Turn::Round => self.make_rounds(),
             Turn::Late => self.wait_no_more(),
+            Turn::Resume => self.pause(None),
         }
     }
 
@@ -240,6 +245,10 @@ impl Manager {
                     (false, true) => Gate::Unasked,
                 };
                 self.publish(|topology| topology.gated(gate));
+                let _ = done.send(Ok(()));
+            }
+            Command::Pause { until, done } => {
+                self.pause(until);
                 let _ = done.send(Ok(()));
             }
             Command::Drain { name, on, done } => {
@@ -348,6 +357,18 @@ impl Manager {
         self.follow_the_gate(&before, &after);
         transitions::follow(&before, &after, &self.event_bus);
         self.gauges.follow(&after);
+    }
+
+    /// Pauses new writes until then, or lets them go on.
+    fn pause(&self, until: Option<std::time::Instant>) {
+        let before = self.publish.borrow().paused_until;
+        if before.is_some() != until.is_some() {
+            match until {
+                Some(_) => tracing::info!(target: "diesel_replicated", "writes_paused"),
+                None => tracing::info!(target: "diesel_replicated", "writes_resumed"),
+            }
+        }
+        self.publish(|topology| topology.paused(until));
     }
 
     /// How standbys are compared with the primary.
