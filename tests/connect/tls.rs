@@ -370,7 +370,10 @@ async fn a_login_is_bound_to_its_channel() {
     let parameters = "require_auth=scram-sha-256&sslmode=disable";
     let url = url("clear:pencil", "localhost", between.port, parameters);
     expect(&url, Err(&["`require_auth` does not allow", "`password`"])).await;
-    eventually("he has heard the client", async || between.has_heard("clear")).await;
+    eventually("he has heard the client", async || {
+        between.has_heard("clear")
+    })
+    .await;
     assert!(!between.has_heard("pencil"));
 }
 
