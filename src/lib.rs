@@ -10,6 +10,7 @@ pub mod connection;
 mod consistency;
 pub mod credentials;
 mod deadline;
+pub mod discovery;
 mod election;
 pub mod error;
 pub mod guide;

@@ -72,6 +72,8 @@ pub(crate) struct Cluster {
     maker: NodeMaker,
     marks: Arc<Marks>,
     at_run_time: RwLock<AtRunTime>,
+    /// Why the list of nodes cannot be followed.
+    discovery: Mutex<Option<String>>,
     /// The configuration, without the nodes.
     pub(crate) config: Arc<Config>,
     /// The longest `connect_timeout` of any node.
@@ -98,8 +100,7 @@ impl Cluster {
         let (Settings { nodes, shared }, runtime) = (options.settings, options.runtime);
         let config = Arc::new(shared);
         let settle_limit = longest_connect_timeout(&nodes);
-        let (commands, messages) = mpsc::channel(MESSAGES);
-        let share = config.fallback_share;
+        let ((commands, messages), share) = (mpsc::channel(MESSAGES), config.fallback_share);
         let maker = NodeMaker::new(options.hooks, share, runtime.clone(), &commands);
         let first = maker.topology(nodes, config.write_quorum);
         let classifier = Arc::new(Classifier::new(&config.functions));
@@ -107,7 +108,7 @@ impl Cluster {
         let (write_log, oids) = (Arc::<WriteLog>::default(), Arc::<OidCache>::default());
         let (marks, promotion) = (Arc::<Marks>::default(), Arc::default());
         let (event_bus, stop) = (EventBus::default(), CancellationToken::new());
-        let event_sender = event_bus.event_sender();
+        let (event_sender, tracker) = (event_bus.event_sender(), CheckoutTracker::new());
         #[cfg(feature = "promotion")]
         let promoter = Promoter {
             topology: topology.clone(),
@@ -146,10 +147,11 @@ impl Cluster {
             event_sender,
             oids,
             policy: options.policy,
-            tracker: CheckoutTracker::new(),
+            tracker,
             tally: Tally::default(),
             runtime,
             at_run_time: RwLock::new(AtRunTime::of(&config)),
+            discovery: Mutex::default(),
             config,
             promotion,
             #[cfg(feature = "promotion")]
@@ -382,6 +384,12 @@ impl Cluster {
     /// Gives a node other settings, once a connection with them was opened. Returns when nothing runs on its old
     /// connections any more.
     pub(crate) async fn replace(&self, settings: NodeSettings) -> Result<(), Error> {
+        self.replace_soon(settings).await?.retire().await;
+        Ok(())
+    }
+
+    /// The same without waiting for the old connections. Returns the node before.
+    pub(crate) async fn replace_soon(&self, settings: NodeSettings) -> Result<Arc<Node>, Error> {
         let node = Box::new(self.maker.member(settings));
         let probe = match self.within(node.node.pool.probe()).await {
             Ok(probe) => Box::new(probe),
@@ -393,16 +401,36 @@ impl Cluster {
         let gone = self
             .ask(|done| Command::Replace { node, probe, done })
             .await?;
-        gone.retire().await;
-        Ok(())
+        Ok(gone)
     }
 
     /// Takes a replica out of the pool. Waits until its statements and transactions have ended.
     pub(crate) async fn remove(&self, name: &str) -> Result<(), Error> {
-        let name = name.to_owned();
-        let node = self.ask(|done| Command::Remove { name, done }).await?;
-        node.retire().await;
+        self.remove_soon(name).await?.retire().await;
         Ok(())
+    }
+
+    /// The same without waiting.
+    pub(crate) async fn remove_soon(&self, name: &str) -> Result<Arc<Node>, Error> {
+        let name = name.to_owned();
+        self.ask(|done| Command::Remove { name, done }).await
+    }
+
+    /// Notes why the list of nodes cannot be followed, or that it can.
+    pub(crate) fn note_discovery(&self, cause: Option<String>) {
+        let mut place = self.discovery.lock();
+        if *place == cause {
+            return;
+        }
+        if let Some(cause) = &cause {
+            tracing::warn!(target: "diesel_replicated", cause, "discovery_failed");
+        }
+        *place = cause;
+    }
+
+    /// Why the list of nodes cannot be followed.
+    pub(crate) fn discovery(&self) -> Option<String> {
+        self.discovery.lock().clone()
     }
 
     /// Promotes a replica. It goes on to its end even if the caller does not wait.

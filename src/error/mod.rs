@@ -319,6 +319,13 @@ pub enum Error {
         cause: String,
     },
 
+    /// No list of nodes was to be had when the pool was built; see [`discovery`](crate::discovery).
+    #[error("the list of nodes is not to be had: {cause}")]
+    Discovery {
+        /// Why.
+        cause: String,
+    },
+
     /// The pool was closed.
     #[error("the pool is closed")]
     Closed,

@@ -9,6 +9,7 @@ use diesel_async::AsyncPgConnection;
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
+use super::following::{Nodes, first, follow};
 use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
 use crate::config::{
@@ -16,6 +17,7 @@ use crate::config::{
     NodeConfig, Policy, Routing,
 };
 use crate::credentials::Credentials;
+use crate::discovery::Discovery;
 use crate::error::Error;
 use crate::node::SetupHook;
 use crate::position::PositionSource;
@@ -48,6 +50,7 @@ pub struct Builder {
     tls: Option<OwnConfig>,
     credentials: Option<Arc<dyn Credentials>>,
     positions: Option<Arc<dyn PositionSource>>,
+    discovery: Option<Arc<dyn Discovery>>,
     runtime: Option<Handle>,
 }
 
@@ -205,6 +208,12 @@ impl Builder {
         self
     }
 
+    /// Adds the nodes of a list that changes; see [`discovery`](crate::discovery).
+    pub fn discovery(mut self, source: impl Discovery) -> Self {
+        self.discovery = Some(Arc::new(source));
+        self
+    }
+
     /// Sets how servers are asked for their positions, where they refuse PostgreSQL's functions as Aurora's readers do.
     pub fn position_source(mut self, source: impl PositionSource) -> Self {
         self.positions = Some(Arc::new(source));
@@ -256,21 +265,48 @@ impl Builder {
     ///
     /// A setting is not valid (all mistakes are listed), or no primary was found, or more than one. With
     /// [`Builder::start_read_only`] one usable replica is enough.
-    pub async fn build(self) -> Result<ReplicatedPool, Error> {
+    pub async fn build(mut self) -> Result<ReplicatedPool, Error> {
+        let source = self.discovery.take();
+        let known = match &source {
+            Some(source) => self.discover(source).await?,
+            None => Nodes::new(),
+        };
         let options = self.prepare()?;
         let start_read_only = options.settings.shared.start_read_only;
         let cluster = Cluster::start(options);
         started(&cluster, start_read_only).await?;
+        follow(&cluster, source, known);
         Ok(ReplicatedPool { cluster })
     }
 
-    /// Builds the pool without waiting for any node. The first statements wait.
+    /// Adds the nodes that a source lists. Without a list the nodes that were given must do.
+    async fn discover(&mut self, source: &Arc<dyn Discovery>) -> Result<Nodes, Error> {
+        match first(&**source, &self.config.pool).await {
+            Ok(nodes) => {
+                for node in nodes.values() {
+                    let node = node.clone().role(DeclaredRole::Unknown);
+                    self.config.nodes.push(node);
+                }
+                Ok(nodes)
+            }
+            Err(cause) if self.config.nodes.is_empty() => Err(Error::Discovery { cause }),
+            Err(cause) => {
+                tracing::warn!(target: "diesel_replicated", cause, "discovery_failed");
+                Ok(Nodes::new())
+            }
+        }
+    }
+
+    /// Builds the pool without waiting for any node. The first statements wait. The nodes of a
+    /// [`discovery`](Self::discovery) join when they are known; some other node has to be given.
     ///
     /// # Errors
     ///
     /// A setting is not valid, or it is called outside of a runtime and none was named.
     pub fn build_unchecked(self) -> Result<ReplicatedPool, Error> {
+        let source = self.discovery.clone();
         let cluster = Cluster::start(self.prepare()?);
+        follow(&cluster, source, Nodes::new());
         Ok(ReplicatedPool { cluster })
     }
 

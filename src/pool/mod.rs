@@ -1,6 +1,7 @@
 //! What the application holds: the pool of a whole cluster.
 
 mod builder;
+mod following;
 #[cfg(feature = "promotion")]
 mod promotion;
 mod session;

@@ -7,7 +7,9 @@ use crate::consistency::Stage;
 use crate::node::{self, Facts, Place};
 use crate::position::Position;
 use crate::route::NodeKind;
-use crate::status::{KeptOnPrimary, Limit, NodeStatus, PoolStatus, RoutingStatus};
+use crate::status::{
+    Degradation, Degraded, KeptOnPrimary, Limit, NodeStatus, PoolStatus, RoutingStatus,
+};
 
 pub(super) fn of(cluster: &Cluster) -> PoolStatus {
     let topology = cluster.topology();
@@ -28,7 +30,12 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         connections_out: cluster.tracker.out(),
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
-        degraded: degraded(&topology, &promotion, learned.len()),
+        degraded: {
+            let mut all = degraded(&topology, &promotion, learned.len());
+            let cause = cluster.discovery();
+            all.extend(cause.map(|cause| Degraded::of_pool(Degradation::Discovery, cause)));
+            all
+        },
         routing: routing(cluster),
         learned,
         promotion,

@@ -60,6 +60,9 @@ pub enum Degradation {
     CommitsWait,
     /// The primary takes no writes yet: `default_transaction_read_only` is on there.
     Fenced,
+    /// The list of nodes cannot be had, or cannot be meant; the pool goes on with what it has. See
+    /// [`discovery`](crate::discovery).
+    Discovery,
     /// Somebody has [paused](crate::ReplicatedPool::pause_writes) new writes.
     Paused,
     /// Writes need a majority of the nodes, and fewer answer.
@@ -83,6 +86,7 @@ impl Degradation {
             Self::TimelineUntold => "timeline_untold",
             Self::CommitsWait => "commits_wait",
             Self::Fenced => "fenced",
+            Self::Discovery => "discovery",
             Self::Paused => "paused",
             Self::NoQuorum => "no_quorum",
             Self::SeveralServers => "several_servers",

@@ -18,6 +18,7 @@ mod at_run_time;
 #[path = "../world/balancer.rs"]
 mod balancer;
 mod credentials;
+mod discovery;
 mod endpoints;
 mod gentle;
 mod middleman;

@@ -1,0 +1,271 @@
+//! Lists of nodes that change: nodes join, leave and move, and nonsense changes nothing.
+//!
+//! Situations: Patroni scales in and out; an operator writes half a file; a name of the domain name system has no address for
+//! a while; a list without the primary.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use diesel_replicated::config::HealthConfig;
+use diesel_replicated::discovery::{Discovery, DiscoveryError, Dns, File, from_fn};
+use diesel_replicated::status::{Degradation, NodeHealth};
+use diesel_replicated::testing::LocalCluster;
+use diesel_replicated::{Error, NodeConfig, ReplicatedPool};
+
+use crate::balancer::balancer;
+use crate::support::{count, eventually, insert, on, own_cluster, users};
+
+fn line(local: &LocalCluster, name: &str) -> String {
+    format!("{name} {}\n", local.node(name).unwrap().url("app"))
+}
+
+/// A file of this text, which another takes the place of at once.
+struct List {
+    folder: tempfile::TempDir,
+}
+
+impl List {
+    fn new(text: &str) -> Self {
+        let list = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
+        list.write(text);
+        list
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("nodes")
+    }
+
+    fn write(&self, text: &str) {
+        let new = self.folder.path().join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.path()).unwrap();
+    }
+}
+
+async fn pool(source: impl Discovery) -> Result<ReplicatedPool, Error> {
+    let quick = HealthConfig::default().interval(Duration::from_millis(200));
+    let builder = ReplicatedPool::builder().health(quick).discovery(source);
+    builder.failover_wait(Duration::from_secs(1)).build().await
+}
+
+fn names(pool: &ReplicatedPool) -> BTreeSet<String> {
+    pool.status()
+        .nodes
+        .into_iter()
+        .map(|node| node.name)
+        .collect()
+}
+
+fn cause(pool: &ReplicatedPool) -> Option<String> {
+    let degraded = pool.status().degraded;
+    let found = degraded
+        .into_iter()
+        .find(|what| what.reason == Degradation::Discovery);
+    found.map(|what| what.detail)
+}
+
+async fn has(pool: &ReplicatedPool, expected: &[&str]) {
+    eventually(&format!("the nodes are {expected:?}"), async || {
+        names(pool).iter().eq(expected)
+    })
+    .await;
+}
+
+async fn serves(pool: &ReplicatedPool, name: &str) {
+    eventually(&format!("{name} serves"), async || {
+        let mut conn = pool.get().await.unwrap();
+        count(&mut conn).await;
+        conn.last_route().unwrap().node == name
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_join_and_leave_as_a_file_says_and_nonsense_changes_nothing() {
+    let local = own_cluster().await;
+    let [primary, one, two] = ["primary", "replica-1", "replica-2"].map(|name| line(&local, name));
+    let list = List::new(&format!("# the nodes\n{primary}{one}"));
+    let pool = pool(File::new(list.path())).await.unwrap();
+    has(&pool, &["primary", "replica-1"]).await;
+    serves(&pool, "replica-1").await;
+    // One joins, under load, and one leaves.
+    let (stop, load) = load(&pool);
+    list.write(&format!("{primary}{one}{two}"));
+    has(&pool, &["primary", "replica-1", "replica-2"]).await;
+    serves(&pool, "replica-2").await;
+    list.write(&format!("{primary}{two}"));
+    has(&pool, &["primary", "replica-2"]).await;
+    serves(&pool, "replica-2").await;
+    // What cannot be meant.
+    let many: String = (0..100)
+        .map(|number| format!("n{number} postgres://a@10.0.0.1:{}/x\n", 1000 + number))
+        .collect();
+    for (text, why) in [
+        (String::new(), "empty"),
+        ("# nothing\n".to_owned(), "empty"),
+        (many, "100 nodes"),
+        (
+            format!("{primary}{one}{one}"),
+            "two nodes named `replica-1`",
+        ),
+        (format!("{primary}db9 mysql://a@b/c\n"), "`postgres://`"),
+        (
+            format!("{primary}db9 postgres://a:hunter2@b/c?sslmode=maybe\n"),
+            "sslmode",
+        ),
+    ] {
+        list.write(&text);
+        eventually(&format!("it is told: {why}"), async || {
+            cause(&pool).is_some_and(|cause| cause.contains(why))
+        })
+        .await;
+        assert!(!cause(&pool).unwrap().contains("hunter2"));
+        assert!(names(&pool).iter().eq(&["primary", "replica-2"]));
+    }
+    std::fs::remove_file(list.path()).unwrap();
+    eventually("it is told that it is gone", async || {
+        cause(&pool).is_some_and(|cause| cause.contains("nodes"))
+    })
+    .await;
+    assert!(names(&pool).iter().eq(&["primary", "replica-2"]));
+    // And back.
+    list.write(&format!("{primary}{one}{two}"));
+    has(&pool, &["primary", "replica-1", "replica-2"]).await;
+    eventually("nothing is told any more", async || cause(&pool).is_none()).await;
+    stop.cancel();
+    for task in load {
+        task.await.unwrap();
+    }
+}
+
+/// Reads and writes of several tasks, none of which may fail.
+fn load(
+    pool: &ReplicatedPool,
+) -> (
+    tokio_util::sync::CancellationToken,
+    Vec<tokio::task::JoinHandle<()>>,
+) {
+    let stop = tokio_util::sync::CancellationToken::new();
+    let tasks = (0..4).map(|task| {
+        let (pool, stop) = (pool.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut round = 0;
+            while !stop.is_cancelled() {
+                let mut conn = pool.get().await.unwrap();
+                let name = format!("{task}-{round}");
+                insert(&name).execute(&mut conn).await.unwrap();
+                let own = users::table.filter(users::name.eq(name)).count();
+                assert_eq!(own.get_result::<i64>(&mut conn).await.unwrap(), 1);
+                round += 1;
+            }
+        })
+    });
+    (stop.clone(), tasks.collect())
+}
+
+// A list that has lost the primary, as while one is being replaced: it stays until another takes the writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_primary_leaves_only_when_another_is_the_primary() {
+    let local = own_cluster().await;
+    let [primary, one, two] = ["primary", "replica-1", "replica-2"].map(|name| line(&local, name));
+    let list = List::new(&format!("{primary}{one}{two}"));
+    let pool = pool(File::new(list.path())).await.unwrap();
+    list.write(&format!("{one}{two}"));
+    eventually("it is told", async || {
+        cause(&pool).is_some_and(|cause| cause.contains("`primary` cannot leave"))
+    })
+    .await;
+    let mut conn = pool.get().await.unwrap();
+    insert("Barbara").execute(&mut conn).await.unwrap();
+    assert_eq!(conn.last_route().unwrap().node, "primary");
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.primary().kill().unwrap();
+        local.replicas()[0].promote().unwrap();
+        local.replicas()[1].follow(&local.replicas()[0]).unwrap();
+    })
+    .await;
+    has(&pool, &["replica-1", "replica-2"]).await;
+    eventually("the next one takes writes", async || {
+        let mut conn = pool.get().await.unwrap();
+        let name = format!("{:?}", std::time::Instant::now());
+        insert(&name).execute(&mut conn).await.is_ok()
+    })
+    .await;
+}
+
+// A server gets another address, and keeps its name: the node is the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_moves_keeps_its_name_and_its_history() {
+    let local = own_cluster().await;
+    let (port, _to) = balancer(&[local.replicas()[0].port()]).await;
+    let [primary, one] = ["primary", "replica-1"].map(|name| line(&local, name));
+    let list = List::new(&format!("{primary}{one}"));
+    let pool = pool(File::new(list.path())).await.unwrap();
+    serves(&pool, "replica-1").await;
+    let before = pool.status().node("replica-1").unwrap().transitions.clone();
+    let moved = format!("replica-1 postgres://postgres@127.0.0.1:{port}/app\n");
+    list.write(&format!("{primary}{moved}"));
+    eventually("it goes over", async || {
+        let status = pool.status();
+        let node = status.node("replica-1").unwrap();
+        node.health == NodeHealth::Up && cause(&pool).is_none() && status.epoch > 0
+    })
+    .await;
+    on(&local, move |_| ()).await;
+    serves(&pool, "replica-1").await;
+    let after = pool.status().node("replica-1").unwrap().transitions.clone();
+    assert!(after.starts_with(&before), "{before:?} {after:?}");
+    // One that cannot be reached changes nothing, and is tried again.
+    list.write(&format!(
+        "{primary}replica-1 postgres://postgres@127.0.0.1:1/app\n"
+    ));
+    eventually("it is told", async || {
+        cause(&pool).is_some_and(|cause| cause.contains("replica-1"))
+    })
+    .await;
+    serves(&pool, "replica-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_begins_with_the_list_or_with_what_it_was_given() {
+    let local = own_cluster().await;
+    let failing = || {
+        from_fn(Duration::from_millis(100), async || {
+            Err::<Vec<NodeConfig>, DiscoveryError>("out of order".into())
+        })
+    };
+    let error = pool(failing()).await.unwrap_err();
+    assert!(matches!(error, Error::Discovery { .. }), "{error:?}");
+    assert!(error.to_string().contains("out of order"));
+    let given = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().url("app")).name("primary"))
+        .discovery(failing())
+        .build()
+        .await
+        .unwrap();
+    eventually("it is told", async || cause(&given).is_some()).await;
+    let mut conn = given.get().await.unwrap();
+    count(&mut conn).await;
+    // A name with an address: the nodes that were given stay beside it.
+    let port = local.replicas()[0].port();
+    let name = Dns::new(format!("postgres://postgres@localhost:{port}/app"))
+        .interval(Duration::from_millis(100));
+    let mixed = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().url("app")).name("primary"))
+        .discovery(name)
+        .build()
+        .await
+        .unwrap();
+    let found = format!("localhost/127.0.0.1:{port}");
+    assert!(names(&mixed).contains(&found), "{:?}", names(&mixed));
+    serves(&mixed, &found).await;
+    let closed = Arc::new(mixed);
+    closed.close(Duration::from_secs(1)).await;
+}
