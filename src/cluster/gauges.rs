@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::lag::lag;
@@ -15,6 +16,8 @@ use crate::route::NodeKind;
 /// What is told to the recorder.
 #[derive(Debug, Default)]
 pub(super) struct Gauges {
+    /// The pool's routing keeps all reads on the primary.
+    observes: Arc<AtomicBool>,
     /// The last node that took writes.
     primary: RefCell<Option<Arc<Node>>>,
     /// Since when none does.
@@ -22,6 +25,13 @@ pub(super) struct Gauges {
 }
 
 impl Gauges {
+    pub(super) fn new(observes: Arc<AtomicBool>) -> Self {
+        Self {
+            observes,
+            ..Self::default()
+        }
+    }
+
     /// Another topology was published. Tells a pause of writes at its end.
     pub(super) fn follow(&self, topology: &Topology) {
         let mut primary = self.primary.borrow_mut();
@@ -56,12 +66,15 @@ impl Gauges {
         for member in &topology.members {
             member.node.meter.is(state(member, topology, write_log));
         }
-        metrics::pool(PoolState {
+        let name = topology.members.first().map(|member| &*member.node.name);
+        let observes = self.observes.load(Ordering::Relaxed);
+        let state = PoolState {
             takes_writes: topology.takes_writes(),
-            takes_reads: topology.takes_reads(),
+            takes_reads: topology.takes_reads_if(observes),
             learned,
             degradations,
-        });
+        };
+        metrics::pool(name.unwrap_or_default(), state);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
@@ -72,6 +73,8 @@ pub(crate) struct Cluster {
     maker: NodeMaker,
     marks: Arc<Marks>,
     at_run_time: RwLock<AtRunTime>,
+    /// The routing keeps all reads on the primary. For the manager.
+    observes: Arc<AtomicBool>,
     /// Why the list of nodes cannot be followed.
     discovery: Mutex<Option<String>>,
     /// The configuration, without the nodes.
@@ -96,6 +99,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Starts the manager, which begins to ask the nodes; waits for nothing.
+    #[expect(clippy::too_many_lines, reason = "it only puts parts together")]
     pub(crate) fn start(options: Options) -> Arc<Self> {
         let (Settings { nodes, shared }, runtime) = (options.settings, options.runtime);
         let config = Arc::new(shared);
@@ -107,6 +111,7 @@ impl Cluster {
         let (publish, topology) = watch::channel(Arc::new(first));
         let (write_log, oids) = (Arc::<WriteLog>::default(), Arc::<OidCache>::default());
         let (marks, promotion) = (Arc::<Marks>::default(), Arc::default());
+        let observes = Arc::new(AtomicBool::new(config.routing == Routing::Observe));
         let (event_bus, stop) = (EventBus::default(), CancellationToken::new());
         let (event_sender, tracker) = (event_bus.event_sender(), CheckoutTracker::new());
         #[cfg(feature = "promotion")]
@@ -130,6 +135,7 @@ impl Cluster {
             write_log: Arc::clone(&write_log),
             config: Arc::clone(&config),
             event_bus,
+            observes: Arc::clone(&observes),
             promotion: Arc::clone(&promotion),
             #[cfg(feature = "promotion")]
             promoter: promoter.clone(),
@@ -151,6 +157,7 @@ impl Cluster {
             tally: Tally::default(),
             runtime,
             at_run_time: RwLock::new(AtRunTime::of(&config)),
+            observes,
             discovery: Mutex::default(),
             config,
             promotion,
@@ -347,6 +354,8 @@ impl Cluster {
 
     pub(crate) fn set_routing(&self, routing: Routing) {
         let before = std::mem::replace(&mut self.at_run_time.write().routing, routing);
+        let observes = routing == Routing::Observe;
+        self.observes.store(observes, Ordering::Relaxed);
         if before != routing {
             tracing::info!(target: "diesel_replicated", %before, now = %routing, "routing_changed");
         }

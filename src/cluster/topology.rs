@@ -207,6 +207,15 @@ impl Topology {
         member.is_usable_replica() && member.is_trusted()
     }
 
+    /// The same if all reads are kept on the primary.
+    pub(crate) fn takes_reads_if(&self, on_primary: bool) -> bool {
+        if !on_primary {
+            return self.takes_reads();
+        }
+        let primary = self.primary();
+        primary.is_some_and(|primary| self.serves_reads(primary))
+    }
+
     /// Whether a read can be sent somewhere now.
     pub(crate) fn takes_reads(&self) -> bool {
         let mut members = self.members.iter();

@@ -21,12 +21,16 @@ use super::setting::Text;
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Routing {
-    /// None: everything runs on the primary, also what asks for a replica. [`Route::held_back`](crate::Route::held_back)
-    /// and [`PoolStatus::routing`](crate::PoolStatus::routing) tell where each statement would have gone. In text:
-    /// `observe`.
+    /// None: everything runs on the primary, also reads that ask for a replica. What asks for one and is no plain read
+    /// goes there as in every mode, and fails there if it writes. [`Route::held_back`](crate::Route::held_back) and
+    /// [`PoolStatus::routing`](crate::PoolStatus::routing) tell where each statement would have gone. While the primary is
+    /// away there are no reads, as with a pool of one server. In text: `observe`.
     Observe,
     /// What is marked: by [`replica_allowed`](crate::ReplicatedConnection::replica_allowed) as what may move if it is
-    /// safe, or by [`replica`](crate::ReplicatedConnection::replica) as what must. In text: `opt_in`.
+    /// safe, or by its name as what is to be read elsewhere:
+    /// [`snapshot`](crate::ReplicatedConnection::snapshot), a transaction
+    /// [`on_replicas`](crate::connection::TransactionBuilder::on_replicas),
+    /// [`replica`](crate::ReplicatedConnection::replica). In text: `opt_in`.
     OptIn,
     /// What is known to be safe on a replica, and what is marked. The default. In text: `automatic`, or
     /// `automatic:5%`.

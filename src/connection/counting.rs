@@ -24,6 +24,8 @@ impl ReplicatedConnection {
         match (went.kind, went.held_back) {
             (NodeKind::Replica, _) => tally.on_replica(),
             (NodeKind::Primary, Some(ready)) => tally.held_back(ready),
+            // Its transaction was counted.
+            (NodeKind::Primary, None) if self.is_in_held_back_transaction() => {}
             (NodeKind::Primary, None) if keeps_a_read(went, execution.verdict) => {
                 let verdict = execution.verdict;
                 let cause = verdict.cause.filter(|_| verdict.reason == went.reason);
@@ -31,6 +33,12 @@ impl ReplicatedConnection {
             }
             (NodeKind::Primary, None) => {}
         }
+    }
+
+    fn is_in_held_back_transaction(&self) -> bool {
+        let session = self.session();
+        let transaction = session.transaction.as_ref();
+        transaction.is_some_and(|transaction| transaction.held_back)
     }
 
     /// Counts a statement if it has failed.

@@ -172,6 +172,7 @@ impl ReplicatedConnection {
                         cluster: Arc::downgrade(&self.cluster),
                         outcome_if_lost: execution.outcome_if_lost(),
                         pending_write: execution.pending_write.take(),
+                        started: execution.started,
                     };
                     return Ok(action.reporting(output, report));
                 }
@@ -209,7 +210,7 @@ impl ReplicatedConnection {
         if !on_replica && execution.pending_write.is_none() {
             self.primary_shows(lease).await?;
         }
-        self.begins(verdict, lease, on_replica);
+        self.begins(execution, lease, on_replica);
         if let Some(pending_write) = &mut execution.pending_write {
             pending_write.sent_over(&lease.wire, self.timeline_of(lease));
         }
@@ -482,12 +483,13 @@ impl ReplicatedConnection {
 
     /// Notes an open transaction before its BEGIN is sent: if the future is dropped while BEGIN
     /// is under way, what follows must not run outside of it.
-    fn begins(&self, verdict: Verdict, lease: &Arc<Lease>, on_replica: bool) {
-        if let Some(TransactionControl::Begin { read_only, .. }) = verdict.control {
+    fn begins(&self, execution: &Execution, lease: &Arc<Lease>, on_replica: bool) {
+        if let Some(TransactionControl::Begin { read_only, .. }) = execution.verdict.control {
             self.session().transaction = Some(Transaction {
                 replica: on_replica.then(|| Arc::clone(lease)),
                 begun: false,
                 read_only,
+                held_back: matches!(execution.decision, Decision::HeldBack(_)),
                 _busy: Some(Arc::new(lease.node().busy())),
             });
         }

@@ -39,6 +39,7 @@ impl ReplicatedConnection {
             self.transaction = AnsiTransactionManager::default();
             self.must_roll_back = AtomicBool::new(false);
             self.cache_size = CacheSize::Unbounded;
+            self.lot = rand::random();
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a statement reports at its end, and the error for a connection that broke.
 
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use super::pending_write::PendingWrite;
 use crate::cluster::Cluster;
@@ -15,6 +16,8 @@ pub(super) struct Report {
     /// The outcome in that case.
     pub(super) outcome_if_lost: Outcome,
     pub(super) pending_write: Option<PendingWrite>,
+    /// When the statement began.
+    pub(super) started: Instant,
 }
 
 impl Report {

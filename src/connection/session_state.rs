@@ -60,6 +60,8 @@ pub(super) struct Transaction {
     pub(super) begun: bool,
     /// It was declared read only, so its COMMIT is no write.
     pub(super) read_only: bool,
+    /// The pool's routing has kept it on the primary.
+    pub(super) held_back: bool,
     /// A drain or a switchover waits for it.
     pub(super) _busy: Option<Arc<Busy>>,
 }
@@ -125,6 +127,7 @@ impl SessionState {
                 replica: None,
                 begun: true,
                 read_only: false,
+                held_back: false,
                 _busy: primary.map(|lease| Arc::new(lease.node().busy())),
             });
         }

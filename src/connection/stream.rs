@@ -9,6 +9,8 @@ use diesel_async::{AsyncConnectionCore, AsyncPgConnection};
 use futures_core::Stream;
 
 use super::report::{Report, lost};
+use crate::error::{ErrorExt, SqlState};
+use crate::metrics;
 use crate::node::Use;
 use crate::statement::Rows;
 
@@ -62,12 +64,8 @@ impl RowStream {
             return error;
         };
         let failure = using.lease().diagnose(&error);
-        match lost(
-            &report.cluster,
-            using.lease(),
-            &failure,
-            report.outcome_if_lost,
-        ) {
+        let lease = using.lease();
+        let error = match lost(&report.cluster, lease, &failure, report.outcome_if_lost) {
             // What was being written is in doubt.
             Some(lost) => lost,
             None => {
@@ -76,7 +74,12 @@ impl RowStream {
                 }
                 error
             }
-        }
+        };
+        let sqlstate = failure.remark.map(|remark| remark.sqlstate);
+        let sqlstate = sqlstate.as_ref().map(SqlState::as_str);
+        let (node, took) = (&*lease.node().meter, report.started.elapsed());
+        metrics::failed(Some(node), sqlstate, error.outcome(), took);
+        error
     }
 }
 

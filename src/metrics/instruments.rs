@@ -28,7 +28,7 @@ pub struct Instrument {
     pub kind: InstrumentKind,
     /// `s` for seconds, `By` for bytes; else what is counted, in braces, as in UCUM.
     pub unit: &'static str,
-    /// Its labels. `node` is the node's name everywhere.
+    /// Its labels. `node` is the node's name everywhere, and `pool` that of the first node of the pool.
     pub labels: &'static [&'static str],
     /// What it tells.
     pub help: &'static str,
@@ -84,7 +84,7 @@ pub(super) const EVENTS: &str = "diesel_replicated.events";
 #[rustfmt::skip]
 pub const INSTRUMENTS: &[Instrument] = &[
     instrument(OPERATION_DURATION, Histogram, "s", &["db.system.name", "server.address", "server.port", "db.response.status_code", "error.type"],
-        "How long statements took, with waiting and other attempts; of rows that are streamed, up to the first."),
+        "How long statements took, with waiting and other attempts; of rows, up to the first. One that fails after its first row counts once more, as failed."),
     instrument(CONNECTION_COUNT, Gauge, "{connection}", &["db.client.connection.pool.name", "db.client.connection.state"],
         "Open connections, `used` or `idle`."),
     instrument(CONNECTION_MAX, Gauge, "{connection}", POOL, "The most connections that may be open."),
@@ -101,14 +101,14 @@ pub const INSTRUMENTS: &[Instrument] = &[
         "How long reads waited for a replica to show what they must see, and which kind of node served them then."),
     instrument(NODE_UP, Gauge, "1", NODE, "1 if the node is up, 0 if not."),
     instrument(NODE_SERVES, Gauge, "1", &["node", "what"], "1 if the node serves `reads`, or `writes`."),
-    instrument(LAG, Gauge, "s", NODE, "How old the data of a replica is at the most; NaN if that is not known."),
+    instrument(LAG, Gauge, "s", NODE, "How old the data of a replica is at the most, which grows while the primary cannot be asked; NaN if that is not known."),
     instrument(LAG_BYTES, Gauge, "By", NODE, "How much log a replica has yet to replay; NaN if that is not known."),
     instrument(FALLBACK, Gauge, "{connection}", NODE,
-        "Connections of the primary that serve reads for want of a replica."),
+        "Connections that serve reads which other nodes should have served; only the primary's may."),
     instrument(FALLBACK_LIMIT, Gauge, "{connection}", NODE, "The most of these."),
-    instrument(TAKES, Gauge, "1", &["what"], "1 if the pool takes `reads`, or `writes`, now."),
-    instrument(LEARNED, Gauge, "{statement}", &[], "Statements that replicas have refused and that look like reads."),
-    instrument(DEGRADATIONS, Gauge, "1", &[], "Reasons for which the pool does less than it could."),
+    instrument(TAKES, Gauge, "1", &["pool", "what"], "1 if the pool takes `reads`, or `writes`, now."),
+    instrument(LEARNED, Gauge, "{statement}", &["pool"], "Statements that replicas have refused and that look like reads."),
+    instrument(DEGRADATIONS, Gauge, "1", &["pool"], "Reasons for which the pool does less than it could."),
     instrument(FAILOVERS, Counter, "{failover}", &[], "Changes from one primary to another."),
     instrument(WRITE_PAUSE, Histogram, "s", &[], "How long no primary was known that takes writes, until one did again."),
     instrument(TOKENS_REFUSED, Counter, "{token}", &[], "Session tokens of requests that were not accepted."),

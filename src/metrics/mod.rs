@@ -4,7 +4,8 @@
 //! [conventions for database clients](https://opentelemetry.io/docs/specs/semconv/database/database-metrics/). Nothing is
 //! looked at while nobody records. Each label has few values: names of nodes, words of this crate, SQLSTATEs.
 //!
-//! Install the recorder in `main`. A recorder without fields counts as none. With an exporter for Prometheus:
+//! Install the recorder in `main`. A recorder without fields counts as none, and one that is installed for a thread alone may be
+//! missed. With an exporter for Prometheus:
 //!
 //! ```
 //! # fn example() -> Result<(), Box<dyn std::error::Error>> {

@@ -151,13 +151,16 @@ impl NodeMeter {
             let labels = vec![self.node(), Label::new("what", what)];
             gauge(names::NODE_SERVES, labels).set(f64::from(u8::from(serves)));
         }
-        if state.is_replica {
-            set(
-                names::LAG,
+        let (lag, lag_bytes) = match state.is_replica {
+            true => (
                 state.lag.map_or(f64::NAN, |lag| lag.as_secs_f64()),
-            );
-            set(names::LAG_BYTES, state.lag_bytes.map_or(f64::NAN, of_u64));
-        }
+                state.lag_bytes.map_or(f64::NAN, of_u64),
+            ),
+            // A replica that was promoted is behind nobody.
+            false => (0.0, 0.0),
+        };
+        set(names::LAG, lag);
+        set(names::LAG_BYTES, lag_bytes);
         set(names::FALLBACK, of_usize(state.fallback));
         set(names::FALLBACK_LIMIT, of_usize(state.fallback_limit));
         for (what, count) in [
@@ -168,6 +171,31 @@ impl NodeMeter {
             gauge(names::CONNECTION_COUNT, labels).set(f64::from(count));
         }
         gauge(names::CONNECTION_MAX, vec![self.pool()]).set(f64::from(state.max_size));
+    }
+
+    /// The node has left the pool. A recorder forgets nothing, so its gauges are no numbers from now on.
+    pub(crate) fn is_gone(&self) {
+        if !is_recording() {
+            return;
+        }
+        for name in [
+            names::NODE_UP,
+            names::LAG,
+            names::LAG_BYTES,
+            names::FALLBACK,
+            names::FALLBACK_LIMIT,
+        ] {
+            gauge(name, vec![self.node()]).set(f64::NAN);
+        }
+        for what in ["reads", "writes"] {
+            let labels = vec![self.node(), Label::new("what", what)];
+            gauge(names::NODE_SERVES, labels).set(f64::NAN);
+        }
+        for what in ["idle", "used"] {
+            let labels = vec![self.pool(), Label::new("db.client.connection.state", what)];
+            gauge(names::CONNECTION_COUNT, labels).set(f64::NAN);
+        }
+        gauge(names::CONNECTION_MAX, vec![self.pool()]).set(f64::NAN);
     }
 
     fn node(&self) -> Label {
@@ -260,16 +288,17 @@ fn bounded(code: &str) -> String {
 }
 
 /// How the pool is now.
-pub(crate) fn pool(state: PoolState) {
+pub(crate) fn pool(name: &str, state: PoolState) {
     if !is_recording() {
         return;
     }
+    let pool = || Label::new("pool", name.to_owned());
     for (what, takes) in [("reads", state.takes_reads), ("writes", state.takes_writes)] {
         let what = Label::new("what", what);
-        gauge(names::TAKES, vec![what]).set(f64::from(u8::from(takes)));
+        gauge(names::TAKES, vec![pool(), what]).set(f64::from(u8::from(takes)));
     }
-    gauge(names::LEARNED, Vec::new()).set(of_usize(state.learned));
-    gauge(names::DEGRADATIONS, Vec::new()).set(of_usize(state.degradations));
+    gauge(names::LEARNED, vec![pool()]).set(of_usize(state.learned));
+    gauge(names::DEGRADATIONS, vec![pool()]).set(of_usize(state.degradations));
 }
 
 /// Something has happened to the nodes.

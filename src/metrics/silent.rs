@@ -34,6 +34,8 @@ impl NodeMeter {
     pub(crate) fn waited_for_position(&self, _: Route, _: Duration) {}
 
     pub(crate) fn is(&self, _: NodeState) {}
+
+    pub(crate) fn is_gone(&self) {}
 }
 
 pub(crate) const fn is_recording() -> bool {
@@ -42,7 +44,7 @@ pub(crate) const fn is_recording() -> bool {
 
 pub(crate) fn failed(_: Option<&NodeMeter>, _: Option<&str>, _: Outcome, _: Duration) {}
 
-pub(crate) fn pool(_: PoolState) {}
+pub(crate) fn pool(_: &str, _: PoolState) {}
 
 pub(crate) fn event(_: &'static str) {}
 

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::cluster::{Cluster, Kept, Member, Topology, degraded, lag};
+use crate::config::Routing;
 use crate::consistency::Stage;
 use crate::node::{self, Facts, Place};
 use crate::position::Position;
@@ -26,7 +27,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         cluster: topology.cluster(),
         timeline: topology.timeline(),
         takes_writes,
-        takes_reads: topology.takes_reads(),
+        takes_reads: topology.takes_reads_if(cluster.routing() == Routing::Observe),
         connections_out: cluster.tracker.out(),
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),

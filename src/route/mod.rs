@@ -52,8 +52,8 @@ pub struct Route {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct HeldBack {
-    /// A replica that had what the statement must see, when it began. `None` if none had: then the primary would have
-    /// served it, perhaps after a short wait.
+    /// A replica that had what the statement must see, when it began. `None` if none had. Then it would have waited for one,
+    /// up to [`wait`](crate::config::ConsistencyConfig::wait), before the primary served it.
     pub replica: Option<String>,
     /// Why it would have gone there.
     pub reason: RouteReason,

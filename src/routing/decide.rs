@@ -60,6 +60,12 @@ pub(crate) fn decide(verdict: Verdict, session: SessionView) -> Decision {
     match session.held_back {
         HeldBack::Nothing => decision,
         HeldBack::Unmarked if reason == RouteReason::Forced => decision,
+        // What a replica would refuse is refused in every mode.
+        HeldBack::Everything
+            if reason == RouteReason::Forced && verdict.reason != RouteReason::PlainSelect =>
+        {
+            decision
+        }
         // A setting goes where the session is.
         _ if reason == RouteReason::SessionState => Decision::Primary(reason),
         HeldBack::Unmarked | HeldBack::Everything => Decision::HeldBack(reason),
@@ -192,9 +198,11 @@ mod tests {
             let free = held(HeldBack::Nothing);
             match free {
                 Decision::Replica { reason, .. } => {
-                    prop_assert_eq!(held(HeldBack::Everything), Decision::HeldBack(reason));
                     let marked = reason == RouteReason::Forced;
                     prop_assert_eq!(held(HeldBack::Unmarked) == free, marked);
+                    // A write that asks for a replica fails there, and is not let through.
+                    let everything = if write { free } else { Decision::HeldBack(reason) };
+                    prop_assert_eq!(held(HeldBack::Everything), everything);
                 }
                 _ => {
                     // A transaction ends where it was begun.

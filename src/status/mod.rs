@@ -76,7 +76,8 @@ pub struct RoutingStatus {
     pub on_replicas: u64,
     /// Statements that the mode has kept on the primary, though a replica was ready to serve them.
     pub could_move: u64,
-    /// Other statements that the mode has kept there: no replica had what they must see at that moment.
+    /// Other statements that the mode has kept there: no replica had what they must see at that moment. With
+    /// [`Automatic`](Routing::Automatic) many of these find one within a short wait.
     pub could_not_yet: u64,
     /// What else has kept reads on the primary, the ten greatest first.
     pub kept_on_primary: Vec<KeptOnPrimary>,

@@ -258,7 +258,7 @@ async fn what_keeps_reads_on_the_primary_is_named_the_greatest_first() {
     // A pool that has loaded the catalog knows the function.
     let pool = build(builder(&database)).await;
     for (times, sql) in [
-        (5, "SELECT secret()"),
+        (5, "SELECT public.secret()"),
         (4, "SELECT count(*) FROM pg_stat_activity"),
         (3, "SELECT nextval('numbers')"),
         (2, "SELECT * FROM users FOR SHARE"),
@@ -294,10 +294,65 @@ async fn what_keeps_reads_on_the_primary_is_named_the_greatest_first() {
         shown,
         [
             (RouteReason::InTransaction, None, 6),
-            (RouteReason::VolatileFunction, Some("secret"), 5),
+            (RouteReason::VolatileFunction, Some("public.secret"), 5),
             (RouteReason::ServerState, Some("pg_stat_activity"), 4),
             (RouteReason::VolatileFunction, Some("nextval"), 3),
             (RouteReason::LockingClause, None, 2),
         ]
     );
+}
+
+// Who asks for a replica and writes gets the replica's refusal in every mode: code that passes while observing passes later.
+#[tokio::test]
+async fn what_a_replica_refuses_is_refused_in_every_mode() {
+    let pool = build(builder(&database().await)).await;
+    for mode in [Routing::default(), Routing::OptIn, Routing::Observe] {
+        pool.set_routing(mode).unwrap();
+        for sql in [
+            "UPDATE users SET visits = 1",
+            "SELECT * FROM users FOR UPDATE",
+        ] {
+            let mut conn = pool.get().await.unwrap();
+            let error = run(&mut conn.replica(), sql).await.unwrap_err();
+            assert!(error.to_string().contains("read-only"), "{mode}: {error}");
+        }
+        let mut conn = pool.get().await.unwrap();
+        let mut replica = conn.replica();
+        let writing = replica.transaction(async |conn| insert("Barbara").execute(conn).await);
+        assert!(writing.await.is_err(), "{mode}");
+    }
+}
+
+// Frozen or killed primaries: what reads there are is told as it is.
+#[tokio::test]
+async fn observing_takes_no_reads_without_its_primary_and_says_so() {
+    let local = own_cluster().await;
+    let pool = builder_for(&local, "app")
+        .routing(Routing::Observe)
+        .failover_wait(std::time::Duration::from_millis(100));
+    let pool = build(pool).await;
+    assert!(pool.status().takes_reads);
+    on(&local, |local| local.primary().kill().unwrap()).await;
+    eventually("it is told", || async { !pool.status().takes_reads }).await;
+    let mut conn = pool.get().await.unwrap();
+    assert!(run(&mut conn, "SELECT 1").await.is_err());
+    pool.set_routing(Routing::default()).unwrap();
+    assert!(pool.status().takes_reads);
+    count(&mut conn).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_held_back_is_counted_once() {
+    let pool = build(builder(&database().await).routing(Routing::Observe)).await;
+    let mut conn = pool.get().await.unwrap();
+    conn.snapshot(async |conn| {
+        count(conn).await;
+        count(conn).await;
+        Ok::<_, diesel::result::Error>(())
+    })
+    .await
+    .unwrap();
+    let routing = pool.status().routing;
+    assert_eq!(routing.could_move + routing.could_not_yet, 1);
+    assert_eq!(routing.kept_on_primary, []);
 }

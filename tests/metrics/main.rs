@@ -318,3 +318,61 @@ fn the_dashboard_and_the_alerts_use_only_what_there_is() {
     }
     serde_json::from_str::<serde_json::Value>(dashboard).unwrap();
 }
+
+// A statement that fails after its first row, and a node that has left or been promoted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_late_is_seen_too() {
+    page::recorder();
+    let local = own_cluster().await;
+    let pool = pool(&local, "late", |builder| builder).await;
+    let failed = [
+        ("db_response_status_code", "22012"),
+        ("error_type", "failed"),
+    ];
+    let count_of = || Page::read().sum("db_client_operation_duration_count", &failed, "");
+    let before = count_of();
+    let mut conn = pool.get().await.unwrap();
+    let late = sql_query(
+        "SELECT (10 / (5000 - g))::text AS name, g AS id FROM generate_series(1, 10000) g",
+    );
+    let rows: Result<Vec<Row>, _> = late.load(&mut conn).await;
+    assert!(rows.is_err());
+    assert_eq!(count_of() - before, 1.0);
+    drop(conn);
+    let up = |name: &str| Page::read().value("diesel_replicated_node_up", &[("node", name)]);
+    eventually("it is up", || async { up("late-replica-2") == Some(1.0) }).await;
+    pool.remove_replica("late-replica-2").await.unwrap();
+    assert!(up("late-replica-2").unwrap().is_nan());
+    let lag =
+        |name: &str| Page::read().value("diesel_replicated_replica_lag_bytes", &[("node", name)]);
+    on(&local, |local| {
+        local.replicas()[0].pause_replay().unwrap();
+        local
+            .primary()
+            .sql(
+                "app",
+                "CREATE TABLE much AS SELECT generate_series(1, 10000)",
+            )
+            .unwrap();
+    })
+    .await;
+    eventually("it is behind", || async {
+        lag("late-replica-1").is_some_and(|lag| lag > 0.0)
+    })
+    .await;
+    on(&local, |local| {
+        local.primary().kill().unwrap();
+        local.replicas()[0].promote().unwrap();
+    })
+    .await;
+    eventually("it is behind nobody", || async {
+        lag("late-replica-1") == Some(0.0)
+    })
+    .await;
+}
+
+#[derive(diesel::QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    name: String,
+}

@@ -73,6 +73,14 @@ impl Page {
         self.all().filter(fits).map(|series| series.value).sum()
     }
 
+    /// The value of the one series of this name with these labels.
+    pub fn value(&self, name: &str, wanted: &[(&str, &str)]) -> Option<f64> {
+        let fits = |series: &Series<'_>| {
+            series.name == name && wanted.iter().all(|label| series.labels.contains(label))
+        };
+        self.all().find(fits).map(|series| series.value)
+    }
+
     /// All values of a label.
     pub fn values(&self, label: &str) -> BTreeSet<String> {
         let labels = self.all().flat_map(|series| series.labels);

@@ -91,6 +91,8 @@ impl Manager {
         self.records.forget(node);
         self.watched
             .retain(|watched| !Arc::ptr_eq(&watched.node, node));
+        // A node of the same name may have come in its place; that is told with the next round.
+        node.meter.is_gone();
         // The caller may not wait for it.
         let retiring = Arc::clone(node);
         node.runtime.spawn(async move { retiring.retire().await });

@@ -4,6 +4,7 @@ mod membership;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -76,6 +77,7 @@ pub(super) struct Parts {
     pub(super) write_log: Arc<WriteLog>,
     pub(super) config: Arc<Config>,
     pub(super) event_bus: EventBus,
+    pub(super) observes: Arc<AtomicBool>,
     /// What is known of promotions by this process.
     pub(super) promotion: Arc<Mutex<PromotionStatus>>,
     #[cfg(feature = "promotion")]
@@ -149,7 +151,7 @@ impl Manager {
             records: Records::default(),
             marks: parts.marks,
             degraded: Vec::new(),
-            gauges: Gauges::default(),
+            gauges: Gauges::new(parts.observes),
             late: Late::Waiting,
         }
     }
