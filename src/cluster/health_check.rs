@@ -13,8 +13,10 @@ use crate::deadline;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::node::{Node, Probe};
 
-/// The delay after the first failure, and the longest delay.
+/// The delay after the first failure.
 const FIRST: Duration = Duration::from_millis(100);
+
+/// The longest delay if the server is there and refuses us. Each attempt is a line in its log, and may lock the user out.
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// After this time without a failure, earlier failures are forgotten.
@@ -72,6 +74,8 @@ pub(super) struct Record {
     pub(super) reached: Option<std::time::Instant>,
     /// It does not answer on open connections.
     pub(super) silent: bool,
+    /// Its server was there, and refused the last attempt.
+    pub(super) refuses: bool,
 }
 
 impl Records {
@@ -89,6 +93,7 @@ impl Records {
                 checking: false,
                 reached: None,
                 silent: false,
+                refuses: false,
             });
         }
         &mut self.0[place]
@@ -101,18 +106,44 @@ impl Records {
 }
 
 impl Record {
-    /// Counts a failure. Returns how long to wait before the next check.
-    pub(super) fn fails(&mut self) -> Duration {
+    /// Counts a failure. Returns how long to wait before the next check: a server that is away is looked for about as
+    /// often as one that is there, so that it serves soon after it has come back.
+    pub(super) fn fails(&mut self, interval: Duration) -> Duration {
         if self.last_failure.elapsed() > FORGIVEN_AFTER {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
         self.last_failure = Instant::now();
-        deadline::backoff(FIRST, LONGEST, self.failures, rand::random())
+        delay(self.failures, self.refuses, interval, rand::random())
     }
 
     /// Whether a failure from then says nothing, because the node was reached since.
     pub(super) fn is_past(&self, tried: std::time::Instant) -> bool {
         self.reached.is_some_and(|reached| tried < reached)
+    }
+}
+
+fn delay(failures: u32, refuses: bool, interval: Duration, random: f64) -> Duration {
+    let longest = if refuses { LONGEST } else { interval };
+    deadline::backoff(FIRST, longest.max(FIRST), failures, random)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Patroni's restarts and reinitialised replicas: they came back into service up to 15 s late.
+    #[test]
+    fn a_server_that_is_away_is_looked_for_once_in_an_interval() {
+        let interval = Duration::from_secs(1);
+        let away = |failures| delay(failures, false, interval, 0.5);
+        assert_eq!(
+            [away(1), away(2), away(3)].map(|it| it.as_millis()),
+            [100, 200, 400]
+        );
+        assert_eq!((away(5), away(1000)), (interval, interval));
+        assert_eq!(delay(1000, false, interval, 1.0), interval.mul_f64(1.5));
+        assert_eq!(delay(1000, true, interval, 0.5), LONGEST);
+        assert_eq!(delay(1000, false, Duration::ZERO, 0.5), FIRST);
     }
 }

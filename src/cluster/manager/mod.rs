@@ -407,6 +407,7 @@ impl Manager {
         if self.records.of(node).is_past(since) {
             return;
         }
+        self.records.of(node).refuses = !error.is_outage();
         if !self.hindered(node, error) {
             self.failed(node, error.to_string());
         }
@@ -429,7 +430,7 @@ impl Manager {
         }
         self.hear(node, Signal::Hindered(cause));
         if !self.records.of(node).checking {
-            let pause = self.records.of(node).fails();
+            let pause = self.records.of(node).fails(self.config.health.interval);
             self.check(node, pause);
         }
         true
@@ -448,7 +449,7 @@ impl Manager {
             self.hear(node, Signal::Failed(cause));
             return;
         }
-        let pause = self.records.of(node).fails();
+        let pause = self.records.of(node).fails(self.config.health.interval);
         let silent = std::mem::take(&mut self.records.of(node).silent);
         let name = &node.name;
         let retry_in = until_tried(pause, &self.publish.borrow()).as_secs_f64();
@@ -505,6 +506,8 @@ impl Manager {
             return;
         }
         self.records.of(node).checking = false;
+        let refuses = |error: &ConnectError| !error.is_outage();
+        self.records.of(node).refuses = answer.as_ref().err().is_some_and(refuses);
         match answer {
             Ok(probe) => {
                 self.records.of(node).reached = Some(began);
