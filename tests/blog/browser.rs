@@ -168,6 +168,24 @@ impl Drop for Browser {
     }
 }
 
+fn switch_the_routing(browser: &mut Browser) {
+    let press = |label: &str| {
+        format!(
+            "[...document.querySelectorAll('#routing-buttons button')]
+                .find(button => button.textContent === '{label}').click()"
+        )
+    };
+    let mode = "document.getElementById('routing-text').textContent.split('.')[0]";
+    browser.wait_for(mode, "Routing: automatic");
+    browser.evaluate(&press("Observe"));
+    browser.wait_for(mode, "Routing: observe");
+    let pressed = "document.querySelector('#routing-buttons [aria-pressed=true]').textContent";
+    browser.wait_for(pressed, "Observe");
+    browser.fits(390);
+    browser.evaluate(&press("All"));
+    browser.wait_for(mode, "Routing: automatic");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_live_page_shows_what_happens() {
     let Some(browser) = tokio::task::spawn_blocking(Browser::start).await.unwrap() else {
@@ -195,6 +213,8 @@ async fn the_live_page_shows_what_happens() {
         );
         browser.press("replica-2", "Resume replay");
         browser.wait_for(NODES, before);
+
+        switch_the_routing(&mut browser);
 
         browser.press("primary", "Kill");
         let banner = "document.getElementById('banner').textContent";

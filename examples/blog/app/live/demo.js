@@ -74,6 +74,44 @@ export function buttons(name) {
   return { root, show };
 }
 
+/** The modes of the routing, as the pool reads them, and what they do. */
+const MODES = [
+  ["observe", "Observe"],
+  ["opt_in", "Opt in"],
+  ["automatic:0.25", "25 %"],
+  ["automatic", "All"],
+];
+
+/** The switch of the routing, and what it has moved and held back. */
+export class Routing {
+  constructor(buttons, text) {
+    Object.assign(this, { buttons, text });
+    this.all = MODES.map(([mode, label]) => {
+      const button = make("button", "quiet", label);
+      button.type = "button";
+      button.addEventListener("click", () =>
+        tell(`/status/routing/${encodeURIComponent(mode)}`, `Routing: ${label}`),
+      );
+      buttons.append(button);
+      return [mode, button];
+    });
+  }
+
+  show(routing, demo) {
+    this.buttons.hidden = !demo;
+    for (const [mode, button] of this.all) {
+      button.setAttribute("aria-pressed", String(mode === routing.mode));
+    }
+    const { on_replicas: moved, could_move: could, could_not_yet: not } = routing;
+    const kept = routing.kept_on_primary.slice(0, 3).map(
+      ({ reason, name, statements }) => `${name || reason} (${statements})`,
+    );
+    const held = could + not > 0 ? ` Held back: ${could} that could move, ${not} that could not yet.` : "";
+    const why = kept.length > 0 ? ` Kept on the primary by ${kept.join(", ")}.` : "";
+    say(this.text, `Routing: ${routing.mode}. On replicas: ${moved}.${held}${why}`);
+  }
+}
+
 /** The switch of the traffic. */
 export class Traffic {
   #running = false;

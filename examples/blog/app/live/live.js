@@ -1,6 +1,6 @@
 // The page: takes what the server sends, and shows it.
 
-import { Traffic } from "./demo.js";
+import { Routing, Traffic } from "./demo.js";
 import { History, Speed, chart } from "./lines.js";
 import { Nodes } from "./nodes.js";
 import { clock, known, make, rate, say, told } from "./words.js";
@@ -10,6 +10,7 @@ const LOGGED = 100;
 const at = (id) => document.getElementById(id);
 const nodes = new Nodes(at("tree"), at("apart"), at("loose"));
 const traffic = new Traffic(at("traffic"), at("traffic-button"), at("traffic-text"));
+const routing = new Routing(at("routing-buttons"), at("routing-text"));
 
 /** Who is a node, or was one when it served something. */
 function namesOf(pool, served) {
@@ -162,6 +163,7 @@ function show({ pool, served, demo }) {
   showServed(pool, served);
   showBanner(pool);
   traffic.show(demo);
+  routing.show(pool.routing, demo);
 }
 
 /** What has happened before this page listened, as far as the nodes still tell it. */
