@@ -28,7 +28,11 @@ impl ReplicatedConnection {
             (NodeKind::Primary, None) if self.is_in_held_back_transaction() => {}
             (NodeKind::Primary, None) if keeps_a_read(went, execution.verdict) => {
                 let verdict = execution.verdict;
-                let cause = verdict.cause.filter(|_| verdict.reason == went.reason);
+                let cause = match went.reason {
+                    reason if reason == verdict.reason => verdict.cause,
+                    RouteReason::SessionState => self.session().pinned_by,
+                    _ => None,
+                };
                 tally.kept((went.reason, cause));
             }
             (NodeKind::Primary, None) => {}

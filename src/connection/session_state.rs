@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::replication::Wanted;
 use super::session_settings::{Ending, SessionSettings, Setting};
-use crate::classify::{TransactionControl, Verdict};
+use crate::classify::{Cause, TransactionControl, Verdict};
 use crate::config::Consistency;
 use crate::consistency::SessionHistory;
 use crate::node::{Busy, Lease, Node};
@@ -32,6 +32,8 @@ pub(super) struct SessionState {
     /// Whether the next BEGIN may go to a replica if it is read only. If not set, the pool decides.
     pub(super) begins_on_replicas: Option<bool>,
     pub(super) pinned: bool,
+    /// What has pinned it, by name.
+    pub(super) pinned_by: Option<Cause>,
     /// The node whose connection the session was pinned to, and why that connection is gone.
     pub(super) lost: Option<(String, String)>,
     /// The settings that it has made and that any connection can make.
@@ -96,7 +98,10 @@ impl SessionState {
             },
         );
         if let Decision::Primary(_) | Decision::HeldBack(_) = decision {
-            self.pinned |= verdict.leaves.pins();
+            if verdict.leaves.pins() {
+                self.pinned = true;
+                self.pinned_by = verdict.cause.or(self.pinned_by);
+            }
         }
         if !keeps_names {
             // A changed `search_path` changes what a type's name means.

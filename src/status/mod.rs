@@ -90,7 +90,8 @@ pub struct RoutingStatus {
 pub struct KeptOnPrimary {
     /// Why.
     pub reason: RouteReason,
-    /// The function, the view, the operator or the setting that is the reason, where it is one.
+    /// The function, the view, the operator or the setting that is the reason, where it is one; of what a session has left,
+    /// the command that has left it, such as `listen`.
     pub name: Option<String>,
     /// How many statements.
     pub statements: u64,

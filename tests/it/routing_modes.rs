@@ -269,6 +269,12 @@ async fn what_keeps_reads_on_the_primary_is_named_the_greatest_first() {
         }
     }
     let mut conn = pool.get().await.unwrap();
+    // What has left something keeps the reads after it.
+    let mut listening = pool.get().await.unwrap();
+    run(&mut listening, "LISTEN news").await.unwrap();
+    for _ in 0..7 {
+        count(&mut listening).await;
+    }
     conn.transaction(async |conn| {
         for _ in 0..6 {
             count(conn).await;
@@ -293,6 +299,7 @@ async fn what_keeps_reads_on_the_primary_is_named_the_greatest_first() {
     assert_eq!(
         shown,
         [
+            (RouteReason::SessionState, Some("listen"), 8),
             (RouteReason::InTransaction, None, 6),
             (RouteReason::VolatileFunction, Some("public.secret"), 5),
             (RouteReason::ServerState, Some("pg_stat_activity"), 4),
