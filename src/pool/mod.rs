@@ -315,7 +315,8 @@ impl ReplicatedPool {
     ///
     /// A statement that writes, and a BEGIN that may, waits as over a failover, up to
     /// [`failover_wait`](Config::failover_wait), and then fails with [`Error::WritesPaused`]: nothing ran. A second call
-    /// sets the limit anew.
+    /// sets the limit anew. What ran is at its end when [`NodeStatus::in_flight`](crate::status::NodeStatus::in_flight) of
+    /// the primary is 0.
     ///
     /// # Errors
     ///

@@ -233,6 +233,32 @@ async fn a_node_that_moves_keeps_its_name_and_its_history() {
     serves(&pool, "replica-1").await;
 }
 
+// scylladb/python-driver 254, morphium 233: all nodes get other addresses at once, under other names. No statement fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_nodes_get_other_names_and_addresses_at_once() {
+    let local = own_cluster().await;
+    let [primary, one] = ["primary", "replica-1"].map(|name| line(&local, name));
+    let list = List::new(&format!("{primary}{one}"));
+    let pool = pool(File::new(list.path())).await.unwrap();
+    serves(&pool, "replica-1").await;
+    let (stop, load) = load(&pool);
+    let ports = [local.primary().port(), local.replicas()[0].port()];
+    let (to_primary, _) = balancer(&ports[..1]).await;
+    let (to_one, _) = balancer(&ports[1..]).await;
+    let new = |name: &str, port: u16| format!("{name} postgres://postgres@127.0.0.1:{port}/app\n");
+    list.write(&format!("{}{}", new("a", to_primary), new("b", to_one)));
+    has(&pool, &["a", "b"]).await;
+    serves(&pool, "b").await;
+    eventually("the new name of the primary takes writes", async || {
+        pool.status().primary.as_deref() == Some("a") && pool.status().takes_writes
+    })
+    .await;
+    stop.cancel();
+    for task in load {
+        task.await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pool_begins_with_the_list_or_with_what_it_was_given() {
     let local = own_cluster().await;

@@ -29,12 +29,15 @@ impl Manager {
     pub(super) fn remove(&mut self, name: &str) -> Result<Arc<Node>, Error> {
         let topology = Arc::clone(&self.publish.borrow());
         let member = find(&topology, name)?;
-        if member.kind() == Some(NodeKind::Primary) {
+        let node = Arc::clone(&member.node);
+        // Under another name its server stays.
+        let is_twin = |other: &Member| other.twin.as_ref().is_some_and(|it| Arc::ptr_eq(it, &node));
+        let stays = topology.members.iter().any(is_twin);
+        if member.kind() == Some(NodeKind::Primary) && !stays {
             return Err(Error::IsPrimary {
                 name: name.to_owned(),
             });
         }
-        let node = Arc::clone(&member.node);
         self.publish(|topology| {
             topology.changed(|members| members.retain(|other| !Arc::ptr_eq(&other.node, &node)))
         });
