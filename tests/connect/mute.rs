@@ -62,6 +62,20 @@ async fn pool_of(local: &LocalCluster, change: impl FnOnce(Builder) -> Builder) 
     change(builder).build().await.unwrap()
 }
 
+/// A pool over the primary, `rw`, and a name over several servers, `ro`.
+async fn endpoint(
+    local: &LocalCluster,
+    port: u16,
+    change: impl FnOnce(Builder) -> Builder,
+) -> ReplicatedPool {
+    let builder = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
+        .replica(NodeConfig::new(at(port)).name("ro"))
+        .health(quick())
+        .max_size(20);
+    change(builder).build().await.unwrap()
+}
+
 /// Waits until the pool knows that its replicas do not tell.
 async fn are_known_to_refuse(pool: &ReplicatedPool) {
     eventually("replicas are known not to tell", async || {
@@ -198,15 +212,10 @@ async fn a_reader_endpoint_over_servers_that_refuse_serves_by_assumption() {
     let ports = [0, 1].map(|n| local.replicas()[n].port());
     let (port, _to) = balancer(&ports).await;
     let assumed = ConsistencyConfig::default().write_scope(WriteScope::Session);
-    let pool = ReplicatedPool::builder()
-        .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
-        .replica(NodeConfig::new(at(port)).name("ro"))
-        .health(quick())
-        .consistency(assumed.assumed_lag(Duration::from_millis(100)))
-        .max_size(20)
-        .build()
-        .await
-        .unwrap();
+    let pool = endpoint(&local, port, |builder| {
+        builder.consistency(assumed.assumed_lag(Duration::from_millis(100)))
+    })
+    .await;
     is_found_to_lead_to_several(&pool).await;
     let mut writer = pool.get().await.unwrap();
     let rows = count(&mut writer.primary()).await;
@@ -228,15 +237,10 @@ async fn behind_a_reader_endpoint_a_server_that_tells_is_asked() {
     let local = refusing_where(&OF_READERS, BUT_ONE).await;
     let ports = [0, 1].map(|n| local.replicas()[n].port());
     let (port, to) = balancer(&ports[..1]).await;
-    let pool = ReplicatedPool::builder()
-        .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
-        .replica(NodeConfig::new(at(port)).name("ro"))
-        .health(quick())
-        .consistency(ConsistencyConfig::default().assumed_lag(LAG))
-        .max_size(20)
-        .build()
-        .await
-        .unwrap();
+    let pool = endpoint(&local, port, |builder| {
+        builder.consistency(ConsistencyConfig::default().assumed_lag(LAG))
+    })
+    .await;
     // The one that is asked by the monitor does not tell.
     *to.lock().unwrap() = ports.to_vec();
     is_found_to_lead_to_several(&pool).await;
@@ -383,16 +387,12 @@ async fn another_source_of_positions_is_asked_over_each_connection_to_a_reader_e
     let local = refusing(&BOTH).await;
     let ports = [0, 1].map(|n| local.replicas()[n].port());
     let (port, _to) = balancer(&ports).await;
-    let pool = ReplicatedPool::builder()
-        .primary(NodeConfig::new(local.primary().url("app")).name("rw"))
-        .replica(NodeConfig::new(at(port)).name("ro"))
-        .health(quick())
-        .consistency(ConsistencyConfig::default().wait(Duration::from_millis(50)))
-        .position_source(Elsewhere)
-        .max_size(20)
-        .build()
-        .await
-        .unwrap();
+    let pool = endpoint(&local, port, |builder| {
+        builder
+            .consistency(ConsistencyConfig::default().wait(Duration::from_millis(50)))
+            .position_source(Elsewhere)
+    })
+    .await;
     is_found_to_lead_to_several(&pool).await;
     pause(&local, 1).await;
     let mut writer = pool.get().await.unwrap();
