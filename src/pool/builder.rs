@@ -9,7 +9,7 @@ use diesel_async::AsyncPgConnection;
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use super::following::{Nodes, first, follow};
+use super::following::{Nodes, follow, list};
 use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
 use crate::config::{
@@ -281,7 +281,7 @@ impl Builder {
 
     /// Adds the nodes that a source lists. Without a list the nodes that were given must do.
     async fn discover(&mut self, source: &Arc<dyn Discovery>) -> Result<Nodes, Error> {
-        match first(&**source, &self.config.pool).await {
+        match list(&**source, &self.config.pool).await {
             Ok(nodes) => {
                 for node in nodes.values() {
                     let node = node.clone().role(DeclaredRole::Unknown);

@@ -1,16 +1,19 @@
 //! Follows a list of nodes that changes: nodes join, leave and are replaced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use futures_util::FutureExt;
 
 use crate::cluster::Cluster;
 use crate::config::{NodeConfig, PoolConfig, check_node, check_replica};
 use crate::discovery::{Discovery, MOST};
 use crate::error::Error;
 
-/// How long a source may take when the pool is built.
-const FIRST: Duration = Duration::from_secs(10);
+/// How long a source may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How soon what could not be done is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -18,11 +21,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Nodes by their names.
 pub(super) type Nodes = BTreeMap<String, NodeConfig>;
 
-/// The first list, if the source has one in time.
-pub(super) async fn first(source: &dyn Discovery, pool: &PoolConfig) -> Result<Nodes, String> {
-    match tokio::time::timeout(FIRST, source.nodes()).await {
-        Ok(list) => checked(list, pool),
-        Err(_) => Err(format!("no answer within {FIRST:?}")),
+/// The list of the source, if it has one in time that may be meant.
+pub(super) async fn list(source: &dyn Discovery, pool: &PoolConfig) -> Result<Nodes, String> {
+    // It is the application's code.
+    let asking = AssertUnwindSafe(source.nodes()).catch_unwind();
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(Ok(list)) => checked(list, pool),
+        Ok(Err(_)) => Err("the source panicked".to_owned()),
+        Err(_) => Err(format!("the source does not answer within {PATIENCE:?}")),
     }
 }
 
@@ -71,9 +77,17 @@ struct Following {
 impl Following {
     async fn run(mut self) {
         let mut wanted = self.known.clone();
+        let mut refused = None;
         loop {
-            let done = self.apply(&wanted).await;
-            let Some(done) = done else { return };
+            let Some(undone) = self.apply(&wanted).await else {
+                return;
+            };
+            let done = undone.is_empty();
+            if let Some(cluster) = self.cluster.upgrade() {
+                let causes = undone.into_iter().chain(refused.take());
+                let causes: Vec<String> = causes.collect();
+                cluster.note_discovery((!causes.is_empty()).then(|| causes.join("; ")));
+            }
             let again = async {
                 if done {
                     std::future::pending::<()>().await;
@@ -81,29 +95,37 @@ impl Following {
                 tokio::time::sleep(AGAIN).await;
             };
             tokio::select! {
-                () = self.source.changed() => {}
+                () = self.changed() => {}
                 () = again => continue,
             }
-            let Some(cluster) = self.cluster.upgrade() else {
+            let Some(config) = self
+                .cluster
+                .upgrade()
+                .map(|cluster| Arc::clone(&cluster.config))
+            else {
                 return;
             };
-            match checked(self.source.nodes().await, &cluster.config.pool) {
-                Ok(nodes) => {
-                    cluster.note_discovery(None);
-                    wanted = nodes;
-                }
-                Err(cause) => cluster.note_discovery(Some(cause)),
+            match list(&*self.source, &config.pool).await {
+                Ok(nodes) => wanted = nodes,
+                Err(cause) => refused = Some(cause),
             }
         }
     }
 
-    /// Makes the pool's nodes those that are wanted. Returns whether all was done; `None` if the pool is closed.
-    async fn apply(&mut self, wanted: &Nodes) -> Option<bool> {
+    async fn changed(&self) {
+        let waiting = AssertUnwindSafe(self.source.changed()).catch_unwind();
+        if waiting.await.is_err() {
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Makes the pool's nodes those that are wanted. Returns why some are not yet; `None` if the pool is closed.
+    async fn apply(&mut self, wanted: &Nodes) -> Option<Vec<String>> {
         let cluster = self.cluster.upgrade()?;
         if cluster.is_over() {
             return None;
         }
-        let mut done = true;
+        let mut undone = Vec::new();
         for (name, node) in wanted {
             let change = match self.known.get(name) {
                 Some(known) if known == node => continue,
@@ -114,31 +136,20 @@ impl Following {
                 Ok(()) => {
                     self.known.insert(name.clone(), node.clone());
                 }
-                Err(error) => {
-                    done = false;
-                    cluster.note_discovery(Some(format!("node `{name}`: {error}")));
-                }
+                Err(error) => undone.push(format!("node `{name}`: {error}")),
             }
         }
-        let gone: BTreeSet<String> = self
-            .known
-            .keys()
-            .filter(|name| !wanted.contains_key(*name))
-            .cloned()
-            .collect();
-        for name in gone {
+        let gone = self.known.keys().filter(|name| !wanted.contains_key(*name));
+        for name in gone.cloned().collect::<Vec<String>>() {
             match leave(&cluster, &name).await {
                 Ok(()) | Err(Error::UnknownNode { .. }) => {
                     self.known.remove(&name);
                 }
                 // It leaves when another is the primary.
-                Err(error) => {
-                    done = false;
-                    cluster.note_discovery(Some(format!("node `{name}` cannot leave: {error}")));
-                }
+                Err(error) => undone.push(format!("node `{name}` cannot leave: {error}")),
             }
         }
-        Some(done)
+        Some(undone)
     }
 }
 

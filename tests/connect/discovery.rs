@@ -14,7 +14,7 @@ use diesel_replicated::config::HealthConfig;
 use diesel_replicated::discovery::{Discovery, DiscoveryError, Dns, File, from_fn};
 use diesel_replicated::status::{Degradation, NodeHealth};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Error, NodeConfig, ReplicatedPool};
+use diesel_replicated::{Consistency, Error, NodeConfig, ReplicatedPool};
 
 use crate::balancer::balancer;
 use crate::support::{count, eventually, insert, on, own_cluster, users};
@@ -80,6 +80,8 @@ async fn has(pool: &ReplicatedPool, expected: &[&str]) {
 async fn serves(pool: &ReplicatedPool, name: &str) {
     eventually(&format!("{name} serves"), async || {
         let mut conn = pool.get().await.unwrap();
+        // Whatever is being written meanwhile.
+        conn.set_consistency(Consistency::Eventual);
         count(&mut conn).await;
         conn.last_route().unwrap().node == name
     })
@@ -257,6 +259,33 @@ async fn all_nodes_get_other_names_and_addresses_at_once() {
     for task in load {
         task.await.unwrap();
     }
+}
+
+// The application's code panics, and then works again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_panics_changes_nothing() {
+    let local = own_cluster().await;
+    let urls = ["primary", "replica-1"].map(|name| (name, local.node(name).unwrap().url("app")));
+    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let source = from_fn(Duration::from_millis(300), move || {
+        let number = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let urls = urls.clone();
+        async move {
+            assert!(number % 8 < 4, "out of order");
+            let nodes = urls
+                .into_iter()
+                .map(|(name, url)| NodeConfig::new(url).name(name));
+            Ok(nodes.collect())
+        }
+    });
+    let pool = pool(source).await.unwrap();
+    eventually("it is told", async || {
+        cause(&pool).is_some_and(|cause| cause.contains("panicked"))
+    })
+    .await;
+    has(&pool, &["primary", "replica-1"]).await;
+    eventually("it is over", async || cause(&pool).is_none()).await;
+    serves(&pool, "replica-1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
