@@ -185,9 +185,7 @@ fn cause(tokens: Tokens<'_>, reason: RouteReason, found: Findings) -> Option<Str
         TokenKind::Operator => Some(tokens.raw(at).to_owned()),
         _ => {
             let name = tokens.name(at)?;
-            let schema = at
-                .checked_sub(2)
-                .filter(|_| at > 1 && tokens.is(at - 1, "."));
+            let schema = at.checked_sub(2).filter(|_| tokens.is(at - 1, "."));
             match schema.and_then(|at| tokens.name(at)) {
                 Some(schema) => Some(format!("{schema}.{name}")),
                 None => Some(name.into_owned()),

@@ -407,10 +407,8 @@ impl Cluster {
                 return Err(error.into());
             }
         };
-        let gone = self
-            .ask(|done| Command::Replace { node, probe, done })
-            .await?;
-        Ok(gone)
+        self.ask(|done| Command::Replace { node, probe, done })
+            .await
     }
 
     /// Takes a replica out of the pool. Waits until its statements and transactions have ended.

@@ -75,9 +75,7 @@ impl Served {
             ..Self::by_primary(lease, reason)
         }
     }
-}
 
-impl Served {
     pub(super) fn went(&self) -> Went {
         let held_back = self.held_back.as_ref();
         Went {

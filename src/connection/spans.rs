@@ -11,7 +11,7 @@ use tracing::field::{Empty, display};
 use tracing::{Level, Span, debug_span, enabled};
 
 use super::execution::Execution;
-use crate::error::{ErrorExt, Outcome, SqlState};
+use crate::error::{ErrorExt, SqlState};
 use crate::node::Node;
 
 /// The target of the spans.
@@ -112,12 +112,7 @@ pub(super) fn went(span: &Span, execution: &Execution, node: Option<&Node>) {
 /// Notes in the span of a statement that it has failed.
 pub(super) fn failed(span: &Span, error: &diesel::result::Error) {
     span.record("otel.status_code", "ERROR");
-    let outcome = match error.outcome() {
-        Outcome::NotRun => "not_run",
-        Outcome::Failed => "failed",
-        Outcome::Unknown => "unknown",
-    };
-    span.record("error.type", outcome);
+    span.record("error.type", error.outcome().as_str());
 }
 
 /// Notes how long a read has waited for a replica to show what it must see, in seconds.

@@ -39,7 +39,7 @@ fn recorder() -> Option<RecorderId> {
 }
 
 pub(crate) fn is_recording() -> bool {
-    with_recorder(|recorder| size_of_val(recorder) > 0)
+    recorder().is_some()
 }
 
 /// What one node's statements and connections are measured by.
@@ -95,13 +95,9 @@ impl NodeMeter {
     }
 
     fn statements(&self, route: Route) -> Counter {
-        let kind = match route.kind {
-            NodeKind::Primary => "primary",
-            NodeKind::Replica => "replica",
-        };
         let labels = vec![
             self.node(),
-            Label::new("kind", kind),
+            Label::new("kind", route.kind.as_str()),
             Label::new("reason", route.reason.as_str()),
         ];
         counter(names::STATEMENTS, labels)
@@ -132,70 +128,50 @@ impl NodeMeter {
 
     pub(crate) fn waited_for_position(&self, route: Route, time: Duration) {
         if is_recording() {
-            let kind = Label::new("kind", route.kind.to_string());
+            let kind = Label::new("kind", route.kind.as_str());
             histogram(names::POSITION_WAIT, vec![kind]).record(time);
         }
     }
 
     /// How the node is now.
     pub(crate) fn is(&self, state: NodeState) {
-        if !is_recording() {
-            return;
-        }
-        let set = |name, value| gauge(name, vec![self.node()]).set(value);
-        set(names::NODE_UP, f64::from(u8::from(state.up)));
-        for (what, serves) in [
-            ("reads", state.serves_reads),
-            ("writes", state.serves_writes),
-        ] {
-            let labels = vec![self.node(), Label::new("what", what)];
-            gauge(names::NODE_SERVES, labels).set(f64::from(u8::from(serves)));
-        }
-        let (lag, lag_bytes) = match state.is_replica {
-            true => (
-                state.lag.map_or(f64::NAN, |lag| lag.as_secs_f64()),
-                state.lag_bytes.map_or(f64::NAN, of_u64),
-            ),
-            // A replica that was promoted is behind nobody.
-            false => (0.0, 0.0),
-        };
-        set(names::LAG, lag);
-        set(names::LAG_BYTES, lag_bytes);
-        set(names::FALLBACK, of_usize(state.fallback));
-        set(names::FALLBACK_LIMIT, of_usize(state.fallback_limit));
-        for (what, count) in [
-            ("idle", state.idle),
-            ("used", state.connections.saturating_sub(state.idle)),
-        ] {
-            let labels = vec![self.pool(), Label::new("db.client.connection.state", what)];
-            gauge(names::CONNECTION_COUNT, labels).set(f64::from(count));
-        }
-        gauge(names::CONNECTION_MAX, vec![self.pool()]).set(f64::from(state.max_size));
+        self.tell(Some(state));
     }
 
     /// The node has left the pool. A recorder forgets nothing, so its gauges are no numbers from now on.
     pub(crate) fn is_gone(&self) {
+        self.tell(None);
+    }
+
+    fn tell(&self, state: Option<NodeState>) {
         if !is_recording() {
             return;
         }
-        for name in [
-            names::NODE_UP,
-            names::LAG,
-            names::LAG_BYTES,
-            names::FALLBACK,
-            names::FALLBACK_LIMIT,
-        ] {
-            gauge(name, vec![self.node()]).set(f64::NAN);
-        }
-        for what in ["reads", "writes"] {
+        let value = |of: fn(NodeState) -> f64| state.map_or(f64::NAN, of);
+        let set = |name, of| gauge(name, vec![self.node()]).set(value(of));
+        set(names::NODE_UP, |state| of_bool(state.up));
+        set(names::LAG, NodeState::lag_seconds);
+        set(names::LAG_BYTES, NodeState::lag_in_bytes);
+        set(names::FALLBACK, |state| of_usize(state.fallback));
+        set(names::FALLBACK_LIMIT, |state| {
+            of_usize(state.fallback_limit)
+        });
+        let serves = |what, of| {
             let labels = vec![self.node(), Label::new("what", what)];
-            gauge(names::NODE_SERVES, labels).set(f64::NAN);
-        }
-        for what in ["idle", "used"] {
+            gauge(names::NODE_SERVES, labels).set(value(of));
+        };
+        serves("reads", |state| of_bool(state.serves_reads));
+        serves("writes", |state| of_bool(state.serves_writes));
+        let count = |what, of| {
             let labels = vec![self.pool(), Label::new("db.client.connection.state", what)];
-            gauge(names::CONNECTION_COUNT, labels).set(f64::NAN);
-        }
-        gauge(names::CONNECTION_MAX, vec![self.pool()]).set(f64::NAN);
+            gauge(names::CONNECTION_COUNT, labels).set(value(of));
+        };
+        count("idle", |state| f64::from(state.idle));
+        count("used", |state| {
+            f64::from(state.connections.saturating_sub(state.idle))
+        });
+        let max_size = value(|state| f64::from(state.max_size));
+        gauge(names::CONNECTION_MAX, vec![self.pool()]).set(max_size);
     }
 
     fn node(&self) -> Label {
@@ -241,6 +217,24 @@ impl NodeMeter {
     }
 }
 
+impl NodeState {
+    fn lag_seconds(self) -> f64 {
+        self.lag_or_none(|state| state.lag.map(|lag| lag.as_secs_f64()))
+    }
+
+    fn lag_in_bytes(self) -> f64 {
+        self.lag_or_none(|state| state.lag_bytes.map(of_u64))
+    }
+
+    /// A replica that was promoted is behind nobody.
+    fn lag_or_none(self, lag: impl FnOnce(Self) -> Option<f64>) -> f64 {
+        match self.is_replica {
+            true => lag(self).unwrap_or(f64::NAN),
+            false => 0.0,
+        }
+    }
+}
+
 /// A statement that waits for a connection.
 #[derive(Debug)]
 pub(crate) struct Pending(Gauge);
@@ -265,12 +259,7 @@ pub(crate) fn failed(
     if let Some(code) = sqlstate {
         labels.push(Label::new("db.response.status_code", bounded(code)));
     }
-    let outcome = match outcome {
-        Outcome::NotRun => "not_run",
-        Outcome::Failed => "failed",
-        Outcome::Unknown => "unknown",
-    };
-    labels.push(Label::new("error.type", outcome));
+    labels.push(Label::new("error.type", outcome.as_str()));
     histogram(names::OPERATION_DURATION, labels).record(took);
 }
 
@@ -295,7 +284,7 @@ pub(crate) fn pool(name: &str, state: PoolState) {
     let pool = || Label::new("pool", name.to_owned());
     for (what, takes) in [("reads", state.takes_reads), ("writes", state.takes_writes)] {
         let what = Label::new("what", what);
-        gauge(names::TAKES, vec![pool(), what]).set(f64::from(u8::from(takes)));
+        gauge(names::TAKES, vec![pool(), what]).set(of_bool(takes));
     }
     gauge(names::LEARNED, vec![pool()]).set(of_usize(state.learned));
     gauge(names::DEGRADATIONS, vec![pool()]).set(of_usize(state.degradations));
@@ -362,6 +351,10 @@ fn describe() {
             }
         }
     });
+}
+
+fn of_bool(value: bool) -> f64 {
+    f64::from(u8::from(value))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]

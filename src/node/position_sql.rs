@@ -4,19 +4,17 @@ use std::sync::Arc;
 
 use crate::position::PositionSource;
 
-/// The cluster, the timeline and the position of a server. A standby's timeline is at least that of its last
-/// restartpoint, and that on which it receives, if this role may see that.
-const PLACE: &str = "(SELECT system_identifier FROM pg_catalog.pg_control_system()) AS cluster, \
-     CASE WHEN pg_catalog.pg_is_in_recovery() THEN GREATEST(\
+/// The timeline of a server, from PostgreSQL. A standby's is at least that of its last restartpoint, and that on which
+/// it receives, if this role may see that.
+const TIMELINE: &str = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN GREATEST(\
      (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
      (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()), \
      (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver)) \
      ELSE ('x' || substr(pg_catalog.pg_walfile_name({primary}), 1, 8))::bit(32)::int \
-     END AS timeline, \
-     CASE WHEN pg_catalog.pg_is_in_recovery() THEN {standby} ELSE {primary} END AS lsn";
+     END";
 
-/// The same where the application's source tells the timeline, too.
-const PLACE_ON_TIMELINE: &str = "(SELECT system_identifier FROM pg_catalog.pg_control_system()) AS cluster, \
+/// The cluster, the timeline and the position of a server.
+const PLACE: &str = "(SELECT system_identifier FROM pg_catalog.pg_control_system()) AS cluster, \
      {timeline} AS timeline, \
      CASE WHEN pg_catalog.pg_is_in_recovery() THEN {standby} ELSE {primary} END AS lsn";
 
@@ -40,11 +38,8 @@ impl PositionSql {
             source,
             place: String::new(),
         };
-        let columns = sql
-            .timeline()
-            .map(|timeline| PLACE_ON_TIMELINE.replace("{timeline}", timeline));
-        sql.place = columns
-            .unwrap_or_else(|| PLACE.to_owned())
+        sql.place = PLACE
+            .replace("{timeline}", sql.timeline().unwrap_or(TIMELINE))
             .replace("{standby}", sql.standby())
             .replace("{primary}", sql.inserted());
         sql
