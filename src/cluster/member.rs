@@ -193,9 +193,14 @@ impl Member {
         self.is_up() && self.kind().is_some()
     }
 
+    /// Whether nothing is read there while it is a replica.
+    pub(crate) fn no_reads(&self) -> bool {
+        self.node.pool.connector().settings.no_reads
+    }
+
     /// Whether it may serve [`Eventual`](crate::Consistency::Eventual) reads.
     pub(crate) fn is_usable_replica(&self) -> bool {
-        self.kind() == Some(NodeKind::Replica) && self.health.serves()
+        self.kind() == Some(NodeKind::Replica) && self.health.serves() && !self.no_reads()
     }
 
     /// Whether its WAL is the primary's. Every read except `Eventual` needs this.

@@ -83,9 +83,10 @@ impl Topology {
         self.members.iter().filter(replica)
     }
 
+    /// Whether there is a server that reads are meant for beside the primary, if it is up or not.
     pub(crate) fn has_replicas(&self) -> bool {
         self.servers()
-            .any(|member| member.kind() != Some(NodeKind::Primary))
+            .any(|member| member.kind() != Some(NodeKind::Primary) && !member.no_reads())
     }
 
     /// The system identifier of the cluster, once it is known.

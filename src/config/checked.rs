@@ -29,6 +29,8 @@ pub(crate) struct NodeSettings {
     pub(crate) promotion_priority: u32,
     /// As configured; which weight counts is told by [`weight_as`](Self::weight_as).
     pub(crate) weight: Option<u32>,
+    /// While it is a replica.
+    pub(crate) no_reads: bool,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) login: Login,
     pub(crate) host: Host,

@@ -360,6 +360,9 @@ pub enum UrlProblem {
         /// How many hosts there are.
         hosts: usize,
     },
+    /// It names a host where hosts come from elsewhere.
+    #[error("it names a host: leave that out, as in `postgres://user@/database`")]
+    NamesHost,
 }
 
 /// Every mistake found in a [`Config`](crate::Config), at least one.

@@ -26,6 +26,8 @@ pub(crate) mod setting;
 #[cfg(test)]
 mod tests;
 mod url;
+#[cfg(any(feature = "patroni", feature = "srv"))]
+mod url_at;
 mod validate;
 
 use std::fmt;
@@ -52,6 +54,8 @@ pub use pooler::Pooler;
 pub use promotion::PromotionConfig;
 pub use retry::RetryPolicy;
 pub use routing::{FunctionConfig, InvalidRouting, Policy, Routing};
+#[cfg(any(feature = "patroni", feature = "srv"))]
+pub(crate) use url_at::url_at;
 
 /// The largest weight of a node.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;

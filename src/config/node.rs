@@ -75,6 +75,10 @@ pub struct NodeConfig {
         serde(default, skip_serializing_if = "Option::is_none")
     )]
     pub weight: Option<i64>,
+    /// Nothing is read there while it is a replica, not even if nothing else can be read. It is watched, counts in a
+    /// majority, and may become the primary. Default: false.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub no_reads: bool,
     /// Free labels by which reads can be directed, such as `zone` = `a`. Default: none.
     #[cfg_attr(
         feature = "serde",
@@ -135,6 +139,13 @@ impl NodeConfig {
     #[must_use]
     pub fn weight(mut self, weight: i64) -> Self {
         self.weight = Some(weight);
+        self
+    }
+
+    /// Sets [`no_reads`](Self::no_reads).
+    #[must_use]
+    pub fn no_reads(mut self, none: bool) -> Self {
+        self.no_reads = none;
         self
     }
 
@@ -228,6 +239,7 @@ impl fmt::Debug for NodeConfig {
             .field("role", &self.role)
             .field("name", &self.name.as_deref().map(shown))
             .field("weight", &self.weight)
+            .field("no_reads", &self.no_reads)
             .field(
                 "tags",
                 &self

@@ -217,6 +217,7 @@ fn check_node(
         #[cfg(feature = "promotion")]
         promotion_priority: node.promotion_priority.unwrap_or(1),
         weight,
+        no_reads: node.no_reads,
         tags: node.tags.clone(),
         login,
         host: host(address),

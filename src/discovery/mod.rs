@@ -5,7 +5,10 @@
 //! its last one has ended; what has another URL or setting is replaced. A node keeps its history over that as long as it
 //! keeps its name. The servers themselves tell who the primary is: a list needs no roles.
 //!
-//! A source that fails, or returns what cannot be meant (no node at all, more than [`MOST`], two of one name, a URL that
+//! The sources that are there: [`File`]; [`Dns`], the addresses of a name; `Srv` (feature `srv`), its service records;
+//! `Patroni` (feature `patroni`), the members of a Patroni cluster; [`from_fn`], what a function returns.
+//!
+//! While no primary is up, the source is asked once in a second. A source that fails, or returns what cannot be meant (no node at all, more than [`MOST`], two of one name, a URL that
 //! cannot be read), changes nothing. That is told as `discovery_failed`, and in `status().degraded`. The primary never
 //! leaves while it is the primary.
 //!
@@ -23,6 +26,10 @@
 
 mod dns;
 mod file;
+#[cfg(feature = "patroni")]
+mod patroni;
+#[cfg(feature = "srv")]
+mod srv;
 
 use std::error::Error;
 use std::fmt;
@@ -35,6 +42,12 @@ use crate::config::NodeConfig;
 
 pub use dns::Dns;
 pub use file::File;
+#[cfg(feature = "patroni")]
+#[cfg_attr(docsrs, doc(cfg(feature = "patroni")))]
+pub use patroni::Patroni;
+#[cfg(feature = "srv")]
+#[cfg_attr(docsrs, doc(cfg(feature = "srv")))]
+pub use srv::Srv;
 
 /// The most nodes that a list may have.
 pub const MOST: usize = 64;

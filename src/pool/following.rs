@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
 use crate::config::{NodeConfig, PoolConfig, check_node, check_replica};
 use crate::discovery::{Discovery, MOST};
 use crate::error::Error;
@@ -96,6 +96,7 @@ impl Following {
             };
             tokio::select! {
                 () = self.changed() => {}
+                () = self.without_primary() => {}
                 () = again => continue,
             }
             let Some(config) = self
@@ -116,6 +117,19 @@ impl Following {
         let waiting = AssertUnwindSafe(self.source.changed()).catch_unwind();
         if waiting.await.is_err() {
             tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Returns when no primary is up, a moment after the list was asked for: it may be a node that only the next list
+    /// has.
+    async fn without_primary(&self) {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            let topology = self.cluster.upgrade().map(|cluster| cluster.topology());
+            let primary = topology.as_ref().and_then(|topology| topology.primary());
+            if !primary.is_some_and(Member::is_up) {
+                return;
+            }
         }
     }
 

@@ -23,8 +23,10 @@ mod endpoints;
 mod gentle;
 mod middleman;
 mod mute;
+mod patroni;
 mod pooler;
 mod poolers;
+mod srv;
 #[path = "../it/support.rs"]
 mod support;
 mod tls;

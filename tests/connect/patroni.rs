@@ -1,0 +1,285 @@
+//! Nodes by Patroni's REST API. What stands for the API here answers as Patroni does, or worse; Patroni itself is in
+//! `tests/orchestrators`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use diesel_async::RunQueryDsl;
+use diesel_replicated::config::HealthConfig;
+use diesel_replicated::discovery::Patroni;
+use diesel_replicated::status::Degradation;
+use diesel_replicated::testing::LocalCluster;
+use diesel_replicated::{Consistency, ReplicatedPool};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::support::{count, eventually, insert, on, own_cluster};
+
+const URL: &str = "postgres://postgres@/app";
+
+/// What an API answers now. `None`: nothing at all, for ever.
+type Answer = Arc<Mutex<Option<(StatusCode, String)>>>;
+
+struct Api {
+    answer: Answer,
+    url: String,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Api {
+    async fn new() -> Self {
+        let answer = Answer::default();
+        let router = axum::Router::new()
+            .route("/cluster", axum::routing::get(answer_now))
+            .with_state(Arc::clone(&answer));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            axum::serve(listener, router).await.unwrap();
+        });
+        Self {
+            answer,
+            url,
+            serving,
+        }
+    }
+
+    fn says(&self, members: &[Value]) {
+        self.says_all(&json!({ "scope": "ops", "members": members }));
+    }
+
+    fn says_all(&self, answer: &Value) {
+        self.is(StatusCode::OK, &answer.to_string());
+    }
+
+    fn is(&self, status: StatusCode, text: &str) {
+        *self.answer.lock() = Some((status, text.to_owned()));
+    }
+
+    fn hangs(&self) {
+        *self.answer.lock() = None;
+    }
+}
+
+async fn answer_now(State(answer): State<Answer>, headers: HeaderMap) -> Response {
+    let now = answer.lock().clone();
+    match now {
+        Some((StatusCode::UNAUTHORIZED, text)) if headers.contains_key("authorization") => {
+            // `patroni:hunter2`
+            assert_eq!(headers["authorization"], "Basic cGF0cm9uaTpodW50ZXIy");
+            (StatusCode::OK, text).into_response()
+        }
+        Some(now) => now.into_response(),
+        None => std::future::pending().await,
+    }
+}
+
+fn member(local: &LocalCluster, name: &str) -> Value {
+    json!({
+        "name": name,
+        "host": "127.0.0.1",
+        "port": local.node(name).unwrap().port(),
+        "role": if name == "primary" { "leader" } else { "replica" },
+        "state": "running",
+    })
+}
+
+async fn pool(source: Patroni) -> ReplicatedPool {
+    let quick = HealthConfig::default().interval(Duration::from_millis(200));
+    let builder = ReplicatedPool::builder().health(quick).discovery(source);
+    builder
+        .failover_wait(Duration::from_secs(1))
+        .build()
+        .await
+        .unwrap()
+}
+
+fn often(source: Patroni) -> Patroni {
+    source.interval(Duration::from_millis(200))
+}
+
+fn names(pool: &ReplicatedPool) -> Vec<String> {
+    let nodes = pool.status().nodes;
+    nodes.into_iter().map(|node| node.name).collect()
+}
+
+async fn told(pool: &ReplicatedPool, what: &str) {
+    eventually(&format!("it is told: {what}"), async || {
+        let degraded = pool.status().degraded;
+        let mut causes = degraded
+            .iter()
+            .filter(|d| d.reason == Degradation::Discovery);
+        causes.any(|cause| cause.detail.contains(what) && !cause.detail.contains("hunter2"))
+    })
+    .await;
+}
+
+async fn read_on(pool: &ReplicatedPool) -> String {
+    let mut conn = pool.get().await.unwrap();
+    conn.set_consistency(Consistency::Eventual);
+    count(&mut conn).await;
+    conn.last_route().unwrap().node
+}
+
+async fn serves(pool: &ReplicatedPool, name: &str) {
+    eventually(&format!("{name} serves"), async || {
+        read_on(pool).await == name
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_tagged_noloadbalance_is_never_read_while_it_is_a_replica() {
+    let local = own_cluster().await;
+    let api = Api::new().await;
+    let tagged = |tags: Value| {
+        let mut second = member(&local, "replica-2");
+        second["tags"] = tags;
+        [
+            member(&local, "primary"),
+            member(&local, "replica-1"),
+            second,
+        ]
+    };
+    api.says(&tagged(json!({ "noloadbalance": true, "zone": "b" })));
+    let pool = pool(often(Patroni::new([&api.url], URL))).await;
+    eventually("all are up", async || crate::support::all_up(&pool)).await;
+    for _ in 0..30 {
+        assert_eq!(read_on(&pool).await, "replica-1");
+    }
+    // Not even when no other replica is there.
+    pool.drain_replica("replica-1").await.unwrap();
+    assert_eq!(read_on(&pool).await, "primary");
+    let mut conn = pool.get().await.unwrap();
+    let refused = diesel::sql_query("SELECT 1")
+        .execute(&mut conn.replica())
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("replica"));
+    drop(conn);
+    // Reads are no fallback then, and the primary is theirs without a limit.
+    for _ in 0..20 {
+        assert_eq!(read_on(&pool).await, "primary");
+    }
+    api.says(&tagged(json!({ "noloadbalance": false, "zone": "b" })));
+    serves(&pool, "replica-2").await;
+    api.says(&tagged(json!({ "noloadbalance": "yes" })));
+    serves(&pool, "primary").await;
+    // It may become the primary.
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.primary().kill().unwrap();
+        local.replicas()[1].promote().unwrap();
+    })
+    .await;
+    eventually("it takes writes", async || {
+        let mut conn = pool.get().await.unwrap();
+        let written = insert(&format!("{:?}", std::time::Instant::now()))
+            .execute(&mut conn)
+            .await;
+        written.is_ok() && conn.last_route().unwrap().node == "replica-2"
+    })
+    .await;
+}
+
+// patroni#1127: an API that hangs, at two clusters at once. patroni#626, 1379: the store of Patroni is away. patroni#2713: members
+// without an address. A gateway that answers for it. Another cluster at the same address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_that_answers_badly_or_not_at_all_changes_nothing() {
+    let local = own_cluster().await;
+    let api = Api::new().await;
+    let members = || vec![member(&local, "primary"), member(&local, "replica-1")];
+    api.says(&members());
+    let source = often(Patroni::new([&api.url], URL));
+    assert!(!format!("{source:?}").contains("hunter2"));
+    let pool = pool(source.basic_auth("patroni", "hunter2")).await;
+    assert_eq!(names(&pool), ["primary", "replica-1"]);
+    api.is(StatusCode::SERVICE_UNAVAILABLE, "");
+    told(&pool, "503").await;
+    api.is(StatusCode::OK, "<html>Bad gateway</html>");
+    told(&pool, "not Patroni's").await;
+    api.is(StatusCode::OK, &" ".repeat(2 << 20));
+    told(&pool, "limit").await;
+    api.says(&[]);
+    told(&pool, "no members").await;
+    api.says(&[json!({ "name": "n7", "role": "replica", "state": "creating replica" })]);
+    told(&pool, "of no member where it is").await;
+    let another = json!({ "scope": "other", "members": [member(&local, "replica-2")] });
+    api.says_all(&another);
+    told(&pool, "of the cluster `other`, not of `ops`").await;
+    api.hangs();
+    told(&pool, "no answer within 3s").await;
+    assert_eq!(names(&pool), ["primary", "replica-1"]);
+    let mut conn = pool.get().await.unwrap();
+    insert("Hedy").execute(&mut conn).await.unwrap();
+    // Members that tell no address any more stay where they were.
+    let mut mute = members();
+    mute[1]["host"] = Value::Null;
+    mute.push(member(&local, "replica-2"));
+    api.says(&mute);
+    serves(&pool, "replica-2").await;
+    assert_eq!(names(&pool).len(), 3);
+    // And a password that is asked for.
+    let body = json!({ "scope": "ops", "members": members() }).to_string();
+    api.is(StatusCode::UNAUTHORIZED, &body);
+    eventually("it leaves", async || names(&pool).len() == 2).await;
+}
+
+// go-choria#1167: only what was given at the start was asked. patroni#2263: the API of one node is away, its server lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_members_own_addresses_are_asked_when_those_that_were_given_are_gone() {
+    let local = own_cluster().await;
+    let (given, second) = (Api::new().await, Api::new().await);
+    let told_by = |api: &Api, name: &str| {
+        let mut member = member(&local, name);
+        member["api_url"] = format!("{}/patroni", api.url).into();
+        member
+    };
+    let first = told_by(&second, "primary");
+    given.says(std::slice::from_ref(&first));
+    second.hangs();
+    // One that nobody listens at, one that hangs, and the good one.
+    let source = often(Patroni::new(
+        ["http://127.0.0.1:1", &second.url, &given.url],
+        URL,
+    ));
+    let pool = pool(source).await;
+    assert_eq!(names(&pool), ["primary"]);
+    second.says(&[first, told_by(&second, "replica-1")]);
+    drop(given);
+    serves(&pool, "replica-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_without_a_primary_asks_at_once() {
+    let local = own_cluster().await;
+    let api = Api::new().await;
+    api.says(&[member(&local, "primary"), member(&local, "replica-1")]);
+    let hourly = Duration::from_secs(3600);
+    let pool = pool(Patroni::new([&api.url], URL).interval(hourly)).await;
+    // The next primary is one that the pool has never heard of.
+    on(&local, |local| {
+        local.wait_caught_up().unwrap();
+        local.primary().kill().unwrap();
+        local.replicas()[1].promote().unwrap();
+    })
+    .await;
+    api.says(&[member(&local, "replica-1"), member(&local, "replica-2")]);
+    eventually("the next one takes writes", async || {
+        let mut conn = pool.get().await.unwrap();
+        insert(&format!("{:?}", std::time::Instant::now()))
+            .execute(&mut conn)
+            .await
+            .is_ok()
+    })
+    .await;
+    assert_eq!(pool.status().primary.as_deref(), Some("replica-2"));
+}
