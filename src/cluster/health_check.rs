@@ -23,7 +23,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 const FORGIVEN_AFTER: Duration = Duration::from_secs(30);
 
 /// How often nodes are checked while none takes writes.
-const URGENT: Duration = Duration::from_millis(100);
+const URGENT: Duration = Duration::from_millis(40);
 
 /// Waits before a node is checked again. The wait is shorter while nothing takes writes.
 pub(super) async fn until_due(pause: Duration, mut topology: watch::Receiver<Arc<Topology>>) {

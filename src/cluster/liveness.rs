@@ -9,24 +9,30 @@ use crate::config::HealthConfig;
 /// What a machine under load may add to the limits of all waits.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// When a task last said that it goes on.
+/// When a task last said that it goes on. `None` while it waits for a node that is down, which has no limit.
 #[derive(Debug)]
-pub(crate) struct Liveness(Mutex<Instant>);
+pub(crate) struct Liveness(Mutex<Option<Instant>>);
 
 impl Default for Liveness {
     fn default() -> Self {
-        Self(Mutex::new(Instant::now()))
+        Self(Mutex::new(Some(Instant::now())))
     }
 }
 
 impl Liveness {
     pub(crate) fn beat(&self) {
-        *self.0.lock() = Instant::now();
+        *self.0.lock() = Some(Instant::now());
     }
 
-    /// How long ago it last said so.
+    /// The task waits without a limit until its next beat.
+    pub(crate) fn rest(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// How long ago it last said that it goes on.
     pub(crate) fn age(&self) -> Duration {
-        self.0.lock().elapsed()
+        let last = *self.0.lock();
+        last.map_or(Duration::ZERO, |last| last.elapsed())
     }
 
     /// Whether it has been silent for longer than all its waits may take.
@@ -50,8 +56,11 @@ mod tests {
         assert!(!pulse.is_still(&health));
         let long_ago = Instant::now().checked_sub(Duration::from_secs(60));
         if let Some(long_ago) = long_ago {
-            *pulse.0.lock() = long_ago;
+            *pulse.0.lock() = Some(long_ago);
             assert!(pulse.is_still(&health));
+            // A node that was away for a minute and comes back.
+            pulse.rest();
+            assert!(!pulse.is_still(&health));
             pulse.beat();
             assert!(!pulse.is_still(&health));
         }

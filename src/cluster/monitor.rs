@@ -162,10 +162,12 @@ impl Monitor {
     async fn watch(&mut self) {
         let node = Arc::clone(&self.node);
         let up = |topology: &Arc<Topology>| topology.member(&node).is_some_and(Member::is_up);
+        self.pulse.rest();
         if self.topology.wait_for(up).await.is_err() {
             // The manager has ended, and this task ends with it.
             return std::future::pending().await;
         }
+        self.pulse.beat();
         let failed = match MonitorConnection::open(&self.node, || self.reports.answered()).await {
             Ok(mut monitor) => {
                 self.identified = Instant::now();

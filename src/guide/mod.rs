@@ -8,6 +8,7 @@
 //! - [`routing`]: Which statement goes where.
 //! - [`consistency`]: What a read sees.
 //! - [`failover`]: What happens when the primary changes.
+//! - [`patroni`]: Under Patroni, with what was measured.
 //! - [`operations`]: Running it: grants, limits, alerts.
 //! - [`terms`]: The words of this crate.
 
@@ -34,6 +35,9 @@ pub mod consistency {}
 
 #[doc = include_str!("failover.md")]
 pub mod failover {}
+
+#[doc = include_str!("patroni.md")]
+pub mod patroni {}
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}

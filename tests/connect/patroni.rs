@@ -11,10 +11,13 @@ use diesel_async::RunQueryDsl;
 use diesel_replicated::config::HealthConfig;
 use diesel_replicated::discovery::Patroni;
 use diesel_replicated::status::Degradation;
-use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Consistency, ReplicatedPool};
+use diesel_replicated::testing::{Authority, Certificate, LocalCluster};
+use diesel_replicated::{Consistency, ReplicatedPool, rustls};
 use parking_lot::Mutex;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{count, eventually, insert, on, own_cluster};
 
@@ -256,6 +259,98 @@ async fn the_members_own_addresses_are_asked_when_those_that_were_given_are_gone
     second.says(&[first, told_by(&second, "replica-1")]);
     drop(given);
     serves(&pool, "replica-1").await;
+}
+
+/// An API over TLS, which wants a certificate of its clients. It always says the same.
+async fn encrypted_api(authority: &Authority, answer: String) -> String {
+    let roots = Arc::new(trusting(authority));
+    let clients = rustls::server::WebPkiClientVerifier::builder(roots);
+    let (chain, key) = in_rustls(&authority.server().unwrap());
+    let config = rustls::ServerConfig::builder()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(chain, key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (acceptor, answer) = (acceptor.clone(), answer.clone());
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(socket).await?;
+                let mut request = [0; 1024];
+                let length = stream.read(&mut request).await?;
+                assert!(request[..length].starts_with(b"GET /cluster HTTP/1.1\r\n"));
+                let length = answer.len();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{answer}");
+                stream.write_all(head.as_bytes()).await?;
+                stream.shutdown().await
+            });
+        }
+    });
+    format!("https://localhost:{port}")
+}
+
+fn trusting(authority: &Authority) -> rustls::RootCertStore {
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = authority.pem();
+    roots
+        .add(CertificateDer::from_pem_slice(pem.as_bytes()).unwrap())
+        .unwrap();
+    roots
+}
+
+fn in_rustls(certificate: &Certificate) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (chain, key) = certificate.write(folder.path(), "api").unwrap();
+    let chain = CertificateDer::pem_file_iter(chain).unwrap();
+    (
+        chain.map(Result::unwrap).collect(),
+        PrivateKeyDer::from_pem_file(key).unwrap(),
+    )
+}
+
+// Patroni's `verify_client: required`, and an authority of one's own. An address in plain text that a member tells is not asked
+// if all that were given are encrypted: the password would go there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_is_asked_over_tls_and_nowhere_else_then() {
+    let local = own_cluster().await;
+    let authority = Authority::new().unwrap();
+    let plain = Api::new().await;
+    plain.says(&[member(&local, "primary"), member(&local, "replica-1")]);
+    let mut first = member(&local, "primary");
+    first["api_url"] = format!("{}/patroni", plain.url).into();
+    let answer = json!({ "members": [first] }).to_string();
+    let url = encrypted_api(&authority, answer).await;
+    let refused = async |source: Patroni| {
+        let built = ReplicatedPool::builder().discovery(source).build().await;
+        built.unwrap_err().to_string()
+    };
+    let source = || often(Patroni::new([&url], URL).basic_auth("patroni", "hunter2"));
+    // The system knows nothing of this authority.
+    let unknown = refused(source()).await;
+    assert!(unknown.contains("certificate"), "{unknown}");
+    let config = |trusted: &Authority| {
+        rustls::ClientConfig::builder().with_root_certificates(trusting(trusted))
+    };
+    let foreign = config(&Authority::new().unwrap()).with_no_client_auth();
+    let foreign = refused(source().tls(foreign)).await;
+    assert!(foreign.contains("certificate"), "{foreign}");
+    let nobody = refused(source().tls(config(&authority).with_no_client_auth())).await;
+    assert!(nobody.to_lowercase().contains("certificate"), "{nobody}");
+    let (chain, key) = in_rustls(&authority.client("app").unwrap());
+    let own = config(&authority)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let pool = pool(source().tls(own)).await;
+    assert_eq!(names(&pool), ["primary"]);
+    // The other one would have told of a replica, and would have got the password.
+    plain.is(StatusCode::UNAUTHORIZED, "{}");
+    crate::support::always("it is not asked", Duration::from_secs(1), async || {
+        names(&pool) == ["primary"]
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
