@@ -16,6 +16,8 @@ use crate::node::{Facts, Node, Probe, Trouble};
 pub(crate) enum Command {
     /// A connection to the node has failed, or could not be opened.
     Trouble { node: Arc<Node>, trouble: Trouble },
+    /// A new connection to the node may tell more than those that are open. Nothing speaks against it.
+    LookAnew { node: Arc<Node> },
     /// A node reported something new. `fork` tells how a primary's log came to be on its timeline, if that is new.
     Heard {
         node: Arc<Node>,

@@ -269,10 +269,8 @@ impl Monitor {
             && self.looked_anew.elapsed() > LOOK_ANEW
         {
             self.looked_anew = Instant::now();
-            let cause = "no primary is known, and its name may lead to another server now";
-            self.tell(Command::Trouble {
+            self.tell(Command::LookAnew {
                 node: Arc::clone(&self.node),
-                trouble: Trouble::ConnectionDied(cause.to_owned()),
             });
         }
     }

@@ -5,7 +5,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -54,7 +53,7 @@ fn free_port() -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// A program of the cluster, with a session of its own. It ends when it is dropped.
+/// A program of the cluster. It ends when it is dropped.
 struct Process(Child);
 
 impl Process {
@@ -64,8 +63,16 @@ impl Process {
             .append(true)
             .open(folder.join(log))
             .unwrap();
-        let mut command = Command::new(program);
+        // Whatever becomes of this program, nothing of the cluster outlives it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM"]);
+        if let Some((user, group)) = unprivileged() {
+            command.arg(format!("--reuid={user}"));
+            command.arg(format!("--regid={group}"));
+            command.arg("--clear-groups");
+        }
         command
+            .arg(program)
             .args(arguments)
             .current_dir(folder)
             .env("HOME", folder)
@@ -73,9 +80,6 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        if let Some((user, group)) = unprivileged() {
-            command.uid(user).gid(group);
-        }
         Self(command.spawn().unwrap())
     }
 

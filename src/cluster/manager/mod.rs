@@ -216,6 +216,7 @@ impl Manager {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Trouble { node, trouble } => self.trouble(&node, trouble),
+            Command::LookAnew { node } => self.look_anew(&node),
             Command::Fenced { node, done } => {
                 self.change(&node, |member| member.fenced = true);
                 let _ = done.send(Ok(()));
@@ -471,6 +472,13 @@ impl Manager {
         if self.is_member(node) && !self.records.of(node).checking {
             tracing::debug!(target: "diesel_replicated", node = node.name, cause, "node_suspected");
             self.hear(node, Signal::Doubted(cause.to_owned()));
+            self.check(node, Duration::ZERO);
+        }
+    }
+
+    /// Checks the node at once, though nothing speaks against it.
+    fn look_anew(&mut self, node: &Arc<Node>) {
+        if self.is_member(node) && !self.records.of(node).checking {
             self.check(node, Duration::ZERO);
         }
     }

@@ -1,5 +1,6 @@
 //! The members of a Patroni cluster, by its REST API: a node for each.
 
+mod absent;
 mod members;
 mod rest;
 
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::sync::OnceCell;
 
+use self::absent::Absent;
 use self::members::{Addresses, Cluster};
 use self::rest::{Endpoint, Rest};
 use super::{Discovery, DiscoveryError};
@@ -37,8 +39,9 @@ use crate::config::NodeConfig;
 /// that makes sense counts. While the pool has no primary it asks once in a second.
 ///
 /// The list says who belongs to the cluster, and nothing more: who the primary is, who lags and who is down is what the
-/// servers themselves say. So the pool works on while the API, or Patroni's own store, is away. A member whose
-/// agent has died leaves when Patroni forgets it (after its `ttl`).
+/// servers themselves say. So the pool works on while the API, or Patroni's own store, is away. A member that is not
+/// listed any more leaves [30 seconds](Self::forget_after) later: when its store was away, Patroni knows no member until each
+/// has told of itself again, and their servers have served all the while.
 ///
 /// What is understood of the tags, beside becoming [tags](NodeConfig::tags) of the node:
 ///
@@ -58,8 +61,12 @@ pub struct Patroni {
     basic_auth: Option<(String, String)>,
     tls: Option<Arc<ClientConfig>>,
     scope: Option<String>,
+    forget_after: Duration,
     asked: Arc<Asked>,
 }
+
+/// As long as a member's key lives in Patroni's store by default (`ttl`).
+const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// What is kept from one question to the next.
 #[derive(Default)]
@@ -75,6 +82,8 @@ struct Learnt {
     /// What the members tell of themselves.
     told: Vec<Endpoint>,
     addresses: Addresses,
+    /// Who is not listed any more, and since when.
+    absent: Absent,
     /// The name of the cluster.
     scope: Option<String>,
 }
@@ -104,6 +113,7 @@ impl Patroni {
             basic_auth: None,
             tls: None,
             scope: None,
+            forget_after: FORGET_AFTER,
             asked: Arc::default(),
         }
     }
@@ -143,6 +153,13 @@ impl Patroni {
         self
     }
 
+    /// How long a member stays after it was listed last. Default: 30 seconds.
+    #[must_use]
+    pub fn forget_after(mut self, time: Duration) -> Self {
+        self.forget_after = time;
+        self
+    }
+
     /// Whom to ask, in this order: who answered last, then what was given, then what the members told.
     fn endpoints(&self) -> Result<Vec<Endpoint>, DiscoveryError> {
         let given: Result<Vec<Endpoint>, String> = self
@@ -178,13 +195,17 @@ impl Patroni {
             }
         }
         let addresses = cluster.addresses(&learnt.addresses);
-        let nodes = cluster
+        let mut nodes = cluster
             .nodes(&self.url, &addresses)
             .map_err(|problem| format!("the URL for the members of the cluster: {problem}"))?;
         if nodes.is_empty() {
             return Err(format!("{by} tells of no member where it is").into());
         }
-        learnt.addresses = addresses;
+        let stay = learnt.absent.still_there(&nodes, self.forget_after);
+        nodes.extend(stay);
+        learnt.addresses.extend(addresses);
+        let known = |name: &String| nodes.iter().any(|node| node.name.as_ref() == Some(name));
+        learnt.addresses.retain(|name, _| known(name));
         learnt.scope = learnt.scope.take().or_else(|| cluster.scope.clone());
         learnt.last = Some(by);
         let urls = cluster
