@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::member::{Member, SEVERAL_SERVERS};
 use super::topology::{Gate, Topology};
 use crate::election::Standing;
-use crate::status::{Degradation, Degraded, Event, EventBus, PromotionStatus};
+use crate::status::{Degradation, Degraded, Event, EventBus, FollowingState, PromotionStatus};
 use crate::wire::Pooling;
 
 /// A commit that waits longer for a synchronous standby is reported.
@@ -29,6 +29,11 @@ pub(crate) fn degraded(
     if promotion.automatic && !promotion.hindrances.is_empty() {
         let detail = promotion.hindrances.join("; ");
         all.push(Degraded::of_pool(Degradation::PromotionUnable, detail));
+    }
+    let left = promotion.following.iter();
+    for left in left.filter(|it| it.state == FollowingState::Left) {
+        let detail = left.cause.clone().unwrap_or_default();
+        all.push(Degraded::of(&left.node, Degradation::StandbyLeft, detail));
     }
     if learned > 0 {
         let detail = format!(

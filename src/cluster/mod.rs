@@ -22,6 +22,7 @@ mod oid_cache;
 #[cfg(feature = "promotion")]
 mod promotion;
 mod registry;
+mod rewind;
 mod runtime;
 mod start;
 mod tally;
@@ -36,6 +37,7 @@ pub(crate) use member::Member;
 #[cfg(feature = "promotion")]
 pub(crate) use promotion::PromotionRequest;
 pub(crate) use registry::shared;
+pub(crate) use rewind::remedy;
 pub(crate) use start::{options, started};
 pub(crate) use tally::Kept;
 pub(crate) use topology::{Gate, Purpose, Topology};

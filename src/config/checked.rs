@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use super::conn_string::Address;
 use super::login::Login;
 use super::pooler::Pooler;
 use super::{Config, DeclaredRole, PoolConfig};
@@ -38,6 +39,8 @@ pub(crate) struct NodeSettings {
     pub(crate) pooler: Option<Pooler>,
     /// The way around it.
     pub(crate) monitor: Option<Box<Self>>,
+    /// Where standbys reach it, if elsewhere.
+    pub(crate) replication: Option<Address>,
     /// With the overrides of the node and the `connect_timeout` of its URL.
     pub(crate) pool: PoolConfig,
 }
@@ -52,6 +55,25 @@ impl NodeSettings {
         } else {
             default
         }
+    }
+}
+
+impl NodeSettings {
+    /// Where standbys reach it. `None` if only a socket of this machine is known.
+    pub(crate) fn replication_address(&self) -> Option<Address> {
+        let around = self.monitor.as_ref().map_or(&self.host, |it| &it.host);
+        self.replication.clone().or_else(|| match around {
+            Host::Tcp {
+                host,
+                hostaddr,
+                port,
+            } => Some(Address {
+                host: host.clone(),
+                hostaddr: hostaddr.map(|address| address.to_string()),
+                port: *port,
+            }),
+            Host::Unix(_) => None,
+        })
     }
 }
 

@@ -275,6 +275,14 @@ pub enum ConfigError {
         /// What it can be.
         expected: &'static str,
     },
+    /// [`NodeConfig::replication_address`](crate::NodeConfig::replication_address) is no address.
+    #[error(
+        "node `{node}`: `replication_address` is not valid: use `host:port`, without user and database"
+    )]
+    ReplicationAddress {
+        /// The node.
+        node: String,
+    },
     /// A function is said both to write and not to.
     #[error("function `{name}` is both in `functions.allow` and in `functions.deny`: keep one")]
     FunctionAllowedAndDenied {

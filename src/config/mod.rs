@@ -4,6 +4,8 @@ mod at_run_time;
 mod checked;
 mod commit;
 mod conn_string;
+#[cfg(feature = "promotion")]
+mod conninfo;
 mod consistency;
 mod declare;
 mod durability;
@@ -39,7 +41,9 @@ pub(crate) use at_run_time::{
 };
 pub(crate) use checked::{Host, NodeSettings, Settings};
 pub use commit::{COMMIT_MARKER_SQL, CommitResolution};
-pub(crate) use conn_string::redact;
+pub(crate) use conn_string::{Address, redact};
+#[cfg(feature = "promotion")]
+pub(crate) use conninfo::PrimaryConninfo;
 pub use consistency::{Consistency, ConsistencyConfig, InvalidConsistency, WriteScope};
 pub use durability::Durability;
 pub use health::HealthConfig;
@@ -211,6 +215,7 @@ impl Config {
     /// | `commit_resolution` | [`Config::commit_resolution`]: `off`, `transaction_id` or `marker` |
     /// | `health_interval`, `health_timeout` | [`HealthConfig::interval`] and [`HealthConfig::timeout`] |
     /// | `automatic_promotion` | `PromotionConfig::automatic`, with the feature `promotion` |
+    /// | `standbys_follow` | `PromotionConfig::standbys_follow`, with the feature `promotion` |
     /// | `write_quorum` | [`Config::write_quorum`] |
     /// | `max_lag`, `max_lag_bytes` | [`HealthConfig::max_lag`] and [`HealthConfig::max_lag_bytes`] |
     /// | `functions_allow`, `functions_deny` | [`Config::functions`]: names with commas between |

@@ -106,6 +106,14 @@ pub struct NodeConfig {
         serde(default, skip_serializing_if = "Option::is_none")
     )]
     pub monitor: Option<String>,
+    /// Where standbys reach it while it is the primary, as `host:port`, if not where this pool does (around a pooler:
+    /// [`monitor`](Self::monitor)). For `PromotionConfig::standbys_follow`, with the feature `promotion`, and for the
+    /// commands that `status()` tells. Default: none.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub replication_address: Option<String>,
     /// What its pool does differently from [`Config::pool`](crate::Config::pool). Default: nothing.
     #[cfg_attr(feature = "serde", serde(default))]
     pub pool: PoolOverrides,
@@ -174,6 +182,13 @@ impl NodeConfig {
     #[must_use]
     pub fn monitor(mut self, url: impl Into<String>) -> Self {
         self.monitor = Some(url.into());
+        self
+    }
+
+    /// Sets [`replication_address`](Self::replication_address).
+    #[must_use]
+    pub fn replication_address(mut self, address: impl Into<String>) -> Self {
+        self.replication_address = Some(address.into());
         self
     }
 
@@ -251,6 +266,10 @@ impl fmt::Debug for NodeConfig {
             .field("promotion_priority", &self.promotion_priority)
             .field("pooler", &self.pooler)
             .field("monitor", &self.monitor.as_deref().map(redact))
+            .field(
+                "replication_address",
+                &self.replication_address.as_deref().map(shown),
+            )
             .field("pool", &self.pool)
             .finish()
     }

@@ -27,9 +27,9 @@ settings! {
     ///
     /// What it needs: the right to call `pg_promote` (`GRANT EXECUTE ON FUNCTION pg_promote TO …`) and to
     /// see the receivers (`pg_monitor`); for as long as a replica receives what this role may not see, it
-    /// counts as hearing of the primary. What it cannot do: make the other replicas follow the new primary;
-    /// they do if their `primary_conninfo` leads there, by a name or an address that moves, or a list of
-    /// all nodes with `target_session_attrs=primary`. See
+    /// counts as hearing of the primary. The other replicas follow the new primary with
+    /// [`standbys_follow`](Self::standbys_follow), or if their `primary_conninfo` leads there by itself: by a name or
+    /// an address that moves, or a list of all nodes with `target_session_attrs=primary`. See
     /// <https://www.postgresql.org/docs/current/warm-standby-failover.html>.
     ///
     /// What remains: standbys keep no vote when its connection ends. If a node is promoted and vanishes before
@@ -59,6 +59,32 @@ settings! {
         /// How long the promoted server may take to open for writes. Default: 30 seconds.
         #[cfg_attr(feature = "serde", serde(with = "super::duration::human"))]
         timeout: Duration = Duration::from_secs(30), set;
+        /// Whether the other standbys are made to follow the new primary, so that another failover can come without an
+        /// operator. Default: `false`.
+        ///
+        /// Of each standby whose `primary_conninfo` leads to a primary that was replaced, host and port are replaced by
+        /// those by which this pool reaches the new one ([`NodeConfig::replication_address`] if standbys reach it
+        /// elsewhere); all else of it stays. A standby that follows another standby stays as it is. One that has more log
+        /// than the new primary is left. Each process with this setting does it, whoever has promoted, and as long
+        /// as it takes: leave it off where something else does it (Patroni, repmgr, an operator's scripts).
+        /// [The guide](crate::guide::failover#the-other-standbys) tells the rest.
+        ///
+        /// Reading `primary_conninfo` takes `pg_read_all_settings`, which is part of `pg_monitor`; changing it takes
+        /// PostgreSQL 15 or a superuser. Run this once on the primary, in [`database`](Self::database):
+        ///
+        /// ```sql
+        /// GRANT pg_monitor TO app;
+        /// GRANT ALTER SYSTEM, SET ON PARAMETER primary_conninfo TO app;
+        /// GRANT EXECUTE ON FUNCTION pg_reload_conf() TO app;
+        /// -- Only if standbys have a `primary_slot_name`, whose slot is then made on the new primary.
+        /// ALTER ROLE app REPLICATION;
+        /// ```
+        ///
+        /// PostgreSQL writes each new `primary_conninfo` into the standby's own log, whoever changes it: have passwords
+        /// in a `passfile`.
+        ///
+        /// [`NodeConfig::replication_address`]: crate::NodeConfig::replication_address
+        standbys_follow: bool = false, set;
         /// The database in which processes agree. All that share the cluster have to name the same.
         /// Default: `postgres`.
         database: String = "postgres".to_owned(), into;

@@ -87,14 +87,14 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
     ("automatic_promotion", |to, text| {
         set(&mut to.promotion.automatic, text)
     }),
-    // Whoever asks for it is told, and not left without it.
-    #[cfg(not(feature = "promotion"))]
-    ("automatic_promotion", |_, text| match bool::read(text) {
-        Some(false) => Ok(()),
-        _ => {
-            Err("available without the Cargo feature `promotion`: enable it, or remove the setting")
-        }
+    #[cfg(feature = "promotion")]
+    ("standbys_follow", |to, text| {
+        set(&mut to.promotion.standbys_follow, text)
     }),
+    #[cfg(not(feature = "promotion"))]
+    ("automatic_promotion", |_, text| not_compiled(text)),
+    #[cfg(not(feature = "promotion"))]
+    ("standbys_follow", |_, text| not_compiled(text)),
     ("max_lag", |to, text| limit(&mut to.health.max_lag, text)),
     ("max_lag_bytes", |to, text| {
         set(&mut to.health.max_lag_bytes, text)
@@ -135,6 +135,17 @@ pub(crate) fn apply(config: &mut Config, name: &str, text: &str) -> Result<(), &
 fn set<T: Text>(place: &mut T, text: &str) -> Result<(), &'static str> {
     *place = T::read(text).ok_or(T::EXPECTED)?;
     Ok(())
+}
+
+/// Whoever asks for it is told, and not left without it.
+#[cfg(not(feature = "promotion"))]
+fn not_compiled(text: &str) -> Result<(), &'static str> {
+    match bool::read(text) {
+        Some(false) => Ok(()),
+        _ => {
+            Err("available without the Cargo feature `promotion`: enable it, or remove the setting")
+        }
+    }
 }
 
 /// As [`set`], where `never` is read, too.

@@ -205,6 +205,7 @@ fn check_node(
     let weight = check_weight(node.weight, &name, errors);
     let mut pool = node.pool.resolve(defaults);
     check_overrides(node, &name, &pool, errors);
+    let replication = check_replication_address(node, &name, errors);
     let (address, login) = check_url((&node.url, node.role), &name, environment, errors)?;
     // libpq's parameter is the more specific one: it is written next to the host.
     if let Some(timeout) = login.connect_timeout {
@@ -223,6 +224,7 @@ fn check_node(
         host: host(address),
         pooler,
         monitor: None,
+        replication: replication?,
         pool,
     };
     if let Some(url) = &node.monitor {
@@ -238,6 +240,28 @@ fn check_node(
         settings.monitor = Some(Box::new(monitor));
     }
     Some(settings)
+}
+
+/// The outer `None` is a mistake.
+fn check_replication_address(
+    node: &NodeConfig,
+    name: &str,
+    errors: &mut Vec<ConfigError>,
+) -> Option<Option<Address>> {
+    let Some(text) = &node.replication_address else {
+        return Some(None);
+    };
+    let bare = !text.is_empty() && !text.contains(['@', '/', '?', ',', ' ']);
+    let parsed = bare.then(|| ConnString::parse(&format!("postgres://{text}")));
+    let addresses = parsed.and_then(|parsed| parsed.ok()?.addresses().ok());
+    match addresses.and_then(|mut addresses| addresses.pop()) {
+        Some(address) => Some(Some(address)),
+        None => {
+            let node = name.to_owned();
+            errors.push(ConfigError::ReplicationAddress { node });
+            None
+        }
+    }
 }
 
 /// What each connection would be set up with is lost where each transaction has another one.

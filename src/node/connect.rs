@@ -221,6 +221,34 @@ impl Connector {
         Ok(connection)
     }
 
+    /// The same for a statement whose text is a secret.
+    #[cfg(feature = "promotion")]
+    pub(super) async fn connect_quietly(
+        &self,
+        database: &str,
+    ) -> Result<super::quiet_connection::QuietConnection, ConnectError> {
+        let (generation, around) = (Generation::within(&self.shutdown), self.around());
+        let found = Address::all(&around.settings.host, &around.settings.login.socket).await;
+        let found = found.map_err(|error| ConnectError::from_io(around.node(), &error))?;
+        let mut failures = Vec::new();
+        for address in &found {
+            let dialed = around.log_in(address, &generation, For::Database(database));
+            match around.in_time(Box::pin(dialed)).await {
+                Ok(dialed) => {
+                    let counter = Counter::start(Arc::default());
+                    let at_the_end = around.at_the_end(counter, &dialed.wire);
+                    let (driver, _) = drive(dialed.connection, dialed.wire, generation, at_the_end);
+                    return Ok(super::quiet_connection::QuietConnection {
+                        client: dialed.client,
+                        _driver: super::connection::Driver(driver),
+                    });
+                }
+                Err(error) => failures.push((address, error)),
+            }
+        }
+        Err(around.no_address(failures))
+    }
+
     /// Refuses a connection that would not have a lock for itself: two processes were given the same one.
     #[cfg(feature = "promotion")]
     fn keeps_locks(&self, pooling: Pooling) -> Result<(), ConnectError> {

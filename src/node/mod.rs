@@ -16,7 +16,11 @@ mod pool;
 mod position_sql;
 #[cfg(feature = "promotion")]
 mod promotion_lock;
+#[cfg(feature = "promotion")]
+mod quiet_connection;
 mod recycle;
+#[cfg(feature = "promotion")]
+mod replication_connection;
 mod rights;
 mod run;
 mod shows;
@@ -42,6 +46,8 @@ pub(crate) use monitor_connection::{MonitorConnection, code_changes};
 pub(crate) use pool::{NodePool, Pooled, Probe};
 #[cfg(feature = "promotion")]
 pub(crate) use promotion_lock::{Clock, Order, PromotionLock};
+#[cfg(feature = "promotion")]
+pub(crate) use replication_connection::{Grants, ReplicationConnection};
 pub(crate) use rights::MissingRight;
 pub(crate) use run::Run;
 pub(crate) use shows::{Known, Wanted};

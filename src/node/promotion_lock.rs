@@ -28,7 +28,7 @@ const HOLDER: &str = "pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsub
     AND (classid::bigint << 32 | objid::bigint) = $1";
 
 /// A process that vanishes must not keep its locks for long: the server ends its connection.
-const SETTINGS: &str = "SET idle_session_timeout = '60s'; SET statement_timeout = '10s'; \
+pub(super) const SETTINGS: &str = "SET idle_session_timeout = '60s'; SET statement_timeout = '10s'; \
     SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3";
 
 #[derive(QueryableByName)]

@@ -44,8 +44,9 @@ impl ReplicatedPool {
     /// Other clients of the old primary lose their connections, and find that transactions are read only
     /// there (`default_transaction_read_only`), which is all that a client can do; it takes a superuser.
     /// The old primary goes on running on its old timeline and is not used any more. Afterwards it is
-    /// the operator's to stop it, to rewind it (`pg_rewind`) or build it anew, to start it as a standby
-    /// of the new primary, and to have the other replicas follow that. Where something else promotes
+    /// the operator's to stop it, to rewind it (`pg_rewind`) or build it anew, and to start it as a standby
+    /// of the new primary. The other replicas follow that with `PromotionConfig::standbys_follow`; else they
+    /// have to be told, too. Where something else promotes
     /// (Patroni and the like), have that do the switchover; the pool follows.
     ///
     /// It has to be done within half of [`Config::failover_wait`](crate::Config::failover_wait); if not,

@@ -2,14 +2,15 @@
 
 use std::cmp::Reverse;
 
-use crate::cluster::{Cluster, Kept, Member, Topology, degraded, lag};
+use crate::cluster::{Cluster, Kept, Member, Topology, degraded, lag, remedy};
 use crate::config::Routing;
 use crate::consistency::Stage;
 use crate::node::{self, Facts, Place};
 use crate::position::Position;
 use crate::route::NodeKind;
 use crate::status::{
-    Degradation, Degraded, KeptOnPrimary, Limit, NodeStatus, PoolStatus, RoutingStatus,
+    Degradation, Degraded, FollowingState, KeptOnPrimary, Limit, NodeStatus, PoolStatus,
+    PromotionStatus, RoutingStatus,
 };
 
 pub(super) fn of(cluster: &Cluster) -> PoolStatus {
@@ -21,7 +22,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
     let (learned, promotion) = (cluster.learned(), cluster.promotion());
     PoolStatus {
         nodes: nodes
-            .map(|member| node(member, &topology, cluster))
+            .map(|member| node(member, &topology, &promotion, cluster))
             .collect(),
         primary: topology.primary().map(|member| member.node.name.clone()),
         cluster: topology.cluster(),
@@ -67,7 +68,24 @@ fn routing(cluster: &Cluster) -> RoutingStatus {
     }
 }
 
-fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
+/// Why it is not up, or does not do all that it could, and what mends that.
+fn cause(member: &Member, topology: &Topology, promotion: &PromotionStatus) -> Option<String> {
+    let mut following = promotion.following.iter();
+    let left = following
+        .find(|it| it.node == member.node.name && it.state == FollowingState::Left)
+        .and_then(|it| it.cause.clone());
+    let remedy = remedy(member, topology).filter(|_| left.is_none());
+    let parts = [member.health.cause(), left, remedy];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn node(
+    member: &Member,
+    topology: &Topology,
+    promotion: &PromotionStatus,
+    cluster: &Cluster,
+) -> NodeStatus {
     let pool = member.node.pool.state();
     let last = member.reports.last();
     let facts = last.facts.as_deref();
@@ -83,7 +101,7 @@ fn node(member: &Member, topology: &Topology, cluster: &Cluster) -> NodeStatus {
         health: member.health.kind(),
         serves_reads: topology.serves_reads(member),
         serves_writes: topology.takes_writes() && member.kind() == Some(NodeKind::Primary),
-        cause: member.health.cause(),
+        cause: cause(member, topology, promotion),
         transitions: member.transitions.to_vec(),
         timeline: Some(member.timeline).filter(|timeline| *timeline != 0),
         position: facts.and_then(|facts| position(facts, member.timeline)),

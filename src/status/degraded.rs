@@ -69,6 +69,9 @@ pub enum Degradation {
     NoQuorum,
     /// Automatic promotion is on, and would fail now.
     PromotionUnable,
+    /// A standby was left behind by a promotion, with `PromotionConfig::standbys_follow`. See
+    /// [`PromotionStatus::following`](super::PromotionStatus::following).
+    StandbyLeft,
     /// Replicas have refused statements that look like reads. These go to the primary.
     Learned,
 }
@@ -91,6 +94,7 @@ impl Degradation {
             Self::NoQuorum => "no_quorum",
             Self::SeveralServers => "several_servers",
             Self::PromotionUnable => "promotion_unable",
+            Self::StandbyLeft => "standby_left",
             Self::Learned => "learned",
         }
     }

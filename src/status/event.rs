@@ -147,6 +147,53 @@ pub enum Event {
         /// Why.
         cause: String,
     },
+    /// This process has told a standby to follow the new primary.
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
+    #[non_exhaustive]
+    StandbyTold {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// The standby.
+        node: String,
+        /// The new primary.
+        primary: String,
+        /// The new primary's timeline.
+        timeline: u32,
+    },
+    /// A standby that did not follow the new primary receives its log now.
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
+    #[non_exhaustive]
+    StandbyFollows {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// The standby.
+        node: String,
+        /// The new primary.
+        primary: String,
+        /// The new primary's timeline.
+        timeline: u32,
+    },
+    /// A standby does not follow the new primary, and was left as it is. It is sent once for each cause.
+    #[cfg(feature = "promotion")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "promotion")))]
+    #[non_exhaustive]
+    StandbyLeft {
+        /// When.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "super::unix"))]
+        at: SystemTime,
+        /// The standby.
+        node: String,
+        /// The new primary.
+        primary: String,
+        /// The new primary's timeline.
+        timeline: u32,
+        /// Why, and what mends it.
+        cause: String,
+    },
     /// The subscriber was too slow, and missed events.
     #[non_exhaustive]
     Missed {
@@ -173,6 +220,12 @@ impl Event {
             Self::PromotionRefused { .. } => "promotion_refused",
             #[cfg(feature = "promotion")]
             Self::PromotionFailed { .. } => "promotion_failed",
+            #[cfg(feature = "promotion")]
+            Self::StandbyTold { .. } => "standby_told",
+            #[cfg(feature = "promotion")]
+            Self::StandbyFollows { .. } => "standby_follows",
+            #[cfg(feature = "promotion")]
+            Self::StandbyLeft { .. } => "standby_left",
             Self::Missed { .. } => "missed",
         }
     }

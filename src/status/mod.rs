@@ -120,6 +120,45 @@ pub struct PromotionStatus {
     pub hindrances: Vec<String>,
     /// The last automatic promotion that was refused or failed.
     pub last_refusal: Option<LastRefusal>,
+    /// With `PromotionConfig::standbys_follow`: the standbys that did not follow the new primary by themselves, and what
+    /// was done about each. Empty until a primary is replaced.
+    pub following: Vec<Following>,
+}
+
+/// A standby that is to follow the new primary.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Following {
+    /// The standby.
+    pub node: String,
+    /// The new primary.
+    pub primary: String,
+    /// The new primary's timeline.
+    pub timeline: u32,
+    /// How far it has come.
+    pub state: FollowingState,
+    /// What is waited for, or why it was left, with what mends it.
+    pub cause: Option<String>,
+    /// Since when.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "unix"))]
+    pub at: SystemTime,
+}
+
+/// How far a standby has come on its way to the new primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+#[non_exhaustive]
+pub enum FollowingState {
+    /// Nothing was done yet. It is looked at again.
+    Waiting,
+    /// It was told to follow the new primary, by this process or another.
+    Told,
+    /// It receives the new primary's log.
+    Follows,
+    /// It was left as it is, for the cause. It is looked at again, as an operator may have mended that.
+    Left,
 }
 
 /// A promotion that was refused or failed.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::certificates::Authority;
 use super::error::{ClusterError, io};
-use super::folders::{follow, init, place, place_for_data, replace, set};
+use super::folders::{follow, init, place, place_for_data, replace, rewind, set};
 use super::node::{Host, LocalNode, StopMode};
 use super::privileges::Privileges;
 use super::watchdog::Watchdog;
@@ -138,6 +138,24 @@ impl LocalCluster {
         node.kill()?;
         replace(&self.host, &directory.path().join("template"), node)?;
         follow(node, upstream, self.host.privileges)?;
+        node.start()
+    }
+
+    /// Has a node forget what `upstream` does not have, by `pg_rewind`, and starts it as a replica of that, as operators
+    /// do with an old primary after a failover. It takes servers with the setting `wal_log_hints`. Returns when the node
+    /// answers.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be stopped, rewound or started.
+    pub fn rewind(&self, node: &LocalNode, upstream: &LocalNode) -> Result<(), ClusterError> {
+        node.thaw();
+        if node.is_running() {
+            node.stop(StopMode::Fast)?;
+        }
+        // Before version 16 `pg_rewind` knows the timeline of the last checkpoint alone.
+        upstream.sql("postgres", "CHECKPOINT")?;
+        rewind(&self.host, node, upstream)?;
         node.start()
     }
 

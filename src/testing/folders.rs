@@ -103,6 +103,31 @@ pub(super) fn replace(host: &Host, template: &Path, node: &LocalNode) -> Result<
     place(host, parent, template, node.name()).map(drop)
 }
 
+/// Rewinds what a node has to what it has in common with `upstream`. Its own configuration stays.
+pub(super) fn rewind(
+    host: &Host,
+    node: &LocalNode,
+    upstream: &LocalNode,
+) -> Result<(), ClusterError> {
+    let port = upstream.port();
+    let source = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+    let configuration = node.data_dir().join("postgresql.conf");
+    let own = fs::read(&configuration).map_err(io("cannot read postgresql.conf"))?;
+    let mut command = Command::new(host.binaries.program("pg_rewind"));
+    command
+        .arg("--target-pgdata")
+        .arg(node.data_dir())
+        .args(["--source-server", &source, "--write-recovery-conf"])
+        .args(["--no-sync"])
+        .current_dir(node.data_dir())
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null());
+    host.privileges.apply(&mut command);
+    run(command)?;
+    // It has copied the other server's.
+    fs::write(&configuration, own).map_err(io("cannot write postgresql.conf"))
+}
+
 pub(super) fn follow(
     replica: &LocalNode,
     upstream: &LocalNode,

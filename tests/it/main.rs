@@ -32,6 +32,7 @@ mod retry;
 mod routing;
 mod routing_modes;
 mod spans;
+mod standbys;
 mod status;
 mod streams;
 mod support;

@@ -23,6 +23,7 @@ mod outages_fence;
 mod outages_promotion;
 mod outages_quorum;
 mod poisoned;
+mod standbys;
 mod state;
 mod state_code;
 mod statements;

@@ -27,7 +27,7 @@ use crate::cluster::member::Member;
 use crate::cluster::monitor::{Monitor, Surroundings};
 use crate::cluster::oid_cache::OidCache;
 #[cfg(feature = "promotion")]
-use crate::cluster::promotion::Promoter;
+use crate::cluster::promotion::{Promoter, Standbys};
 use crate::cluster::topology::{Gate, Topology};
 use crate::cluster::transitions;
 use crate::config::Config;
@@ -166,6 +166,10 @@ impl Manager {
         if self.config.promotion.automatic {
             self.promotion.lock().automatic = true;
             self.monitors.spawn(self.promoter.clone().run());
+        }
+        #[cfg(feature = "promotion")]
+        if self.config.promotion.standbys_follow {
+            self.monitors.spawn(Standbys::of(&self.promoter).run());
         }
         let mut rounds = tokio::time::interval(self.config.health.interval);
         rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);

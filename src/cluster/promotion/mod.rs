@@ -9,6 +9,8 @@
 //!    heard nothing of the primary. However late it arrives, it does nothing that was not decided just now.
 //! 5. The locks are held until the server takes writes on its new timeline.
 //!
+//! Afterwards [`standbys`] has the other standbys follow the new primary, if that is wanted.
+//!
 //! A [`switchover`] does the same to a primary that lives. It claims the primary by another lock, closes the gate of the
 //! topology so that new statements wait, fences the primary, lets the replica catch up, and promotes it. Whoever drops
 //! it, fails or panics opens the gate and lifts the fence again, unless the promotion may have begun or another process
@@ -17,8 +19,10 @@
 mod automatic;
 mod outlook;
 mod promoter;
+mod standbys;
 mod switchover;
 
 pub(super) use outlook::Outlook;
 pub(super) use promoter::Promoter;
 pub(crate) use promoter::PromotionRequest;
+pub(super) use standbys::Standbys;

@@ -11,7 +11,7 @@ use crate::cluster::member::Member;
 use crate::cluster::topology::Topology;
 use crate::error::{ConnectError, PromotionRefusal};
 use crate::node::PromotionLock;
-use crate::status::PromotionStatus;
+use crate::status::{Following, PromotionStatus};
 
 /// The fewest nodes of which a majority is left when one is gone.
 const ENOUGH: usize = 3;
@@ -52,6 +52,11 @@ impl Outlook {
     /// A promotion has failed.
     pub(in crate::cluster) fn failed(&self, reason: String) {
         self.status().last_refusal = Some((SystemTime::now(), reason).into());
+    }
+
+    /// Changes what is shown of the standbys that are to follow.
+    pub(super) fn following(&self, change: impl FnOnce(&mut Vec<Following>)) {
+        change(&mut self.status().following);
     }
 
     /// Finds out whether a replica could be promoted if the primary were gone now. Warns of each hindrance once.

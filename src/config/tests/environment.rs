@@ -150,6 +150,7 @@ fn the_watching_of_nodes_has_variables() {
         ("DATABASE_MAX_LAG_BYTES", "16777216"),
         ("DATABASE_HEALTH_INTERVAL", "2"),
         ("DATABASE_HEALTH_TIMEOUT", "3"),
+        ("DATABASE_STANDBYS_FOLLOW", "true"),
     ]);
     let expected = HealthConfig::default()
         .max_lag_bytes(16_777_216)
@@ -157,7 +158,7 @@ fn the_watching_of_nodes_has_variables() {
         .timeout(Duration::from_secs(3));
     let config = config.unwrap();
     assert_eq!(config.health, expected);
-    assert!(config.promotion.automatic);
+    assert!(config.promotion.automatic && config.promotion.standbys_follow);
     assert_eq!(config.commit_resolution, CommitResolution::Marker);
     let wrong = Config::from_url("postgres://a/x?health_interval=0&max_lag_bytes=0").unwrap();
     let text = wrong.check().unwrap_err().to_string();

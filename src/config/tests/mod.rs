@@ -350,3 +350,31 @@ fn the_defaults_of_the_pool_are_those_of_bb8() {
     assert_eq!(ours.max_lifetime, Some(Duration::from_secs(1800)));
     assert_eq!(ours.idle_timeout, Some(Duration::from_secs(600)));
 }
+
+#[test]
+fn where_standbys_reach_a_node_is_an_address_alone() {
+    let checked = |node: NodeConfig| Config::new().primary(node).validate();
+    let at = |node: NodeConfig| {
+        let settings = checked(node).unwrap();
+        settings.nodes[0]
+            .replication_address()
+            .map(|it| it.to_string())
+    };
+    let node = || NodeConfig::new("postgres://pooler:6432/a");
+    for (address, expected) in [
+        ("10.0.0.1:6000", "10.0.0.1:6000"),
+        ("db1.internal", "db1.internal:5432"),
+        ("[::1]:7", "[::1]:7"),
+    ] {
+        let found = at(node().replication_address(address));
+        assert_eq!(found.as_deref(), Some(expected));
+    }
+    assert_eq!(at(node()).as_deref(), Some("pooler:6432"));
+    let around = at(node().monitor("postgres://db1:6000/a"));
+    assert_eq!(around.as_deref(), Some("db1:6000"));
+    assert_eq!(at(NodeConfig::new("host=/run/postgresql dbname=a")), None);
+    for wrong in ["", "u:hunter2@db1", "db1/x", "db1:x", "a,b"] {
+        let errors = checked(node().replication_address(wrong)).map(drop);
+        only_mistake(&errors.unwrap_err(), &["`replication_address`"]);
+    }
+}

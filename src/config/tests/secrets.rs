@@ -54,6 +54,7 @@ const FILES: &[&str] = &[
     r#"{"nodes": [{"url": "postgres://h/db", "name": ()}]}"#,
     r#"{"nodes": [{"url": "postgres://h/db", "name": [()]}]}"#,
     r#"{"nodes": [{"url": "postgres://h/db", "weight": ()}]}"#,
+    r#"{"nodes": [{"url": "postgres://h/db", "replication_address": ()}]}"#,
     r#"{"nodes": [{"url": "postgres://h/db", "tags": {"zone": ()}}]}"#,
     r#"{"nodes": [{"url": "postgres://h/db", "tags": {(): "a"}}]}"#,
     r#"{"nodes": [{"url": "postgres://h/db", "tags": ()}]}"#,

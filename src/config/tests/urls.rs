@@ -375,6 +375,11 @@ fn parameters_of_the_pool_must_fit() {
         ("start_read_only=maybe", &["`start_read_only`", "`true`"]),
         #[cfg(not(feature = "promotion"))]
         (
+            "standbys_follow=true",
+            &["`standbys_follow`", "the Cargo feature `promotion`"],
+        ),
+        #[cfg(not(feature = "promotion"))]
+        (
             "automatic_promotion=true",
             &["`automatic_promotion`", "the Cargo feature `promotion`"],
         ),

@@ -4,6 +4,7 @@
 //! other process changes them.
 
 pub(crate) mod attempt;
+pub(crate) mod follow;
 pub(crate) mod switchover;
 #[cfg(test)]
 mod tests;

@@ -79,6 +79,12 @@ export function told(event) {
       const reasons = event.reasons.map((one) => one.reason.replaceAll("_", " "));
       return [`no replica is promoted: ${reasons.join(", ")}`, "bad"];
     }
+    case "standby_told":
+      return [`${node} was told to follow ${event.primary}`, "fair"];
+    case "standby_follows":
+      return [`${node} follows ${event.primary} on timeline ${event.timeline}`, "good"];
+    case "standby_left":
+      return [`${node} does not follow ${event.primary}: ${event.cause}`, "bad"];
     case "promotion_failed":
       return [`${node} was not promoted: ${event.cause}`, "bad"];
     case "cluster_replaced":
