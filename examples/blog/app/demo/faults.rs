@@ -69,7 +69,11 @@ impl Stage {
     }
 
     pub(super) fn primary_url(&self, database: &str) -> String {
-        let port = self.ports.get(&self.primary).copied().unwrap_or_default();
+        self.url(&self.primary, database)
+    }
+
+    pub(super) fn url(&self, name: &str, database: &str) -> String {
+        let port = self.ports.get(name).copied().unwrap_or_default();
         format!("postgres://postgres@127.0.0.1:{port}/{database}")
     }
 
@@ -191,6 +195,14 @@ impl Act<'_> {
         }
         let has = received(node).map_err(fault)?;
         node.promote().map_err(fault)?;
+        // One that has missed a promotion before can follow nobody, and may not even be a replica.
+        let could_follow: Vec<_> = others
+            .iter()
+            .filter(|other| {
+                let state = lock(self.stage).server(other);
+                state.running && !state.frozen && !state.outdated
+            })
+            .collect();
         {
             let mut stage = lock(self.stage);
             node.name().clone_into(&mut stage.primary);
@@ -198,11 +210,7 @@ impl Act<'_> {
             let names = others.iter().map(|other| other.name().to_owned());
             stage.outdated.extend(names);
         }
-        for other in others {
-            let state = lock(self.stage).server(other);
-            if !state.running || state.frozen {
-                continue;
-            }
+        for other in could_follow {
             // What it has beyond the new primary is lost, and it cannot go back.
             if received(other).map_err(fault)? > has {
                 cluster.rebuild(other, node).map_err(fault)?;

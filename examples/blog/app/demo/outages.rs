@@ -86,9 +86,13 @@ impl<'a> Director<'a> {
             let act = self.act(replica);
             if act.is_outdated() || diverged.contains(replica.name()) {
                 act.rebuild()?;
-            } else {
-                replica.start().map_err(fault)?;
+                continue;
+            }
+            replica.start().map_err(fault)?;
+            if value(replica, "SELECT pg_is_in_recovery()")? == "t" {
                 replica.resume_replay().map_err(fault)?;
+            } else {
+                act.rebuild()?;
             }
         }
         let position = value(primary, "SELECT pg_current_wal_flush_lsn()")?;

@@ -110,6 +110,7 @@ impl Demo {
             .collect();
         self.blocking(move |cluster, stage| Director { cluster, stage }.heal(&diverged))
             .await?;
+        self.announce(&app.pool).await;
         let seen = async {
             while !self.is_well(&app.pool) {
                 sleep(LOOK).await;
@@ -118,6 +119,18 @@ impl Demo {
         let late = |_| Error::Conflict("the pool does not see all servers yet".to_owned());
         timeout(PATIENCE, seen).await.map_err(late)?;
         self.configure()
+    }
+
+    /// A server that was made anew answered before it had the database. The pool would try that again in ten
+    /// seconds; being given the server, it does so at once.
+    async fn announce(&self, pool: &ReplicatedPool) {
+        let nodes = pool.status().nodes;
+        for node in nodes.iter().filter(|node| node.health == NodeHealth::Down) {
+            let url = lock(&self.stage).url(&node.name, self.traffic.database());
+            if let Err(error) = pool.set_url(&node.name, url).await {
+                tracing::debug!(%error, "the pool has to find the server by itself");
+            }
+        }
     }
 
     /// A primary that all others follow, as the pool sees it.

@@ -26,7 +26,7 @@ const OUTAGES = [
   [
     "dead-primary",
     "The primary dies under load",
-    "Watch the errors and the longest pause: a replica takes over. Writes of this pool wait for it, and go on there.",
+    "Watch the errors and the longest pause: a replica takes over. Writes of this pool wait for it and go on there. One that was on its way may fail, and the error says that it may have been written.",
     "Plain pools cannot write until somebody changes their URL, which “Back to normal” does.",
   ],
 ];
@@ -89,6 +89,7 @@ export class Story {
 const FIGURES = [
   ["Requests", "requests"],
   ["Errors", "errors", 1],
+  ["Of these, told as “it may have been written”", "in_doubt"],
   ["Stale reads: the row just written was not there", "stale_reads", 1],
   ["Rows that were confirmed", "rows"],
   ["Of these, written to a primary that was replaced", "replaced_writes", 1],
@@ -133,7 +134,9 @@ export class Sides {
     for (const { key, bad, words, cells } of this.#rows) {
       [ours, plain].forEach((figures, place) => {
         const value = figures[key];
-        say(cells[place], value === 0 ? "0" : words(value));
+        // An error of a plain pool does not say whether the write was done.
+        const untold = key === "in_doubt" && figures === plain;
+        say(cells[place], untold ? "not told" : value === 0 ? "0" : words(value));
         cells[place].dataset.state = value >= bad ? "bad" : "";
       });
     }

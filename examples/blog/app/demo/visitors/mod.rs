@@ -135,12 +135,12 @@ impl Street {
     }
 
     /// `None` if a request failed.
-    async fn one_visit(&self, side: &impl Side, tally: &Tally) -> Option<()> {
+    async fn one_visit<S: Side>(&self, side: &S, tally: &Tally) -> Option<()> {
         let visitor = side.arrive();
         let row = self.next.fetch_add(1, Ordering::Relaxed);
         // Who is replaced only now may have taken the write before.
         let replaced = lock(&self.stage).replaced_ports();
-        let written = request(tally, async {
+        let written = request::<S, _>(tally, async {
             let mut conn = side.to_write(&visitor).await?;
             let port = add(&mut conn, row).await?;
             side.noted(&conn);
@@ -150,7 +150,7 @@ impl Street {
         if let Some(port) = written {
             let port = port.and_then(|port| u16::try_from(port).ok());
             tally.wrote(row, port.is_some_and(|port| replaced.contains(&port)));
-            let own = request(tally, async {
+            let own = request::<S, _>(tally, async {
                 let mut conn = side.to_read(&visitor).await?;
                 let found = find(&mut conn, row).await;
                 side.noted(&conn);
@@ -161,7 +161,7 @@ impl Street {
             }
         }
         let other = side.arrive();
-        let newest = request(tally, async {
+        let newest = request::<S, _>(tally, async {
             let mut conn = side.to_read(&other).await?;
             let rows = newest(&mut conn).await?;
             side.noted(&conn);
@@ -173,18 +173,28 @@ impl Street {
 }
 
 /// Does it within the limit, and counts it.
-async fn request<T>(tally: &Tally, work: impl Future<Output = QueryResult<T>> + Send) -> Option<T> {
+async fn request<S: Side, T>(
+    tally: &Tally,
+    work: impl Future<Output = QueryResult<T>> + Send,
+) -> Option<T> {
     let started = Instant::now();
     let done = timeout(LIMIT, work).await;
-    let done = done.ok().and_then(|done| match done {
-        Ok(value) => Some(value),
-        Err(error) => {
+    let took = started.elapsed();
+    match done {
+        Ok(Ok(value)) => {
+            tally.answered(took);
+            Some(value)
+        }
+        Ok(Err(error)) => {
             tracing::debug!(%error, "a visitor's request failed");
+            tally.failed(took, S::is_in_doubt(&error));
             None
         }
-    });
-    tally.requested(done.is_some(), started.elapsed());
-    done
+        Err(_) => {
+            tally.failed(took, false);
+            None
+        }
+    }
 }
 
 async fn make_table(app: &App) -> Result<(), ()> {

@@ -11,7 +11,7 @@ use diesel_async::pooled_connection::AsyncDieselConnectionManager;
 use diesel_async::pooled_connection::bb8::{Pool, PooledConnection};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{ReplicatedConnection, Session};
+use diesel_replicated::{ErrorExt, Outcome, ReplicatedConnection, Session};
 use tokio::sync::watch;
 
 use super::super::super::routes::App;
@@ -41,6 +41,11 @@ pub(super) trait Side: Sync {
 
     /// The connection has run a statement.
     fn noted(&self, _conn: &Self::Conn) {}
+
+    /// Whether the error says that a write may have been done.
+    fn is_in_doubt(_error: &DieselError) -> bool {
+        false
+    }
 }
 
 /// One pool for everything.
@@ -70,6 +75,10 @@ impl Side for Ours<'_> {
 
     fn noted(&self, conn: &ReplicatedConnection) {
         self.0.log.count(conn);
+    }
+
+    fn is_in_doubt(error: &DieselError) -> bool {
+        error.outcome() == Outcome::Unknown
     }
 }
 

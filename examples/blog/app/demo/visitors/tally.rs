@@ -18,6 +18,8 @@ pub(crate) struct Figures {
     requests: u64,
     /// Requests that failed, or took too long.
     errors: u64,
+    /// Of these, writes that may have been done. Only an error that says so is counted.
+    in_doubt: u64,
     /// Reads that did not show what the same visitor had written just before.
     stale_reads: u64,
     /// Rows that the database has confirmed.
@@ -77,16 +79,18 @@ impl Tally {
         counted.last = now.then(Instant::now);
     }
 
-    pub(super) fn requested(&self, went_well: bool, took: Duration) {
+    pub(super) fn answered(&self, took: Duration) {
         let mut counted = lock(&self.0);
         counted.pause();
-        if went_well {
-            counted.last = Some(Instant::now());
-        }
-        let figures = &mut counted.figures;
-        figures.requests += 1;
-        figures.errors += u64::from(!went_well);
-        figures.slowest = figures.slowest.max(took.as_secs_f64());
+        counted.last = Some(Instant::now());
+        counted.request(took);
+    }
+
+    pub(super) fn failed(&self, took: Duration, in_doubt: bool) {
+        let mut counted = lock(&self.0);
+        counted.figures.errors += 1;
+        counted.figures.in_doubt += u64::from(in_doubt);
+        counted.request(took);
     }
 
     pub(super) fn wrote(&self, row: i64, replaced: bool) {
@@ -121,6 +125,11 @@ impl Tally {
 }
 
 impl Counted {
+    fn request(&mut self, took: Duration) {
+        self.figures.requests += 1;
+        self.figures.slowest = self.figures.slowest.max(took.as_secs_f64());
+    }
+
     fn pause(&mut self) {
         if let Some(last) = self.last {
             let pause = last.elapsed().as_secs_f64();
