@@ -234,6 +234,7 @@ fn press_the_outage(browser: &mut Browser, label: &str, figure: &str) {
 }
 
 /// Opens the page and looks at it. Nothing happens where there is no browser.
+#[allow(clippy::print_stderr, reason = "whoever runs the tests should know")]
 async fn look_at(look: impl FnOnce(&mut Browser, &Blog) + Send + 'static) {
     let Some(mut browser) = tokio::task::spawn_blocking(Browser::start).await.unwrap() else {
         eprintln!("skipped: there is no Chromium");

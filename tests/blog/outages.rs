@@ -25,8 +25,7 @@ impl Sides {
     }
 
     fn count(&self, side: &str, figure: &str) -> u64 {
-        let figure = &self.0[side][figure];
-        figure.as_u64().unwrap_or_else(|| panic!("{}", self.0))
+        self.0[side][figure].as_u64().unwrap()
     }
 
     /// What this pool promises in every outage.
