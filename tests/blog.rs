@@ -8,6 +8,8 @@ mod app;
 mod browser;
 #[path = "blog/live.rs"]
 mod live;
+#[path = "blog/outages.rs"]
+mod outages;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -70,7 +72,7 @@ impl Blog {
         let pool = app::pool_on(&cluster, "blog").await.unwrap();
         app::prepare(&pool).await.unwrap();
         let stop = watch::Sender::new(false);
-        let own = own.then_some(&cluster);
+        let own = own.then_some((&cluster, "blog"));
         let app = app::App::new(pool.clone(), own, stop.subscribe());
         let blog = Self {
             router: app::router(app),

@@ -40,11 +40,11 @@ impl Database {
         }
     }
 
-    /// The servers, where they are the application's own.
-    pub(crate) fn cluster(&self) -> Option<&Arc<LocalCluster>> {
+    /// The servers and the name of the database, where they are the application's own.
+    pub(crate) fn own(&self) -> Option<(&Arc<LocalCluster>, &str)> {
         match self {
             Self::Given => None,
-            Self::Local(cluster) => Some(cluster),
+            Self::Local(cluster) => Some((cluster, NAME)),
         }
     }
 

@@ -65,7 +65,7 @@ async fn run() -> Result<(), Failure> {
     };
     let result = match pool {
         Ok(Some(pool)) => {
-            let app = App::new(pool, database.cluster(), stop);
+            let app = App::new(pool, database.own(), stop);
             serve(listener, app).await
         }
         Ok(None) => Ok(()),

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,10 @@ impl Browser {
         let program = std::env::split_paths(&path)
             .flat_map(|folder| names.map(|name| folder.join(name)))
             .find(|program| program.is_file())?;
-        let profile = format!("diesel-replicated-browser-{}", std::process::id());
+        // Each browser has its own, also of those that one program runs at once.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let place = NEXT.fetch_add(1, Ordering::Relaxed);
+        let profile = format!("diesel-replicated-browser-{}-{place}", std::process::id());
         let profile = std::env::temp_dir().join(profile);
         // It takes commands from its descriptor 3, and answers on 4.
         let mut process = Command::new("sh")
@@ -145,6 +149,14 @@ impl Browser {
         self.evaluate(&script);
     }
 
+    /// A button that belongs to no node.
+    fn press_outside(&mut self, label: &str) {
+        self.evaluate(&format!(
+            "[...document.querySelectorAll('#story button')]
+                .find(button => button.textContent === '{label}').click()"
+        ));
+    }
+
     /// Nothing is wider than a window of this width.
     fn fits(&mut self, width: u32) {
         let size =
@@ -186,9 +198,45 @@ fn switch_the_routing(browser: &mut Browser) {
     browser.wait_for(mode, "Routing: automatic");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_live_page_shows_what_happens() {
-    let Some(browser) = tokio::task::spawn_blocking(Browser::start).await.unwrap() else {
+/// Each outage with its button, and of the plain side what must be seen there.
+const OUTAGES: [(&str, &str); 4] = [
+    ("A replica freezes", "errors"),
+    ("The old primary comes back", "lost_rows"),
+    ("All replicas fall behind", "stale_reads"),
+    ("The primary dies under load", "errors"),
+];
+
+/// Presses it, and sees that this pool does what it promises while the plain pools do not.
+fn press_the_outage(browser: &mut Browser, label: &str, figure: &str) {
+    browser.press_outside(label);
+    let on = "document.querySelector('#outages [aria-pressed=true]')?.textContent ?? ''";
+    browser.wait_for(on, label);
+    browser.wait_for(
+        "document.getElementById('since').textContent",
+        &format!("Since “{label}” was pressed"),
+    );
+    let seen = format!(
+        "(document.querySelector('[data-figure=plain-{figure}]').dataset.state === 'bad') + ''"
+    );
+    browser.wait_for(&seen, "true");
+    let ours = "['stale_reads', 'replaced_writes', 'lost_rows'].map(figure =>
+        document.querySelector(`[data-figure=ours-${figure}]`).textContent).join(' ')";
+    assert_eq!(browser.evaluate(ours), "0 0 0", "{label}");
+    browser.press_outside("Back to normal");
+    let said = "document.getElementById('story-said').textContent";
+    browser.wait_for(
+        said,
+        &format!("Back to normal. The last outage was: {label}"),
+    );
+    let up = "document.querySelectorAll('.tree > li > .card, .tree ul > li > .card').length
+        + ' ' + document.querySelectorAll('.card .pill[data-state=good]').length";
+    browser.wait_for(up, "3 3");
+}
+
+/// Opens the page and looks at it. Nothing happens where there is no browser.
+#[allow(clippy::print_stderr, reason = "whoever runs the tests should know")]
+async fn look_at(look: impl FnOnce(&mut Browser, &Blog) + Send + 'static) {
+    let Some(mut browser) = tokio::task::spawn_blocking(Browser::start).await.unwrap() else {
         eprintln!("skipped: there is no Chromium");
         return;
     };
@@ -197,10 +245,39 @@ async fn the_live_page_shows_what_happens() {
     let url = format!("http://{}/status/live", listener.local_addr().unwrap());
     let router = blog.router.clone();
     let server = tokio::spawn(async move { axum::serve(listener, router).await });
-    let stop = blog.stop.clone();
     let look = tokio::task::spawn_blocking(move || {
-        let mut browser = browser;
         browser.open(&url);
+        look(&mut browser, &blog);
+    });
+    look.await.unwrap();
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_live_page_shows_each_outage_beside_plain_pools() {
+    look_at(|browser, _| {
+        browser.wait_for(
+            "document.querySelectorAll('#outages button').length + ''",
+            "4",
+        );
+        for width in [390, 1280] {
+            browser.fits(width);
+        }
+        for (label, figure) in OUTAGES {
+            press_the_outage(browser, label, figure);
+            browser.fits(390);
+        }
+        let lines = "['moves', 'waits', 'lags'].every(id =>
+            document.querySelector(`#${id} path[d^=M]`)) + ''";
+        browser.wait_for(lines, "true");
+        assert_eq!(browser.complaints, Vec::<String>::new());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_live_page_shows_what_happens() {
+    look_at(|browser, blog| {
         let before =
             "primary primary up , replica-1 replica up primary, replica-2 replica up primary";
         browser.wait_for(NODES, before);
@@ -214,7 +291,7 @@ async fn the_live_page_shows_what_happens() {
         browser.press("replica-2", "Resume replay");
         browser.wait_for(NODES, before);
 
-        switch_the_routing(&mut browser);
+        switch_the_routing(browser);
 
         browser.press("primary", "Kill");
         let banner = "document.getElementById('banner').textContent";
@@ -238,10 +315,9 @@ async fn the_live_page_shows_what_happens() {
             "true",
         );
         assert_eq!(browser.complaints, Vec::<String>::new());
-        stop.send_replace(true);
+        blog.stop.send_replace(true);
         let connection = "document.getElementById('connection').textContent";
         browser.wait_for(connection, "not connected; trying again");
-    });
-    look.await.unwrap();
-    server.abort();
+    })
+    .await;
 }

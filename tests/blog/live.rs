@@ -16,6 +16,7 @@ use super::Blog;
 const REFUSED: &str = "404 /status/nodes/nobody/kill
 404 /status/nodes/replica-1/embrace
 404 /status/traffic/embrace
+404 /status/outages/embrace
 409 /status/nodes/replica-1/thaw
 409 /status/nodes/primary/pause
 409 /status/nodes/primary/promote
@@ -61,12 +62,12 @@ impl Blog {
     }
 
     /// As the page does it.
-    async fn press(&self, path: &str) -> super::Answer {
+    pub(crate) async fn press(&self, path: &str) -> super::Answer {
         let request = Request::post(path).header("x-requested-with", "test");
         self.send(request.body(Body::empty()).unwrap()).await
     }
 
-    async fn done(&self, path: &str) {
+    pub(crate) async fn done(&self, path: &str) {
         let answer = self.press(path).await;
         assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.text());
     }
@@ -75,7 +76,7 @@ impl Blog {
         self.pool.status().node(name).unwrap().health
     }
 
-    async fn all_up(&self) {
+    pub(crate) async fn all_up(&self) {
         self.wait_for("primary with two replicas", async || {
             let status = self.pool.status();
             let up = |node: &&_| -> bool {
@@ -126,7 +127,11 @@ async fn the_servers_of_others_are_only_looked_at() {
         .values()
         .map(|counts| counts["reads"].as_u64().unwrap());
     assert!(reads.sum::<u64>() > 0, "{status}");
-    for path in ["/status/nodes/replica-1/kill", "/status/traffic/start"] {
+    for path in [
+        "/status/nodes/replica-1/kill",
+        "/status/traffic/start",
+        "/status/outages/frozen-replica",
+    ] {
         assert_eq!(blog.press(path).await.status, StatusCode::NOT_FOUND);
     }
     for file in ["live", "live/live.js", "live/live.css"] {

@@ -33,16 +33,17 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// `own`: the servers and the database, where these are the application's own.
     pub(crate) fn new(
         pool: ReplicatedPool,
-        cluster: Option<&Arc<LocalCluster>>,
+        own: Option<(&Arc<LocalCluster>, &str)>,
         stop: watch::Receiver<bool>,
     ) -> Self {
         Self {
             pool,
             log: Log::default(),
             stop,
-            demo: cluster.map(Demo::new),
+            demo: own.map(|(cluster, database)| Demo::new(cluster, database)),
         }
     }
 }

@@ -88,21 +88,35 @@ impl Counts {
 /// The counts of each node, by its name.
 pub(crate) type Counters = BTreeMap<String, Counts>;
 
+/// How often reads have waited for a replica to have what they had to see, and how long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Waits {
+    reads: u64,
+    /// Of these, those that had to wait.
+    waited: u64,
+    seconds: f64,
+}
+
 /// What has been served since the start.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Served {
     pub(crate) nodes: Counters,
+    pub(crate) waits: Waits,
     /// The last requests, newest first.
     pub(crate) recent: VecDeque<Answered>,
 }
 
 impl Served {
-    fn count(&mut self, node: String, write: bool) {
+    fn count(&mut self, node: String, write: bool, waited: f64) {
         let counts = self.nodes.entry(node).or_default();
-        match write {
-            true => counts.writes += 1,
-            false => counts.reads += 1,
+        if write {
+            counts.writes += 1;
+            return;
         }
+        counts.reads += 1;
+        self.waits.reads += 1;
+        self.waits.waited += u64::from(waited > 0.0);
+        self.waits.seconds += waited;
     }
 }
 
@@ -115,21 +129,23 @@ impl Log {
         lock(&self.0).clone()
     }
 
-    pub(crate) fn counters(&self) -> Counters {
-        lock(&self.0).nodes.clone()
+    pub(crate) fn counters(&self) -> (Counters, Waits) {
+        let served = lock(&self.0);
+        (served.nodes.clone(), served.waits)
     }
 
     /// Counts the last statement of the connection, for what no request asked for.
     pub(crate) fn count(&self, conn: &ReplicatedConnection) {
         if let Some(route) = conn.last_route() {
-            lock(&self.0).count(route.node, is_write(route.reason));
+            let waited = route.waited.as_secs_f64();
+            lock(&self.0).count(route.node, is_write(route.reason), waited);
         }
     }
 
     fn add(&self, request: String, status: StatusCode, steps: Vec<Step>) {
         let mut served = lock(&self.0);
         for step in &steps {
-            served.count(step.node.clone(), step.write);
+            served.count(step.node.clone(), step.write, step.waited_ms / 1000.0);
         }
         served.recent.truncate(RECENT - 1);
         served.recent.push_front(Answered {

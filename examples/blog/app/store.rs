@@ -92,14 +92,6 @@ pub(crate) async fn add_comment(conn: &mut Connection, new: &NewComment) -> Quer
         .await
 }
 
-/// Writes a post as it is: a write like any other, after which everything reads as before.
-pub(crate) async fn touch(conn: &mut Connection, id: i64) -> QueryResult<usize> {
-    diesel::update(posts::table.find(id))
-        .set(posts::title.eq(posts::title))
-        .execute(conn)
-        .await
-}
-
 /// Publishes a post or takes it back. What is checked here must still hold when the change is
 /// made, so it is one transaction and the row is locked; both happen on the primary.
 pub(crate) async fn set_status(

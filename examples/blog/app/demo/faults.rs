@@ -1,6 +1,6 @@
 //! What can be done to a server, and what must be done to the others so that one primary is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use diesel_replicated::testing::{ClusterError, LocalCluster, LocalNode};
@@ -43,6 +43,8 @@ pub(super) struct Stage {
     frozen: BTreeSet<String>,
     /// They have missed a promotion, and can come back only as new copies of the primary.
     outdated: BTreeSet<String>,
+    /// The port of each.
+    ports: BTreeMap<String, u16>,
 }
 
 impl Stage {
@@ -51,14 +53,42 @@ impl Stage {
             primary: cluster.primary().name().to_owned(),
             frozen: BTreeSet::new(),
             outdated: BTreeSet::new(),
+            ports: cluster
+                .nodes()
+                .map(|node| (node.name().to_owned(), node.port()))
+                .collect(),
         }
+    }
+
+    pub(super) fn primary<'a>(&self, cluster: &'a LocalCluster) -> &'a LocalNode {
+        cluster.node(&self.primary).unwrap_or(cluster.primary())
+    }
+
+    pub(super) fn is_primary(&self, name: &str) -> bool {
+        self.primary == name
+    }
+
+    pub(super) fn primary_url(&self, database: &str) -> String {
+        self.url(&self.primary, database)
+    }
+
+    pub(super) fn url(&self, name: &str, database: &str) -> String {
+        let port = self.ports.get(name).copied().unwrap_or_default();
+        format!("postgres://postgres@127.0.0.1:{port}/{database}")
+    }
+
+    /// Where those listen that must not take writes any more.
+    pub(super) fn replaced_ports(&self) -> BTreeSet<u16> {
+        let ports = self.outdated.iter().filter_map(|name| self.ports.get(name));
+        ports.copied().collect()
     }
 
     pub(super) fn server(&self, node: &LocalNode) -> Server {
         Server {
             running: node.is_running(),
             frozen: self.frozen.contains(node.name()),
-            primary: self.primary == node.name(),
+            primary: self.is_primary(node.name()),
+            outdated: self.outdated.contains(node.name()),
         }
     }
 }
@@ -100,10 +130,10 @@ pub(super) fn act(
 }
 
 /// One thing that is being done to one node.
-struct Act<'a> {
-    cluster: &'a LocalCluster,
-    stage: &'a Mutex<Stage>,
-    node: &'a LocalNode,
+pub(super) struct Act<'a> {
+    pub(super) cluster: &'a LocalCluster,
+    pub(super) stage: &'a Mutex<Stage>,
+    pub(super) node: &'a LocalNode,
 }
 
 impl Act<'_> {
@@ -116,9 +146,18 @@ impl Act<'_> {
 
     fn freeze(&self, now: &Server) -> Result<(), Error> {
         self.answering(now)?;
-        self.node.freeze();
-        lock(self.stage).frozen.insert(self.node.name().to_owned());
+        self.freeze_now();
         Ok(())
+    }
+
+    pub(super) fn freeze_now(&self) {
+        lock(self.stage).frozen.insert(self.node.name().to_owned());
+        self.node.freeze();
+    }
+
+    pub(super) fn thaw_now(&self) {
+        self.node.thaw();
+        lock(self.stage).frozen.remove(self.node.name());
     }
 
     fn thaw(&self, now: &Server) -> Result<(), Error> {
@@ -129,8 +168,7 @@ impl Act<'_> {
         if self.is_outdated() {
             return self.rebuild();
         }
-        self.node.thaw();
-        lock(self.stage).frozen.remove(self.node.name());
+        self.thaw_now();
         Ok(())
     }
 
@@ -140,13 +178,12 @@ impl Act<'_> {
             return self.rebuild();
         }
         // One that is frozen could not stop.
-        self.node.thaw();
-        lock(self.stage).frozen.remove(self.node.name());
+        self.thaw_now();
         self.node.restart().map_err(fault)
     }
 
     /// Makes the node the primary. The old one ends first: whatever it took from then on would be lost.
-    fn promote(&self) -> Result<(), Error> {
+    pub(super) fn promote(&self) -> Result<(), Error> {
         let (cluster, node) = (self.cluster, self.node);
         let old = lock(self.stage).primary.clone();
         let others: Vec<_> = cluster
@@ -158,6 +195,14 @@ impl Act<'_> {
         }
         let has = received(node).map_err(fault)?;
         node.promote().map_err(fault)?;
+        // One that has missed a promotion before can follow nobody, and may not even be a replica.
+        let could_follow: Vec<_> = others
+            .iter()
+            .filter(|other| {
+                let state = lock(self.stage).server(other);
+                state.running && !state.frozen && !state.outdated
+            })
+            .collect();
         {
             let mut stage = lock(self.stage);
             node.name().clone_into(&mut stage.primary);
@@ -165,11 +210,7 @@ impl Act<'_> {
             let names = others.iter().map(|other| other.name().to_owned());
             stage.outdated.extend(names);
         }
-        for other in others {
-            let state = lock(self.stage).server(other);
-            if !state.running || state.frozen {
-                continue;
-            }
+        for other in could_follow {
             // What it has beyond the new primary is lost, and it cannot go back.
             if received(other).map_err(fault)? > has {
                 cluster.rebuild(other, node).map_err(fault)?;
@@ -182,7 +223,7 @@ impl Act<'_> {
     }
 
     /// Makes it a new copy of the primary.
-    fn rebuild(&self) -> Result<(), Error> {
+    pub(super) fn rebuild(&self) -> Result<(), Error> {
         let (primary, state) = {
             let stage = lock(self.stage);
             let primary = self.cluster.node(&stage.primary);
@@ -203,7 +244,7 @@ impl Act<'_> {
         Ok(())
     }
 
-    fn is_outdated(&self) -> bool {
+    pub(super) fn is_outdated(&self) -> bool {
         lock(self.stage).outdated.contains(self.node.name())
     }
 
@@ -226,7 +267,12 @@ impl Act<'_> {
         if now.primary {
             return Err(self.refuse("is the primary"));
         }
-        self.answering(now)
+        self.answering(now)?;
+        // It may even take writes, which nobody but its own clients will see.
+        match now.outdated {
+            true => Err(self.refuse("has missed a promotion: restart it, then it is a copy again")),
+            false => Ok(()),
+        }
     }
 
     fn refuse(&self, why: &str) -> Error {
@@ -235,7 +281,7 @@ impl Act<'_> {
 }
 
 /// How far a replica has the log of its primary, in bytes.
-fn received(node: &LocalNode) -> Result<u64, ClusterError> {
+pub(super) fn received(node: &LocalNode) -> Result<u64, ClusterError> {
     let sql =
         "SELECT greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) - '0/0'::pg_lsn";
     let rows = node.sql("postgres", sql)?;
@@ -243,6 +289,6 @@ fn received(node: &LocalNode) -> Result<u64, ClusterError> {
     Ok(value.and_then(|value| value.parse().ok()).unwrap_or(0))
 }
 
-fn fault(error: ClusterError) -> Error {
+pub(super) fn fault(error: ClusterError) -> Error {
     failure(&error)
 }

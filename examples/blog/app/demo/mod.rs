@@ -1,10 +1,14 @@
 //! What can be done to the servers while the blog runs on its own: faults, and traffic to see them by.
 
 mod faults;
+mod outages;
+mod play;
 mod traffic;
+mod visitors;
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
+use std::future::Future;
 use std::sync::{Arc, Mutex, Weak};
 
 use axum::Router;
@@ -21,6 +25,8 @@ use tokio::task::spawn_blocking;
 use super::error::{ApiError, Error};
 use super::routes::App;
 use faults::{Stage, Verb};
+use outages::Outage;
+use play::Playing;
 use traffic::{Flow, Traffic};
 
 /// What scripts of other sites cannot send along unless they are allowed to.
@@ -34,6 +40,7 @@ pub(crate) struct Demo {
     stage: Arc<Mutex<Stage>>,
     /// One thing is done at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
+    playing: Arc<Playing>,
     traffic: Traffic,
 }
 
@@ -41,6 +48,7 @@ pub(crate) struct Demo {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Scene {
     servers: BTreeMap<String, Server>,
+    outage: Option<play::Act>,
     traffic: Flow,
 }
 
@@ -50,15 +58,20 @@ pub(crate) struct Server {
     running: bool,
     frozen: bool,
     primary: bool,
+    /// It has missed a promotion. If it runs, it may take writes that nobody will have.
+    outdated: bool,
 }
 
 impl Demo {
-    pub(crate) fn new(cluster: &Arc<LocalCluster>) -> Self {
+    /// `database`: where the application's tables are.
+    pub(crate) fn new(cluster: &Arc<LocalCluster>, database: &str) -> Self {
+        let stage = Arc::new(Mutex::new(Stage::new(cluster)));
         Self {
             cluster: Arc::downgrade(cluster),
-            stage: Arc::new(Mutex::new(Stage::new(cluster))),
+            stage: Arc::clone(&stage),
             turn: Arc::default(),
-            traffic: Traffic::default(),
+            playing: Arc::default(),
+            traffic: Traffic::new(stage, database),
         }
     }
 
@@ -69,21 +82,37 @@ impl Demo {
         let servers = nodes.map(|node| (node.name().to_owned(), stage.server(node)));
         Scene {
             servers: servers.collect(),
+            outage: *faults::lock(&self.playing),
             traffic: self.traffic.flow(),
         }
     }
 
-    /// Does it, off the runtime and to its end, even if nobody waits for it any more.
-    async fn act(&self, node: String, verb: Verb, diverged: bool) -> Result<(), Error> {
+    fn cluster(&self) -> Result<Arc<LocalCluster>, Error> {
+        let cluster = self.cluster.upgrade();
+        cluster.ok_or_else(|| Error::Conflict("the cluster has ended".to_owned()))
+    }
+
+    /// Does it when its turn has come, and to its end, even if nobody waits for it any more.
+    async fn in_turn<F>(&self, work: F) -> Result<(), Error>
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
         let turn = Arc::clone(&self.turn).lock_owned().await;
-        let Some(cluster) = self.cluster.upgrade() else {
-            return Err(Error::Conflict("the cluster has ended".to_owned()));
-        };
-        let stage = Arc::clone(&self.stage);
-        let done = spawn_blocking(move || {
+        let done = tokio::spawn(async move {
             let _turn = turn;
-            faults::act(&cluster, &stage, &node, verb, diverged)
+            work.await
         });
+        done.await.unwrap_or_else(|error| Err(failure(&error)))
+    }
+
+    /// Acts on the servers, off the runtime.
+    async fn blocking<F>(&self, work: F) -> Result<(), Error>
+    where
+        F: FnOnce(&LocalCluster, &Mutex<Stage>) -> Result<(), Error> + Send + 'static,
+    {
+        let cluster = self.cluster()?;
+        let stage = Arc::clone(&self.stage);
+        let done = spawn_blocking(move || work(&cluster, &stage));
         done.await.unwrap_or_else(|error| Err(failure(&error)))
     }
 }
@@ -111,6 +140,7 @@ pub(crate) async fn pool_on(
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/status/nodes/{name}/{verb}", post(on_node))
+        .route("/status/outages/{name}", post(on_outage))
         .route("/status/traffic/{verb}", post(on_traffic))
         .route("/status/routing/{mode}", post(on_routing))
         .layer(from_fn(from_the_page))
@@ -128,7 +158,33 @@ async fn on_node(
         .status()
         .node(&name)
         .is_some_and(|node| node.diverged);
-    demo.act(name, verb, diverged).await?;
+    let server = demo.clone();
+    let work = async move {
+        let act = move |cluster: &_, stage: &_| faults::act(cluster, stage, &name, verb, diverged);
+        server.blocking(act).await
+    };
+    demo.in_turn(work).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// One of the outages, or `none`: back to normal.
+async fn on_outage(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let demo = app.demo.clone().ok_or_else(nothing_here)?;
+    let outage = Outage::named(&name);
+    if outage.is_none() && name != "none" {
+        return Err(Error::NotFound(format!("there is no outage `{name}`")).into());
+    }
+    let turn = demo.clone();
+    let work = async move {
+        match outage {
+            Some(outage) => demo.cause(&app, outage).await,
+            None => demo.back_to_normal(&app).await,
+        }
+    };
+    turn.in_turn(work).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -152,7 +208,12 @@ async fn on_traffic(
 ) -> Result<StatusCode, ApiError> {
     let demo = app.demo.clone().ok_or_else(nothing_here)?;
     match verb.as_str() {
-        "start" => demo.traffic.start(app)?,
+        "start" => {
+            if !demo.traffic.is_configured() {
+                demo.configure()?;
+            }
+            demo.traffic.start(app)?;
+        }
         "stop" => demo.traffic.stop()?,
         _ => return Err(Error::NotFound(format!("traffic cannot be told to `{verb}`")).into()),
     }

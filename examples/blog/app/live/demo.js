@@ -4,39 +4,47 @@ import { make, say } from "./words.js";
 
 const said = document.getElementById("said");
 
-/** Tells the application to do something, and says what became of it. */
-async function tell(path, what) {
-  say(said, `${what} …`);
+/** Tells the application to do something, and says there what became of it. */
+export async function tell(path, what, there = said) {
+  delete there.dataset.wrong;
+  say(there, `${what} …`);
   try {
     const answer = await fetch(path, {
       method: "POST",
       headers: { "X-Requested-With": "live" },
     });
     if (answer.ok) {
-      say(said, `${what}: done`);
-    } else {
-      const body = await answer.json().catch(() => ({}));
-      say(said, `${what}: ${body.error || `refused (${answer.status})`}`);
+      say(there, `${what}: done`);
+      return;
     }
+    const body = await answer.json().catch(() => ({}));
+    say(there, `${what}: ${body.error || `refused (${answer.status})`}`);
   } catch {
-    say(said, `${what}: the application does not answer`);
+    say(there, `${what}: the application does not answer`);
   }
+  // Until somebody tries again.
+  there.dataset.wrong = "true";
 }
 
 /** Verb, label, and when it makes sense. Of each pair one is shown. */
 const VERBS = [
   ["kill", "Kill", (_, server) => server.running],
-  ["restart", "Restart", (_, server) => server.running && !server.frozen],
+  ["restart", "Restart", (_, server) => server.running && !server.frozen && !server.outdated],
+  ["restart", "Make it a copy", (_, server) => server.running && !server.frozen && server.outdated],
   ["restart", "Start", (_, server) => !server.running],
   ["freeze", "Freeze", (_, server) => server.running && !server.frozen],
   ["thaw", "Thaw", (_, server) => server.running && server.frozen],
-  ["pause", "Pause replay", (node, server) => answers(server) && !server.primary && !node.replay_paused],
-  ["resume", "Resume replay", (node, server) => answers(server) && !server.primary && node.replay_paused],
-  ["promote", "Promote", (_, server) => answers(server) && !server.primary],
+  ["pause", "Pause replay", (node, server) => follows(server) && !node.replay_paused],
+  ["resume", "Resume replay", (node, server) => follows(server) && node.replay_paused],
+  ["promote", "Promote", (_, server) => follows(server)],
 ];
 
 function answers(server) {
   return server.running && !server.frozen;
+}
+
+function follows(server) {
+  return answers(server) && !server.primary && !server.outdated;
 }
 
 /** The buttons of one node; none are shown for servers of others. */
@@ -82,7 +90,7 @@ const MODES = [
   ["automatic", "All"],
 ];
 
-/** The switch of the routing, and what it has moved and held back. */
+/** The switch of the routing, and how much it has moved and held back. */
 export class Routing {
   constructor(buttons, text) {
     Object.assign(this, { buttons, text });
@@ -103,34 +111,7 @@ export class Routing {
       button.setAttribute("aria-pressed", String(mode === routing.mode));
     }
     const { on_replicas: moved, could_move: could, could_not_yet: not } = routing;
-    const kept = routing.kept_on_primary.slice(0, 3).map(
-      ({ reason, name, statements }) => `${name || reason} (${statements})`,
-    );
     const held = could + not > 0 ? ` Held back: ${could} that could move, ${not} that could not yet.` : "";
-    const why = kept.length > 0 ? ` Kept on the primary by ${kept.join(", ")}.` : "";
-    say(this.text, `Routing: ${routing.mode}. On replicas: ${moved}.${held}${why}`);
-  }
-}
-
-/** The switch of the traffic. */
-export class Traffic {
-  #running = false;
-
-  constructor(root, button, text) {
-    Object.assign(this, { root, button, text });
-    button.addEventListener("click", () => {
-      const [verb, what] = this.#running ? ["stop", "Stop traffic"] : ["start", "Start traffic"];
-      tell(`/status/traffic/${verb}`, what);
-    });
-  }
-
-  show(demo) {
-    this.root.hidden = !demo;
-    if (!demo) return;
-    const { running, seconds_left: left, readers, failed, in_doubt: doubt } = demo.traffic;
-    this.#running = running;
-    say(this.button, running ? "Stop traffic" : "Start traffic");
-    const now = running ? `${readers} readers and a writer, for ${left} s more. ` : "";
-    say(this.text, `${now}Failed: ${failed}; writes in doubt: ${doubt}.`);
+    say(this.text, `Routing: ${routing.mode}. On replicas: ${moved} statements.${held}`);
   }
 }

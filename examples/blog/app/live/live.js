@@ -1,15 +1,21 @@
 // The page: takes what the server sends, and shows it.
 
-import { Routing, Traffic } from "./demo.js";
+import { Lags, Moves, Waits } from "./charts.js";
+import { Routing } from "./demo.js";
 import { History, Speed, chart } from "./lines.js";
 import { Nodes } from "./nodes.js";
+import { Sides, Story } from "./story.js";
 import { clock, known, make, rate, say, told } from "./words.js";
 
 const LOGGED = 100;
 
 const at = (id) => document.getElementById(id);
 const nodes = new Nodes(at("tree"), at("apart"), at("loose"));
-const traffic = new Traffic(at("traffic"), at("traffic-button"), at("traffic-text"));
+const story = new Story(at("story"), at("outages"), at("normal"), at("story-said"));
+const sides = new Sides(at("sides"), at("figures"), at("traffic-button"), at("traffic-text"), at("since"));
+const lags = new Lags(at("lags"));
+const waiting = new Waits(at("waits"));
+const moves = new Moves(at("moves"), at("kept"));
 const routing = new Routing(at("routing-buttons"), at("routing-text"));
 
 /** Who is a node, or was one when it served something. */
@@ -155,14 +161,18 @@ function log(when, text, state) {
   at("quiet").hidden = true;
 }
 
-function show({ pool, served, demo }) {
+function show({ pool, served, waits, demo }) {
   const now = performance.now();
   measure(pool, served, now);
   nodes.show(pool, speed, demo, now);
   facts.show(pool, whole(), now);
   showServed(pool, served);
   showBanner(pool);
-  traffic.show(demo);
+  story.show(demo);
+  sides.show(demo);
+  lags.show(pool, now);
+  waiting.show(waits, now);
+  moves.show(pool.routing, now);
   routing.show(pool.routing, demo);
 }
 

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::demo::Scene;
 use super::routes::App;
-use super::served::Counters;
+use super::served::{Counters, Waits};
 
 /// How long the nodes may take to answer a check.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -37,15 +37,19 @@ struct Snapshot {
     pool: PoolStatus,
     /// What each node has served for this application since its start.
     served: Counters,
+    /// How its reads have waited for replicas.
+    waits: Waits,
     /// The servers themselves, where they are the application's own.
     demo: Option<Scene>,
 }
 
 impl Snapshot {
     fn take(app: &App) -> Self {
+        let (served, waits) = app.log.counters();
         Self {
             pool: app.pool.status(),
-            served: app.log.counters(),
+            served,
+            waits,
             demo: app.demo.as_ref().map(|demo| demo.scene()),
         }
     }
@@ -78,10 +82,9 @@ async fn status(State(app): State<App>) -> impl IntoResponse {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     // Milliseconds since 1970, as the times in the pool's status.
     let at = u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX);
-    let Snapshot { pool, served, demo } = Snapshot::take(&app);
-    fresh(Json(
-        json!({ "at": at, "pool": pool, "served": served, "demo": demo }),
-    ))
+    let mut status = json!(Snapshot::take(&app));
+    status["at"] = json!(at);
+    fresh(Json(status))
 }
 
 fn fresh(body: impl IntoResponse) -> impl IntoResponse {

@@ -13,7 +13,7 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; c
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Name, type and text of each file.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 8] = [
     (
         "live.css",
         "text/css; charset=utf-8",
@@ -23,6 +23,8 @@ const FILES: [(&str, &str, &str); 6] = [
     ("nodes.js", SCRIPT, include_str!("nodes.js")),
     ("lines.js", SCRIPT, include_str!("lines.js")),
     ("words.js", SCRIPT, include_str!("words.js")),
+    ("charts.js", SCRIPT, include_str!("charts.js")),
+    ("story.js", SCRIPT, include_str!("story.js")),
     ("demo.js", SCRIPT, include_str!("demo.js")),
 ];
 
