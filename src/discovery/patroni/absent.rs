@@ -40,12 +40,21 @@ mod tests {
         let mut absent = Absent::default();
         let hour = Duration::from_secs(3600);
         assert_eq!(absent.still_there(&[a.clone(), b.clone()], hour), []);
-        assert_eq!(absent.still_there(&[a.clone()], hour), [b.clone()]);
-        assert_eq!(absent.still_there(&[a.clone()], hour), [b.clone()]);
+        assert_eq!(
+            absent.still_there(std::slice::from_ref(&a), hour),
+            [b.clone()]
+        );
+        assert_eq!(
+            absent.still_there(std::slice::from_ref(&a), hour),
+            [b.clone()]
+        );
         // It is listed again, with another weight: that counts.
         let heavier = b.clone().weight(5);
         assert_eq!(absent.still_there(&[a.clone(), heavier.clone()], hour), []);
-        assert_eq!(absent.still_there(&[a.clone()], hour), [heavier]);
+        assert_eq!(
+            absent.still_there(std::slice::from_ref(&a), hour),
+            [heavier]
+        );
         assert_eq!(absent.still_there(&[a], Duration::ZERO), []);
     }
 }
