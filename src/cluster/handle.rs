@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checkout_tracker::CheckoutTracker;
 use super::command::Command;
+use super::degradation::tell_changes;
 use super::manager::{Manager, Parts};
 use super::marks::Marks;
 use super::member::Member;
@@ -32,7 +33,9 @@ use crate::node::{ConnectHooks, Mark, Node, Trouble};
 use crate::routing::LoadBalancingPolicy;
 #[cfg(feature = "promotion")]
 use crate::status::Promoted;
-use crate::status::{EventBus, EventSender, LearnedStatement, PromotionStatus};
+use crate::status::{
+    Degradation, Degraded, EventBus, EventSender, LearnedStatement, PromotionStatus,
+};
 
 /// How many messages to the manager may wait. A failure beyond that is dropped: the next statement that meets it
 /// reports it again.
@@ -425,14 +428,18 @@ impl Cluster {
 
     /// Notes why the list of nodes cannot be followed, or that it can.
     pub(crate) fn note_discovery(&self, cause: Option<String>) {
-        let mut place = self.discovery.lock();
-        if *place == cause {
+        let before = std::mem::replace(&mut *self.discovery.lock(), cause.clone());
+        if before == cause {
             return;
         }
         if let Some(cause) = &cause {
             tracing::warn!(target: "diesel_replicated", cause, "discovery_failed");
         }
-        *place = cause;
+        let degraded = |cause| Degraded::of_pool(Degradation::Discovery, cause);
+        let (before, now) = (before.map(degraded), cause.map(degraded));
+        if let Some(bus) = self.event_sender.bus() {
+            tell_changes(before.as_slice(), now.as_slice(), &bus);
+        }
     }
 
     /// Why the list of nodes cannot be followed.

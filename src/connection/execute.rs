@@ -391,12 +391,15 @@ impl ReplicatedConnection {
             self.resolve_types(statement, lease).await?;
         }
         if let Some(progress) = &execution.progress {
-            progress.sends(lease, execution.outcome_if_lost());
+            progress.sends(lease, execution.outcome_if_sent());
         }
         let (commands, ran) = (lease.wire.commands(), lease.wire.ran());
         let result = action.send(lease).await;
         let never_ran = lease.wire.commands() == commands || lease.wire.is_turned_away();
         execution.unsent = result.is_err() && never_ran;
+        if let Some(progress) = execution.progress.as_ref().filter(|_| execution.unsent) {
+            progress.never_sent();
+        }
         execution.refused = result.is_err() && lease.wire.ran() == ran;
         result
     }

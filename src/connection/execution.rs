@@ -96,11 +96,17 @@ impl Execution {
             && sql.trim().eq_ignore_ascii_case("commit")
     }
 
-    /// What became of it if its connection broke. A read, or a BEGIN, leaves nothing behind.
+    /// What became of it if its connection broke.
     pub(super) fn outcome_if_lost(&self) -> Outcome {
         if self.unsent {
-            return Outcome::NotRun;
+            Outcome::NotRun
+        } else {
+            self.outcome_if_sent()
         }
+    }
+
+    /// What becomes of it if it is sent and nobody hears how it ends. A read, or a BEGIN, leaves nothing behind.
+    pub(super) fn outcome_if_sent(&self) -> Outcome {
         let Self { verdict, learn, .. } = self;
         let harmless = match verdict.control {
             None => verdict.idempotent,
@@ -122,6 +128,11 @@ impl Progress {
     /// It is about to be sent over this connection. `outcome` is what becomes of it if nobody waits for its end.
     pub(super) fn sends(&self, lease: &Arc<Lease>, outcome: Outcome) {
         *self.0.lock() = Some((Arc::clone(lease), outcome));
+    }
+
+    /// Nothing of it was sent after all.
+    pub(super) fn never_sent(&self) {
+        *self.0.lock() = None;
     }
 
     /// Gives it up: its connection is of no use any more, and the server is asked to stop.

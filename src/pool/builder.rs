@@ -9,7 +9,7 @@ use diesel_async::AsyncPgConnection;
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use super::following::{Nodes, follow, list};
+use super::following::{Followed, Given, follow, list};
 use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
 use crate::config::{
@@ -266,35 +266,45 @@ impl Builder {
     /// A setting is not valid (all mistakes are listed), or no primary was found, or more than one. With
     /// [`Builder::start_read_only`] one usable replica is enough.
     pub async fn build(mut self) -> Result<ReplicatedPool, Error> {
-        let source = self.discovery.take();
-        let known = match &source {
-            Some(source) => self.discover(source).await?,
-            None => Nodes::new(),
+        let followed = match self.discovery.take() {
+            Some(source) => Some(self.discover(source).await?),
+            None => None,
         };
         let options = self.prepare()?;
         let start_read_only = options.settings.shared.start_read_only;
         let cluster = Cluster::start(options);
         started(&cluster, start_read_only).await?;
-        follow(&cluster, source, known);
+        if let Some(followed) = followed {
+            follow(&cluster, followed);
+        }
         Ok(ReplicatedPool { cluster })
     }
 
     /// Adds the nodes that a source lists. Without a list the nodes that were given must do.
-    async fn discover(&mut self, source: &Arc<dyn Discovery>) -> Result<Nodes, Error> {
-        match list(&**source, &self.config.pool).await {
+    async fn discover(&mut self, source: Arc<dyn Discovery>) -> Result<Followed, Error> {
+        let given = self.given();
+        let mut listed = list(&*source, &self.config.pool).await;
+        match &mut listed {
             Ok(nodes) => {
-                for node in nodes.values() {
-                    let node = node.clone().role(DeclaredRole::Unknown);
-                    self.config.nodes.push(node);
-                }
-                Ok(nodes)
+                // What was given holds.
+                given.leave_out(nodes, &self.config.pool);
+                let listed = nodes.values().cloned();
+                let nodes = listed.map(|node| node.role(DeclaredRole::Unknown));
+                self.config.nodes.extend(nodes);
             }
-            Err(cause) if self.config.nodes.is_empty() => Err(Error::Discovery { cause }),
-            Err(cause) => {
-                tracing::warn!(target: "diesel_replicated", cause, "discovery_failed");
-                Ok(Nodes::new())
+            Err(cause) if self.config.nodes.is_empty() => {
+                let cause = std::mem::take(cause);
+                return Err(Error::Discovery { cause });
             }
+            // It is told when the pool is there.
+            Err(_) => {}
         }
+        Ok(Followed::asked(source, listed, given))
+    }
+
+    /// The nodes that were given. Those that are not valid are told later.
+    fn given(&self) -> Given {
+        Given::new(&self.config.nodes, &self.config.pool)
     }
 
     /// Builds the pool without waiting for any node. The first statements wait. The nodes of a
@@ -305,8 +315,11 @@ impl Builder {
     /// A setting is not valid, or it is called outside of a runtime and none was named.
     pub fn build_unchecked(self) -> Result<ReplicatedPool, Error> {
         let source = self.discovery.clone();
+        let followed = source.map(|source| Followed::unasked(source, self.given()));
         let cluster = Cluster::start(self.prepare()?);
-        follow(&cluster, source, Nodes::new());
+        if let Some(followed) = followed {
+            follow(&cluster, followed);
+        }
         Ok(ReplicatedPool { cluster })
     }
 

@@ -1,14 +1,17 @@
 //! Follows a list of nodes that changes: nodes join, leave and are replaced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::cluster::{Cluster, Member};
-use crate::config::{NodeConfig, PoolConfig, check_node, check_replica};
+use crate::config::{Config, Host, NodeConfig, PoolConfig, check_node, check_replica};
 use crate::discovery::{Discovery, MOST};
 use crate::error::Error;
 
@@ -55,62 +58,156 @@ fn checked(
     Ok(nodes)
 }
 
-/// Follows a source, if there is one, until the pool is closed. `known` is what it has listed and the pool has.
-pub(super) fn follow(cluster: &Arc<Cluster>, source: Option<Arc<dyn Discovery>>, known: Nodes) {
-    if let Some(source) = source {
-        let following = Following {
-            source,
-            cluster: Arc::downgrade(cluster),
-            known,
-        };
-        cluster.runtime.spawn(following.run());
+/// The nodes that a pool was given beside its list, by names and addresses. The list says nothing of them.
+#[derive(Default)]
+pub(super) struct Given {
+    names: BTreeSet<String>,
+    hosts: Vec<Host>,
+}
+
+impl Given {
+    /// Those of `nodes` that are valid.
+    pub(super) fn new(nodes: &[NodeConfig], pool: &PoolConfig) -> Self {
+        let mut given = Self::default();
+        for node in nodes {
+            if let Ok(settings) = check_replica(node.clone(), pool) {
+                given.hosts.push(settings.host);
+                given.names.insert(settings.name);
+            }
+        }
+        given
+    }
+
+    /// Leaves out of a list what was given.
+    pub(super) fn leave_out(&self, nodes: &mut Nodes, pool: &PoolConfig) {
+        nodes.retain(|name, node| {
+            let settings = check_replica(node.clone(), pool);
+            let there = settings.is_ok_and(|settings| self.hosts.contains(&settings.host));
+            !self.names.contains(name) && !there
+        });
     }
 }
 
+/// What is followed, and what is known of it.
+pub(super) struct Followed {
+    source: Arc<dyn Discovery>,
+    /// What it listed, if it was asked.
+    listed: Result<Nodes, String>,
+    was_asked: bool,
+    given: Given,
+}
+
+impl Followed {
+    /// A source that was asked, beside nodes that were given.
+    pub(super) fn asked(
+        source: Arc<dyn Discovery>,
+        listed: Result<Nodes, String>,
+        given: Given,
+    ) -> Self {
+        Self {
+            source,
+            listed,
+            was_asked: true,
+            given,
+        }
+    }
+
+    /// A source that nobody has asked yet.
+    pub(super) fn unasked(source: Arc<dyn Discovery>, given: Given) -> Self {
+        Self {
+            source,
+            listed: Ok(Nodes::new()),
+            was_asked: false,
+            given,
+        }
+    }
+}
+
+/// Follows a source until the pool is closed.
+pub(super) fn follow(cluster: &Arc<Cluster>, followed: Followed) {
+    let (known, refused) = match followed.listed {
+        Ok(nodes) => (nodes, None),
+        Err(cause) => (Nodes::new(), Some(cause)),
+    };
+    let following = Following {
+        source: followed.source,
+        cluster: Arc::downgrade(cluster),
+        given: followed.given,
+        was_asked: AtomicBool::new(followed.was_asked),
+        wanted: watch::Sender::new(known.clone()),
+        known: Mutex::new(known),
+        lacking: Mutex::new(Lacking {
+            refused,
+            undone: Vec::new(),
+        }),
+    };
+    following.tell();
+    cluster.runtime.spawn(following.run());
+}
+
+/// One part asks the source, and the other does what the list says. Neither waits for the other.
 struct Following {
     source: Arc<dyn Discovery>,
     cluster: Weak<Cluster>,
+    given: Given,
+    was_asked: AtomicBool,
+    /// The last list that may be meant.
+    wanted: watch::Sender<Nodes>,
     /// What the source has listed and the pool has.
-    known: Nodes,
+    known: Mutex<Nodes>,
+    lacking: Mutex<Lacking>,
+}
+
+/// What does not go as the source says.
+#[derive(Default)]
+struct Lacking {
+    /// Why the last list was not taken.
+    refused: Option<String>,
+    /// What of the last good list could not be done yet.
+    undone: Vec<String>,
 }
 
 impl Following {
-    async fn run(mut self) {
-        let mut wanted = self.known.clone();
-        let mut refused = None;
+    async fn run(self) {
+        tokio::join!(guarded(|| self.ask()), guarded(|| self.carry_out()));
+    }
+
+    /// Asks the source again and again.
+    async fn ask(&self) {
         loop {
-            let Some(undone) = self.apply(&wanted).await else {
-                return;
-            };
-            let done = undone.is_empty();
-            if let Some(cluster) = self.cluster.upgrade() {
-                let causes = undone.into_iter().chain(refused.take());
-                let causes: Vec<String> = causes.collect();
-                cluster.note_discovery((!causes.is_empty()).then(|| causes.join("; ")));
-            }
-            let again = async {
-                if done {
-                    std::future::pending::<()>().await;
+            if self.was_asked.swap(true, Ordering::Relaxed) {
+                tokio::select! {
+                    () = self.changed() => {}
+                    () = self.without_primary() => {}
                 }
-                tokio::time::sleep(AGAIN).await;
-            };
-            tokio::select! {
-                () = self.changed() => {}
-                () = self.without_primary() => {}
-                () = again => continue,
             }
-            let Some(config) = self
-                .cluster
-                .upgrade()
-                .map(|cluster| Arc::clone(&cluster.config))
-            else {
+            let Some(config) = self.config() else {
                 return;
             };
-            match list(&*self.source, &config.pool).await {
-                Ok(nodes) => wanted = nodes,
-                Err(cause) => refused = Some(cause),
-            }
+            let refused = match list(&*self.source, &config.pool).await {
+                Ok(mut nodes) => {
+                    self.given.leave_out(&mut nodes, &config.pool);
+                    self.wanted.send_if_modified(|wanted| {
+                        let other = *wanted != nodes;
+                        *wanted = nodes;
+                        other
+                    });
+                    None
+                }
+                Err(cause) => Some(cause),
+            };
+            self.lacking.lock().refused = refused;
+            self.tell();
         }
+    }
+
+    /// The configuration, unless the pool is over.
+    fn config(&self) -> Option<Arc<Config>> {
+        let cluster = self
+            .cluster
+            .upgrade()
+            .filter(|cluster| !cluster.is_over())?;
+        Some(Arc::clone(&cluster.config))
     }
 
     async fn changed(&self) {
@@ -133,37 +230,128 @@ impl Following {
         }
     }
 
-    /// Makes the pool's nodes those that are wanted. Returns why some are not yet; `None` if the pool is closed.
-    async fn apply(&mut self, wanted: &Nodes) -> Option<Vec<String>> {
+    /// Makes the pool's nodes those of the list, and tries again what could not be done.
+    async fn carry_out(&self) {
+        let mut wanted = self.wanted.subscribe();
+        loop {
+            let nodes = wanted.borrow_and_update().clone();
+            let Some(mut undone) = self.join_and_leave(&nodes).await else {
+                return;
+            };
+            // What cannot be reached holds up no newer list for longer.
+            let newer = async {
+                tokio::time::sleep(AGAIN).await;
+                wanted.changed().await
+            };
+            tokio::select! {
+                failed = self.replace(&nodes) => undone.extend(failed),
+                _ = newer => continue,
+            }
+            let done = undone.is_empty();
+            self.lacking.lock().undone = undone;
+            self.tell();
+            let again = async {
+                if done {
+                    std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(AGAIN).await;
+            };
+            tokio::select! {
+                _ = wanted.changed() => {}
+                () = again => {}
+                () = self.over() => return,
+            }
+        }
+    }
+
+    /// Returns when the pool is over.
+    async fn over(&self) {
+        while self.config().is_some() {
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    /// Says what does not go as the source says.
+    fn tell(&self) {
+        let causes = {
+            let lacking = self.lacking.lock();
+            let causes = lacking.undone.iter().chain(&lacking.refused);
+            causes.cloned().collect::<Vec<String>>()
+        };
+        if let Some(cluster) = self.cluster.upgrade() {
+            cluster.note_discovery((!causes.is_empty()).then(|| causes.join("; ")));
+        }
+    }
+
+    /// Has those join that are new, and those leave that are gone. Returns what could not be done; `None` if the pool is
+    /// over.
+    async fn join_and_leave(&self, wanted: &Nodes) -> Option<Vec<String>> {
         let cluster = self.cluster.upgrade()?;
         if cluster.is_over() {
             return None;
         }
         let mut undone = Vec::new();
-        for (name, node) in wanted {
-            let change = match self.known.get(name) {
-                Some(known) if known == node => continue,
-                Some(_) => replace(&cluster, name, node).await,
-                None => join(&cluster, node).await,
-            };
-            match change {
-                Ok(()) => {
-                    self.known.insert(name.clone(), node.clone());
-                }
+        let known = self.known();
+        for (name, node) in wanted.iter().filter(|(name, _)| !known.contains_key(*name)) {
+            match join(&cluster, node).await {
+                Ok(()) => self.knows(name, node),
                 Err(error) => undone.push(format!("node `{name}`: {error}")),
             }
         }
-        let gone = self.known.keys().filter(|name| !wanted.contains_key(*name));
-        for name in gone.cloned().collect::<Vec<String>>() {
-            match leave(&cluster, &name).await {
+        for name in known.keys().filter(|name| !wanted.contains_key(*name)) {
+            match leave(&cluster, name).await {
                 Ok(()) | Err(Error::UnknownNode { .. }) => {
-                    self.known.remove(&name);
+                    self.known.lock().remove(name);
                 }
                 // It leaves when another is the primary.
                 Err(error) => undone.push(format!("node `{name}` cannot leave: {error}")),
             }
         }
         Some(undone)
+    }
+
+    /// Puts those that have changed in the place of what was there, each if it can be reached. Returns what could not be
+    /// done.
+    async fn replace(&self, wanted: &Nodes) -> Vec<String> {
+        let Some(cluster) = self.cluster.upgrade() else {
+            return Vec::new();
+        };
+        let known = self.known();
+        let other = |(name, node): &(&String, &NodeConfig)| {
+            known.get(*name).is_some_and(|known| known != *node)
+        };
+        let moved = wanted.iter().filter(other).map(async |(name, node)| {
+            match replace(&cluster, name, node).await {
+                Ok(()) => {
+                    self.knows(name, node);
+                    None
+                }
+                Err(error) => Some(format!("node `{name}`: {error}")),
+            }
+        });
+        let failed = futures_util::future::join_all(moved).await;
+        failed.into_iter().flatten().collect()
+    }
+
+    fn known(&self) -> Nodes {
+        self.known.lock().clone()
+    }
+
+    fn knows(&self, name: &str, node: &NodeConfig) {
+        self.known.lock().insert(name.to_owned(), node.clone());
+    }
+}
+
+/// Does its work again if it panics. What is called in there may be the application's: a source, a subscriber of events.
+async fn guarded<F: Future<Output = ()>>(mut work: impl FnMut() -> F) {
+    while AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+        let told = std::panic::catch_unwind(|| {
+            let error = "the task that follows the list of nodes panicked";
+            tracing::error!(target: "diesel_replicated", error, "task_died");
+        });
+        // Who panics at this, too, has said enough.
+        drop(told);
+        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -259,6 +259,11 @@ impl EventBus {
 pub(crate) struct EventSender(broadcast::WeakSender<Event>);
 
 impl EventSender {
+    /// The bus, if it is still there. Nobody may keep it: streams end with the last one.
+    pub(crate) fn bus(&self) -> Option<EventBus> {
+        self.0.upgrade().map(EventBus)
+    }
+
     /// Sends, if the bus is still there.
     #[cfg(feature = "promotion")]
     pub(crate) fn send(&self, event: Event) {

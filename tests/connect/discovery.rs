@@ -324,3 +324,166 @@ async fn a_pool_begins_with_the_list_or_with_what_it_was_given() {
     let closed = Arc::new(mixed);
     closed.close(Duration::from_secs(1)).await;
 }
+
+/// A source of what is put there, asked once in `interval`, and how often it was asked.
+#[derive(Clone)]
+struct Told {
+    nodes: Arc<parking_lot::Mutex<Vec<NodeConfig>>>,
+    asked: Arc<std::sync::atomic::AtomicU32>,
+}
+
+impl Told {
+    fn new(nodes: &[NodeConfig]) -> Self {
+        Self {
+            nodes: Arc::new(parking_lot::Mutex::new(nodes.to_vec())),
+            asked: Arc::default(),
+        }
+    }
+
+    fn says(&self, nodes: &[NodeConfig]) {
+        *self.nodes.lock() = nodes.to_vec();
+    }
+
+    fn asked(&self) -> u32 {
+        std::sync::atomic::AtomicU32::load(&self.asked, std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn source(&self, interval: Duration) -> impl Discovery + use<> {
+        let told = self.clone();
+        from_fn(interval, move || {
+            told.asked
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let nodes = told.nodes.lock().clone();
+            async move { Ok(nodes) }
+        })
+    }
+}
+
+fn node(local: &LocalCluster, name: &str) -> NodeConfig {
+    NodeConfig::new(local.node(name).unwrap().url("app")).name(name)
+}
+
+// A change that could not be made was tried again each second, and the source, which waits longer, was not asked any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_cannot_be_made_keeps_nobody_from_asking_again() {
+    let local = own_cluster().await;
+    let [primary, one, two] = ["primary", "replica-1", "replica-2"].map(|name| node(&local, name));
+    let told = Told::new(&[primary.clone(), one.clone()]);
+    let pool = pool(told.source(Duration::from_millis(1500)))
+        .await
+        .unwrap();
+    let nowhere = NodeConfig::new("postgres://postgres@127.0.0.1:1/app").name("replica-1");
+    told.says(&[primary.clone(), nowhere]);
+    eventually("it is told", async || cause(&pool).is_some()).await;
+    let before = told.asked();
+    eventually("it is asked again", async || told.asked() > before + 2).await;
+    told.says(&[primary, one, two]);
+    has(&pool, &["primary", "replica-1", "replica-2"]).await;
+    eventually("nothing is lacking", async || cause(&pool).is_none()).await;
+}
+
+// Nodes that accept and never answer were tried one after the other, and all else waited.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_do_not_answer_hold_up_no_other() {
+    let local = own_cluster().await;
+    let [primary, one, two] = ["primary", "replica-1", "replica-2"].map(|name| node(&local, name));
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let told = Told::new(&[primary.clone(), one.clone(), two.clone()]);
+    let builder = ReplicatedPool::builder().connect_timeout(Duration::from_secs(120));
+    let source = told.source(Duration::from_millis(200));
+    let pool = builder.discovery(source).build().await.unwrap();
+    let away = |name: &str| {
+        NodeConfig::new(format!("postgres://postgres@127.0.0.1:{port}/app")).name(name)
+    };
+    told.says(&[primary.clone(), away("replica-1"), away("replica-2")]);
+    let before = told.asked();
+    eventually("it is asked again", async || told.asked() > before + 10).await;
+    let third = NodeConfig::new(local.primary().url("postgres")).name("third");
+    told.says(&[primary, away("replica-1"), third]);
+    has(&pool, &["primary", "replica-1", "third"]).await;
+    drop(silent);
+}
+
+/// Panics once, when a node leaves.
+struct Panics(std::sync::atomic::AtomicBool);
+
+impl tracing::Subscriber for Panics {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut leaves = false;
+        event.record(
+            &mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                leaves |= field.name() == "message" && format!("{value:?}") == "node_left";
+            },
+        );
+        let first = leaves && !self.0.swap(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(!first, "a subscriber is out of order");
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+// block/proto-fleet 822: whoever listens panics.
+#[tokio::test]
+async fn a_subscriber_that_panics_ends_no_following() {
+    let local = own_cluster().await;
+    let [primary, one, two] = ["primary", "replica-1", "replica-2"].map(|name| node(&local, name));
+    let subscriber = Panics(std::sync::atomic::AtomicBool::new(false));
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let told = Told::new(&[primary.clone(), one]);
+    let pool = pool(told.source(Duration::from_millis(100))).await.unwrap();
+    told.says(std::slice::from_ref(&primary));
+    has(&pool, &["primary"]).await;
+    told.says(&[primary, two]);
+    has(&pool, &["primary", "replica-2"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_does_not_wait_asks_at_once_and_failures_are_events() {
+    let local = own_cluster().await;
+    let [primary, one] = ["primary", "replica-1"].map(|name| node(&local, name));
+    let told = Told::new(&[primary.clone(), one.clone()]);
+    let hourly = told.source(Duration::from_secs(3600));
+    // What is given and listed is one node.
+    let builder = ReplicatedPool::builder().primary(primary.clone());
+    let pool = builder.discovery(hourly).build_unchecked().unwrap();
+    has(&pool, &["primary", "replica-1"]).await;
+    serves(&pool, "replica-1").await;
+    assert_eq!(cause(&pool), None);
+    let told = Told::new(&[]);
+    let source = told.source(Duration::from_millis(100));
+    let builder = ReplicatedPool::builder().primary(primary.clone());
+    let pool = builder.discovery(source).build().await.unwrap();
+    assert!(cause(&pool).unwrap().contains("empty"));
+    let mut events = pool.subscribe();
+    let next = async |events: &mut diesel_replicated::status::Events| loop {
+        let event = futures_util::StreamExt::next(events).await.unwrap();
+        if event.name().starts_with("degrad") {
+            return event.name();
+        }
+    };
+    told.says(&[primary.clone(), one]);
+    assert_eq!(next(&mut events).await, "degradation_over");
+    told.says(&[]);
+    assert_eq!(next(&mut events).await, "degraded");
+    // Under its own name, and another list.
+    let url = local.primary().url("app");
+    let told = Told::new(&[NodeConfig::new(url.as_str()), primary]);
+    let source = told.source(Duration::from_millis(100));
+    let builder = ReplicatedPool::builder().primary(url.as_str());
+    builder.discovery(source).build().await.unwrap();
+}
