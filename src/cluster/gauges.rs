@@ -69,7 +69,7 @@ impl Gauges {
         let name = topology.members.first().map(|member| &*member.node.name);
         let observes = self.observes.load(Ordering::Relaxed);
         let state = PoolState {
-            takes_writes: topology.takes_writes(),
+            takes_writes: topology.lets_writes_pass(),
             takes_reads: topology.takes_reads_if(observes),
             learned,
             degradations,
@@ -89,7 +89,7 @@ fn state(member: &Member, topology: &Topology, write_log: &WriteLog) -> NodeStat
         up: member.is_up(),
         is_replica: member.kind() == Some(NodeKind::Replica),
         serves_reads: topology.serves_reads(member),
-        serves_writes: topology.takes_writes() && member.kind() == Some(NodeKind::Primary),
+        serves_writes: topology.lets_writes_pass() && member.kind() == Some(NodeKind::Primary),
         lag_bytes,
         lag,
         connections: connections.connections,

@@ -135,22 +135,31 @@ impl Topology {
         self.identities.are_pending()
     }
 
-    /// Whether a write can be sent somewhere now.
+    /// Whether the primary takes writes, also while somebody has paused them here.
     pub(crate) fn takes_writes(&self) -> bool {
-        self.primary_for(Purpose::Write).is_some_and(Member::is_up)
+        self.allowed_for(Purpose::Write).is_some_and(Member::is_up)
     }
 
-    /// The primary, if it may be used for this purpose.
+    /// Whether a write can be sent somewhere now.
+    pub(crate) fn lets_writes_pass(&self) -> bool {
+        self.takes_writes() && !self.is_paused()
+    }
+
+    /// The primary, if it may be used for this purpose, and nobody has paused that.
     pub(crate) fn primary_for(&self, purpose: Purpose) -> Option<&Member> {
+        let paused = self.is_paused() && purpose == Purpose::Write;
+        self.allowed_for(purpose).filter(|_| !paused)
+    }
+
+    fn allowed_for(&self, purpose: Purpose) -> Option<&Member> {
         let passes = match self.gate {
             Gate::Open => true,
             Gate::Held => false,
             // Without a majority a read may be old, but it loses nothing.
             Gate::Unasked | Gate::NoQuorum { .. } => purpose == Purpose::Read,
         };
-        let paused = self.is_paused() && purpose == Purpose::Write;
         // A fenced primary is the primary, so it serves reads.
-        let primary = self.primary().filter(|_| passes && !paused);
+        let primary = self.primary().filter(|_| passes);
         primary.filter(|member| !member.fenced || purpose != Purpose::Write)
     }
 
@@ -224,7 +233,9 @@ impl Topology {
     }
 
     pub(crate) fn describe(&self) -> Vec<String> {
-        self.members.iter().map(Member::describe).collect()
+        let paused = self.is_paused().then(|| "new writes are paused".to_owned());
+        let members = self.members.iter().map(Member::describe);
+        members.chain(paused).collect()
     }
 
     /// The nodes that take writes, if it cannot be told which of them is the primary.

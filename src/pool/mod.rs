@@ -310,8 +310,12 @@ impl ReplicatedPool {
     }
 
     /// Pauses new writes for at most `limit`, or until [`resume_writes`](Self::resume_writes): an operator's hold, for a restart of the
-    /// primary or a change by hand. Returns at once; what runs goes on, and so do open transactions, sessions that have
-    /// left state on the primary's connection, and all reads. It holds for this process alone.
+    /// primary or a change by hand. Returns at once. It holds for this process alone.
+    ///
+    /// What runs goes on, and so do reads, open transactions (with `COMMIT AND CHAIN`, and one that was begun read only and then made to
+    /// write), sessions with state on the primary's connection (`LISTEN`, `PREPARE` or a session lock, taken now as well), and what has
+    /// borrowed [`primary_connection`](crate::ReplicatedConnection::primary_connection). A text of several statements with a BEGIN in
+    /// it, and COPY, count as writes.
     ///
     /// A statement that writes, and a BEGIN that may, waits as over a failover, up to
     /// [`failover_wait`](Config::failover_wait), and then fails with [`Error::WritesPaused`]: nothing ran. A second call

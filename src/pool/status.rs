@@ -17,7 +17,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
     let topology = cluster.topology();
     let synchronous_standbys = cluster.write_log.with(|view| view.synchronous_standbys);
     let synchronous_standbys = synchronous_standbys.unwrap_or_default();
-    let takes_writes = topology.takes_writes();
+    let takes_writes = topology.lets_writes_pass();
     let nodes = topology.members.iter();
     let (learned, promotion) = (cluster.learned(), cluster.promotion());
     PoolStatus {
@@ -100,7 +100,7 @@ fn node(
         standing: member.what(),
         health: member.health.kind(),
         serves_reads: topology.serves_reads(member),
-        serves_writes: topology.takes_writes() && member.kind() == Some(NodeKind::Primary),
+        serves_writes: topology.lets_writes_pass() && member.kind() == Some(NodeKind::Primary),
         cause: cause(member, topology, promotion),
         transitions: member.transitions.to_vec(),
         timeline: Some(member.timeline).filter(|timeline| *timeline != 0),

@@ -11,7 +11,8 @@ use diesel_replicated::testing::StopMode;
 use diesel_replicated::{ErrorExt, Outcome, ReplicatedPool};
 
 use crate::support::{
-    all_up, builder, builder_for, count, database, eventually, insert, on, own_cluster, run, users,
+    all_up, always, builder, builder_for, count, database, eventually, insert, on, own_cluster,
+    run, users,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -162,4 +163,42 @@ async fn the_primary_is_restarted_within_a_pause_and_no_write_fails() {
     }
     let mut conn = pool.get().await.unwrap();
     assert_eq!(count(&mut conn.primary()).await, 3 + written);
+}
+
+// pgbouncer's PAUSE, switchover, RESUME: the usual order of planned work. It was refused, for no node took writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switchover_is_made_within_a_pause() {
+    let local = own_cluster().await;
+    let pool = build(builder_for(&local, "app").connection_timeout(LONG)).await;
+    pool.pause_writes(LONG).await.unwrap();
+    let not_ready = pool.check(Duration::from_secs(5)).await.unwrap_err();
+    let told = not_ready.to_string();
+    assert!(told.contains("new writes are paused"), "{told}");
+    let done = pool.switchover("replica-1").await.unwrap();
+    assert_eq!(done.node, "replica-1");
+    assert!(!pool.status().takes_writes);
+    pool.resume_writes().await.unwrap();
+    let mut conn = pool.get().await.unwrap();
+    insert("after both").execute(&mut conn).await.unwrap();
+    assert_eq!(conn.last_route().unwrap().node, "replica-1");
+}
+
+// While writes were paused, no lag was known, and whoever had set a limit of it lost his replicas.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_with_a_limit_of_lag_serve_through_a_pause() {
+    let database = database().await;
+    let health = diesel_replicated::config::HealthConfig::default()
+        .interval(Duration::from_millis(100))
+        .max_lag(Duration::from_secs(30));
+    let pool = build(builder(&database).health(health)).await;
+    pool.pause_writes(LONG).await.unwrap();
+    always("replicas serve", Duration::from_secs(1), async || {
+        let mut conn = pool.get().await.unwrap();
+        conn.set_consistency(diesel_replicated::Consistency::Eventual);
+        count(&mut conn).await;
+        let kind = conn.last_route().unwrap().kind;
+        kind == diesel_replicated::status::NodeKind::Replica && pool.status().nodes[1].lag.is_some()
+    })
+    .await;
+    pool.resume_writes().await.unwrap();
 }
