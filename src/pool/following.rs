@@ -317,11 +317,12 @@ impl Following {
             return Vec::new();
         };
         let known = self.known();
-        let other = |(name, node): &(&String, &NodeConfig)| {
-            known.get(*name).is_some_and(|known| known != *node)
-        };
-        let moved = wanted.iter().filter(other).map(async |(name, node)| {
-            match replace(&cluster, name, node).await {
+        let changed = wanted.iter().filter_map(|(name, node)| {
+            let before = known.get(name).filter(|before| *before != node)?;
+            Some((name, before, node))
+        });
+        let moved = changed.map(async |(name, before, node)| {
+            match replace(&cluster, name, (before, node)).await {
                 Ok(()) => {
                     self.knows(name, node);
                     None
@@ -363,9 +364,18 @@ async fn join(cluster: &Cluster, node: &NodeConfig) -> Result<(), Error> {
     Ok(())
 }
 
-async fn replace(cluster: &Cluster, name: &str, node: &NodeConfig) -> Result<(), Error> {
+async fn replace(
+    cluster: &Cluster,
+    name: &str,
+    (listed, node): (&NodeConfig, &NodeConfig),
+) -> Result<(), Error> {
     let before = cluster.settings_of(name)?;
-    let settings = check_node(node.clone(), &before, &cluster.config.pool)?;
+    let mut settings = check_node(node.clone(), &before, &cluster.config.pool)?;
+    if listed.pool == node.pool {
+        // An operator may have set it while the pool runs.
+        settings.pool.max_size = before.pool.max_size;
+        settings.pool.min_idle = before.pool.min_idle;
+    }
     cluster.replace_soon(settings).await?;
     tracing::info!(target: "diesel_replicated", node = name, "node_replaced");
     Ok(())

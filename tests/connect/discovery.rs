@@ -377,9 +377,15 @@ async fn a_change_that_cannot_be_made_keeps_nobody_from_asking_again() {
     eventually("it is told", async || cause(&pool).is_some()).await;
     let before = told.asked();
     eventually("it is asked again", async || told.asked() > before + 2).await;
-    told.says(&[primary, one, two]);
+    told.says(&[primary.clone(), one.clone(), two.clone()]);
     has(&pool, &["primary", "replica-1", "replica-2"]).await;
     eventually("nothing is lacking", async || cause(&pool).is_none()).await;
+    // What an operator has set meanwhile stays when something else changes.
+    pool.set_max_size("replica-2", 3).await.unwrap();
+    told.says(&[primary, one, two.tag("zone", "b")]);
+    let tagged = || pool.status().node("replica-2").unwrap().clone();
+    eventually("it is tagged", async || !tagged().tags.is_empty()).await;
+    assert_eq!(tagged().max_size, 3);
 }
 
 // Nodes that accept and never answer were tried one after the other, and all else waited.
