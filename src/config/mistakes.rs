@@ -371,6 +371,15 @@ pub enum UrlProblem {
     /// It names a host where hosts come from elsewhere.
     #[error("it names a host: leave that out, as in `postgres://user@/database`")]
     NamesHost,
+    /// It says where its host is, where that comes from elsewhere.
+    #[error("it has a `hostaddr`: leave that out, as the addresses of the host are looked for")]
+    NamesAddress,
+    /// It has an unknown parameter after the password.
+    #[error(
+        "it has an unknown parameter after the password, which is not shown because it may be a part of it: in a URL \
+         write `%26` for an `&` in the password, and in `key=value` form quote the password"
+    )]
+    Unknown,
 }
 
 /// Every mistake found in a [`Config`](crate::Config), at least one.

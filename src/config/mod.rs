@@ -28,7 +28,6 @@ pub(crate) mod setting;
 #[cfg(test)]
 mod tests;
 mod url;
-#[cfg(any(feature = "patroni", feature = "srv"))]
 mod url_at;
 mod validate;
 
@@ -60,6 +59,7 @@ pub use retry::RetryPolicy;
 pub use routing::{FunctionConfig, InvalidRouting, Policy, Routing};
 #[cfg(any(feature = "patroni", feature = "srv"))]
 pub(crate) use url_at::url_at;
+pub(crate) use url_at::{check_names_no_address, url_of_address};
 
 /// The largest weight of a node.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;

@@ -24,6 +24,8 @@
 //! let builder = ReplicatedPool::builder().discovery(File::new("/etc/app/nodes"));
 //! ```
 
+#[cfg(any(feature = "patroni", feature = "srv"))]
+mod checked;
 mod dns;
 mod file;
 #[cfg(feature = "patroni")]
@@ -54,6 +56,9 @@ pub const MOST: usize = 64;
 
 /// How often a source is asked that does not say otherwise.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a question may take, however many are asked: less than the pool waits for a list, so that it is told why.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// What a source may fail with. Its text is shown in `status()` and logs, so it must hold no secret.
 pub type DiscoveryError = Box<dyn Error + Send + Sync>;

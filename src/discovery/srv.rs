@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfigGroup, ResolverConfig};
 use hickory_resolver::name_server::TokioConnectionProvider;
+use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::{ProtoError, ProtoErrorKind};
+use hickory_resolver::{IntoName, Name, ResolveError, TokioResolver};
 use parking_lot::Mutex;
 
+use super::checked::{check, shown};
 use super::{Discovery, DiscoveryError};
 use crate::config::{NodeConfig, url_at};
 
@@ -21,6 +25,9 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// How long a name server may take, and how often it is asked again: less than what the pool waits for a list.
 const PATIENCE: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 1;
+
+/// How many aliases may lead to the records.
+const ALIASES: usize = 8;
 
 /// The largest weight of a node.
 const MAX_WEIGHT: u64 = crate::config::MAX_WEIGHT as u64;
@@ -103,11 +110,63 @@ impl Srv {
     }
 
     fn node(&self, record: &SRV, weight: i64) -> Result<NodeConfig, DiscoveryError> {
-        let target = record.target().to_utf8();
+        // As it is in the domain name system: the system's resolver takes no other letters.
+        let target = record.target().to_ascii();
         let host = target.trim_end_matches('.');
         let url = url_at(&self.url, host, record.port())
             .map_err(|problem| format!("the URL for the servers: {problem}"))?;
         Ok(NodeConfig::new(url).weight(weight))
+    }
+
+    /// The records, and how long they hold.
+    async fn records(&self) -> Result<(Vec<SRV>, Instant), String> {
+        let resolver = self.resolver().map_err(|error| shown(&error.to_string()))?;
+        let name = self.name.as_str().into_name();
+        let mut name = name.map_err(|_| "that is no name".to_owned())?;
+        let mut until = Instant::now() + LONGEST;
+        for _ in 0..=ALIASES {
+            let found = resolver.lookup(name.clone(), RecordType::SRV).await;
+            match &found {
+                Ok(found) => {
+                    let data = found.iter().filter_map(RData::as_srv);
+                    let records: Vec<SRV> = data.cloned().collect();
+                    if !records.is_empty() {
+                        return Ok((records, until.min(found.valid_until())));
+                    }
+                }
+                Err(error) if error.is_no_records_found() => {}
+                Err(error) => return Err(cause(error)),
+            }
+            // The resolver takes no records of an answer that says first which name this one is an alias of.
+            let Some((alias, holds)) = alias(&resolver, name).await else {
+                return Err(found.map_or_else(|error| cause(&error), |_| cause_none()));
+            };
+            (name, until) = (alias, until.min(holds));
+        }
+        Err("the aliases have no end".to_owned())
+    }
+}
+
+/// Which name this one is an alias of, and how long that holds.
+async fn alias(resolver: &TokioResolver, name: Name) -> Option<(Name, Instant)> {
+    let found = resolver.lookup(name, RecordType::CNAME).await.ok()?;
+    let mut data = found.iter().filter_map(RData::as_cname);
+    let alias = data.next()?.0.clone();
+    Some((alias, found.valid_until()))
+}
+
+fn cause_none() -> String {
+    "there are none".to_owned()
+}
+
+fn cause(error: &ResolveError) -> String {
+    match error.proto().map(ProtoError::kind) {
+        Some(ProtoErrorKind::NoRecordsFound { response_code, .. }) => match response_code {
+            ResponseCode::NoError => cause_none(),
+            ResponseCode::NXDomain => "there is no such name".to_owned(),
+            code => format!("the name server answers `{code}`"),
+        },
+        _ => shown(&error.to_string()),
     }
 }
 
@@ -116,18 +175,19 @@ impl Discovery for Srv {
     async fn nodes(&self) -> Result<Vec<NodeConfig>, DiscoveryError> {
         // As long as nothing else is known.
         *self.due.lock() = Some(Instant::now() + super::INTERVAL);
-        let found = self.resolver()?.srv_lookup(self.name.as_str()).await;
-        let found = found
-            .map_err(|error| format!("the records of `{}` cannot be had: {error}", self.name))?;
-        let records: Vec<SRV> = found.iter().cloned().collect();
+        let found = tokio::time::timeout(super::PATIENCE, self.records()).await;
+        let found =
+            found.unwrap_or_else(|_| Err(format!("no answer within {:?}", super::PATIENCE)));
+        let (records, until) = found
+            .map_err(|cause| format!("the records of `{}` cannot be had: {cause}", self.name))?;
         if records.iter().any(|record| record.target().is_root()) {
             return Err(format!("`{}` says that there is no such service", self.name).into());
         }
         let nodes = records.iter().zip(weights(&records));
         let nodes = nodes
             .map(|(record, weight)| self.node(record, weight))
-            .collect::<Result<_, _>>()?;
-        let until = found.as_lookup().valid_until();
+            .collect::<Result<Vec<_>, _>>()?;
+        check(&nodes).map_err(|cause| format!("the records of `{}`: {cause}", self.name))?;
         let now = Instant::now();
         *self.due.lock() = Some(until.clamp(now + LEAST, now + LONGEST));
         Ok(nodes)

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use diesel_async::RunQueryDsl;
 use diesel_replicated::config::HealthConfig;
-use diesel_replicated::discovery::Patroni;
+use diesel_replicated::discovery::{Discovery, Patroni};
 use diesel_replicated::status::Degradation;
 use diesel_replicated::testing::{Authority, Certificate, LocalCluster};
 use diesel_replicated::{Consistency, ReplicatedPool, rustls};
@@ -395,4 +395,127 @@ async fn a_pool_without_a_primary_asks_at_once() {
     })
     .await;
     assert_eq!(pool.status().primary.as_deref(), Some("replica-2"));
+}
+
+// What is in the wrong place may be a password, and what somebody else writes may look like a line of a log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_api_says_is_shown_in_one_line_and_without_its_secrets() {
+    let local = own_cluster().await;
+    let (api, other) = (Api::new().await, Api::new().await);
+    let secret = api.url.replace("//", "//patroni:hunter2@");
+    let mut members = [member(&local, "primary"), member(&local, "replica-1")];
+    members[0]["api_url"] = format!("{secret}/patroni").into();
+    members[1]["api_url"] = format!("{}/hunter2?token=hunter2", other.url).into();
+    api.says(&members);
+    other.is(StatusCode::BAD_GATEWAY, "hunter2");
+    let pool = pool(often(Patroni::new([format!("{}/", api.url)], URL))).await;
+    api.is(StatusCode::SERVICE_UNAVAILABLE, "");
+    let both = format!(
+        "{}: it answers 503 Service Unavailable; {}: it answers 502",
+        api.url, other.url
+    );
+    told(&pool, &both).await;
+    let with = |field: &str, value: Value| {
+        let mut members = members.clone();
+        members[1][field] = value;
+        json!({ "scope": "ops", "members": members })
+    };
+    let long = "A".repeat(900_000);
+    for (answer, what) in [
+        (
+            with("port", "hunter2".into()),
+            "the `port` of member 2 (`replica-1`)",
+        ),
+        (
+            with("tags", "password=hunter2".into()),
+            "the `tags` of member 2 (`replica-1`)",
+        ),
+        (
+            with("port", long.clone().into()),
+            "the `port` of member 2 (`replica-1`)",
+        ),
+        (
+            with("name", "x\nWARN forged".into()),
+            "the `name` of member 2",
+        ),
+        (with("name", long.clone().into()), "the `name` of member 2"),
+        (
+            with("name", "primary".into()),
+            "two members named `primary`",
+        ),
+        (
+            json!({ "scope": "x\nWARN forged", "members": members }),
+            r"of the cluster `x\nWARN forged`",
+        ),
+        (
+            json!({ "scope": long, "members": members }),
+            "of the cluster `AAA",
+        ),
+        (json!({ "members": "hunter2" }), "not Patroni's"),
+    ] {
+        api.says_all(&answer);
+        told(&pool, what).await;
+        for cause in pool.status().degraded {
+            assert!(cause.detail.len() < 2000, "{}", cause.detail.len());
+            assert!(!cause.detail.contains(['\n', '\r']), "{}", cause.detail);
+        }
+    }
+    assert_eq!(names(&pool), ["primary", "replica-1"]);
+    // Nonsense that is none: it is clear what is meant.
+    let mut members = [member(&local, "primary"), member(&local, "replica-2")];
+    members[0]["tags"] = Value::Null;
+    members[1]["port"] = members[1]["port"].to_string().into();
+    api.says(&members);
+    serves(&pool, "replica-2").await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_refused_teaches_nothing() {
+    let (api, nobody) = (Api::new().await, Api::new().await);
+    nobody.says(&[json!({ "name": "n1", "host": "nobody" })]);
+    let source = Patroni::new([&api.url], URL);
+    let listed =
+        |name: String, host: &str| json!({ "name": name, "host": host, "api_url": nobody.url });
+    let many = (0..65).map(|at| listed(format!("n{at}"), "h")).collect();
+    let twice = vec![listed("n1".to_owned(), "a"), listed("n1".to_owned(), "b")];
+    let nowhere = vec![listed("n1".to_owned(), "a b")];
+    for (members, why) in [
+        (many, "65 members"),
+        (twice, "two members"),
+        (nowhere, "`host`"),
+    ] {
+        let members: Vec<Value> = members;
+        api.says_all(&json!({ "scope": "nonsense", "members": members }));
+        let refused = source.nodes().await.unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    // The addresses that it told are not asked.
+    api.is(StatusCode::SERVICE_UNAVAILABLE, "");
+    assert!(source.nodes().await.is_err());
+    // The name of the cluster is that of the first answer that counts.
+    api.says(&[json!({ "name": "n1", "host": "h1" })]);
+    assert_eq!(source.nodes().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_address_that_is_another_clusters_now_does_not_hide_the_good_one() {
+    let (strange, good) = (Api::new().await, Api::new().await);
+    let members = [json!({ "name": "n1", "host": "h1" })];
+    strange.says_all(&json!({ "scope": "other", "members": [{ "name": "x", "host": "x" }] }));
+    good.says(&members);
+    let source = Patroni::new([&strange.url, &good.url], URL).scope("ops");
+    let nodes = source.nodes().await.unwrap();
+    assert_eq!(nodes[0].name.as_deref(), Some("n1"));
+}
+
+#[tokio::test]
+async fn however_many_addresses_hang_the_last_one_is_asked_in_time() {
+    let good = Api::new().await;
+    good.says(&[json!({ "name": "n1", "host": "h1" })]);
+    // The system takes the connections, and nobody says anything there.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mute = (0..60).map(|at| format!("http://{}/{at}", mute.local_addr().unwrap()));
+    let source = Patroni::new(mute.chain([good.url.clone()]), URL);
+    let nodes = tokio::time::timeout(Duration::from_secs(20), source.nodes()).await;
+    assert_eq!(nodes.unwrap().unwrap().len(), 1);
 }

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel_replicated::ReplicatedPool;
 use diesel_replicated::config::HealthConfig;
-use diesel_replicated::discovery::Srv;
+use diesel_replicated::discovery::{Discovery, Srv};
 use diesel_replicated::status::Degradation;
-use hickory_proto::op::{Message, MessageType, ResponseCode};
-use hickory_proto::rr::rdata::SRV;
-use hickory_proto::rr::{Name, RData, Record};
+use diesel_replicated::{NodeConfig, ReplicatedPool};
+use hickory_proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, CNAME, SRV};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use parking_lot::Mutex;
 
 use crate::support::{count, eventually, on, own_cluster};
@@ -25,6 +25,25 @@ struct Zone {
 }
 
 async fn name_server(zone: Arc<Mutex<Option<Zone>>>) -> SocketAddr {
+    serve(move |asked| {
+        let zone = zone.lock().clone()?;
+        if asked.name().to_ascii() != NAME {
+            return Some(Err(ResponseCode::NXDomain));
+        }
+        let records = zone.records.into_iter();
+        let record = |(priority, weight, port, target)| {
+            let data = SRV::new(priority, weight, port, name(target));
+            Record::from_rdata(asked.name().clone(), zone.seconds, RData::SRV(data))
+        };
+        Some(Ok(records.map(record).collect()))
+    })
+    .await
+}
+
+/// A name server. `None`: it answers nothing.
+async fn serve(
+    answer_to: impl Fn(&Query) -> Option<Result<Vec<Record>, ResponseCode>> + Send + 'static,
+) -> SocketAddr {
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
@@ -38,25 +57,24 @@ async fn name_server(zone: Arc<Mutex<Option<Zone>>>) -> SocketAddr {
                 .set_message_type(MessageType::Response)
                 .set_recursion_available(true)
                 .add_queries(question.queries().to_vec());
-            // `None`: it answers nothing.
-            let Some(zone) = zone.lock().clone() else {
-                continue;
-            };
-            let asked = question.queries()[0].name().clone();
-            if asked.to_ascii() == NAME {
-                for (priority, weight, port, target) in zone.records {
-                    let target = Name::from_ascii(target).unwrap();
-                    let data = RData::SRV(SRV::new(priority, weight, port, target));
-                    answer.add_answer(Record::from_rdata(asked.clone(), zone.seconds, data));
+            match answer_to(&question.queries()[0]) {
+                None => continue,
+                Some(Ok(records)) => {
+                    answer.add_answers(records);
                 }
-            } else {
-                answer.set_response_code(ResponseCode::NXDomain);
+                Some(Err(code)) => {
+                    answer.set_response_code(code);
+                }
             }
             let bytes = answer.to_vec().unwrap();
             socket.send_to(&bytes, from).await.unwrap();
         }
     });
     address
+}
+
+fn name(text: &str) -> Name {
+    Name::from_ascii(text).unwrap()
 }
 
 async fn read_on(pool: &ReplicatedPool) -> String {
@@ -155,4 +173,89 @@ async fn a_name_without_records_is_told_when_the_pool_is_built() {
         let error = built.unwrap_err().to_string();
         assert!(error.contains(name.trim_end_matches('.')), "{error}");
     }
+}
+
+/// A name server with an alias. It tells the records behind the alias with it, if `whole`, and then the address of a server,
+/// too, as Consul does.
+async fn with_alias(whole: bool) -> SocketAddr {
+    let real = name("_postgresql._tcp.real.test.");
+    let records = move |target: &str, port| {
+        let data = RData::SRV(SRV::new(0, 5, port, name(target)));
+        Record::from_rdata(real.clone(), 30, data)
+    };
+    serve(move |asked| {
+        let records = vec![records("db1.test.", 5432), records("db2.test.", 5433)];
+        let real = records[0].name().clone();
+        let is_alias = asked.name().to_ascii() == NAME;
+        let alias = Record::from_rdata(name(NAME), 30, RData::CNAME(CNAME(real.clone())));
+        Some(match asked.query_type() {
+            RecordType::SRV if is_alias && whole => {
+                let address = RData::A(A::new(10, 0, 0, 2));
+                let address = Record::from_rdata(name("db2.test."), 30, address);
+                Ok([vec![alias], records, vec![address]].concat())
+            }
+            RecordType::SRV | RecordType::CNAME if is_alias => Ok(vec![alias]),
+            RecordType::SRV if *asked.name() == real => Ok(records),
+            _ => Err(ResponseCode::NXDomain),
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn records_behind_an_alias_are_found_whether_they_come_with_it_or_not() {
+    let node = |at: &str| NodeConfig::new(format!("postgres://app:hunter2@{at}/app")).weight(5);
+    let expected = [node("db1.test:5432"), node("db2.test:5433")];
+    for whole in [true, false] {
+        let source = Srv::new(NAME, "postgres://app:hunter2@/app");
+        let source = source.name_server(with_alias(whole).await);
+        let mut found = source.nodes().await.unwrap();
+        found.sort_by(|a, b| a.url.cmp(&b.url));
+        assert_eq!(found, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_alias_of_itself_ends() {
+    let server = serve(|asked| {
+        let alias = RData::CNAME(CNAME(asked.name().clone()));
+        Some(Ok(vec![Record::from_rdata(
+            asked.name().clone(),
+            30,
+            alias,
+        )]))
+    });
+    let source = Srv::new(NAME, "postgres://app@/app").name_server(server.await);
+    let refused = source.nodes().await.unwrap_err().to_string();
+    assert!(refused.contains("cannot be had"), "{refused}");
+}
+
+async fn source_of(records: &[(u16, u16, u16, &'static str)]) -> Srv {
+    let zone = Zone {
+        records: records.to_vec(),
+        seconds: 3600,
+    };
+    let server = name_server(Arc::new(Mutex::new(Some(zone)))).await;
+    Srv::new(NAME, "postgres://app@/app").name_server(server)
+}
+
+// The system's resolver, which looks for the host, takes a name only as the domain name system has it.
+#[tokio::test]
+async fn an_internationalised_target_stays_as_the_name_system_has_it() {
+    let source = source_of(&[(0, 1, 5432, "xn--bcher-kva.test.")]).await;
+    let expected = NodeConfig::new("postgres://app@xn--bcher-kva.test:5432/app").weight(1);
+    assert_eq!(source.nodes().await.unwrap(), [expected]);
+}
+
+#[tokio::test]
+async fn records_that_no_pool_takes_are_asked_for_again_before_their_time() {
+    let twice = [(0, 1, 5432, "db1.test."), (1, 1, 5432, "db1.test.")];
+    let source = source_of(&twice).await;
+    let refused = source.nodes().await.unwrap_err().to_string();
+    assert!(
+        refused.contains("two nodes named `db1.test:5432`"),
+        "{refused}"
+    );
+    let again = tokio::time::timeout(Duration::from_secs(60), source.changed());
+    again.await.unwrap();
 }

@@ -246,6 +246,11 @@ impl ConnString {
         !self.hosts.is_empty() || !self.hostaddrs.is_empty()
     }
 
+    /// Whether it says which address a host has.
+    pub(crate) fn names_addresses(&self) -> bool {
+        !self.hostaddrs.is_empty()
+    }
+
     /// The value of a parameter that is none of an address.
     pub(crate) fn param(&self, name: &str) -> Option<&str> {
         let mut params = self.params.iter();

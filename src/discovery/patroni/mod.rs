@@ -16,7 +16,8 @@ use tokio::sync::OnceCell;
 use self::absent::Absent;
 use self::members::{Addresses, Cluster};
 use self::rest::{Endpoint, Rest};
-use super::{Discovery, DiscoveryError};
+use super::checked::{check, shown};
+use super::{Discovery, DiscoveryError, MOST};
 use crate::config::NodeConfig;
 
 /// The members of a [Patroni](https://patroni.readthedocs.io) cluster, as `GET /cluster` of its [REST
@@ -184,14 +185,16 @@ impl Patroni {
         Ok(endpoints)
     }
 
-    fn learn(&self, by: Endpoint, cluster: &Cluster) -> Result<Vec<NodeConfig>, DiscoveryError> {
+    /// The nodes of an answer. One that is refused changes nothing.
+    fn learn(&self, by: Endpoint, cluster: &Cluster) -> Result<Vec<NodeConfig>, String> {
         let mut learnt = self.asked.learnt.lock();
         let expected = self.scope.as_ref().or(learnt.scope.as_ref());
         if let (Some(expected), Some(scope)) = (expected, &cluster.scope) {
             if expected != scope {
-                return Err(
-                    format!("{by} is of the cluster `{scope}`, not of `{expected}`").into(),
-                );
+                let (scope, expected) = (shown(scope), shown(expected));
+                return Err(format!(
+                    "{by} is of the cluster `{scope}`, not of `{expected}`"
+                ));
             }
         }
         let addresses = cluster.addresses(&learnt.addresses);
@@ -199,8 +202,9 @@ impl Patroni {
             .nodes(&self.url, &addresses)
             .map_err(|problem| format!("the URL for the members of the cluster: {problem}"))?;
         if nodes.is_empty() {
-            return Err(format!("{by} tells of no member where it is").into());
+            return Err(format!("{by} tells of no member where it is"));
         }
+        check(&nodes).map_err(|cause| format!("{by}: {cause}"))?;
         let stay = learnt.absent.still_there(&nodes, self.forget_after);
         nodes.extend(stay);
         learnt.addresses.extend(addresses);
@@ -212,7 +216,7 @@ impl Patroni {
             .members
             .iter()
             .filter_map(|member| member.api_url.as_deref());
-        learnt.told = urls.filter_map(Endpoint::told).collect();
+        learnt.told = urls.filter_map(Endpoint::told).take(MOST).collect();
         Ok(nodes)
     }
 }
@@ -223,8 +227,8 @@ impl Discovery for Patroni {
         let endpoints = self.endpoints()?;
         let rest = async || Rest::new(self.tls.as_deref(), self.basic_auth.as_ref());
         let rest = self.asked.rest.get_or_try_init(rest).await?;
-        let (by, cluster) = rest.cluster(&endpoints).await?;
-        self.learn(by, &cluster)
+        let learn = |by, cluster: &Cluster| self.learn(by, cluster);
+        Ok(rest.first(&endpoints, learn).await?)
     }
 
     async fn changed(&self) {

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::header::{AUTHORIZATION, HeaderValue};
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -18,14 +18,17 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt;
+use tokio::time::Instant;
 
 use super::members::Cluster;
 use crate::discovery::DiscoveryError;
+use crate::discovery::PATIENCE as IN_ALL;
+use crate::discovery::checked::shown;
 
 /// How long one address may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// When the next address is asked beside one that has not answered yet.
+/// When the next address is asked beside one that has not answered yet, at the latest.
 const NEXT: Duration = Duration::from_millis(500);
 
 /// The longest answer that is read, in bytes. That of a cluster with 64 members and many tags has a tenth of it.
@@ -56,8 +59,9 @@ impl Endpoint {
             ));
         }
         let path = uri.path().trim_end_matches('/');
-        Self::at(&uri, &format!("{path}/cluster"))
-            .ok_or_else(|| refused("has to begin with `http://` or `https://`, and have a host"))
+        Self::at(&uri, &format!("{path}/cluster")).ok_or_else(|| {
+            refused("has to begin with `http://` or `https://`, then a host, and a port if need be")
+        })
     }
 
     /// The one that a member tells of itself. `None` if that leads nowhere.
@@ -70,7 +74,11 @@ impl Endpoint {
         if scheme != &Scheme::HTTP && scheme != &Scheme::HTTPS {
             return None;
         }
-        let authority = uri.authority().filter(|name| !name.host().is_empty())?;
+        // With a password, or something else that is not to be shown, it is none.
+        let authority = uri.authority().filter(|name| **name == *place(name))?;
+        if authority.host().is_empty() {
+            return None;
+        }
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(scheme.clone());
         parts.authority = Some(authority.clone());
@@ -83,9 +91,21 @@ impl Endpoint {
     }
 }
 
+/// Where it is. A path that was given may be a secret.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        let scheme = self.0.scheme_str().unwrap_or_default();
+        let place = self.0.authority().map(place).unwrap_or_default();
+        write!(f, "{scheme}://{}", shown(&place))
+    }
+}
+
+/// The host and the port.
+fn place(authority: &Authority) -> String {
+    let host = authority.host();
+    match authority.port_u16() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
     }
 }
 
@@ -124,12 +144,15 @@ impl Rest {
         })
     }
 
-    /// Asks one address after the other, and the next one beside those that are slow. Returns the first good answer, and
-    /// whose it is.
-    pub(super) async fn cluster(
+    /// Asks one address after the other, and the next one beside those that are slow. Returns what `accept` makes of the
+    /// first answer that it takes.
+    pub(super) async fn first<T>(
         &self,
         endpoints: &[Endpoint],
-    ) -> Result<(Endpoint, Cluster), DiscoveryError> {
+        accept: impl Fn(Endpoint, &Cluster) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let over = Instant::now() + IN_ALL;
+        let next = next(endpoints.len());
         let mut waiting = endpoints.iter();
         let mut asked = FuturesUnordered::new();
         let mut failures = Vec::new();
@@ -137,15 +160,21 @@ impl Rest {
             if let Some(endpoint) = waiting.next() {
                 asked.push(self.ask(endpoint));
             } else if asked.is_empty() {
-                return Err(told(&failures).into());
+                return Err(told(&failures));
             }
-            let patience = tokio::time::sleep(if waiting.len() > 0 { NEXT } else { PATIENCE });
+            let patience = tokio::time::sleep(if waiting.len() > 0 { next } else { PATIENCE });
             tokio::select! {
-                Some(answer) = asked.next() => match answer {
-                    Ok(found) => return Ok(found),
-                    Err(failure) => failures.push(failure),
-                },
+                Some(answer) = asked.next() => {
+                    match answer.and_then(|(by, cluster)| accept(by, &cluster)) {
+                        Ok(taken) => return Ok(taken),
+                        Err(failure) => failures.push(failure),
+                    }
+                }
                 () = patience => {}
+                () = tokio::time::sleep_until(over) => {
+                    failures.insert(0, format!("no good answer within {IN_ALL:?}"));
+                    return Err(told(&failures));
+                }
             }
         }
     }
@@ -180,6 +209,12 @@ impl Rest {
     }
 }
 
+/// When the next of so many addresses is asked: so that the last one has its time, too.
+fn next(addresses: usize) -> Duration {
+    let most = u32::try_from(addresses.max(1)).unwrap_or(u32::MAX);
+    NEXT.min(IN_ALL.saturating_sub(PATIENCE) / most)
+}
+
 fn system() -> Result<ClientConfig, DiscoveryError> {
     let provider = rustls::crypto::CryptoProvider::get_default().map_or_else(
         || std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
@@ -210,7 +245,7 @@ fn causes(error: &dyn Error) -> String {
         }
         next = cause.source();
     }
-    text
+    shown(&text)
 }
 
 /// What the addresses said that gave no good answer.
@@ -234,7 +269,7 @@ mod tests {
             ("https://gateway/ops/", "https://gateway/ops/cluster"),
             ("http://[::1]:8008", "http://[::1]:8008/cluster"),
         ] {
-            assert_eq!(Endpoint::given(given).unwrap().to_string(), asked);
+            assert_eq!(Endpoint::given(given).unwrap().0, asked);
         }
         for (given, why) in [
             ("", "like `https://db1:8008`"),
@@ -243,6 +278,8 @@ mod tests {
             ("ftp://db1", "begin with `http://`"),
             ("http://", "like `https://db1:8008`"),
             ("http://u:hunter2@db1:8008", "by `basic_auth`"),
+            ("http://u:hunter2", "and a port if need be"),
+            ("http://db1:99999", "and a port if need be"),
         ] {
             let refused = Endpoint::given(given).unwrap_err();
             assert!(refused.contains(why), "{given}: {refused}");
@@ -256,6 +293,35 @@ mod tests {
         assert_eq!(Endpoint::told("http://:8008/patroni"), None);
         assert_eq!(Endpoint::told(""), None);
         let told = Endpoint::told("https://10.0.0.1:8008/patroni").unwrap();
-        assert_eq!(told.to_string(), "https://10.0.0.1:8008/cluster");
+        assert_eq!(told.0, "https://10.0.0.1:8008/cluster");
+    }
+
+    #[test]
+    fn an_address_that_a_member_tells_with_a_password_is_left_out() {
+        assert_eq!(
+            Endpoint::told("http://patroni:hunter9@10.0.0.1:8008/"),
+            None
+        );
+        assert_eq!(Endpoint::told("http://hunter9@10.0.0.1/patroni"), None);
+        assert_eq!(Endpoint::told("http://patroni:hunter9"), None);
+    }
+
+    #[test]
+    fn of_an_address_only_the_place_is_shown() {
+        let gateway =
+            Endpoint::given("https://gateway:8443/hunter2?token=hunter2#hunter2").unwrap();
+        assert_eq!(gateway.0, "https://gateway:8443/hunter2/cluster");
+        assert_eq!(gateway.to_string(), "https://gateway:8443");
+        let long = Endpoint::told(&format!("http://{}/", "a".repeat(60_000))).unwrap();
+        assert!(long.to_string().len() < 300);
+    }
+
+    #[test]
+    fn every_address_has_its_time_however_many_there_are() {
+        assert_eq!(next(2), NEXT);
+        for addresses in [10, 66, 9_000] {
+            let last = next(addresses) * (addresses as u32 - 1);
+            assert!(last + PATIENCE <= IN_ALL);
+        }
     }
 }
