@@ -319,8 +319,8 @@ mod tests {
     #[test]
     fn every_address_has_its_time_however_many_there_are() {
         assert_eq!(next(2), NEXT);
-        for addresses in [10, 66, 9_000] {
-            let last = next(addresses) * (addresses as u32 - 1);
+        for addresses in [10_u32, 66, 9_000] {
+            let last = next(usize::try_from(addresses).unwrap()) * (addresses - 1);
             assert!(last + PATIENCE <= IN_ALL);
         }
     }
