@@ -4,7 +4,6 @@ use diesel::QueryResult;
 
 use super::ReplicatedConnection;
 use super::execution::Execution;
-use super::spans;
 use crate::classify::Verdict;
 use crate::error::{ErrorExt, SqlState};
 use crate::metrics::{self, Route as Went};
@@ -51,24 +50,17 @@ impl ReplicatedConnection {
         execution: &Execution,
         result: QueryResult<T>,
     ) -> QueryResult<T> {
-        if let Some(span) = &execution.span {
-            let session = self.session();
-            let route = session.last_route.as_ref();
-            spans::went(span, execution, route.map(|route| &*route.node));
+        if let (Err(_), Some(spans)) = (&result, &execution.spans) {
+            spans.refused(execution.sqlstate);
         }
         if let Some(error) = result.as_ref().err().filter(|_| metrics::is_recording()) {
-            self.count_failure(execution, error);
+            let took = execution.started.elapsed();
+            let sqlstate = execution.sqlstate.as_ref().map(SqlState::as_str);
+            // Not the session's last route: another statement may be on its way.
+            let node = execution.node.as_ref().map(|node| &*node.meter);
+            metrics::failed(node, sqlstate, error.outcome(), took);
         }
         result
-    }
-
-    fn count_failure(&self, execution: &Execution, error: &diesel::result::Error) {
-        let took = execution.started.elapsed();
-        let sqlstate = execution.sqlstate.as_ref().map(SqlState::as_str);
-        let session = self.session();
-        let node = session.last_route.as_ref().map(|route| &*route.node.meter);
-        let node = node.filter(|_| execution.went.is_some());
-        metrics::failed(node, sqlstate, error.outcome(), took);
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use diesel::QueryResult;
 use diesel::connection::InstrumentationEvent;
 use futures_util::future::join;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::ReplicatedConnection;
 use super::action::Action;
@@ -17,7 +17,7 @@ use super::recovery::AfterFailure;
 use super::report::Report;
 use super::session_settings::keeps_names;
 use super::session_state::{SessionState, Transaction};
-use super::spans;
+use super::spans::{self, Awaited, Spans};
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::{Member, Purpose};
 use crate::config::{Consistency, Routing};
@@ -81,15 +81,16 @@ impl ReplicatedConnection {
             is_behind: false,
             prepared: Vec::new(),
             sqlstate: None,
-            span: None,
+            node: None,
+            spans: None,
         }
     }
 
     /// Runs a statement, in the time that it may take.
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
         let mut execution = self.execution(action);
-        if spans::are_wanted() {
-            return Box::pin(self.run_in_span(action, execution)).await;
+        if let Some(span) = spans::statement(action.sql()) {
+            return Box::pin(self.run_in_span(action, execution, span)).await;
         }
         let result = match self.time_limit() {
             None => self.run_through(action, &mut execution).await,
@@ -102,9 +103,10 @@ impl ReplicatedConnection {
         &self,
         action: &mut A,
         mut execution: Execution,
+        span: Span,
     ) -> QueryResult<A::Output> {
-        let span = spans::statement(action.sql());
-        execution.span = Some(Box::new(span.clone()));
+        let awaited = Awaited::new(&span);
+        execution.spans = Some(Box::new(Spans::of(span.clone())));
         let running = async {
             match self.time_limit() {
                 None => {
@@ -115,6 +117,7 @@ impl ReplicatedConnection {
             }
         };
         let result = running.instrument(span.clone()).await;
+        awaited.ended();
         if let Err(error) = &result {
             spans::failed(&span, error);
         }
@@ -127,12 +130,18 @@ impl ReplicatedConnection {
         lease: &Arc<Lease>,
         execution: &mut Execution,
     ) -> QueryResult<A::Output> {
-        let span = spans::attempt(lease.node());
+        let span = match &mut execution.spans {
+            Some(spans) => spans.attempts(lease.node()),
+            None => Span::none(),
+        };
+        let awaited = Awaited::new(&span);
         let sending = self.send(action, lease, execution);
         let result = sending.instrument(span.clone()).await;
+        awaited.ended();
         if let Err(error) = &result {
             let remark = lease.diagnose(error).remark;
             spans::attempt_failed(&span, remark.map(|remark| remark.sqlstate));
+            execution.attempted();
         }
         result
     }
@@ -154,13 +163,14 @@ impl ReplicatedConnection {
             let (lease, on_replica) = self.lease(execution).await?;
             self.prepare(execution, action.sql(), &lease, on_replica)
                 .await?;
-            let result = match execution.span {
+            let result = match execution.spans {
                 None => self.send(action, &lease, execution).await,
                 Some(_) => Box::pin(self.send_in_span(action, &lease, execution)).await,
             };
             self.tell_prepared(execution, &lease);
             match result {
                 Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => {
+                    execution.attempted();
                     self.undo_begin(&lease).await;
                     Box::pin(self.until_it_takes_writes(execution, lease, None)).await?;
                 }
@@ -173,6 +183,7 @@ impl ReplicatedConnection {
                         outcome_if_lost: execution.outcome_if_lost(),
                         pending_write: execution.pending_write.take(),
                         started: execution.started,
+                        spans: execution.spans.take(),
                     };
                     return Ok(action.reporting(output, report));
                 }
@@ -449,12 +460,12 @@ impl ReplicatedConnection {
         }
         self.note_route(&served);
         let went = served.went();
-        execution.went = Some(went);
+        execution.goes(went, served.lease.node());
         if served.waited > Duration::ZERO {
             let meter = &served.lease.node().meter;
             meter.waited_for_position(went, served.waited);
-            if let Some(span) = &execution.span {
-                spans::waited(span, served.waited);
+            if let Some(spans) = &execution.spans {
+                spans.waited(served.waited);
             }
         }
         execution.to_show = served.to_show;

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tracing::Span;
 
 use super::pending_commit::PendingCommit;
 use super::pending_write::PendingWrite;
 use super::session_settings::Setting;
+use super::spans::Spans;
 use crate::classify::{TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::consistency::ReadRequirement;
@@ -62,11 +62,31 @@ pub(super) struct Execution {
     pub(super) prepared: Vec<String>,
     /// What the server said of the last attempt, if it failed there.
     pub(super) sqlstate: Option<SqlState>,
-    /// Its span, if anybody looks at it.
-    pub(super) span: Option<Box<Span>>,
+    /// The node of the last attempt.
+    pub(super) node: Option<Arc<Node>>,
+    /// Its spans, if anybody may look at them.
+    pub(super) spans: Option<Box<Spans>>,
 }
 
 impl Execution {
+    /// Notes where the next attempt goes.
+    pub(super) fn goes(&mut self, went: Went, node: &Arc<Node>) {
+        let is_known = self.went == Some(went)
+            && matches!(&self.node, Some(known) if Arc::ptr_eq(known, node));
+        if let Some(spans) = self.spans.as_ref().filter(|_| !is_known) {
+            spans.goes(went, node);
+        }
+        self.went = Some(went);
+        self.node = Some(Arc::clone(node));
+    }
+
+    /// The last attempt is at its end.
+    pub(super) fn attempted(&mut self) {
+        if let Some(spans) = &mut self.spans {
+            spans.attempted();
+        }
+    }
+
     /// What it wants to do on the primary.
     pub(super) fn purpose(&self) -> Purpose {
         let Verdict {

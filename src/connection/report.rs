@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::pending_write::PendingWrite;
+use super::spans::Spans;
 use crate::cluster::Cluster;
 use crate::error::{Error, Outcome};
 use crate::node::{Failure, Lease};
@@ -18,6 +19,8 @@ pub(super) struct Report {
     pub(super) pending_write: Option<PendingWrite>,
     /// When the statement began.
     pub(super) started: Instant,
+    /// They are at their end with the report.
+    pub(super) spans: Option<Box<Spans>>,
 }
 
 impl Report {

@@ -4,18 +4,30 @@
 //! [conventions for database clients](https://opentelemetry.io/docs/specs/semconv/database/database-spans/), where it has
 //! some. The level `DEBUG` of the target [`TARGET`] switches them on, and `TRACE` adds the text of the statement. Bind
 //! values never appear.
+//!
+//! Nothing here asks whether a level is enabled. An answer would stay with the filters of single layers, and they would
+//! take it for the next event of the application. A span is made, and it says itself whether it is disabled.
 
+use std::cell::Cell;
+use std::fmt;
 use std::time::Duration;
 
 use tracing::field::{Empty, display};
-use tracing::{Level, Span, debug_span, enabled};
+use tracing::level_filters::LevelFilter;
+use tracing::{Span, debug_span, trace_span};
 
-use super::execution::Execution;
 use crate::error::{ErrorExt, SqlState};
+use crate::metrics::Route as Went;
 use crate::node::Node;
 
 /// The target of the spans.
-pub(super) const TARGET: &str = "diesel_replicated::statement";
+const TARGET: &str = "diesel_replicated::statement";
+
+/// The type of the error if nobody waited for the end.
+const CANCELLED: &str = "cancelled";
+
+/// The type of an error that has no code. The conventions call it so.
+const OTHER: &str = "_OTHER";
 
 /// The words that stand for an operation. Others may be anything.
 const OPERATIONS: [&str; 22] = [
@@ -43,13 +55,90 @@ const OPERATIONS: [&str; 22] = [
     "EXPLAIN",
 ];
 
-/// Whether anybody looks at the spans.
-pub(super) fn are_wanted() -> bool {
-    enabled!(target: TARGET, Level::DEBUG)
+/// The spans of a statement. They are at their end when this is dropped, and all copies of them.
+#[derive(Debug)]
+pub(super) struct Spans {
+    statement: Span,
+    /// None between two attempts.
+    attempt: Span,
 }
 
-/// The span of a statement.
-pub(super) fn statement(sql: &str) -> Span {
+impl Spans {
+    pub(super) fn of(statement: Span) -> Self {
+        Self {
+            statement,
+            attempt: Span::none(),
+        }
+    }
+
+    /// An attempt to run it on a node begins.
+    pub(super) fn attempts(&mut self, node: &Node) -> Span {
+        self.attempt = attempt(node);
+        self.attempt.clone()
+    }
+
+    /// The attempt is at its end.
+    pub(super) fn attempted(&mut self) {
+        self.attempt = Span::none();
+    }
+
+    /// Notes where the statement goes.
+    pub(super) fn goes(&self, went: Went, node: &Node) {
+        let span = &self.statement;
+        span.record("node", node.name.as_str());
+        span.record("kind", display(went.kind));
+        span.record("reason", went.reason.as_str());
+        if let Some(ready) = went.held_back {
+            span.record("would_be", if ready { "replica" } else { "primary" });
+        }
+    }
+
+    /// Notes how long a read has waited for a replica to show what it must see, in seconds.
+    pub(super) fn waited(&self, time: Duration) {
+        self.statement.record("position_wait", time.as_secs_f64());
+    }
+
+    /// Notes what the server said of a statement that has failed.
+    pub(super) fn refused(&self, sqlstate: Option<SqlState>) {
+        if let Some(code) = sqlstate {
+            let span = &self.statement;
+            span.record("db.response.status_code", code.as_str());
+        }
+    }
+
+    /// Notes that the statement has failed after its first row.
+    pub(super) fn broke_off(&self, sqlstate: Option<SqlState>, error: &diesel::result::Error) {
+        attempt_failed(&self.attempt, sqlstate);
+        self.refused(sqlstate);
+        failed(&self.statement, error);
+    }
+}
+
+/// A span that is told how it ends. If it is not, then whoever waited for the end has gone.
+#[derive(Debug)]
+pub(super) struct Awaited(Span);
+
+impl Awaited {
+    pub(super) fn new(span: &Span) -> Self {
+        Self(span.clone())
+    }
+
+    pub(super) fn ended(mut self) {
+        self.0 = Span::none();
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        // A subscriber that panics must not do it twice.
+        if !std::thread::panicking() {
+            failed_by(&self.0, CANCELLED);
+        }
+    }
+}
+
+/// The span of a statement, if anybody may look at it.
+pub(super) fn statement(sql: &str) -> Option<Span> {
     let span = debug_span!(
         target: TARGET,
         "statement",
@@ -66,14 +155,48 @@ pub(super) fn statement(sql: &str) -> Span {
         would_be = Empty,
         position_wait = Empty,
     );
-    if enabled!(target: TARGET, Level::TRACE) {
-        span.record("db.query.text", sql);
+    if span.is_disabled() {
+        return None;
     }
-    span
+    if LevelFilter::current() >= LevelFilter::TRACE {
+        show_text(&span, sql);
+    }
+    Some(span)
 }
 
-/// The span of an attempt to run it on a node.
-pub(super) fn attempt(node: &Node) -> Span {
+/// Notes the text in the span of a statement, if anybody asks for it.
+///
+/// Whether a span is disabled does not tell that: with filters of single layers it may be there for nobody. So the text
+/// is handed out in a span of its own, and is noted if anybody has read it there.
+fn show_text(span: &Span, sql: &str) {
+    let text = Text {
+        sql,
+        is_read: Cell::new(false),
+    };
+    // Filters may ask for all that is inside of a statement.
+    span.in_scope(|| {
+        trace_span!(target: TARGET, "statement_text", db.query.text = ?text);
+    });
+    if text.is_read.get() {
+        span.record("db.query.text", sql);
+    }
+}
+
+/// The text of a statement. It knows whether anybody has read it.
+struct Text<'a> {
+    sql: &'a str,
+    is_read: Cell<bool>,
+}
+
+impl fmt::Debug for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.is_read.set(true);
+        f.write_str(self.sql)
+    }
+}
+
+/// The span of an attempt to run a statement on a node.
+fn attempt(node: &Node) -> Span {
     let (address, port) = node.pool.connector().settings.host.address();
     debug_span!(
         target: TARGET,
@@ -83,41 +206,26 @@ pub(super) fn attempt(node: &Node) -> Span {
         server.port = port,
         node = node.name,
         db.response.status_code = Empty,
+        error.r#type = Empty,
     )
 }
 
 /// Notes in the span of an attempt what the server said.
 pub(super) fn attempt_failed(span: &Span, sqlstate: Option<SqlState>) {
-    span.record("otel.status_code", "ERROR");
     if let Some(code) = sqlstate {
         span.record("db.response.status_code", code.as_str());
     }
-}
-
-/// Notes in the span of a statement where it went, and what the server said.
-pub(super) fn went(span: &Span, execution: &Execution, node: Option<&Node>) {
-    if let (Some(went), Some(node)) = (execution.went, node) {
-        span.record("node", node.name.as_str());
-        span.record("kind", display(went.kind));
-        span.record("reason", went.reason.as_str());
-        if let Some(ready) = went.held_back {
-            span.record("would_be", if ready { "replica" } else { "primary" });
-        }
-    }
-    if let Some(code) = execution.sqlstate {
-        span.record("db.response.status_code", code.as_str());
-    }
+    failed_by(span, sqlstate.as_ref().map_or(OTHER, SqlState::as_str));
 }
 
 /// Notes in the span of a statement that it has failed.
 pub(super) fn failed(span: &Span, error: &diesel::result::Error) {
-    span.record("otel.status_code", "ERROR");
-    span.record("error.type", error.outcome().as_str());
+    failed_by(span, error.outcome().as_str());
 }
 
-/// Notes how long a read has waited for a replica to show what it must see, in seconds.
-pub(super) fn waited(span: &Span, time: Duration) {
-    span.record("position_wait", time.as_secs_f64());
+fn failed_by(span: &Span, cause: &str) {
+    span.record("otel.status_code", "ERROR");
+    span.record("error.type", cause);
 }
 
 /// The first word of a statement, if it is one that is known.

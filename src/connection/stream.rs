@@ -24,7 +24,7 @@ pub struct RowStream {
     first: Option<Row>,
     rows: Option<Rows>,
     using: Option<Use>,
-    /// `None` at the end.
+    /// `None` at the end. A stream that is dropped early has not failed: that is how one row is read.
     report: Option<Report>,
 }
 
@@ -76,6 +76,9 @@ impl RowStream {
             }
         };
         let sqlstate = failure.remark.map(|remark| remark.sqlstate);
+        if let Some(spans) = report.spans {
+            spans.broke_off(sqlstate, &error);
+        }
         let sqlstate = sqlstate.as_ref().map(SqlState::as_str);
         let (node, took) = (&*lease.node().meter, report.started.elapsed());
         metrics::failed(Some(node), sqlstate, error.outcome(), took);

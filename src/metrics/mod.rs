@@ -50,7 +50,7 @@ pub(crate) fn clock() -> Option<Instant> {
 }
 
 /// Where a statement went.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) kind: NodeKind,
     pub(crate) reason: RouteReason,
