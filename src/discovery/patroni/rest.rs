@@ -59,6 +59,11 @@ impl Endpoint {
             ));
         }
         let path = uri.path().trim_end_matches('/');
+        // As Patroni itself writes them, or as people try them.
+        let mut suffixes = ["/patroni", "/cluster"].into_iter();
+        let path = suffixes
+            .find_map(|suffix| path.strip_suffix(suffix))
+            .unwrap_or(path);
         Self::at(&uri, &format!("{path}/cluster")).ok_or_else(|| {
             refused("has to begin with `http://` or `https://`, then a host, and a port if need be")
         })
@@ -267,6 +272,8 @@ mod tests {
             ("http://db1:8008", "http://db1:8008/cluster"),
             ("https://db1:8008/", "https://db1:8008/cluster"),
             ("https://gateway/ops/", "https://gateway/ops/cluster"),
+            ("http://db1:8008/patroni", "http://db1:8008/cluster"),
+            ("http://db1:8008/cluster", "http://db1:8008/cluster"),
             ("http://[::1]:8008", "http://[::1]:8008/cluster"),
         ] {
             assert_eq!(Endpoint::given(given).unwrap().0, asked);
