@@ -35,7 +35,7 @@ impl Gauges {
     /// Another topology was published. Tells a pause of writes at its end.
     pub(super) fn follow(&self, topology: &Topology) {
         let mut primary = self.primary.borrow_mut();
-        let takes_writes = topology.takes_writes();
+        let takes_writes = topology.lets_writes_pass();
         let now = topology.primary().filter(|_| takes_writes);
         match (&*primary, now) {
             (None, Some(now)) => *primary = Some(Arc::clone(&now.node)),

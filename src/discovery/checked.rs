@@ -1,6 +1,6 @@
-//! What a source makes sure of before it learns anything of an answer.
+//! Which lists may be meant, and how what they say is shown.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::MOST;
 use crate::config::{NodeConfig, PoolConfig, check_replica};
@@ -9,7 +9,7 @@ use crate::config::{NodeConfig, PoolConfig, check_replica};
 const SHOWN: usize = 200;
 
 /// What came from elsewhere, fit to be shown: within a line, and not too long.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let mut escaped = text.escape_debug();
     let mut shown: String = escaped.by_ref().take(SHOWN).collect();
     if escaped.next().is_some() {
@@ -18,21 +18,27 @@ pub(super) fn shown(text: &str) -> String {
     shown
 }
 
-/// Refuses a list that no pool would take.
-pub(super) fn check(nodes: &[NodeConfig]) -> Result<(), String> {
-    if nodes.len() > MOST {
-        return Err(format!("there are {} nodes; at most {MOST}", nodes.len()));
+/// The nodes of a list by their names, if it may be meant.
+pub(crate) fn check(
+    list: &[NodeConfig],
+    pool: &PoolConfig,
+) -> Result<BTreeMap<String, NodeConfig>, String> {
+    if list.is_empty() {
+        return Err("the list is empty".to_owned());
     }
-    let mut names = BTreeSet::new();
-    for node in nodes {
-        let settings = check_replica(node.clone(), &PoolConfig::default());
+    if list.len() > MOST {
+        return Err(format!("the list has {} nodes; at most {MOST}", list.len()));
+    }
+    let mut nodes = BTreeMap::new();
+    for node in list {
+        let settings = check_replica(node.clone(), pool);
         let name = settings.map_err(|error| shown(&error.to_string()))?.name;
         let label = shown(&name);
-        if !names.insert(name) {
-            return Err(format!("there are two nodes named `{label}`"));
+        if nodes.insert(name, node.clone()).is_some() {
+            return Err(format!("the list has two nodes named `{label}`"));
         }
     }
-    Ok(())
+    Ok(nodes)
 }
 
 #[cfg(test)]
@@ -52,14 +58,15 @@ mod tests {
     fn a_list_that_no_pool_takes_is_refused() {
         let node = |at: usize| NodeConfig::new(format!("postgres://a@h{at}/x"));
         let list: Vec<NodeConfig> = (0..=MOST).map(node).collect();
-        assert_eq!(check(&list[..MOST]), Ok(()));
+        let pool = PoolConfig::default();
+        assert_eq!(check(&list[..MOST], &pool).unwrap().len(), MOST);
         for (list, why) in [
             (&list[..], "65 nodes"),
             (&[node(1), node(1)], "two nodes named `h1:5432`"),
             (&[node(1).name("")], "empty"),
             (&[NodeConfig::new("postgres://a@h%201/x")], "`host`"),
         ] {
-            let cause = check(list).unwrap_err();
+            let cause = check(list, &pool).unwrap_err();
             assert!(cause.contains(why), "{cause}");
         }
     }

@@ -24,7 +24,6 @@
 //! let builder = ReplicatedPool::builder().discovery(File::new("/etc/app/nodes"));
 //! ```
 
-#[cfg(any(feature = "patroni", feature = "srv"))]
 mod checked;
 mod dns;
 mod file;
@@ -42,6 +41,7 @@ use async_trait::async_trait;
 
 use crate::config::NodeConfig;
 
+pub(crate) use checked::{check, shown};
 pub use dns::Dns;
 pub use file::File;
 #[cfg(feature = "patroni")]

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::checked::{check, shown};
 use super::{Discovery, DiscoveryError};
-use crate::config::{NodeConfig, url_at};
+use crate::config::{NodeConfig, PoolConfig, url_at};
 
 /// The least and the longest time between two questions, whatever the records say.
 const LEAST: Duration = Duration::from_secs(1);
@@ -187,7 +187,8 @@ impl Discovery for Srv {
         let nodes = nodes
             .map(|(record, weight)| self.node(record, weight))
             .collect::<Result<Vec<_>, _>>()?;
-        check(&nodes).map_err(|cause| format!("the records of `{}`: {cause}", self.name))?;
+        check(&nodes, &PoolConfig::default())
+            .map_err(|cause| format!("the records of `{}`: {cause}", self.name))?;
         let now = Instant::now();
         *self.due.lock() = Some(until.clamp(now + LEAST, now + LONGEST));
         Ok(nodes)

@@ -14,7 +14,9 @@ use diesel_async::RunQueryDsl;
 use super::NodeConnection;
 use super::rights::{MissingRight, Rights};
 use super::run::Run;
+use crate::error::SqlState;
 use crate::position::Lsn;
+use crate::wire::Remark;
 
 /// PostgreSQL's type `pg_lsn`.
 #[derive(SqlType)]
@@ -215,6 +217,17 @@ fn of_source(connection: &NodeConnection, error: Error) -> Error {
     Error::QueryBuilderError(format!("asking with the `PositionSource`: {error}").into())
 }
 
+/// Whether a server said that it is in recovery, and was not any more when it came to the functions for that. They refuse
+/// with `55000`. What a `PositionSource` asks may do so for ever.
+fn has_left_recovery(connection: &NodeConnection, error: &Error) -> bool {
+    let Error::DatabaseError(_, said) = error else {
+        return false;
+    };
+    let remark = connection.wire.remark_of(said.message());
+    let refused = |remark: Remark| remark.sqlstate == SqlState::NOT_IN_PREREQUISITE_STATE;
+    !connection.shows.sql.is_given() && connection.is_usable() && remark.is_some_and(refused)
+}
+
 /// Asks where the node is. `None` if it does not know itself: it is being promoted.
 pub(super) async fn ask(
     connection: &mut NodeConnection,
@@ -222,7 +235,10 @@ pub(super) async fn ask(
 ) -> QueryResult<Option<Facts>> {
     let query = Where(Arc::clone(&identity.sql));
     let row: QueryResult<Row> = query.get_result(&mut connection.pg).await;
-    let row = row.map_err(|error| of_source(connection, error))?;
+    let row = match row {
+        Err(error) if has_left_recovery(connection, &error) => return Ok(None),
+        row => row.map_err(|error| of_source(connection, error))?,
+    };
     let mut facts = row.into_facts(&identity.seldom);
     if let Some(facts) = &mut facts {
         facts.fenced = connection.is_fenced().await?;

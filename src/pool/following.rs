@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::cluster::{Cluster, Member};
 use crate::config::{Config, Host, NodeConfig, PoolConfig, check_node, check_replica};
-use crate::discovery::{Discovery, MOST};
+use crate::discovery::{Discovery, check, shown};
 use crate::error::Error;
 
 /// How long a source may take.
@@ -29,33 +29,11 @@ pub(super) async fn list(source: &dyn Discovery, pool: &PoolConfig) -> Result<No
     // It is the application's code.
     let asking = AssertUnwindSafe(source.nodes()).catch_unwind();
     match tokio::time::timeout(PATIENCE, asking).await {
-        Ok(Ok(list)) => checked(list, pool),
+        Ok(Ok(Ok(list))) => check(&list, pool),
+        Ok(Ok(Err(error))) => Err(shown(&error.to_string())),
         Ok(Err(_)) => Err("the source panicked".to_owned()),
         Err(_) => Err(format!("the source does not answer within {PATIENCE:?}")),
     }
-}
-
-/// The list by names, if it may be meant.
-fn checked(
-    list: Result<Vec<NodeConfig>, crate::discovery::DiscoveryError>,
-    pool: &PoolConfig,
-) -> Result<Nodes, String> {
-    let list = list.map_err(|error| error.to_string())?;
-    if list.is_empty() {
-        return Err("the list is empty".to_owned());
-    }
-    if list.len() > MOST {
-        return Err(format!("the list has {} nodes; at most {MOST}", list.len()));
-    }
-    let mut nodes = Nodes::new();
-    for node in list {
-        let settings = check_replica(node.clone(), pool).map_err(|error| error.to_string())?;
-        let name = settings.name;
-        if nodes.insert(name.clone(), node).is_some() {
-            return Err(format!("the list has two nodes named `{name}`"));
-        }
-    }
-    Ok(nodes)
 }
 
 /// The nodes that a pool was given beside its list, by names and addresses. The list says nothing of them.

@@ -18,7 +18,7 @@ use self::members::{Addresses, Cluster};
 use self::rest::{Endpoint, Rest};
 use super::checked::{check, shown};
 use super::{Discovery, DiscoveryError, MOST};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, PoolConfig};
 
 /// The members of a [Patroni](https://patroni.readthedocs.io) cluster, as `GET /cluster` of its [REST
 /// API](https://patroni.readthedocs.io/en/latest/rest_api.html) lists them: a node for each, with the member's name.
@@ -204,7 +204,7 @@ impl Patroni {
         if nodes.is_empty() {
             return Err(format!("{by} tells of no member where it is"));
         }
-        check(&nodes).map_err(|cause| format!("{by}: {cause}"))?;
+        check(&nodes, &PoolConfig::default()).map_err(|cause| format!("{by}: {cause}"))?;
         let stay = learnt.absent.still_there(&nodes, self.forget_after);
         nodes.extend(stay);
         learnt.addresses.extend(addresses);
