@@ -9,7 +9,7 @@ use crate::config::{NodeConfig, PoolConfig, check_replica};
 const SHOWN: usize = 200;
 
 /// What came from elsewhere, fit to be shown: within a line, and not too long.
-pub(crate) fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let mut escaped = text.escape_debug();
     let mut shown: String = escaped.by_ref().take(SHOWN).collect();
     if escaped.next().is_some() {

@@ -41,7 +41,7 @@ use async_trait::async_trait;
 
 use crate::config::NodeConfig;
 
-pub(crate) use checked::{check, shown};
+pub(crate) use checked::check;
 pub use dns::Dns;
 pub use file::File;
 #[cfg(feature = "patroni")]

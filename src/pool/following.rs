@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::cluster::{Cluster, Member};
 use crate::config::{Config, Host, NodeConfig, PoolConfig, check_node, check_replica};
-use crate::discovery::{Discovery, check, shown};
+use crate::discovery::{Discovery, check};
 use crate::error::Error;
 
 /// How long a source may take.
@@ -30,7 +30,7 @@ pub(super) async fn list(source: &dyn Discovery, pool: &PoolConfig) -> Result<No
     let asking = AssertUnwindSafe(source.nodes()).catch_unwind();
     match tokio::time::timeout(PATIENCE, asking).await {
         Ok(Ok(Ok(list))) => check(&list, pool),
-        Ok(Ok(Err(error))) => Err(shown(&error.to_string())),
+        Ok(Ok(Err(error))) => Err(error.to_string()),
         Ok(Err(_)) => Err("the source panicked".to_owned()),
         Err(_) => Err(format!("the source does not answer within {PATIENCE:?}")),
     }
