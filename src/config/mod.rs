@@ -40,6 +40,8 @@ pub(crate) use at_run_time::{
 };
 pub(crate) use checked::{Host, NodeSettings, Settings};
 pub use commit::{COMMIT_MARKER_SQL, CommitResolution};
+#[cfg(feature = "patroni")]
+pub(crate) use conn_string::DEFAULT_PORT;
 pub(crate) use conn_string::{Address, redact};
 #[cfg(feature = "promotion")]
 pub(crate) use conninfo::PrimaryConninfo;

@@ -28,7 +28,7 @@ const HOLDER: &str = "pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsub
     AND (classid::bigint << 32 | objid::bigint) = $1";
 
 /// A process that vanishes must not keep its locks for long: the server ends its connection.
-pub(super) const SETTINGS: &str = "SET idle_session_timeout = '60s'; SET statement_timeout = '10s'; \
+const SETTINGS: &str = "SET idle_session_timeout = '60s'; SET statement_timeout = '10s'; \
     SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3";
 
 #[derive(QueryableByName)]
@@ -96,6 +96,20 @@ impl Order {
     }
 }
 
+/// Opens a connection for advisory locks, without the application's set-up, and learns which server it leads to.
+pub(super) async fn open_for_locks(
+    node: &Node,
+    database: &str,
+) -> Result<(NodeConnection, Identity), ConnectError> {
+    let connector = node.pool.connector();
+    let failed = |error: diesel::result::Error| connector.monitor_failed(&error);
+    let mut connection = connector.connect_bare(database).await?;
+    let set = connection.pg.batch_execute(SETTINGS).await;
+    set.map_err(failed)?;
+    let identity = identify(&mut connection, || ()).await.map_err(failed)?;
+    Ok((connection, identity))
+}
+
 /// A connection to a node that may agree. The lock is held for as long as this lives.
 pub(crate) struct PromotionLock {
     connection: NodeConnection,
@@ -119,15 +133,7 @@ impl PromotionLock {
 
     /// Connects to `database`, without the application's set-up.
     pub(crate) async fn open(node: &Node, database: &str) -> Result<Self, ConnectError> {
-        let connector = node.pool.connector();
-        let failed = |error: diesel::result::Error| connector.monitor_failed(&error);
-        let mut connection = connector.connect_bare(database).await?;
-        connection
-            .pg
-            .batch_execute(SETTINGS)
-            .await
-            .map_err(failed)?;
-        let identity = identify(&mut connection, || ()).await.map_err(failed)?;
+        let (connection, identity) = open_for_locks(node, database).await?;
         Ok(Self {
             connection,
             identity,

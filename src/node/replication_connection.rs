@@ -5,11 +5,11 @@ use std::time::Duration;
 use diesel::result::Error as DieselError;
 use diesel::sql_types::{Bool, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::RunQueryDsl;
 use tokio::time::sleep;
 
-use super::facts::{Facts, Identity, ask, identify};
-use super::promotion_lock::SETTINGS;
+use super::facts::{Facts, Identity, ask};
+use super::promotion_lock::open_for_locks;
 use super::{Node, NodeConnection};
 use crate::config::PrimaryConninfo;
 use crate::error::ConnectError;
@@ -101,12 +101,7 @@ pub(crate) struct ReplicationConnection {
 impl ReplicationConnection {
     /// Connects to `database`, without the application's set-up.
     pub(crate) async fn open(node: &Node, database: &str) -> Result<Self, ConnectError> {
-        let connector = node.pool.connector();
-        let failed = |error: DieselError| connector.monitor_failed(&error);
-        let mut connection = connector.connect_bare(database).await?;
-        let set = connection.pg.batch_execute(SETTINGS).await;
-        set.map_err(failed)?;
-        let identity = identify(&mut connection, || ()).await.map_err(failed)?;
+        let (connection, identity) = open_for_locks(node, database).await?;
         Ok(Self {
             connection,
             identity,

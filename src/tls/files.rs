@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::{ClientConfig, RootCertStore};
 
 use super::verifier::Verifier;
-use super::{OwnConfig, TlsError};
+use super::{OwnConfig, TlsError, provider};
 use crate::config::{ParamFile, Roots, SslMode, TlsSettings, TlsVersion};
 
 /// What the protocol is called within TLS.
@@ -94,10 +94,7 @@ fn listed(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn make(settings: &TlsSettings) -> Result<ClientConfig, String> {
-    let provider = CryptoProvider::get_default().map_or_else(
-        || Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
-        Arc::clone,
-    );
+    let provider = provider();
     let versions: Vec<_> = [
         (TlsVersion::V13, &rustls::version::TLS13),
         (TlsVersion::V12, &rustls::version::TLS12),

@@ -25,6 +25,15 @@ pub(crate) type OwnConfig = std::sync::Arc<rustls::ClientConfig>;
 #[cfg(not(feature = "rustls"))]
 pub(crate) type OwnConfig = std::convert::Infallible;
 
+/// The cryptography that the application has chosen for its process, or that of this crate.
+#[cfg(feature = "rustls")]
+pub(crate) fn provider() -> std::sync::Arc<rustls::crypto::CryptoProvider> {
+    rustls::crypto::CryptoProvider::get_default().map_or_else(
+        || std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+        std::sync::Arc::clone,
+    )
+}
+
 /// How one connection is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {

@@ -17,7 +17,7 @@ use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Consistency, Error, NodeConfig, ReplicatedPool};
 
 use crate::balancer::balancer;
-use crate::support::{count, eventually, insert, on, own_cluster, users};
+use crate::support::{count, eventually, insert, on, own_cluster, takes_a_write, users};
 
 fn line(local: &LocalCluster, name: &str) -> String {
     format!("{name} {}\n", local.node(name).unwrap().url("app"))
@@ -195,9 +195,7 @@ async fn the_primary_leaves_only_when_another_is_the_primary() {
     .await;
     has(&pool, &["replica-1", "replica-2"]).await;
     eventually("the next one takes writes", async || {
-        let mut conn = pool.get().await.unwrap();
-        let name = format!("{:?}", std::time::Instant::now());
-        insert(&name).execute(&mut conn).await.is_ok()
+        takes_a_write(&pool).await
     })
     .await;
 }

@@ -31,3 +31,4 @@ mod srv;
 mod support;
 mod tls;
 mod tls_certificates;
+mod unprivileged;

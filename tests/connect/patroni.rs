@@ -19,7 +19,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{count, eventually, insert, on, own_cluster};
+use crate::support::{count, eventually, insert, on, own_cluster, takes_a_write};
 
 const URL: &str = "postgres://postgres@/app";
 
@@ -387,11 +387,7 @@ async fn a_pool_without_a_primary_asks_at_once() {
     .await;
     api.says(&[member(&local, "replica-1"), member(&local, "replica-2")]);
     eventually("the next one takes writes", async || {
-        let mut conn = pool.get().await.unwrap();
-        insert(&format!("{:?}", std::time::Instant::now()))
-            .execute(&mut conn)
-            .await
-            .is_ok()
+        takes_a_write(&pool).await
     })
     .await;
     assert_eq!(pool.status().primary.as_deref(), Some("replica-2"));

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Builder, NodeConfig, ReplicatedPool};
 
+use crate::unprivileged::unprivileged;
+
 /// How a pooler shares server connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -58,21 +60,6 @@ impl Drop for Pooler {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.folder);
     }
-}
-
-/// Poolers refuse to run as root.
-fn unprivileged() -> Option<(u32, u32)> {
-    let users = fs::read_to_string("/etc/passwd").unwrap();
-    let own = fs::metadata("/proc/self").unwrap();
-    if std::os::unix::fs::MetadataExt::uid(&own) != 0 {
-        return None;
-    }
-    let line = ["postgres:", "nobody:"]
-        .iter()
-        .find_map(|user| users.lines().find(|line| line.starts_with(user)));
-    let mut fields = line.unwrap().split(':').skip(2);
-    let mut id = || fields.next().unwrap().parse().unwrap();
-    Some((id(), id()))
 }
 
 fn start(

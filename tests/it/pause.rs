@@ -2,7 +2,7 @@
 //!
 //! PgBouncer's `PAUSE` is the model; here reads go on.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diesel::prelude::*;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
@@ -12,7 +12,7 @@ use diesel_replicated::{ErrorExt, Outcome, ReplicatedPool};
 
 use crate::support::{
     all_up, always, builder, builder_for, count, database, eventually, insert, on, own_cluster,
-    run, users,
+    run, takes_a_write, users,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -99,14 +99,7 @@ async fn a_pause_ends_by_itself_and_who_waits_too_long_is_told_that_nothing_ran(
     assert!(error.to_string().contains("pause_writes"), "{error}");
     // A second call sets the limit anew.
     pool.pause_writes(Duration::from_millis(50)).await.unwrap();
-    eventually("writes go on", || async {
-        let mut conn = pool.get().await.unwrap();
-        insert(&format!("{:?}", Instant::now()))
-            .execute(&mut conn)
-            .await
-            .is_ok()
-    })
-    .await;
+    eventually("writes go on", || async { takes_a_write(&pool).await }).await;
     let mut conn = pool.get().await.unwrap();
     let late = users::table.filter(users::name.eq("late")).count();
     assert_eq!(

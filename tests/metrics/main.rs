@@ -26,7 +26,7 @@ use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Builder, NodeConfig, ReplicatedPool, Routing};
 
 use page::Page;
-use support::{count, eventually, insert, on, own_cluster, run};
+use support::{count, eventually, insert, on, own_cluster, run, takes_a_write};
 
 /// A pool whose nodes have names of their own, so that tests in one process do not meet.
 async fn pool(
@@ -141,14 +141,7 @@ async fn the_state_of_nodes_and_a_failover_are_seen() {
         local.replicas()[0].promote().unwrap();
     })
     .await;
-    eventually("writes go on", || async {
-        let mut conn = pool.get().await.unwrap();
-        insert(&format!("{:?}", std::time::Instant::now()))
-            .execute(&mut conn)
-            .await
-            .is_ok()
-    })
-    .await;
+    eventually("writes go on", || async { takes_a_write(&pool).await }).await;
     eventually("the failover is counted", || async {
         let page = Page::read();
         page.sum("diesel_replicated_failovers", &[], "") >= failovers + 1.0

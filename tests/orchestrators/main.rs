@@ -18,6 +18,8 @@ mod load;
 mod patroni;
 mod report;
 mod situations;
+#[path = "../connect/unprivileged.rs"]
+mod unprivileged;
 
 use std::time::{Duration, Instant};
 
@@ -100,18 +102,18 @@ macro_rules! tests {
     };
 }
 
-tests! {
-    patroni_3:
-    short: switchover, the_leader_is_killed_with_its_agent_and_comes_back, the_store_freezes;
-    long: the_leaders_server_is_killed, the_leaders_agent_is_killed_and_its_server_goes_on, the_leaders_agent_freezes,
-        the_leader_freezes_with_its_agent, the_leaders_postmaster_freezes, a_replica_is_reinitialised, all_are_restarted,
-        a_member_joins_and_another_leaves, in_pause_an_operator_restarts_and_switches_over;
+/// The situations, on one version of Patroni.
+macro_rules! situations {
+    ($version:ident) => {
+        tests! {
+            $version:
+            short: switchover, the_leader_is_killed_with_its_agent_and_comes_back, the_store_freezes;
+            long: the_leaders_server_is_killed, the_leaders_agent_is_killed_and_its_server_goes_on, the_leaders_agent_freezes,
+                the_leader_freezes_with_its_agent, the_leaders_postmaster_freezes, a_replica_is_reinitialised, all_are_restarted,
+                a_member_joins_and_another_leaves, in_pause_an_operator_restarts_and_switches_over;
+        }
+    };
 }
 
-tests! {
-    patroni_4:
-    short: switchover, the_leader_is_killed_with_its_agent_and_comes_back, the_store_freezes;
-    long: the_leaders_server_is_killed, the_leaders_agent_is_killed_and_its_server_goes_on, the_leaders_agent_freezes,
-        the_leader_freezes_with_its_agent, the_leaders_postmaster_freezes, a_replica_is_reinitialised, all_are_restarted,
-        a_member_joins_and_another_leaves, in_pause_an_operator_restarts_and_switches_over;
-}
+situations!(patroni_3);
+situations!(patroni_4);

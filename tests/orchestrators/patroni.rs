@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::unprivileged::unprivileged;
+
 /// How long a cluster may take to become what is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -31,21 +33,6 @@ fn program(name: &str) -> PathBuf {
 fn postgres() -> String {
     std::env::var("DIESEL_REPLICATED_PG_BIN")
         .unwrap_or_else(|_| panic!("run this by `scripts/orchestrators`"))
-}
-
-/// Servers refuse to run as root.
-fn unprivileged() -> Option<(u32, u32)> {
-    let own = fs::metadata("/proc/self").unwrap();
-    if std::os::unix::fs::MetadataExt::uid(&own) != 0 {
-        return None;
-    }
-    let users = fs::read_to_string("/etc/passwd").unwrap();
-    let line = ["postgres:", "nobody:"]
-        .iter()
-        .find_map(|user| users.lines().find(|line| line.starts_with(user)));
-    let mut fields = line.unwrap().split(':').skip(2);
-    let mut id = || fields.next().unwrap().parse().unwrap();
-    Some((id(), id()))
 }
 
 fn free_port() -> u16 {

@@ -22,11 +22,8 @@ async fn cluster(builder: LocalClusterBuilder) -> Arc<LocalCluster> {
     .await
 }
 
-async fn pool_of(local: &LocalCluster, role: &str) -> ReplicatedPool {
-    let node = |node: &LocalNode| {
-        let url = node.url("app").replace("postgres@", &format!("{role}@"));
-        NodeConfig::new(url).name(node.name().to_owned())
-    };
+/// A pool over these nodes whose standbys follow, once all are up.
+async fn pool_by(local: &LocalCluster, node: impl Fn(&LocalNode) -> NodeConfig) -> ReplicatedPool {
     let builder = ReplicatedPool::builder().primary(node(local.primary()));
     let replicas = local.replicas().iter();
     let builder = replicas.fold(builder, |builder, replica| builder.replica(node(replica)));
@@ -38,6 +35,14 @@ async fn pool_of(local: &LocalCluster, role: &str) -> ReplicatedPool {
         .unwrap();
     eventually("all are up", || async { all_up(&pool) }).await;
     pool
+}
+
+async fn pool_of(local: &LocalCluster, role: &str) -> ReplicatedPool {
+    pool_by(local, |node| {
+        let url = node.url("app").replace("postgres@", &format!("{role}@"));
+        NodeConfig::new(url).name(node.name().to_owned())
+    })
+    .await
 }
 
 fn value(node: &LocalNode, sql: &str) -> Option<String> {
@@ -406,23 +411,14 @@ async fn a_standby_behind_another_stays_there() {
 #[tokio::test]
 async fn a_standby_is_given_the_address_at_which_standbys_reach_the_primary() {
     let local = cluster(LocalCluster::builder()).await;
-    let node = |node: &LocalNode| {
+    let pool = pool_by(&local, |node| {
         let address = format!("127.0.0.1:{}", node.port());
         let url = node.proxied_url("app").unwrap();
         NodeConfig::new(url)
             .name(node.name())
             .replication_address(address)
-    };
-    let builder = ReplicatedPool::builder().primary(node(local.primary()));
-    let replicas = local.replicas().iter();
-    let builder = replicas.fold(builder, |builder, replica| builder.replica(node(replica)));
-    let pool = builder
-        .failover_wait(PATIENT)
-        .promotion(PromotionConfig::default().standbys_follow(true))
-        .build()
-        .await
-        .unwrap();
-    eventually("all are up", || async { all_up(&pool) }).await;
+    })
+    .await;
     kill(&local, "primary").await;
     pool.promote("replica-1").await.unwrap();
     eventually_receives(&local, "replica-2", 2).await;

@@ -14,7 +14,8 @@ pub(crate) use render::{is_like_url, redact, shown};
 use super::setting;
 use crate::config::UrlProblem;
 
-const DEFAULT_PORT: u16 = 5432;
+/// Of a server for which no port is named.
+pub(crate) const DEFAULT_PORT: u16 = 5432;
 
 /// One `name=value`, decoded.
 #[derive(Clone)]
@@ -138,20 +139,7 @@ impl ConnString {
         }
         let mut any_port = false;
         for chunk in authority.split(',') {
-            let (host, port) = match chunk.strip_prefix('[') {
-                Some(v6) => {
-                    let (host, after) = v6.split_once(']').ok_or(UrlProblem::Value("host"))?;
-                    match after.strip_prefix(':') {
-                        Some(port) => (host, Some(port)),
-                        None if after.is_empty() => (host, None),
-                        None => return Err(UrlProblem::Value("host")),
-                    }
-                }
-                None => match chunk.split_once(':') {
-                    Some((host, port)) => (host, Some(port)),
-                    None => (chunk, None),
-                },
-            };
+            let (host, port) = host_and_port(chunk).ok_or(UrlProblem::Value("host"))?;
             any_port |= port.is_some();
             self.hosts.push(check_host(decode(host)?)?);
             self.ports
@@ -303,6 +291,21 @@ impl ConnString {
         self.hosts = vec![address.host.clone()];
         self.ports = vec![address.port];
         self.hostaddrs = address.hostaddr.iter().cloned().collect();
+    }
+}
+
+/// The host and the port of `host:port` in a URL, in which an IPv6 address has brackets. `None` if these do not match.
+pub(super) fn host_and_port(text: &str) -> Option<(&str, Option<&str>)> {
+    let Some(v6) = text.strip_prefix('[') else {
+        return Some(match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        });
+    };
+    let (host, after) = v6.split_once(']')?;
+    match after.strip_prefix(':') {
+        Some(port) => Some((host, Some(port))),
+        None => after.is_empty().then_some((host, None)),
     }
 }
 

@@ -9,9 +9,7 @@ use std::ops::Range;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::conn_string::{Address, ConnString};
-
-const DEFAULT_PORT: u16 = 5432;
+use super::conn_string::{Address, ConnString, DEFAULT_PORT, host_and_port};
 
 /// How a piece of the text is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -308,19 +306,9 @@ fn of_uri(text: &str, start: usize) -> Option<Vec<Piece>> {
 fn hosts_of(list: &str) -> Option<(Vec<String>, Vec<String>)> {
     let (mut names, mut ports) = (Vec::new(), Vec::new());
     for chunk in list.split(',') {
-        let (host, port) = match chunk.strip_prefix('[') {
-            Some(v6) => {
-                let (host, after) = v6.split_once(']')?;
-                match after.strip_prefix(':') {
-                    Some(port) => (host, port),
-                    None if after.is_empty() => (host, ""),
-                    None => return None,
-                }
-            }
-            None => chunk.split_once(':').unwrap_or((chunk, "")),
-        };
+        let (host, port) = host_and_port(chunk)?;
         names.push(decoded(host)?);
-        ports.push(decoded(port)?);
+        ports.push(decoded(port.unwrap_or_default())?);
     }
     Some((names, ports))
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::{Map, Value};
 
-use crate::config::{NodeConfig, UrlProblem, url_at};
+use crate::config::{DEFAULT_PORT, NodeConfig, UrlProblem, url_at};
 use crate::discovery::MOST;
 use crate::discovery::checked::shown;
 
@@ -149,7 +149,7 @@ impl Member {
 
     fn address(&self) -> Option<(String, u16)> {
         let host = self.host.clone().filter(|host| !host.is_empty())?;
-        Some((host, self.port.unwrap_or(5432)))
+        Some((host, self.port.unwrap_or(DEFAULT_PORT)))
     }
 
     fn node(&self, url: String) -> NodeConfig {

@@ -24,6 +24,7 @@ use super::members::Cluster;
 use crate::discovery::DiscoveryError;
 use crate::discovery::PATIENCE as IN_ALL;
 use crate::discovery::checked::shown;
+use crate::tls::provider;
 
 /// How long one address may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -221,11 +222,7 @@ fn next(addresses: usize) -> Duration {
 }
 
 fn system() -> Result<ClientConfig, DiscoveryError> {
-    let provider = rustls::crypto::CryptoProvider::get_default().map_or_else(
-        || std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
-        std::sync::Arc::clone,
-    );
-    let config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_platform_verifier()?;
     Ok(config.with_no_client_auth())
