@@ -25,6 +25,7 @@ mod registry;
 mod rewind;
 mod runtime;
 mod start;
+mod survivors;
 mod tally;
 mod topology;
 mod transitions;

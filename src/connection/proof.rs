@@ -66,7 +66,7 @@ impl ReplicatedConnection {
         let _asked = member.reports.want();
         let deadline = deadline::after(started, self.cluster.consistency().wait);
         let look = || {
-            requirement.refresh(write_log);
+            self.refresh(requirement);
             let asked = member.reports.asked_since(lease.opened);
             asked.then(|| requirement.is_met_by(&member.reports, write_log))
         };
@@ -124,7 +124,7 @@ impl ReplicatedConnection {
         let write_log = &self.cluster.write_log;
         let deadline = deadline::after(began, self.cluster.consistency().wait);
         loop {
-            requirement.refresh(write_log);
+            self.refresh(requirement);
             let position = requirement.to_show(topology.timeline(), write_log);
             let Some(position) = position else {
                 return Proof::Behind;

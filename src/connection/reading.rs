@@ -107,6 +107,9 @@ impl ReplicatedConnection {
     pub(super) async fn reading_lease(&self, mut reading: Reading<'_>) -> Result<Served, Error> {
         let mut waited = Duration::ZERO;
         loop {
+            if reading.requirement.awaits_others() {
+                self.refresh(reading.requirement);
+            }
             let mut chosen = self.replica_lease(&mut reading).await?;
             if let Chosen::Unmet = chosen {
                 if let Some(served) = self.meanwhile(&reading).await {
@@ -143,7 +146,12 @@ impl ReplicatedConnection {
                 // It became `Primary` above.
                 Chosen::Unmet => (RouteReason::NoUsableReplica, true),
             };
-            match self.primary_lease(fallback, Purpose::Read).await {
+            let lease = tokio::select! {
+                biased;
+                lease = self.primary_lease(fallback, Purpose::Read) => lease,
+                () = self.replaces_primary(&mut reading) => continue,
+            };
+            match lease {
                 Ok(lease) => {
                     let served = Served::by_primary(lease, why);
                     return Ok(Served { waited, ..served });
@@ -156,6 +164,37 @@ impl ReplicatedConnection {
                     reading.avoid.push(node);
                 }
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Returns as soon as a replica can serve the read while the primary is away.
+    async fn replaces_primary(&self, reading: &mut Reading<'_>) {
+        let ever = deadline::after(Instant::now(), Duration::MAX);
+        let look = || {
+            let topology = self.cluster.topology();
+            if topology.primary().is_some_and(Member::is_up) {
+                return None;
+            }
+            self.refresh(reading.requirement);
+            let mut replicas = topology.usable_replicas();
+            let serves = replicas.any(|member| self.qualifies(member, reading));
+            serves.then_some(())
+        };
+        if self.cluster.with_news(ever, look).await.is_none() {
+            std::future::pending().await
+        }
+    }
+
+    /// Puts positions into a requirement that have become known. While the primary is away, nobody has more of other
+    /// sessions' writes than the standbys.
+    pub(super) fn refresh(&self, requirement: &mut ReadRequirement) {
+        let write_log = &self.cluster.write_log;
+        requirement.refresh(write_log);
+        if requirement.awaits_others() {
+            let acknowledged = write_log.acknowledged_at();
+            if let Some(position) = self.cluster.topology().left(acknowledged) {
+                requirement.is_left_with(position);
             }
         }
     }
@@ -305,7 +344,7 @@ impl ReplicatedConnection {
             .collect();
         let started = Instant::now();
         let mut look = || {
-            reading.requirement.refresh(write_log);
+            self.refresh(reading.requirement);
             let topology = self.cluster.topology();
             let mut replicas = topology.usable_replicas();
             if replicas.any(|member| self.qualifies(member, reading)) {

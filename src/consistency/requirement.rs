@@ -145,6 +145,20 @@ impl ReadRequirement {
         self.reads.iter().map(ReadMark::reports)
     }
 
+    /// Whether it only waits to hear where other sessions' writes are.
+    pub(crate) fn awaits_others(&self) -> bool {
+        self.others.is_some()
+            && self.seq.is_none()
+            && self.since.is_none()
+            && self.primary.is_none()
+    }
+
+    /// What other sessions have written lies before `position`, or is nowhere any more.
+    pub(crate) fn is_left_with(&mut self, position: Position) {
+        self.others = None;
+        self.covers(position);
+    }
+
     /// Replaces sequence numbers and times by positions that have become known.
     pub(crate) fn refresh(&mut self, write_log: &WriteLog) {
         if let Some(seq) = self.seq {

@@ -103,8 +103,16 @@ impl WriteLog {
     }
 
     /// When the last write of this pool was acknowledged.
-    pub(super) fn written_at(&self) -> Option<Instant> {
+    pub(crate) fn acknowledged_at(&self) -> Option<Instant> {
         *self.written_at.lock()
+    }
+
+    /// When the last write of this pool was done, as far as can be told.
+    pub(super) fn written_at(&self) -> Option<Instant> {
+        match self.under_way.load(Ordering::Acquire) {
+            0 => self.acknowledged_at(),
+            _ => Some(Instant::now()),
+        }
     }
 
     /// When the primary was known to have reached a position.
@@ -136,7 +144,7 @@ impl WriteLog {
             let mut left = self.left();
             self.settle(&mut left);
             if !left.is_empty() {
-                self.draw(0);
+                self.seek(0);
             }
             self.under_way.store(left.len(), Ordering::Release);
         }

@@ -447,7 +447,7 @@ async fn a_subscriber_that_panics_ends_no_following() {
     let local = own_cluster().await;
     let [primary, one, two] = ["primary", "replica-1", "replica-2"].map(|name| node(&local, name));
     let subscriber = Panics(std::sync::atomic::AtomicBool::new(false));
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let _guard = crate::support::traced_by(subscriber);
     let told = Told::new(&[primary.clone(), one]);
     let pool = pool(told.source(Duration::from_millis(100))).await.unwrap();
     told.says(std::slice::from_ref(&primary));

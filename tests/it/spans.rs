@@ -24,7 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::support::{
     Number, Shared, all_up, builder, builder_for, cluster, count, database, eventually, insert, on,
-    own_cluster, run, users,
+    own_cluster, run, traced_by, users,
 };
 
 /// A span with its fields, and its parent's name.
@@ -86,7 +86,7 @@ impl Spans {
         let spans = Self::default();
         let layer = spans.clone().with_filter(filter);
         let subscriber = tracing_subscriber::registry().with(layer);
-        (spans, tracing::subscriber::set_default(subscriber))
+        (spans, traced_by(subscriber))
     }
 
     /// The statements until now, each with its attempts. Forgets them.
@@ -242,7 +242,7 @@ async fn lines_of_the_application_stay_after_a_statement_that_no_node_has_got() 
     let two = tracing_subscriber::registry()
         .with(spans.clone().with_filter(LevelFilter::TRACE))
         .with(lines.clone().with_filter(LevelFilter::INFO));
-    let guard = tracing::subscriber::set_default(two);
+    let guard = traced_by(two);
     for _ in 0..10 {
         let mut hurried = conn.with_deadline(Duration::from_millis(20));
         insert("Barbara").execute(&mut hurried).await.unwrap_err();
@@ -263,7 +263,7 @@ async fn lines_of_the_application_stay_after_a_statement_that_no_node_has_got() 
     let one = lines
         .clone()
         .with_filter(EnvFilter::new("info,[request]=trace"));
-    let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(one));
+    let _guard = traced_by(tracing_subscriber::registry().with(one));
     for _ in 0..10 {
         let mut hurried = conn.with_deadline(Duration::from_millis(20));
         insert("Barbara").execute(&mut hurried).await.unwrap_err();
@@ -306,19 +306,12 @@ async fn a_layer_that_asks_for_less_than_another_has_its_spans_too() {
     let two = tracing_subscriber::registry()
         .with(traces.clone().with_filter(LevelFilter::DEBUG))
         .with(log.clone().with_filter(LevelFilter::TRACE));
-    let _guard = tracing::subscriber::set_default(two);
-    // Other tests of this program come and go with subscribers of their own, and `tracing` may miss a span over that.
-    for _ in 0..20 {
-        count(&mut conn).await;
-        let seen = [&traces, &log].map(Spans::take);
-        if seen
-            .iter()
-            .all(|statements| statements.len() == 1 && statements[0].1.len() == 1)
-        {
-            return;
-        }
+    let _guard = traced_by(two);
+    count(&mut conn).await;
+    for statements in [&traces, &log].map(Spans::take) {
+        assert_eq!(statements.len(), 1);
+        assert_eq!(statements[0].1.len(), 1);
     }
-    panic!("a layer misses its spans");
 }
 
 /// <https://github.com/cloudflare/workerd/issues/5688>

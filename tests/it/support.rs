@@ -12,6 +12,8 @@ use diesel_replicated::config::HealthConfig;
 use diesel_replicated::status::NodeKind;
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Builder, ReplicatedConnection, ReplicatedPool};
+use tracing::Dispatch;
+use tracing::subscriber::{DefaultGuard, NoSubscriber};
 
 diesel::table! {
     users (id) {
@@ -54,6 +56,16 @@ pub async fn on<T: Send + 'static>(
 ) -> T {
     let local = Arc::clone(local);
     blocking(move || verb(&local)).await
+}
+
+/// What this thread traces goes to `subscriber` until the guard is dropped.
+///
+/// While a program has a single subscriber, `tracing` asks the subscriber of whichever thread reaches a span or an event
+/// first, and keeps the answer: a test without one would hide the span from all. So here there is always a second.
+pub fn traced_by(subscriber: impl tracing::Subscriber + Send + Sync + 'static) -> DefaultGuard {
+    static SECOND: OnceLock<Dispatch> = OnceLock::new();
+    SECOND.get_or_init(|| Dispatch::new(NoSubscriber::new()));
+    tracing::subscriber::set_default(subscriber)
 }
 
 /// A new database on the shared cluster, with [`SCHEMA`] in it; its name.

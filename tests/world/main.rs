@@ -22,6 +22,7 @@ mod names;
 mod outages_fence;
 mod outages_promotion;
 mod outages_quorum;
+mod outages_reads;
 mod poisoned;
 mod standbys;
 mod state;

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,7 +18,9 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use rustls::ClientConfig;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, SignatureScheme};
 use rustls_platform_verifier::BuilderVerifierExt;
 use tokio::time::Instant;
 
@@ -119,6 +123,24 @@ fn place(authority: &Authority) -> String {
 pub(super) struct Rest {
     client: Client<HttpsConnector<HttpConnector>, Body>,
     authorization: Option<HeaderValue>,
+    certificate: Arc<NoCertificate>,
+}
+
+/// This side has no certificate. A server that insists on one may end the connection before it can say so.
+#[derive(Debug, Default)]
+struct NoCertificate {
+    was_asked_for: AtomicBool,
+}
+
+impl ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.was_asked_for.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 impl Rest {
@@ -133,6 +155,10 @@ impl Rest {
         };
         // Whoever makes the connection tells what is spoken in it.
         tls.alpn_protocols.clear();
+        let certificate = Arc::<NoCertificate>::default();
+        if !tls.client_auth_cert_resolver.has_certs() {
+            tls.client_auth_cert_resolver = certificate.clone();
+        }
         let mut plain = HttpConnector::new();
         plain.enforce_http(false);
         plain.set_connect_timeout(Some(PATIENCE));
@@ -147,6 +173,7 @@ impl Rest {
                 .pool_max_idle_per_host(0)
                 .build(connector),
             authorization: basic_auth.map(authorization).transpose()?,
+            certificate,
         })
     }
 
@@ -201,7 +228,7 @@ impl Rest {
             request.headers_mut().insert(AUTHORIZATION, value.clone());
         }
         let answer = self.client.request(request).await;
-        let answer = answer.map_err(|error| causes(&error))?;
+        let answer = answer.map_err(|error| self.without_certificate(endpoint, causes(&error)))?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED => {
@@ -212,6 +239,16 @@ impl Rest {
         let body = Limited::new(answer.into_body(), LONGEST).collect().await;
         let body = body.map_err(|error| causes(&*error))?;
         Ok(body.to_bytes().to_vec())
+    }
+
+    /// Adds to a failure what may be behind it.
+    fn without_certificate(&self, endpoint: &Endpoint, failure: String) -> String {
+        if endpoint.is_encrypted() && self.certificate.was_asked_for.load(Ordering::Relaxed) {
+            return format!(
+                "{failure} (servers ask for a client certificate; there is none: `tls`)"
+            );
+        }
+        failure
     }
 }
 

@@ -1,0 +1,246 @@
+//! Reads while no node takes writes: of what other sessions have written, nobody has more than the standbys.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::QueryResult;
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use diesel_replicated::config::HealthConfig;
+use diesel_replicated::status::{NodeHealth, NodeKind};
+use diesel_replicated::testing::LocalCluster;
+use diesel_replicated::{ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool};
+use tokio::task::JoinSet;
+
+use crate::support::{
+    Shared, all_up, builder_for, eventually, insert, on, own_cluster, run, users,
+};
+
+/// A pool on a cluster of its own, with the default consistency.
+async fn start(wait: Duration) -> (Arc<LocalCluster>, ReplicatedPool) {
+    let local = own_cluster().await;
+    let quick = HealthConfig::default()
+        .interval(Duration::from_millis(100))
+        .timeout(Duration::from_millis(500));
+    let builder = builder_for(&local, "app").health(quick);
+    let pool = builder.failover_wait(wait).build().await.unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    (local, pool)
+}
+
+/// Commits wait for one of the standbys, so that nothing acknowledged may be missing.
+async fn confirmed_by_one(local: &Arc<LocalCluster>) {
+    on(local, |local| {
+        let primary = local.primary();
+        let setting = "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 (*)'";
+        primary.sql("app", setting).unwrap();
+        primary.reload().unwrap();
+    })
+    .await;
+    let quorum = "SELECT 1 FROM pg_stat_replication HAVING bool_and(sync_state = 'quorum')";
+    eventually("commits wait for one", async || {
+        on(local, move |local| {
+            !local.primary().sql("app", quorum).unwrap().is_empty()
+        })
+        .await
+    })
+    .await;
+}
+
+/// How many users a session sees that has done nothing before.
+async fn seen(pool: &ReplicatedPool) -> QueryResult<i64> {
+    let mut conn = pool.get().await?;
+    all(&mut conn).await
+}
+
+async fn all(conn: &mut ReplicatedConnection) -> QueryResult<i64> {
+    users::table.count().get_result(conn).await
+}
+
+/// A write that the primary is at when it goes away: nobody knows where it is.
+async fn begin_a_write(local: &Arc<LocalCluster>, pool: &ReplicatedPool) {
+    let mut conn = pool.get().await.unwrap();
+    tokio::spawn(async move {
+        run(
+            &mut conn,
+            "UPDATE users SET visits = 1 WHERE pg_sleep(600) IS NOT NULL",
+        )
+        .await
+    });
+    is_at_it(local).await;
+}
+
+async fn is_at_it(local: &Arc<LocalCluster>) {
+    let begun =
+        "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'UPDATE users%' AND state = 'active'";
+    eventually("the write has begun", async || {
+        on(local, move |local| {
+            !local.primary().sql("app", begun).unwrap().is_empty()
+        })
+        .await
+    })
+    .await;
+}
+
+async fn is_down(pool: &ReplicatedPool, name: &str) {
+    eventually("the pool sees it", async || {
+        let mut nodes = pool.status().nodes.into_iter();
+        nodes.any(|node| node.name == name && node.health == NodeHealth::Down)
+    })
+    .await;
+}
+
+// rethinkdb 4492, timescale/docs 2751: reads end with the primary. MongoDB's "maxStalenessSeconds": "if there is no primary,
+// the client uses the secondary with the most recent write for the comparison".
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_of_what_others_wrote_go_on_after_the_primary_has_died_under_load() {
+    let (local, pool) = start(Duration::from_secs(60)).await;
+    confirmed_by_one(&local).await;
+    let acknowledged = Shared::default();
+    let stop = Shared::default();
+    let mut writers = JoinSet::new();
+    for writer in 0..4 {
+        let (pool, stop, acknowledged) = (pool.clone(), stop.clone(), acknowledged.clone());
+        writers.spawn(async move {
+            for number in 0.. {
+                let mut conn = pool.get().await.unwrap();
+                let name = format!("{writer}-{number}");
+                if stop.get() > 0 || insert(&name).execute(&mut conn).await.is_err() {
+                    return;
+                }
+                acknowledged.add(1);
+            }
+        });
+    }
+    eventually("there is load", async || acknowledged.get() > 200).await;
+    on(&local, |local| local.primary().kill().unwrap()).await;
+    let mut readers = JoinSet::new();
+    for _ in 0..4 {
+        let (pool, acknowledged) = (pool.clone(), acknowledged.clone());
+        readers.spawn(async move {
+            for _ in 0..50 {
+                let before = 3 + i64::from(acknowledged.get());
+                let mut conn = pool.get().await.unwrap();
+                let seen = all(&mut conn).await.unwrap();
+                assert!(seen >= before, "{seen} of {before}");
+                assert_eq!(conn.last_route().unwrap().kind, NodeKind::Replica);
+            }
+        });
+    }
+    let all_done = async {
+        while let Some(done) = readers.join_next().await {
+            done.unwrap();
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(30), all_done).await;
+    assert!(in_time.is_ok(), "reads wait for the next primary");
+    assert!(!pool.status().takes_writes);
+    stop.add(1);
+    writers.abort_all();
+}
+
+/// Another session writes a row.
+async fn writes(pool: &ReplicatedPool, name: &str) {
+    let mut conn = pool.get().await.unwrap();
+    insert(name).execute(&mut conn).await.unwrap();
+}
+
+async fn has(local: &Arc<LocalCluster>, replica: usize, name: &'static str) {
+    let row = format!("SELECT FROM users WHERE name = '{name}'");
+    eventually("the replica has it", async || {
+        let row = row.clone();
+        on(local, move |local| {
+            !local.replicas()[replica]
+                .sql("app", &row)
+                .unwrap()
+                .is_empty()
+        })
+        .await
+    })
+    .await;
+}
+
+async fn waits_in_vain(pool: &ReplicatedPool) {
+    let error = seen(pool).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("no node is known to be the primary"),
+        "{error}"
+    );
+    assert_eq!(error.outcome(), Outcome::NotRun);
+}
+
+// pgconsul 200, cloudnative-pg 11367: a standby counts with what it has received, not with what it has replayed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_replica_that_has_most_serves_and_must_have_replayed_it() {
+    let (local, pool) = start(Duration::from_secs(1)).await;
+    on(&local, |local| local.replicas()[0].pause_replay().unwrap()).await;
+    writes(&pool, "Barbara").await;
+    has(&local, 1, "Barbara").await;
+    begin_a_write(&local, &pool).await;
+    on(&local, |local| local.primary().kill().unwrap()).await;
+    for _ in 0..20 {
+        let mut conn = pool.get().await.unwrap();
+        assert_eq!(all(&mut conn).await, Ok(4));
+        assert_eq!(conn.last_route().unwrap().node, "replica-2");
+    }
+    // One has it in its log alone, and of the other one nobody knows what it has.
+    on(&local, |local| local.replicas()[1].kill().unwrap()).await;
+    is_down(&pool, "replica-2").await;
+    waits_in_vain(&pool).await;
+    on(&local, |local| local.replicas()[1].start().unwrap()).await;
+    eventually("it serves again", async || seen(&pool).await == Ok(4)).await;
+    on(&local, |local| local.replicas()[0].resume_replay().unwrap()).await;
+    has(&local, 0, "Barbara").await;
+    eventually("both serve", async || {
+        let mut conn = pool.get().await.unwrap();
+        all(&mut conn).await == Ok(4) && conn.last_route().unwrap().node == "replica-1"
+    })
+    .await;
+}
+
+// patroni 1126, mongodb SERVER-32517: a session never reads past its own write.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_know_what_became_of_an_own_write_waits() {
+    let (local, pool) = start(Duration::from_secs(1)).await;
+    let session = pool.session();
+    let mut conn = session.get().await.unwrap();
+    let writing = tokio::spawn(async move {
+        run(
+            &mut conn,
+            "UPDATE users SET visits = 1 WHERE pg_sleep(600) IS NOT NULL",
+        )
+        .await
+    });
+    is_at_it(&local).await;
+    on(&local, |local| local.primary().kill().unwrap()).await;
+    let error = writing.await.unwrap().unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert_eq!(seen(&pool).await, Ok(3));
+    let mut own = session.get().await.unwrap();
+    assert!(all(&mut own).await.is_err());
+    on(&local, |local| local.replicas()[1].promote().unwrap()).await;
+    // It waits for the next primary no longer than it may.
+    while all(&mut own).await != Ok(3) {}
+}
+
+// pgbouncer 1054, HikariCP 1609: a server that hangs keeps its connections open. Its standbys hear nothing from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_go_on_beside_a_primary_that_hangs() {
+    let (local, pool) = start(Duration::from_secs(60)).await;
+    writes(&pool, "Barbara").await;
+    begin_a_write(&local, &pool).await;
+    for replica in 0..2 {
+        has(&local, replica, "Barbara").await;
+    }
+    on(&local, |local| local.primary().freeze()).await;
+    is_down(&pool, "primary").await;
+    for _ in 0..20 {
+        assert_eq!(seen(&pool).await, Ok(4));
+    }
+    on(&local, |local| local.primary().thaw()).await;
+    eventually("it takes writes again", async || pool.status().takes_writes).await;
+    writes(&pool, "Edith").await;
+    assert_eq!(seen(&pool).await, Ok(5));
+}
