@@ -146,10 +146,9 @@ impl ReplicatedConnection {
                 // It became `Primary` above.
                 Chosen::Unmet => (RouteReason::NoUsableReplica, true),
             };
-            let lease = tokio::select! {
-                biased;
-                lease = self.primary_lease(fallback, Purpose::Read) => lease,
-                () = self.replaces_primary(&mut reading) => continue,
+            let lease = Box::pin(self.primary_unless_replaced(fallback, &mut reading)).await;
+            let Some(lease) = lease else {
+                continue;
             };
             match lease {
                 Ok(lease) => {
@@ -165,6 +164,19 @@ impl ReplicatedConnection {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// The primary's connection. `None` as soon as the primary is away and a replica can serve the read.
+    async fn primary_unless_replaced(
+        &self,
+        fallback: bool,
+        reading: &mut Reading<'_>,
+    ) -> Option<Result<Arc<Lease>, Error>> {
+        tokio::select! {
+            biased;
+            lease = self.primary_lease(fallback, Purpose::Read) => Some(lease),
+            () = self.replaces_primary(reading) => None,
         }
     }
 
