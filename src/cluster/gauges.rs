@@ -9,6 +9,7 @@ use super::lag::lag;
 use super::member::Member;
 use super::topology::Topology;
 use crate::consistency::WriteLog;
+use crate::election::Standing;
 use crate::metrics::{self, NodeState, PoolState};
 use crate::node::Node;
 use crate::route::NodeKind;
@@ -90,6 +91,8 @@ fn state(member: &Member, topology: &Topology, write_log: &WriteLog) -> NodeStat
         is_replica: member.kind() == Some(NodeKind::Replica),
         serves_reads: topology.serves_reads(member),
         serves_writes: topology.lets_writes_pass() && member.kind() == Some(NodeKind::Primary),
+        no_reads: member.no_reads() && member.kind() != Some(NodeKind::Primary),
+        stray_primary: member.is_up() && takes_writes_beside_the_primary(member.standing),
         lag_bytes,
         lag,
         connections: connections.connections,
@@ -98,4 +101,9 @@ fn state(member: &Member, topology: &Topology, write_log: &WriteLog) -> NodeStat
         fallback: pool.fallback_limit - pool.fallback.available_permits().min(pool.fallback_limit),
         fallback_limit: pool.fallback_limit,
     }
+}
+
+/// Whether a server that is no primary takes writes, and the pool keeps away from it.
+fn takes_writes_beside_the_primary(standing: Standing) -> bool {
+    matches!(standing, Standing::Superseded { .. } | Standing::Rival)
 }

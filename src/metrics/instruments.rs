@@ -68,6 +68,7 @@ pub(super) const HELD_BACK: &str = "diesel_replicated.held_back";
 pub(super) const POSITION_WAIT: &str = "diesel_replicated.position_wait.duration";
 pub(super) const NODE_UP: &str = "diesel_replicated.node.up";
 pub(super) const NODE_SERVES: &str = "diesel_replicated.node.serves";
+pub(super) const STRAY_PRIMARY: &str = "diesel_replicated.node.stray_primary";
 pub(super) const LAG: &str = "diesel_replicated.replica.lag";
 pub(super) const LAG_BYTES: &str = "diesel_replicated.replica.lag_bytes";
 pub(super) const FALLBACK: &str = "diesel_replicated.fallback.in_use";
@@ -100,7 +101,10 @@ pub const INSTRUMENTS: &[Instrument] = &[
     instrument(POSITION_WAIT, Histogram, "s", &["kind"],
         "How long reads waited for a replica to show what they must see, and which kind of node served them then."),
     instrument(NODE_UP, Gauge, "1", NODE, "1 if the node is up, 0 if not."),
-    instrument(NODE_SERVES, Gauge, "1", &["node", "what"], "1 if the node serves `reads`, or `writes`."),
+    instrument(NODE_SERVES, Gauge, "1", &["node", "what"],
+        "1 if the node serves `reads`, or `writes`; NaN for `reads` if it is a replica with `no_reads`."),
+    instrument(STRAY_PRIMARY, Gauge, "1", NODE,
+        "1 if the server takes writes and is not the primary: another one has replaced it, or there are several. Nothing is written there."),
     instrument(LAG, Gauge, "s", NODE, "How old the data of a replica is at the most, which grows while the primary cannot be asked; NaN if that is not known."),
     instrument(LAG_BYTES, Gauge, "By", NODE, "How much log a replica has yet to replay; NaN if that is not known."),
     instrument(FALLBACK, Gauge, "{connection}", NODE,

@@ -66,6 +66,10 @@ pub(crate) struct NodeState {
     pub(crate) is_replica: bool,
     pub(crate) serves_reads: bool,
     pub(crate) serves_writes: bool,
+    /// Nothing is to be read there.
+    pub(crate) no_reads: bool,
+    /// It takes writes and is not the primary.
+    pub(crate) stray_primary: bool,
     pub(crate) lag_bytes: Option<u64>,
     pub(crate) lag: Option<Duration>,
     pub(crate) connections: u32,

@@ -150,6 +150,7 @@ impl NodeMeter {
         let value = |of: fn(NodeState) -> f64| state.map_or(f64::NAN, of);
         let set = |name, of| gauge(name, vec![self.node()]).set(value(of));
         set(names::NODE_UP, |state| of_bool(state.up));
+        set(names::STRAY_PRIMARY, |state| of_bool(state.stray_primary));
         set(names::LAG, NodeState::lag_seconds);
         set(names::LAG_BYTES, NodeState::lag_in_bytes);
         set(names::FALLBACK, |state| of_usize(state.fallback));
@@ -160,7 +161,10 @@ impl NodeMeter {
             let labels = vec![self.node(), Label::new("what", what)];
             gauge(names::NODE_SERVES, labels).set(value(of));
         };
-        serves("reads", |state| of_bool(state.serves_reads));
+        serves("reads", |state| match state.no_reads {
+            true => f64::NAN,
+            false => of_bool(state.serves_reads),
+        });
         serves("writes", |state| of_bool(state.serves_writes));
         let count = |what, of| {
             let labels = vec![self.pool(), Label::new("db.client.connection.state", what)];

@@ -363,6 +363,20 @@ async fn the_api_is_asked_over_tls_and_nowhere_else_then() {
         .unwrap();
     let pool = pool(source().tls(own)).await;
     assert_eq!(names(&pool), ["primary"]);
+    // The wrong scheme, and the wrong port.
+    let wrong = async |url: String| refused(Patroni::new([url], URL)).await;
+    let encrypted = wrong(plain.url.replace("http:", "https:")).await;
+    assert!(
+        encrypted.contains("does it speak `http://`?"),
+        "{encrypted}"
+    );
+    for address in [
+        url.replace("https:", "http:"),
+        format!("http://127.0.0.1:{}", local.primary().port()),
+    ] {
+        let unencrypted = wrong(address).await;
+        assert!(unencrypted.contains("8008 by default"), "{unencrypted}");
+    }
     // The other one would have told of a replica, and would have got the password.
     plain.is(StatusCode::UNAUTHORIZED, "{}");
     crate::support::always("it is not asked", Duration::from_secs(1), async || {

@@ -154,6 +154,12 @@ async fn the_state_of_nodes_and_a_failover_are_seen() {
             ) == 1.0
     })
     .await;
+    on(&local, |local| local.primary().start().unwrap()).await;
+    eventually("the old primary is told of", || async {
+        node("state-primary", "node_stray_primary") == 1.0
+    })
+    .await;
+    assert_eq!(node("state-replica-1", "node_stray_primary"), 0.0);
     let page = Page::read();
     assert!(
         page.sum(

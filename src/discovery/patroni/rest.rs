@@ -15,8 +15,8 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client, Error as RequestError};
 use hyper_util::rt::TokioExecutor;
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
@@ -228,7 +228,7 @@ impl Rest {
             request.headers_mut().insert(AUTHORIZATION, value.clone());
         }
         let answer = self.client.request(request).await;
-        let answer = answer.map_err(|error| self.without_certificate(endpoint, causes(&error)))?;
+        let answer = answer.map_err(|error| self.explained(endpoint, &error))?;
         match answer.status() {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED => {
@@ -241,14 +241,19 @@ impl Rest {
         Ok(body.to_bytes().to_vec())
     }
 
-    /// Adds to a failure what may be behind it.
-    fn without_certificate(&self, endpoint: &Endpoint, failure: String) -> String {
-        if endpoint.is_encrypted() && self.certificate.was_asked_for.load(Ordering::Relaxed) {
-            return format!(
-                "{failure} (servers ask for a client certificate; there is none: `tls`)"
-            );
-        }
-        failure
+    /// A failure, and what may be behind it.
+    fn explained(&self, endpoint: &Endpoint, error: &RequestError) -> String {
+        let failure = causes(error);
+        let asked = self.certificate.was_asked_for.load(Ordering::Relaxed);
+        let hint = match endpoint.is_encrypted() {
+            true if failure.contains("InvalidContentType") => "does it speak `http://`?",
+            true if asked => "servers ask for a client certificate, and there is none: `tls`",
+            false if !error.is_connect() => {
+                "does it speak `https://`? Is it the port of the REST API, 8008 by default?"
+            }
+            _ => return failure,
+        };
+        format!("{failure} ({hint})")
     }
 }
 
