@@ -378,14 +378,25 @@ impl LocalNode {
     }
 
     fn signal_all(&self, signal: Signal) {
-        if let Some(pid) = self.pid() {
+        let Some(pid) = self.pid() else {
+            return;
+        };
+        // While it stands still it has no more children.
+        let _ = kill_process(pid, Signal::STOP);
+        let mut reached = Vec::new();
+        loop {
+            let children = children_of(pid).into_iter();
+            let new: Vec<Pid> = children.filter(|it| !reached.contains(it)).collect();
+            if new.is_empty() {
+                break;
+            }
             // Servers make their children leaders of groups of their own, so each is named.
-            let children = children_of(pid);
-            let _ = kill_process_group(pid, signal);
-            for child in children {
+            for child in new {
                 let _ = kill_process(child, signal);
+                reached.push(child);
             }
         }
+        let _ = kill_process_group(pid, signal);
     }
 
     fn pid(&self) -> Option<Pid> {
