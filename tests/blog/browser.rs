@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 
 use super::Blog;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Each node of the page: its name, its role, how it is, and whose card it is below.
 const NODES: &str = "[...document.querySelectorAll('.card')].map(card => [
@@ -116,6 +116,10 @@ impl Browser {
         for domain in ["Runtime.enable", "Log.enable"] {
             self.ask(domain, &json!({})).unwrap();
         }
+        // A page that nobody looks at rests.
+        let looked_at = json!({ "enabled": true });
+        self.ask("Emulation.setFocusEmulationEnabled", &looked_at)
+            .unwrap();
         self.ask("Page.navigate", &json!({ "url": url })).unwrap();
     }
 
@@ -133,7 +137,10 @@ impl Browser {
                 return;
             }
             let late = start.elapsed() > PATIENCE;
-            assert!(!late, "{script}: {found}; {:?}", self.complaints);
+            if late {
+                let page = self.evaluate("document.body.innerText");
+                panic!("{script}: {found}; {:?}\n{page}", self.complaints);
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -186,6 +186,20 @@ function recall(pool) {
   for (const event of past) if (event.at > since) log(event.at, ...told(event));
 }
 
+/** What is still to be shown. A page that is slower than the news shows the newest, and is never late. */
+let next = null;
+
+function showSoon(snapshot) {
+  if (!next) {
+    setTimeout(() => {
+      const newest = next;
+      next = null;
+      show(newest);
+    });
+  }
+  next = snapshot;
+}
+
 let source = null;
 let heard = Date.now();
 let open = false;
@@ -200,7 +214,7 @@ function connect() {
     heard = Date.now();
     open = true;
     showConnection();
-    show(snapshot);
+    showSoon(snapshot);
   });
   source.addEventListener("pool", (message) => {
     const event = JSON.parse(message.data);
