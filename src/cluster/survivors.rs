@@ -25,6 +25,8 @@ impl Topology {
         let mut left = None;
         for member in self.servers() {
             match member.standing {
+                // Only one of them is asked.
+                Standing::Replica if member.leads_to_several() => return None,
                 Standing::Replica => {
                     let end = all_of(member, acknowledged)?;
                     left = Some(left.map_or(end, |other: Position| other.max(end)));

@@ -121,7 +121,7 @@ async fn they_go_in_and_come_back_on_every_node() {
     };
     for _ in 0..10 {
         let mut conn = pool.get().await.unwrap();
-        let found: Vec<Day> = wanted().load(&mut conn).await.unwrap();
+        let found: Vec<Day> = wanted().load(&mut conn.replica()).await.unwrap();
         assert_ne!(conn.last_route().unwrap().node, "primary");
         assert_eq!(found, std::slice::from_ref(&day));
         let found: Vec<Day> = wanted().load(&mut conn.primary()).await.unwrap();
