@@ -228,6 +228,19 @@ impl Member {
         self.several.is_some_and(|since| since.elapsed() < SEVERAL)
     }
 
+    /// Whether its name leads to several servers, or was lately seen to lead to another one than now.
+    pub(super) fn has_led_elsewhere(&self) -> bool {
+        // One that was restarted is where it was.
+        let place = |run: Run| (run.port, run.address);
+        let is_here = |run: Run| {
+            self.run
+                .is_some_and(|here| here == run || place(here) == place(run))
+        };
+        let mut seen = self.seen.iter();
+        let elsewhere = seen.any(|(at, run)| at.elapsed() < SEVERAL && !is_here(*run));
+        self.leads_to_several() || elsewhere
+    }
+
     /// The servers that its name leads to, as far as that is known.
     pub(crate) fn servers(&self) -> Vec<String> {
         let several = self.leads_to_several();

@@ -25,8 +25,8 @@ impl Topology {
         let mut left = None;
         for member in self.servers() {
             match member.standing {
-                // Only one of them is asked.
-                Standing::Replica if member.leads_to_several() => return None,
+                // Only one of several servers is asked, and another one may have more.
+                Standing::Replica if member.has_led_elsewhere() => return None,
                 Standing::Replica => {
                     let end = all_of(member, acknowledged)?;
                     left = Some(left.map_or(end, |other: Position| other.max(end)));
@@ -51,11 +51,14 @@ fn all_of(member: &Member, acknowledged: Option<Instant>) -> Option<Position> {
     let last = member.reports.last();
     let late = acknowledged.is_none_or(|moment| last.asked >= moment);
     let facts = last.facts.filter(|_| late && member.is_up())?;
-    end_of(&facts, member.timeline)
+    // What it heard before the write says nothing.
+    let heard = acknowledged.is_none_or(|moment| last.asked >= moment + SILENT);
+    end_of(&facts, member.timeline, heard)
 }
 
-/// Where the log of a standby ends that receives no more. `timeline` is the newest that it has told.
-fn end_of(facts: &Facts, timeline: u32) -> Option<Position> {
+/// Where the log of a standby ends that receives no more. `timeline` is the newest that it has told. `heard`: silence
+/// counts, because it began after all that matters.
+fn end_of(facts: &Facts, timeline: u32, heard: bool) -> Option<Position> {
     let Place::Standby {
         replayed,
         received,
@@ -69,12 +72,13 @@ fn end_of(facts: &Facts, timeline: u32) -> Option<Position> {
     let ended = match receiver {
         Some(receiver) => {
             let silent = receiver.silent_for.is_some_and(|time| time >= SILENT);
-            silent || receiver.status == "waiting"
+            silent && heard || receiver.status == "waiting"
         }
         None => *receives == Some(false),
     };
-    let received = received.map(|(_, written)| written);
-    let end = received.max(*replayed).filter(|_| ended)?;
+    // A standby that was restarted tells nothing received before it has replayed all that it had.
+    let (_, written) = (*received).filter(|_| ended)?;
+    let end = replayed.map_or(written, |replayed| replayed.max(written));
     Some(Position::new(timeline.max(facts.timeline), end))
 }
 
@@ -131,7 +135,7 @@ mod tests {
             (standby(100, 90, None, Some(true)), None),
             (standby(100, 90, None, None), None),
         ] {
-            assert_eq!(end_of(&facts, 2), expected, "{facts:?}");
+            assert_eq!(end_of(&facts, 2, true), expected, "{facts:?}");
         }
         let mut primary = standby(100, 90, None, Some(false));
         primary.place = Place::Primary {
@@ -139,6 +143,13 @@ mod tests {
             inserted: Some(Lsn(1)),
             synchronous_standbys: 0,
         };
-        assert_eq!(end_of(&primary, 2), None);
+        assert_eq!(end_of(&primary, 2, true), None);
+        let silent = standby(100, 90, Some(("streaming", 1000)), Some(true));
+        assert_eq!(end_of(&silent, 2, false), None);
+        let mut restarted = standby(100, 90, None, Some(false));
+        if let Place::Standby { received, .. } = &mut restarted.place {
+            *received = None;
+        }
+        assert_eq!(end_of(&restarted, 2, true), None);
     }
 }

@@ -24,6 +24,17 @@ impl ReplicatedConnection {
         fallback: bool,
         purpose: Purpose,
     ) -> Result<Arc<Lease>, Error> {
+        self.primary_lease_since(Instant::now(), fallback, purpose)
+            .await
+    }
+
+    /// The same for a statement that has waited since `started`.
+    pub(super) async fn primary_lease_since(
+        &self,
+        started: Instant,
+        fallback: bool,
+        purpose: Purpose,
+    ) -> Result<Arc<Lease>, Error> {
         if let Some(lease) = self.held_primary(purpose)? {
             return Ok(lease);
         }
@@ -33,7 +44,6 @@ impl ReplicatedConnection {
         }
         // Never wait for one pool while holding a connection of another.
         let _awaiting = AwaitingPrimary::new(self);
-        let started = Instant::now();
         let deadline = deadline::after(started, self.cluster.outage_wait());
         let mut seen = None;
         loop {

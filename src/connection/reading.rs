@@ -20,6 +20,9 @@ use crate::routing::{Candidate, select};
 /// Up to this many connections of the pool in use count as few.
 const FEW: usize = 3;
 
+/// For how long a read without a primary leaves a replica alone that has failed it.
+const AGAIN: Duration = Duration::from_millis(50);
+
 /// A read that looks for a node.
 #[derive(Debug)]
 pub(super) struct Reading<'a> {
@@ -107,7 +110,7 @@ impl ReplicatedConnection {
     pub(super) async fn reading_lease(&self, mut reading: Reading<'_>) -> Result<Served, Error> {
         let mut waited = Duration::ZERO;
         loop {
-            if reading.requirement.awaits_others() {
+            if reading.requirement.covers_others() {
                 self.refresh(reading.requirement);
             }
             let mut chosen = self.replica_lease(&mut reading).await?;
@@ -173,29 +176,38 @@ impl ReplicatedConnection {
         fallback: bool,
         reading: &mut Reading<'_>,
     ) -> Option<Result<Arc<Lease>, Error>> {
+        let started = reading.started;
         tokio::select! {
             biased;
-            lease = self.primary_lease(fallback, Purpose::Read) => Some(lease),
+            lease = self.primary_lease_since(started, fallback, Purpose::Read) => Some(lease),
             () = self.replaces_primary(reading) => None,
         }
     }
 
     /// Returns as soon as a replica can serve the read while the primary is away.
     async fn replaces_primary(&self, reading: &mut Reading<'_>) {
+        let soon = deadline::after(Instant::now(), AGAIN);
+        let look = || self.is_replaced(reading).then_some(());
+        if self.cluster.with_news(soon, look).await.is_some() {
+            return;
+        }
+        // There is nobody else.
+        reading.avoid.clear();
         let ever = deadline::after(Instant::now(), Duration::MAX);
-        let look = || {
-            let topology = self.cluster.topology();
-            if topology.primary().is_some_and(Member::is_up) {
-                return None;
-            }
-            self.refresh(reading.requirement);
-            let mut replicas = topology.usable_replicas();
-            let serves = replicas.any(|member| self.qualifies(member, reading));
-            serves.then_some(())
-        };
+        let look = || self.is_replaced(reading).then_some(());
         if self.cluster.with_news(ever, look).await.is_none() {
             std::future::pending().await
         }
+    }
+
+    fn is_replaced(&self, reading: &mut Reading<'_>) -> bool {
+        let topology = self.cluster.topology();
+        if topology.primary().is_some_and(Member::is_up) {
+            return false;
+        }
+        self.refresh(reading.requirement);
+        let mut replicas = topology.usable_replicas();
+        replicas.any(|member| self.qualifies(member, reading))
     }
 
     /// Puts positions into a requirement that have become known. While the primary is away, nobody has more of other
@@ -203,7 +215,7 @@ impl ReplicatedConnection {
     pub(super) fn refresh(&self, requirement: &mut ReadRequirement) {
         let write_log = &self.cluster.write_log;
         requirement.refresh(write_log);
-        if requirement.awaits_others() {
+        if requirement.covers_others() {
             let acknowledged = write_log.acknowledged_at();
             if let Some(position) = self.cluster.topology().left(acknowledged) {
                 requirement.is_left_with(position);

@@ -406,7 +406,7 @@ impl State {
         }
         if level == Consistency::Causal {
             if let Some(sought) = self.sought {
-                requirement.awaits_all(sought.number);
+                requirement.seeks(sought.number);
             }
             if let Some(seen) = self.seen {
                 requirement.covers(seen);

@@ -23,6 +23,10 @@ pub(crate) struct ReadRequirement {
     seq: Option<WriteSeq>,
     /// Writes of any session up to this sequence number.
     others: Option<u64>,
+    /// Some of these this session has seen.
+    sought: bool,
+    /// Where these are, once that is known.
+    theirs: Option<Position>,
     /// Everything that the primary has at this moment.
     since: Option<Instant>,
     /// Nothing older than this.
@@ -102,6 +106,12 @@ impl ReadRequirement {
         self.others = self.others.max(Some(number).filter(|number| *number > 0));
     }
 
+    /// The same for what this session has seen on nodes that are gone.
+    pub(super) fn seeks(&mut self, number: u64) {
+        self.sought = true;
+        self.awaits_all(number);
+    }
+
     pub(super) fn follows(&mut self, reads: Vec<ReadMark>) {
         self.reads = reads;
     }
@@ -127,7 +137,7 @@ impl ReadRequirement {
     /// Whether every trusted replica can serve it.
     pub(crate) fn needs_no_position(&self) -> bool {
         let asks_for_nothing = || {
-            self.positions == [None, None]
+            self.wanted().next().is_none()
                 && !self.wants_primary()
                 && self.age.is_none()
                 && self.reads.is_empty()
@@ -145,18 +155,18 @@ impl ReadRequirement {
         self.reads.iter().map(ReadMark::reports)
     }
 
-    /// Whether it only waits to hear where other sessions' writes are.
-    pub(crate) fn awaits_others(&self) -> bool {
-        self.others.is_some()
-            && self.seq.is_none()
-            && self.since.is_none()
-            && self.primary.is_none()
+    /// Whether a node must show what other sessions have written, of which this one has seen nothing.
+    pub(crate) fn covers_others(&self) -> bool {
+        !self.sought && (self.others.is_some() || self.theirs.is_some())
     }
 
     /// What other sessions have written lies before `position`, or is nowhere any more.
     pub(crate) fn is_left_with(&mut self, position: Position) {
         self.others = None;
-        self.covers(position);
+        self.theirs = Some(match self.theirs {
+            Some(theirs) if theirs.max(position) == position => theirs,
+            _ => position,
+        });
     }
 
     /// Replaces sequence numbers and times by positions that have become known.
@@ -178,7 +188,10 @@ impl ReadRequirement {
             };
             if let Covering::At(position) = write_log.covering(seq) {
                 self.others = None;
-                self.covers(position);
+                match self.sought {
+                    true => self.covers(position),
+                    false => self.theirs = Some(position),
+                }
             }
         }
         if let Some(moment) = self.since {
@@ -206,8 +219,8 @@ impl ReadRequirement {
         if unknown || self.reads.iter().any(elsewhere) {
             return false;
         }
-        let wanted = self.positions.iter().flatten();
-        if self.age.is_none() && wanted.clone().next().is_none() {
+        let mut wanted = self.wanted();
+        if self.age.is_none() && self.wanted().next().is_none() {
             return true;
         }
         let Some(replayed) = reports.position() else {
@@ -218,10 +231,7 @@ impl ReadRequirement {
                 let known = view.history.age(replayed, Instant::now());
                 known.is_some_and(|known| known <= age)
             });
-            young
-                && wanted
-                    .clone()
-                    .all(|wanted| view.forks.covers(replayed, *wanted))
+            young && wanted.all(|wanted| view.forks.covers(replayed, wanted))
         })
     }
 
@@ -249,7 +259,7 @@ impl ReadRequirement {
                 Some(age) => Some(view.history.since(Instant::now().checked_sub(age)?)?),
                 None => None,
             };
-            let wanted = || self.positions.iter().flatten().copied().chain(young);
+            let wanted = || self.wanted().chain(young);
             let lsn = wanted().map(|wanted| wanted.lsn).max().unwrap_or_default();
             let position = Position::new(timeline, lsn);
             let covers = |wanted| view.forks.covers(position, wanted);
@@ -266,6 +276,12 @@ impl ReadRequirement {
             wanted.timeline > primary.timeline
                 || wanted.timeline == primary.timeline && wanted.lsn > primary.lsn
         };
-        self.positions.iter().flatten().any(beyond)
+        self.wanted().any(|wanted| beyond(&wanted))
+    }
+
+    /// The node must have everything up to these.
+    fn wanted(&self) -> impl Iterator<Item = Position> {
+        let own = self.positions.iter().flatten();
+        own.copied().chain(self.theirs)
     }
 }

@@ -9,11 +9,13 @@ use diesel_async::RunQueryDsl;
 use diesel_replicated::config::HealthConfig;
 use diesel_replicated::status::{NodeHealth, NodeKind};
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool};
+use diesel_replicated::{
+    Consistency, ErrorExt, NodeConfig, Outcome, ReplicatedConnection, ReplicatedPool,
+};
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Shared, all_up, builder_for, eventually, insert, on, own_cluster, run, users,
+    Shared, all_up, blocking, builder_for, eventually, fill, insert, on, own_cluster, run, users,
 };
 
 /// A pool on a cluster of its own, with the default consistency.
@@ -200,7 +202,7 @@ async fn the_replica_that_has_most_serves_and_must_have_replayed_it() {
     .await;
 }
 
-// patroni 1126, mongodb SERVER-32517: a session never reads past its own write.
+// patroni 1126: reads of replicas during a failover. A session never reads past its own write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_know_what_became_of_an_own_write_waits() {
     let (local, pool) = start(Duration::from_secs(1)).await;
@@ -225,7 +227,7 @@ async fn who_does_not_know_what_became_of_an_own_write_waits() {
     while all(&mut own).await != Ok(3) {}
 }
 
-// pgbouncer 1054, HikariCP 1609: a server that hangs keeps its connections open. Its standbys hear nothing from it.
+// A server that hangs keeps its connections open. Its standbys hear nothing from it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_go_on_beside_a_primary_that_hangs() {
     let (local, pool) = start(Duration::from_secs(60)).await;
@@ -243,4 +245,120 @@ async fn reads_go_on_beside_a_primary_that_hangs() {
     eventually("it takes writes again", async || pool.status().takes_writes).await;
     writes(&pool, "Edith").await;
     assert_eq!(seen(&pool).await, Ok(5));
+}
+
+/// Five reads of sessions that have done nothing before. None sees fewer than `least`; they may fail.
+async fn none_misses(pool: &ReplicatedPool, least: i64) {
+    for _ in 0..5 {
+        if let Ok(seen) = seen(pool).await {
+            assert!(seen >= least, "{seen} of {least}");
+        }
+    }
+}
+
+// pgconsul 200: what a standby has is read at the wrong moment. A restarted one answers before it has replayed its own log,
+// and tells nothing received until then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_standby_that_still_replays_its_log_is_waited_for() {
+    let (local, pool) = start(Duration::from_secs(1)).await;
+    confirmed_by_one(&local).await;
+    on(&local, |local| {
+        local.replicas()[1].detach().unwrap();
+        let late = "ALTER SYSTEM SET recovery_min_apply_delay = '8s'";
+        local.replicas()[0].sql("app", late).unwrap();
+        local.replicas()[0].reload().unwrap();
+    })
+    .await;
+    begin_a_write(&local, &pool).await;
+    writes(&pool, "Barbara").await;
+    on(&local, |local| {
+        local.primary().kill().unwrap();
+        local.replicas()[0].restart().unwrap();
+    })
+    .await;
+    none_misses(&pool, 4).await;
+    eventually("it has replayed it", async || seen(&pool).await == Ok(4)).await;
+}
+
+// The name of a service leads to another standby after an outage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_leads_to_a_standby_that_has_less_shows_nothing() {
+    let local = own_cluster().await;
+    let node = |url: String, name: &str| NodeConfig::new(url).name(name);
+    let (primary, front) = (local.primary(), &local.replicas()[0]);
+    let pool = ReplicatedPool::builder()
+        .primary(node(primary.url("app"), "primary"))
+        .replica(node(front.proxied_url("app").unwrap(), "reads"))
+        .failover_wait(Duration::from_secs(1))
+        .build()
+        .await
+        .unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    confirmed_by_one(&local).await;
+    on(&local, |local| local.replicas()[1].detach().unwrap()).await;
+    begin_a_write(&local, &pool).await;
+    writes(&pool, "Barbara").await;
+    on(&local, |local| {
+        local.primary().kill().unwrap();
+        let other = local.replicas()[1].port();
+        local.replicas()[0].proxy().unwrap().lead_to(other);
+    })
+    .await;
+    none_misses(&pool, 4).await;
+}
+
+// MongoDB's "afterClusterTime": what a causal session has seen, it sees again or waits for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_causal_session_does_not_go_back_when_the_primary_dies() {
+    let (local, pool) = start(Duration::from_secs(1)).await;
+    on(&local, |local| {
+        for replica in local.replicas() {
+            replica.detach().unwrap();
+        }
+    })
+    .await;
+    writes(&pool, "Barbara").await;
+    let mut conn = pool.get().await.unwrap();
+    conn.set_consistency(Consistency::Causal);
+    assert_eq!(all(&mut conn.primary()).await, Ok(4));
+    on(&local, |local| local.primary().kill().unwrap()).await;
+    assert!(all(&mut conn).await.is_err());
+    // Whoever has not seen it sees what the standbys have.
+    assert_eq!(seen(&pool).await, Ok(3));
+    on(&local, |local| local.primary().start().unwrap()).await;
+    eventually("it is there again", async || seen(&pool).await == Ok(4)).await;
+    while all(&mut conn).await != Ok(4) {}
+}
+
+// A connection breaks under a read, and there is no other node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_whose_connection_breaks_goes_on_on_the_only_replica() {
+    let local = blocking(|| {
+        let local = LocalCluster::builder().replicas(1).start().unwrap();
+        fill(&local, "app");
+        Arc::new(local)
+    })
+    .await;
+    let builder = builder_for(&local, "app").allow_function("pg_sleep");
+    let pool = builder
+        .failover_wait(Duration::from_secs(60))
+        .build()
+        .await
+        .unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    on(&local, |local| local.primary().kill().unwrap()).await;
+    is_down(&pool, "primary").await;
+    let mut conn = pool.get().await.unwrap();
+    let slow = tokio::spawn(async move { run(&mut conn, "SELECT pg_sleep(2)").await });
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE query = 'SELECT pg_sleep(2)' AND state = 'active'";
+    eventually("it is ended", async || {
+        on(&local, move |local| {
+            !local.replicas()[0].sql("app", end).unwrap().is_empty()
+        })
+        .await
+    })
+    .await;
+    let done = tokio::time::timeout(Duration::from_secs(30), slow).await;
+    done.unwrap().unwrap().unwrap();
 }

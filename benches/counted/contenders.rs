@@ -1,0 +1,202 @@
+//! Who performs what.
+
+use std::fmt;
+use std::hint::black_box;
+use std::str::FromStr;
+use std::time::Duration;
+
+use diesel::pg::Pg;
+use diesel::prelude::*;
+use diesel_async::pooled_connection::bb8::Pool;
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
+};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use diesel_replicated::ReplicatedPool;
+use diesel_replicated::config::HealthConfig;
+
+diesel::table! {
+    items (id) {
+        id -> Integer,
+        name -> Text,
+    }
+}
+
+/// How many operations come before those that are counted.
+const WARM_UP: u64 = 60;
+
+/// Where the servers are.
+pub(crate) struct Where {
+    pub(crate) primary: String,
+    /// With spaces between them.
+    pub(crate) replicas: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// Gets a connection and reads one row by its key.
+    Read,
+    /// Gets a connection and writes one row.
+    Write,
+    /// Gets a connection and writes one row in a transaction.
+    Transaction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contender {
+    /// One connection of diesel-async, which is kept.
+    Bare,
+    Bb8,
+    /// As diesel-async and bb8 are by default.
+    Bb8Ping,
+    /// Reads go to replicas.
+    OurReplicas,
+    OursOnPrimary,
+    /// One connection of this pool, which is kept.
+    OursHeld,
+}
+
+impl Contender {
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Bare => "connection held, no pool",
+            Self::Bb8 => "bb8, no ping",
+            Self::Bb8Ping => "bb8",
+            Self::OurReplicas => "this pool",
+            Self::OursOnPrimary => "this pool, on the primary",
+            Self::OursHeld => "this pool, connection held",
+        }
+    }
+}
+
+/// What one process performs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Case {
+    pub(crate) operation: Operation,
+    pub(crate) contender: Contender,
+}
+
+const OPERATIONS: [Operation; 3] = [Operation::Read, Operation::Write, Operation::Transaction];
+
+const CONTENDERS: [Contender; 6] = [
+    Contender::Bare,
+    Contender::Bb8,
+    Contender::Bb8Ping,
+    Contender::OurReplicas,
+    Contender::OursOnPrimary,
+    Contender::OursHeld,
+];
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}/{:?}", self.operation, self.contender)
+    }
+}
+
+impl FromStr for Case {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = OPERATIONS.iter().flat_map(|operation| {
+            CONTENDERS.iter().map(|contender| Self {
+                operation: *operation,
+                contender: *contender,
+            })
+        });
+        let mut named = all.filter(|case| case.to_string() == text);
+        named.next().ok_or_else(|| format!("no case `{text}`"))
+    }
+}
+
+async fn once<C>(conn: &mut C, operation: Operation, number: u64)
+where
+    C: AsyncConnection<Backend = Pg>,
+{
+    match operation {
+        Operation::Read => {
+            let key = i32::try_from(1 + number * 37 % 1000).unwrap();
+            let row: (i32, String) = items::table.find(key).get_result(conn).await.unwrap();
+            black_box(row);
+        }
+        Operation::Write => write(conn).await.unwrap(),
+        Operation::Transaction => conn
+            .transaction(async |conn| write(conn).await)
+            .await
+            .unwrap(),
+    }
+}
+
+async fn write<C: AsyncConnection<Backend = Pg>>(conn: &mut C) -> QueryResult<()> {
+    let row = items::name.eq("written");
+    let insert = diesel::insert_into(items::table).values(row);
+    insert.execute(conn).await.map(drop)
+}
+
+async fn bb8(url: &str, ping: bool) -> Pool<AsyncPgConnection> {
+    let mut config = ManagerConfig::default();
+    if !ping {
+        config.recycling_method = RecyclingMethod::Fast;
+    }
+    let manager = AsyncDieselConnectionManager::new_with_config(url, config);
+    let pool = Pool::builder().test_on_check_out(ping).build(manager);
+    pool.await.unwrap()
+}
+
+async fn ours(place: &Where) -> ReplicatedPool {
+    let plain = |url: &str| format!("{url}?sslmode=disable");
+    let primary = ReplicatedPool::builder().primary(plain(&place.primary));
+    let replicas = place.replicas.split(' ').map(plain);
+    let builder = replicas.fold(primary, |builder, replica| builder.replica(replica));
+    // What watches the servers goes by the clock, which is slow here.
+    let seldom = HealthConfig::default()
+        .interval(Duration::from_secs(60))
+        .timeout(Duration::from_secs(60));
+    builder.health(seldom).build().await.unwrap()
+}
+
+/// Performs so many operations after the first ones.
+pub(crate) fn perform(case: Case, operations: u64, place: &Where) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let numbers = 0..WARM_UP + operations;
+    let operation = case.operation;
+    runtime.block_on(async {
+        match case.contender {
+            Contender::Bare => {
+                let mut conn = AsyncPgConnection::establish(&place.primary).await.unwrap();
+                for number in numbers {
+                    once(&mut conn, operation, number).await;
+                }
+            }
+            Contender::Bb8 | Contender::Bb8Ping => {
+                let pool = bb8(&place.primary, case.contender == Contender::Bb8Ping).await;
+                for number in numbers {
+                    once(&mut *pool.get().await.unwrap(), operation, number).await;
+                }
+            }
+            Contender::OurReplicas => {
+                let pool = ours(place).await;
+                for number in numbers {
+                    once(&mut pool.get().await.unwrap(), operation, number).await;
+                }
+            }
+            Contender::OursOnPrimary => {
+                let pool = ours(place).await;
+                for number in numbers {
+                    let mut conn = pool.get().await.unwrap();
+                    let mut conn = conn.primary();
+                    once(&mut *conn, operation, number).await;
+                }
+            }
+            Contender::OursHeld => {
+                let pool = ours(place).await;
+                let mut conn = pool.get().await.unwrap();
+                for number in numbers {
+                    once(&mut conn, operation, number).await;
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,94 @@
+//! What is counted beside what, and how much more this pool may take.
+
+use super::contenders::{Case, Contender, Operation};
+
+/// One operation, by several contenders.
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    operation: Operation,
+    rivals: &'static [Contender],
+    ours: &'static [Ours],
+}
+
+/// One way to use this pool, with the rival that it is held against.
+struct Ours {
+    contender: Contender,
+    against: Contender,
+    /// The greatest ratio. `None`: it is only shown.
+    bound: Option<f64>,
+}
+
+const fn ours(contender: Contender, against: Contender, bound: f64) -> Ours {
+    Ours {
+        contender,
+        against,
+        bound: Some(bound),
+    }
+}
+
+use Contender::{Bare, Bb8, Bb8Ping, OurReplicas, OursHeld, OursOnPrimary};
+
+/// The bounds are those that are met today, rounded up: what grows beyond them has to be looked at.
+pub(crate) const TABLES: [Table; 3] = [
+    Table {
+        name: "read",
+        operation: Operation::Read,
+        rivals: &[Bare, Bb8, Bb8Ping],
+        ours: &[
+            ours(OursOnPrimary, Bb8, 1.55),
+            ours(OurReplicas, Bb8, 1.60),
+            ours(OursHeld, Bare, 1.45),
+        ],
+    },
+    Table {
+        name: "write",
+        operation: Operation::Write,
+        rivals: &[Bare, Bb8],
+        ours: &[ours(OurReplicas, Bb8, 1.80), ours(OursHeld, Bare, 1.80)],
+    },
+    Table {
+        name: "transaction",
+        operation: Operation::Transaction,
+        rivals: &[Bare, Bb8],
+        ours: &[ours(OurReplicas, Bb8, 2.2), ours(OursHeld, Bare, 2.2)],
+    },
+];
+
+impl Table {
+    /// Counts and prints. Returns whether all bounds are met.
+    pub(crate) fn print(&self, count: impl Fn(Case) -> f64) -> bool {
+        println!("{}: instructions for one", self.name);
+        let counted = |contender| {
+            let instructions = count(Case {
+                operation: self.operation,
+                contender,
+            });
+            (contender, instructions)
+        };
+        let rivals: Vec<(Contender, f64)> = self.rivals.iter().copied().map(counted).collect();
+        for (contender, instructions) in &rivals {
+            println!("  {:<28} {instructions:>9.0}", contender.words());
+        }
+        let mut all_met = true;
+        for ours in self.ours {
+            let (contender, instructions) = counted(ours.contender);
+            let rival = rivals.iter().find(|(rival, _)| *rival == ours.against);
+            let Some((rival, its)) = rival else {
+                panic!("{:?} is not counted", ours.against);
+            };
+            let ratio = instructions / its;
+            let met = ours.bound.is_none_or(|bound| ratio <= bound);
+            all_met = all_met && met;
+            let bound = ours.bound.map_or(String::new(), |bound| {
+                let says = if met { "at most" } else { "MISSED:" };
+                format!(", {says} {bound:.2}")
+            });
+            println!(
+                "  {:<28} {instructions:>9.0}  {ratio:.2} of {}{bound}",
+                contender.words(),
+                rival.words(),
+            );
+        }
+        all_met
+    }
+}
