@@ -235,6 +235,7 @@ impl Monitor {
                 let took = asked.elapsed();
                 self.still_leads_there(&facts)?;
                 self.place(monitor, &mut facts).await?;
+                self.end_of_log(monitor, &mut facts).await?;
                 self.reports.said(facts.clone(), took);
                 let fork = self.fork(monitor, &facts).await;
                 self.note(&facts, fork.clone());
@@ -353,6 +354,26 @@ impl Monitor {
         facts.timeline = self.timeline;
         if let Place::Standby { lacks, .. } = &mut facts.place {
             *lacks = self.lacks;
+        }
+        Ok(())
+    }
+
+    /// Without a primary a log may have ended within a record. Then what is replayed is all there is.
+    async fn end_of_log(
+        &self,
+        monitor: &mut MonitorConnection,
+        facts: &mut Facts,
+    ) -> Result<(), String> {
+        let there = {
+            let topology = self.topology.borrow();
+            topology.primary().is_some_and(Member::is_up)
+        };
+        if there || !facts.place.may_end_within_a_record() {
+            return Ok(());
+        }
+        let asked = async |monitor: &mut MonitorConnection| monitor.replayed_all().await;
+        if let Ok(Some(end)) = self.answer_or_refusal(monitor, asked).await? {
+            facts.place.ends_at(end);
         }
         Ok(())
     }

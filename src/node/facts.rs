@@ -161,6 +161,34 @@ pub(crate) enum Place {
     },
 }
 
+/// What a page of the log has by default. Where a server sends less than whole records, it sends whole pages.
+const PAGE: u64 = 8192;
+
+impl Place {
+    /// Whether what a standby has received may end within a record, which it can never replay.
+    pub(crate) fn may_end_within_a_record(&self) -> bool {
+        match self {
+            Self::Standby {
+                replayed: Some(replayed),
+                received: Some((_, written)),
+                ..
+            } => written > replayed && written.0 % PAGE == 0,
+            _ => false,
+        }
+    }
+
+    /// The log of a standby ends here, with its last whole record, and is replayed.
+    pub(crate) fn ends_at(&mut self, end: Lsn) {
+        if let Self::Standby {
+            replayed, received, ..
+        } = self
+        {
+            *replayed = Some(end);
+            *received = Some((end, end));
+        }
+    }
+}
+
 /// How a standby receives its log.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Receiver {

@@ -71,6 +71,21 @@ impl MonitorConnection {
         ask(&mut self.connection, &self.identity).await
     }
 
+    /// How far a standby has replayed that waits for more log, because it has replayed all whole records. `None` if it
+    /// does not wait, or this role may not see that.
+    pub(crate) async fn replayed_all(&mut self) -> QueryResult<Option<Lsn>> {
+        #[derive(QueryableByName)]
+        struct Row {
+            #[diesel(sql_type = Nullable<BigInt>)]
+            end: Option<i64>,
+        }
+        let look = "SELECT max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_last_wal_replay_lsn(), '0/0'))::bigint AS end \
+            FROM pg_catalog.pg_stat_activity WHERE backend_type = 'startup' \
+            AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')";
+        let row: Row = sql_query(look).get_result(&mut self.connection.pg).await?;
+        Ok(row.end.and_then(|end| u64::try_from(end).ok()).map(Lsn))
+    }
+
     /// Has an idle primary write a few bytes of log, so that its standbys hear of it.
     pub(crate) async fn heartbeat(&mut self) -> QueryResult<()> {
         let beat = "SELECT pg_catalog.pg_logical_emit_message(false, 'diesel_replicated', '')";

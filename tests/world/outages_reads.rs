@@ -362,3 +362,29 @@ async fn a_read_whose_connection_breaks_goes_on_on_the_only_replica() {
     let done = tokio::time::timeout(Duration::from_secs(30), slow).await;
     done.unwrap().unwrap().unwrap();
 }
+
+// A server sends whole pages of its log, so what a standby has received may end within a record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_ends_within_a_record_is_replayed_to_its_last_whole_one() {
+    let (local, pool) = start(Duration::from_secs(60)).await;
+    let bulk = Arc::clone(&local);
+    let loading = std::thread::spawn(move || {
+        let load = "CREATE TABLE bulk AS SELECT repeat(md5(it::text), 3) AS it FROM generate_series(1, 5000000) it";
+        let _ = bulk.primary().sql("app", load);
+    });
+    begin_a_write(&local, &pool).await;
+    eventually("the log grows", async || {
+        on(&local, |local| {
+            let size = "SELECT 1 WHERE pg_current_wal_lsn() - '0/0' > 60 * 1024 * 1024";
+            !local.primary().sql("app", size).unwrap().is_empty()
+        })
+        .await
+    })
+    .await;
+    on(&local, |local| local.primary().freeze()).await;
+    is_down(&pool, "primary").await;
+    let read = tokio::time::timeout(Duration::from_secs(30), seen(&pool)).await;
+    assert_eq!(read.unwrap(), Ok(3));
+    on(&local, |local| local.primary().kill().unwrap()).await;
+    loading.join().unwrap();
+}
