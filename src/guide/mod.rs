@@ -9,6 +9,7 @@
 //! - [`consistency`]: What a read sees.
 //! - [`failover`]: What happens when the primary changes.
 //! - [`patroni`]: Under Patroni, with what was measured.
+//! - [`pg_auto_failover`]: The same, under `pg_auto_failover`.
 //! - [`operations`]: Running it: grants, limits, alerts.
 //! - [`terms`]: The words of this crate.
 
@@ -38,6 +39,9 @@ pub mod failover {}
 
 #[doc = include_str!("patroni.md")]
 pub mod patroni {}
+
+#[doc = include_str!("pg_auto_failover.md")]
+pub mod pg_auto_failover {}
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use diesel::prelude::*;
 use diesel_async::pooled_connection::{AsyncDieselConnectionManager, PoolError, bb8};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
-use diesel_replicated::discovery::Patroni;
 use diesel_replicated::{Consistency, ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::patroni::{Balancer, Cluster};
+use crate::balancer::Balancer;
+use crate::cluster::{Cluster, Orchestrator};
 
 diesel::table! {
     ledger (id) { id -> BigInt, by -> Text, }
@@ -27,6 +27,9 @@ pub const TABLES: &str = "CREATE TABLE ledger (id bigint NOT NULL, by text NOT N
 
 /// How long who has no pool of ours waits for an answer before he tries again.
 const IMPATIENT: Duration = Duration::from_secs(2);
+
+/// Longer than any orchestrator takes to promote another.
+const FAILOVER_WAIT: Duration = Duration::from_secs(90);
 
 /// Between two pieces of work of a task, and after one that failed.
 const PACE: Duration = Duration::from_millis(2);
@@ -82,7 +85,7 @@ pub struct Ledger {
     pub refused: Vec<i64>,
 }
 
-/// One system under the load.
+/// One system under the load. One without an attempt was left out.
 #[derive(Clone, Default)]
 pub struct System {
     pub reads: Arc<Mutex<Seen>>,
@@ -110,15 +113,10 @@ fn next_number() -> i64 {
 }
 
 impl Load {
-    pub async fn start(cluster: &Cluster, balancer: &Balancer) -> Self {
-        let endpoints = cluster
-            .members
-            .iter()
-            .map(|m| format!("http://127.0.0.1:{}", m.rest));
-        let members = Patroni::new(endpoints, "postgres://postgres@/app");
-        let builder = ReplicatedPool::builder().discovery(members);
-        let pool = builder
-            .failover_wait(Duration::from_secs(60))
+    pub async fn start<O: Orchestrator>(cluster: &Cluster<O>, balancer: Option<&Balancer>) -> Self {
+        let pool = O::pool(&cluster.members)
+            .failover_wait(FAILOVER_WAIT)
+            .connection_timeout(FAILOVER_WAIT)
             .build()
             .await
             .unwrap();
@@ -132,7 +130,9 @@ impl Load {
         };
         load.start_ours();
         load.start_bare(cluster);
-        load.start_balanced(balancer).await;
+        if let Some(balancer) = balancer {
+            load.start_balanced(balancer).await;
+        }
         load
     }
 
@@ -238,7 +238,7 @@ impl Load {
         });
     }
 
-    fn start_bare(&mut self, cluster: &Cluster) {
+    fn start_bare<O>(&mut self, cluster: &Cluster<O>) {
         let mut config = tokio_postgres::Config::new();
         config
             .user("postgres")

@@ -5,12 +5,12 @@ use std::fs;
 use std::io::Write;
 use std::time::Duration;
 
+use crate::cluster::{Cluster, Orchestrator};
 use crate::load::{Load, Seen, System};
-use crate::patroni::Cluster;
 
 /// Fails if this crate lost or doubled a row, showed a session less than it wrote, told something untrue of a row, or failed
 /// a read.
-pub fn judge(load: &Load, cluster: &Cluster) {
+pub fn judge(load: &Load, cluster: &Cluster<impl Orchestrator>) {
     let rows = rows(cluster);
     let of = |by: &str| rows.get(by).cloned().unwrap_or_default();
     let (ours, pairs) = (of("ours"), of("pair"));
@@ -61,7 +61,7 @@ pub fn judge(load: &Load, cluster: &Cluster) {
 }
 
 /// How often each row is there, by whose it is.
-fn rows(cluster: &Cluster) -> BTreeMap<String, BTreeMap<i64, usize>> {
+fn rows(cluster: &Cluster<impl Orchestrator>) -> BTreeMap<String, BTreeMap<i64, usize>> {
     let query = "SELECT by || ' ' || id FROM ledger WHERE id > 0";
     let text = cluster.sql(cluster.leader(), "app", query).unwrap();
     let mut rows: BTreeMap<String, BTreeMap<i64, usize>> = BTreeMap::new();
@@ -82,8 +82,8 @@ fn missing(acknowledged: &[i64], there: &BTreeMap<i64, usize>) -> BTreeSet<i64> 
 }
 
 const HEAD: &str = "Longest time without a success, in seconds. `+`: how long after the bare connection's first write after its pause \
-     ours came, in milliseconds. `late`: how long after all members streamed again the pool knew it.\n\n\
-     | Patroni | situation | writes: ours | + | bare | HAProxy | transactions: ours | reads: ours | `Eventual` | bare | HAProxy | late | \
+     ours came, in milliseconds. `late`: how long after all members streamed again the pool knew it. `–`: left out.\n\n\
+     | under | situation | writes: ours | + | bare | HAProxy | transactions: ours | reads: ours | `Eventual` | bare | HAProxy | late | \
      rows of ours | failed: ours | bare | HAProxy |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
 
 /// Adds a line to the table.
@@ -100,10 +100,14 @@ pub fn tell(version: &str, situation: &str, load: &Load, late: Duration) {
     }
     let (ours, bare, balanced) = (&load.ours, &load.bare, &load.balanced);
     let pause = |seen: &std::sync::Mutex<Seen>| {
-        format!("{:.2}", seen.lock().unwrap().pause().as_secs_f64())
+        let longest = seen.lock().unwrap().longest;
+        longest.map_or_else(
+            || "–".to_owned(),
+            |gap| format!("{:.2}", gap.length().as_secs_f64()),
+        )
     };
     let cells = [
-        version.replace("patroni_", ""),
+        version.replace('_', " "),
         situation.replace('_', " "),
         pause(&ours.writes),
         after(ours, bare),
@@ -147,6 +151,9 @@ fn after(ours: &System, bare: &System) -> String {
 }
 
 fn failed(system: &System) -> String {
+    if system.writes.lock().unwrap().longest.is_none() {
+        return "–".to_owned();
+    }
     let seen = [&system.writes, &system.transactions, &system.reads];
     let failures = seen.map(|seen| seen.lock().unwrap().failures.values().sum::<u64>());
     format!("{} w, {} t, {} r", failures[0], failures[1], failures[2])
