@@ -8,10 +8,10 @@
 //! `COUNTED=read` counts only the table of that name.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::cast_precision_loss,
-    missing_docs,
     reason = "a program of measurements, which fails by panicking"
 )]
 

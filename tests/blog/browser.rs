@@ -137,10 +137,11 @@ impl Browser {
                 return;
             }
             let late = start.elapsed() > PATIENCE;
-            if late {
-                let page = self.evaluate("document.body.innerText");
-                panic!("{script}: {found}; {:?}\n{page}", self.complaints);
-            }
+            let page = match late {
+                true => self.evaluate("document.body.innerText"),
+                false => Value::Null,
+            };
+            assert!(!late, "{script}: {found}; {:?}\n{page}", self.complaints);
             std::thread::sleep(Duration::from_millis(20));
         }
     }

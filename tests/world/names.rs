@@ -750,7 +750,14 @@ async fn a_name_that_follows_the_primary_is_no_node_of_its_own() {
         dead("rw") && dead("primary")
     })
     .await;
-    insert("Edith").execute(&mut conn).await.unwrap();
+    // A connection through the name may hear of the end a moment later.
+    eventually("the next one takes writes", async || {
+        let mut conn = pool.get().await.unwrap();
+        insert("Edith").execute(&mut conn).await.is_ok()
+    })
+    .await;
+    drop(conn);
+    let mut conn = pool.get().await.unwrap();
     let promoted = pool.status().primary.unwrap();
     assert!(promoted.starts_with("replica"), "{promoted}");
     on(&local, move |local| {
