@@ -358,7 +358,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// Without a primary a log may have ended within a record. Then what is replayed is all there is.
+    /// Without a primary, asks a standby for the end of its log that what it has received does not tell.
     async fn end_of_log(
         &self,
         monitor: &mut MonitorConnection,
@@ -368,7 +368,7 @@ impl Monitor {
             let topology = self.topology.borrow();
             topology.primary().is_some_and(Member::is_up)
         };
-        if there || !facts.place.may_end_within_a_record() {
+        if there || !facts.place.hides_its_end() {
             return Ok(());
         }
         let asked = async |monitor: &mut MonitorConnection| monitor.replayed_all().await;

@@ -165,14 +165,20 @@ pub(crate) enum Place {
 const PAGE: u64 = 8192;
 
 impl Place {
-    /// Whether what a standby has received may end within a record, which it can never replay.
-    pub(crate) fn may_end_within_a_record(&self) -> bool {
+    /// Whether what a standby has received does not tell where its log ends: it may end within a record, which the
+    /// standby can never replay, or the standby has received nothing since it was started.
+    pub(crate) fn hides_its_end(&self) -> bool {
         match self {
             Self::Standby {
                 replayed: Some(replayed),
                 received: Some((_, written)),
                 ..
             } => written > replayed && written.0 % PAGE == 0,
+            Self::Standby {
+                replayed: Some(_),
+                received: None,
+                ..
+            } => true,
             _ => false,
         }
     }

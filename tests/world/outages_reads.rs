@@ -388,3 +388,29 @@ async fn a_log_that_ends_within_a_record_is_replayed_to_its_last_whole_one() {
     on(&local, |local| local.primary().kill().unwrap()).await;
     loading.join().unwrap();
 }
+
+// Patroni starts a crashed leader as a standby first, and while its store is away as one of nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_primary_that_is_a_standby_of_nobody_serves_what_it_has() {
+    let (local, pool) = start(Duration::from_secs(1)).await;
+    on(&local, |local| {
+        for replica in local.replicas() {
+            replica.detach().unwrap();
+        }
+    })
+    .await;
+    begin_a_write(&local, &pool).await;
+    writes(&pool, "Barbara").await;
+    on(&local, |local| {
+        let primary = local.primary();
+        primary.kill().unwrap();
+        std::fs::write(primary.data_dir().join("standby.signal"), "").unwrap();
+        primary.start().unwrap();
+    })
+    .await;
+    eventually("what it has is seen", async || seen(&pool).await == Ok(4)).await;
+    for _ in 0..5 {
+        assert_eq!(seen(&pool).await, Ok(4));
+    }
+    assert!(!pool.status().takes_writes);
+}
