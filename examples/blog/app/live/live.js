@@ -210,11 +210,13 @@ function connect() {
   source = new EventSource("/status/events");
   source.addEventListener("snapshot", (message) => {
     const snapshot = JSON.parse(message.data);
-    if (!open) recall(snapshot.pool);
+    const first = !open;
+    if (first) recall(snapshot.pool);
     heard = Date.now();
     open = true;
     showConnection();
-    showSoon(snapshot);
+    if (first) show(snapshot);
+    else showSoon(snapshot);
   });
   source.addEventListener("pool", (message) => {
     const event = JSON.parse(message.data);
