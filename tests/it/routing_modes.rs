@@ -1,5 +1,7 @@
 //! Which statements may move: none and told, those that are marked, a share of the connections, all.
 
+use std::time::Duration;
+
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl};
@@ -133,7 +135,10 @@ async fn observing_tells_whether_a_replica_had_what_was_to_be_seen() {
 
 #[tokio::test]
 async fn opting_in_moves_what_is_marked_and_nothing_else() {
+    // What is read after the write may wait for a replica that has it.
+    let patient = ConsistencyConfig::default().wait(Duration::from_secs(20));
     let pool = builder(&database().await)
+        .consistency(patient)
         .routing(Routing::OptIn)
         .read_only_transactions_on_replicas(true);
     let pool = build(pool).await;

@@ -227,6 +227,7 @@ async fn a_transaction_that_was_ended_for_being_idle_is_lost_as_a_whole() {
         .build()
         .await
         .unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
     let mut conn = pool.get().await.unwrap();
     let done = conn
         .transaction(async |conn| {
