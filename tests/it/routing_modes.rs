@@ -92,7 +92,7 @@ async fn observing_tells_whether_a_replica_had_what_was_to_be_seen() {
         (held_back.replica, held_back.reason),
         (None, RouteReason::OwnWrite)
     );
-    assert_eq!(route(&writer).waited, std::time::Duration::ZERO);
+    assert_eq!(route(&writer).waited, Duration::ZERO);
     assert_eq!(count(&mut reader).await, 4, "as the primary has it");
     assert!(route(&reader).held_back.unwrap().replica.is_some());
     let before = pool.status().routing;
@@ -232,7 +232,7 @@ async fn the_mode_changes_under_load_and_nobody_reads_less_than_he_wrote() {
     let mut changes = modes.into_iter().cycle();
     while !tasks.iter().all(tokio::task::JoinHandle::is_finished) {
         pool.set_routing(changes.next().unwrap()).unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for task in tasks {
         task.await.unwrap();
@@ -341,7 +341,7 @@ async fn observing_takes_no_reads_without_its_primary_and_says_so() {
     let local = own_cluster().await;
     let pool = builder_for(&local, "app")
         .routing(Routing::Observe)
-        .failover_wait(std::time::Duration::from_millis(100));
+        .failover_wait(Duration::from_millis(100));
     let pool = build(pool).await;
     assert!(pool.status().takes_reads);
     on(&local, |local| local.primary().kill().unwrap()).await;
