@@ -35,22 +35,22 @@ pub(crate) const TABLES: [Table; 3] = [
         operation: Operation::Read,
         rivals: &[Bare, Bb8, Bb8Ping],
         ours: &[
-            ours(OursOnPrimary, Bb8, 1.55),
-            ours(OurReplicas, Bb8, 1.60),
-            ours(OursHeld, Bare, 1.45),
+            ours(OursOnPrimary, Bb8, 1.65),
+            ours(OurReplicas, Bb8, 1.65),
+            ours(OursHeld, Bare, 1.50),
         ],
     },
     Table {
         name: "write",
         operation: Operation::Write,
         rivals: &[Bare, Bb8],
-        ours: &[ours(OurReplicas, Bb8, 1.80), ours(OursHeld, Bare, 1.80)],
+        ours: &[ours(OurReplicas, Bb8, 2.10), ours(OursHeld, Bare, 1.85)],
     },
     Table {
         name: "transaction",
         operation: Operation::Transaction,
         rivals: &[Bare, Bb8],
-        ours: &[ours(OurReplicas, Bb8, 2.2), ours(OursHeld, Bare, 2.2)],
+        ours: &[ours(OurReplicas, Bb8, 3.25), ours(OursHeld, Bare, 2.95)],
     },
 ];
 
