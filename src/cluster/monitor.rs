@@ -364,10 +364,7 @@ impl Monitor {
         monitor: &mut MonitorConnection,
         facts: &mut Facts,
     ) -> Result<(), String> {
-        let there = {
-            let topology = self.topology.borrow();
-            topology.primary().is_some_and(Member::is_up)
-        };
+        let there = self.topology.borrow().primary_is_up();
         if there || !facts.place.hides_its_end() {
             return Ok(());
         }

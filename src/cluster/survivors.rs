@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::member::Member;
 use super::topology::Topology;
+use crate::consistency::WriteLog;
 use crate::election::Standing;
 use crate::node::{Facts, Place};
 use crate::position::Position;
@@ -16,12 +17,12 @@ impl Topology {
     /// known of each standby what it has, or one may still receive more.
     ///
     /// Whichever standby becomes the primary next has no more than this. Nor was anything else acknowledged, if commits
-    /// wait for a standby. `acknowledged`: when this pool's last write was. A report from before says nothing of that
-    /// write.
-    pub(crate) fn left(&self, acknowledged: Option<Instant>) -> Option<Position> {
-        if !self.began() || self.primary().is_some_and(Member::is_up) {
+    /// wait for a standby. A report from before this pool's last write says nothing of that write.
+    pub(crate) fn left(&self, write_log: &WriteLog) -> Option<Position> {
+        if !self.began() || self.primary_is_up() {
             return None;
         }
+        let acknowledged = write_log.acknowledged_at();
         let mut left = None;
         for member in self.servers() {
             match member.standing {

@@ -72,6 +72,11 @@ impl Topology {
             .filter(|member| member.is_usable_replica())
     }
 
+    /// Whether there is a primary, and it is not known to be down.
+    pub(crate) fn primary_is_up(&self) -> bool {
+        self.primary().is_some_and(Member::is_up)
+    }
+
     /// Usable replicas whose log is the primary's.
     pub(crate) fn trusted_replicas(&self) -> impl Iterator<Item = &Member> {
         self.usable_replicas().filter(|member| member.is_trusted())

@@ -202,7 +202,7 @@ impl ReplicatedConnection {
 
     fn is_replaced(&self, reading: &mut Reading<'_>) -> bool {
         let topology = self.cluster.topology();
-        if topology.primary().is_some_and(Member::is_up) {
+        if topology.primary_is_up() {
             return false;
         }
         self.refresh(reading.requirement);
@@ -216,8 +216,7 @@ impl ReplicatedConnection {
         let write_log = &self.cluster.write_log;
         requirement.refresh(write_log);
         if requirement.covers_others() {
-            let acknowledged = write_log.acknowledged_at();
-            if let Some(position) = self.cluster.topology().left(acknowledged) {
+            if let Some(position) = self.cluster.topology().left(write_log) {
                 requirement.is_left_with(position);
             }
         }

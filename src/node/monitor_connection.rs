@@ -72,8 +72,12 @@ impl MonitorConnection {
     }
 
     /// How far a standby has replayed that waits for more log, because it has replayed all whole records. `None` if it
-    /// does not wait, or this role may not see that.
+    /// does not wait, or this role may not see that, or the application's source tells positions, which PostgreSQL's may
+    /// not compare with.
     pub(crate) async fn replayed_all(&mut self) -> QueryResult<Option<Lsn>> {
+        if self.connection.shows.sql.is_given() {
+            return Ok(None);
+        }
         #[derive(QueryableByName)]
         struct Row {
             #[diesel(sql_type = Nullable<BigInt>)]

@@ -59,6 +59,16 @@ async fn all(conn: &mut ReplicatedConnection) -> QueryResult<i64> {
     users::table.count().get_result(conn).await
 }
 
+/// From now on no standby receives anything.
+async fn detach_all(local: &Arc<LocalCluster>) {
+    on(local, |local| {
+        for replica in local.replicas() {
+            replica.detach().unwrap();
+        }
+    })
+    .await;
+}
+
 /// A write that the primary is at when it goes away: nobody knows where it is.
 async fn begin_a_write(local: &Arc<LocalCluster>, pool: &ReplicatedPool) {
     let mut conn = pool.get().await.unwrap();
@@ -311,12 +321,7 @@ async fn a_name_that_leads_to_a_standby_that_has_less_shows_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_causal_session_does_not_go_back_when_the_primary_dies() {
     let (local, pool) = start(Duration::from_secs(1)).await;
-    on(&local, |local| {
-        for replica in local.replicas() {
-            replica.detach().unwrap();
-        }
-    })
-    .await;
+    detach_all(&local).await;
     writes(&pool, "Barbara").await;
     let mut conn = pool.get().await.unwrap();
     conn.set_consistency(Consistency::Causal);
@@ -393,12 +398,7 @@ async fn a_log_that_ends_within_a_record_is_replayed_to_its_last_whole_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_primary_that_is_a_standby_of_nobody_serves_what_it_has() {
     let (local, pool) = start(Duration::from_secs(1)).await;
-    on(&local, |local| {
-        for replica in local.replicas() {
-            replica.detach().unwrap();
-        }
-    })
-    .await;
+    detach_all(&local).await;
     begin_a_write(&local, &pool).await;
     writes(&pool, "Barbara").await;
     on(&local, |local| {
