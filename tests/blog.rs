@@ -62,6 +62,11 @@ impl Blog {
 
     /// `own`: it may do to the servers what it likes.
     async fn start_with(own: bool) -> Self {
+        Self::start_for(own, None).await
+    }
+
+    /// `key`: who has it may move the switch of the routing.
+    async fn start_for(own: bool, key: Option<&str>) -> Self {
         let cluster = tokio::task::spawn_blocking(|| {
             let cluster = LocalCluster::start().unwrap();
             cluster.create_database("blog").unwrap();
@@ -74,6 +79,7 @@ impl Blog {
         let stop = watch::Sender::new(false);
         let own = own.then_some((&cluster, "blog"));
         let app = app::App::new(pool.clone(), own, stop.subscribe());
+        let app = app.key(key.map(|key| app::Key::new(key).unwrap()));
         let blog = Self {
             router: app::router(app),
             pool,

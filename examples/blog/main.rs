@@ -1,12 +1,14 @@
 //! A small blog on one PostgreSQL primary and its replicas: `cargo run --example blog`.
 //!
 //! Without `DATABASE_URL` it starts a cluster of its own, and takes it away at the end.
-//! `BLOG_LISTEN` is the address to listen on (127.0.0.1:3000), `RUST_LOG` what to log.
+//! `BLOG_LISTEN` is the address to listen on (127.0.0.1:3000), `RUST_LOG` what to log. With `BLOG_ROUTING_KEY` whoever
+//! has this key may set on the live page which reads move to replicas. Else only the blog's own cluster has this switch.
 #![forbid(unsafe_code)]
 
 mod app;
 mod database;
 
+use std::env::VarError;
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -20,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-use app::App;
+use app::{App, Key};
 use database::Database;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -54,6 +56,7 @@ async fn run() -> Result<(), Failure> {
         .unwrap_or("127.0.0.1:3000")
         .parse()
         .map_err(|error| format!("BLOG_LISTEN: {error}"))?;
+    let key = routing_key()?;
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| format!("cannot listen on {address} (see BLOG_LISTEN): {error}"))?;
@@ -65,7 +68,7 @@ async fn run() -> Result<(), Failure> {
     };
     let result = match pool {
         Ok(Some(pool)) => {
-            let app = App::new(pool, database.own(), stop);
+            let app = App::new(pool, database.own(), stop).key(key);
             serve(listener, app).await
         }
         Ok(None) => Ok(()),
@@ -73,6 +76,16 @@ async fn run() -> Result<(), Failure> {
     };
     database.close().await;
     result
+}
+
+/// What opens the switch of the routing. Without it nobody can move that on servers of others.
+fn routing_key() -> Result<Option<Key>, String> {
+    let told = |error| format!("BLOG_ROUTING_KEY: {error}");
+    match std::env::var("BLOG_ROUTING_KEY") {
+        Ok(key) => Key::new(&key).map(Some).map_err(told),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(error) => Err(told(error.to_string())),
+    }
 }
 
 async fn serve(listener: TcpListener, app: App) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::http::{Method, Request, StatusCode};
+use diesel_replicated::Routing;
 use diesel_replicated::status::NodeHealth;
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -121,7 +122,10 @@ async fn the_servers_of_others_are_only_looked_at() {
     blog.get("/api/posts").await;
     let status = blog.get("/status").await.json();
     assert_eq!(status["pool"]["nodes"].as_array().unwrap().len(), 3);
-    assert_eq!(status["demo"], Value::Null);
+    assert_eq!(
+        (&status["demo"], &status["switch"]),
+        (&Value::Null, &Value::Null)
+    );
     let served = status["served"].as_object().unwrap();
     let reads = served
         .values()
@@ -131,6 +135,7 @@ async fn the_servers_of_others_are_only_looked_at() {
         "/status/nodes/replica-1/kill",
         "/status/traffic/start",
         "/status/outages/frozen-replica",
+        "/status/routing/observe",
     ] {
         assert_eq!(blog.press(path).await.status, StatusCode::NOT_FOUND);
     }
@@ -142,6 +147,46 @@ async fn the_servers_of_others_are_only_looked_at() {
     let answer = blog.get("/status/live/nothing.js").await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
     assert!(blog.get("/").await.text().contains("/status/live"));
+}
+
+// Whoever reaches the page could take all reads from the replicas.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_routing_of_others_is_set_by_whoever_has_the_key() {
+    for wrong in ["", "too short", "a key with spaces in it"] {
+        assert!(super::app::Key::new(wrong).is_err(), "{wrong}");
+    }
+    let key = "the-operators-own-key".to_owned();
+    let blog = Blog::start_for(false, Some(&key)).await;
+    assert_eq!(blog.get("/status").await.json()["switch"], "key");
+    let mode = || blog.pool.status().routing.mode;
+    let set = async |name: &str, value: String| {
+        let request = Request::post("/status/routing/observe").header(name, value);
+        blog.send(request.body(Body::empty()).unwrap()).await
+    };
+    let almost = key.replace('k', "q");
+    for (name, value) in [
+        ("x-requested-with", "live".to_owned()),
+        ("authorization", key.clone()),
+        ("authorization", "Bearer ".to_owned()),
+        ("authorization", format!("Bearer {almost}")),
+        ("authorization", format!("Bearer {key}-")),
+        ("authorization", format!("Bearer {}", &key[1..])),
+    ] {
+        let answer = set(name, value).await;
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(answer.headers["www-authenticate"], "Bearer");
+        assert!(!answer.text().contains(&key));
+    }
+    assert_eq!(mode(), Routing::default());
+    let answer = set("authorization", format!("Bearer {key}")).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT);
+    assert_eq!(mode(), Routing::Observe);
+    // The key opens nothing else.
+    let kill = Request::post("/status/nodes/replica-1/kill")
+        .header("authorization", format!("Bearer {key}"))
+        .header("x-requested-with", "live");
+    let answer = blog.send(kill.body(Body::empty()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,10 @@ mod schema;
 mod served;
 mod setup;
 mod store;
+mod switch;
 
 pub(crate) use demo::pool_on;
 pub(crate) use metrics::record;
 pub(crate) use routes::{App, router};
 pub(crate) use setup::prepare;
+pub(crate) use switch::Key;

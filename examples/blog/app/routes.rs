@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::demo::{self, Demo};
 use super::error::{ApiError, Error, PageError};
 use super::served::{self, Log};
+use super::switch::{self, Key};
 use super::{api, live, metrics, pages};
 
 /// Far above the longest post in any script, far below what could hurt.
@@ -30,6 +31,8 @@ pub(crate) struct App {
     pub(crate) stop: watch::Receiver<bool>,
     /// What can be done to the servers, where they are the application's own.
     pub(crate) demo: Option<Demo>,
+    /// Who has it may move the switch of the routing.
+    pub(crate) key: Option<Key>,
 }
 
 impl App {
@@ -44,7 +47,14 @@ impl App {
             log: Log::default(),
             stop,
             demo: own.map(|(cluster, database)| Demo::new(cluster, database)),
+            key: None,
         }
+    }
+
+    /// Opens the switch of the routing to whoever has the key, and to nobody else.
+    pub(crate) fn key(mut self, key: Option<Key>) -> Self {
+        self.key = key;
+        self
     }
 }
 
@@ -60,6 +70,9 @@ pub(crate) fn router(app: App) -> Router {
     let mut watching = live::routes().route("/metrics", get(metrics::page));
     if app.demo.is_some() {
         watching = watching.merge(demo::routes());
+    }
+    if switch::OpenTo::of(&app).is_some() {
+        watching = watching.merge(switch::routes(&app));
     }
     let watching = watching.method_not_allowed_fallback(not_allowed);
     blog(&app)

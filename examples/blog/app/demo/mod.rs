@@ -18,7 +18,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Builder, Config, ReplicatedPool, Routing};
+use diesel_replicated::{Builder, Config, ReplicatedPool};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
@@ -142,8 +142,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/status/nodes/{name}/{verb}", post(on_node))
         .route("/status/outages/{name}", post(on_outage))
         .route("/status/traffic/{verb}", post(on_traffic))
-        .route("/status/routing/{mode}", post(on_routing))
-        .layer(from_fn(from_the_page))
+        .layer(from_fn(is_from_the_page))
 }
 
 async fn on_node(
@@ -188,20 +187,6 @@ async fn on_outage(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Which statements may move: as in the text of [`Routing`].
-async fn on_routing(
-    State(app): State<App>,
-    Path(mode): Path<String>,
-) -> Result<StatusCode, ApiError> {
-    let mode: Routing = mode
-        .parse()
-        .map_err(|error| Error::NotFound(format!("`{mode}`: {error}")))?;
-    app.pool
-        .set_routing(mode)
-        .map_err(|error| failure(&error))?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
 async fn on_traffic(
     State(app): State<App>,
     Path(verb): Path<String>,
@@ -221,7 +206,7 @@ async fn on_traffic(
 }
 
 /// A page of another site can send a form here, but not a header of its own choice.
-async fn from_the_page(request: Request, next: Next) -> Response {
+pub(crate) async fn is_from_the_page(request: Request, next: Next) -> Response {
     if request.headers().contains_key(HEADER) {
         return next.run(request).await;
     }

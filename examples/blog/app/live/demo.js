@@ -5,17 +5,17 @@ import { make, say } from "./words.js";
 const said = document.getElementById("said");
 
 /** Tells the application to do something, and says there what became of it. */
-export async function tell(path, what, there = said) {
+export async function tell(path, what, there = said, headers = {}) {
   delete there.dataset.wrong;
   say(there, `${what} …`);
   try {
     const answer = await fetch(path, {
       method: "POST",
-      headers: { "X-Requested-With": "live" },
+      headers: { "X-Requested-With": "live", ...headers },
     });
     if (answer.ok) {
       say(there, `${what}: done`);
-      return;
+      return true;
     }
     const body = await answer.json().catch(() => ({}));
     say(there, `${what}: ${body.error || `refused (${answer.status})`}`);
@@ -24,6 +24,7 @@ export async function tell(path, what, there = said) {
   }
   // Until somebody tries again.
   there.dataset.wrong = "true";
+  return false;
 }
 
 /** Verb, label, and when it makes sense. Of each pair one is shown. */
@@ -97,16 +98,28 @@ export class Routing {
     this.all = MODES.map(([mode, label]) => {
       const button = make("button", "quiet", label);
       button.type = "button";
-      button.addEventListener("click", () =>
-        tell(`/status/routing/${encodeURIComponent(mode)}`, `Routing: ${label}`),
-      );
+      button.addEventListener("click", () => this.#set(mode, label));
       buttons.append(button);
       return [mode, button];
     });
   }
 
-  show(routing, demo) {
-    this.buttons.hidden = !demo;
+  /** With servers of others the page asks for the key, and keeps it until it is closed or was the wrong one. */
+  async #set(mode, label) {
+    const headers = {};
+    if (this.opened === "key") {
+      this.key ||= prompt("The key (BLOG_ROUTING_KEY)");
+      if (!this.key) return;
+      headers.Authorization = `Bearer ${this.key}`;
+    }
+    const path = `/status/routing/${encodeURIComponent(mode)}`;
+    if (!(await tell(path, `Routing: ${label}`, said, headers))) this.key = "";
+  }
+
+  /** `opened`: to whom the switch is; to nobody, if there is none. */
+  show(routing, opened) {
+    this.opened = opened;
+    this.buttons.hidden = !opened;
     for (const [mode, button] of this.all) {
       button.setAttribute("aria-pressed", String(mode === routing.mode));
     }

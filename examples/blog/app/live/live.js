@@ -161,7 +161,7 @@ function log(when, text, state) {
   at("quiet").hidden = true;
 }
 
-function show({ pool, served, waits, demo }) {
+function show({ pool, served, waits, demo, switch: opened }) {
   const now = performance.now();
   measure(pool, served, now);
   nodes.show(pool, speed, demo, now);
@@ -173,7 +173,7 @@ function show({ pool, served, waits, demo }) {
   lags.show(pool, now);
   waiting.show(waits, now);
   moves.show(pool.routing, now);
-  routing.show(pool.routing, demo);
+  routing.show(pool.routing, opened);
 }
 
 /** What has happened before this page listened, as far as the nodes still tell it. */

@@ -18,6 +18,7 @@ use serde_json::json;
 use super::demo::Scene;
 use super::routes::App;
 use super::served::{Counters, Waits};
+use super::switch::OpenTo;
 
 /// How long the nodes may take to answer a check.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -41,6 +42,8 @@ struct Snapshot {
     waits: Waits,
     /// The servers themselves, where they are the application's own.
     demo: Option<Scene>,
+    /// Who may move the switch of the routing, if there is one.
+    switch: Option<OpenTo>,
 }
 
 impl Snapshot {
@@ -51,6 +54,7 @@ impl Snapshot {
             served,
             waits,
             demo: app.demo.as_ref().map(|demo| demo.scene()),
+            switch: OpenTo::of(app),
         }
     }
 }
