@@ -4,9 +4,8 @@ use diesel::QueryResult;
 
 use super::ReplicatedConnection;
 use super::execution::Execution;
-use crate::classify::Verdict;
 use crate::error::{ErrorExt, SqlState};
-use crate::metrics::{self, Route as Went};
+use crate::metrics;
 use crate::node::Node;
 use crate::route::{NodeKind, RouteReason};
 
@@ -25,16 +24,18 @@ impl ReplicatedConnection {
             (NodeKind::Primary, Some(ready)) => tally.held_back(ready),
             // Its transaction was counted.
             (NodeKind::Primary, None) if self.is_in_held_back_transaction() => {}
-            (NodeKind::Primary, None) if keeps_a_read(went, execution.verdict) => {
+            (NodeKind::Primary, None) => {
                 let verdict = execution.verdict;
-                let cause = match went.reason {
+                let Some(reason) = keeps_a_read(went.reason, verdict.reason) else {
+                    return;
+                };
+                let cause = match reason {
                     reason if reason == verdict.reason => verdict.cause,
                     RouteReason::SessionState => self.session().pinned_by,
                     _ => None,
                 };
-                tally.kept((went.reason, cause));
+                tally.kept((reason, cause));
             }
-            (NodeKind::Primary, None) => {}
         }
     }
 
@@ -64,14 +65,49 @@ impl ReplicatedConnection {
     }
 }
 
-/// Whether a statement on the primary is one that could be elsewhere, but for something that the application or its
-/// operator may change.
-fn keeps_a_read(went: Went, verdict: Verdict) -> bool {
-    match went.reason {
-        RouteReason::Write | RouteReason::TransactionControl | RouteReason::PrimaryWeight => false,
-        RouteReason::InTransaction | RouteReason::Forced => {
-            verdict.reason == RouteReason::PlainSelect
+/// What has kept a statement on the primary that could be elsewhere, but for something that the application or its
+/// operator may change. `own`: what the statement is by itself.
+fn keeps_a_read(went: RouteReason, own: RouteReason) -> Option<RouteReason> {
+    match went {
+        RouteReason::Write | RouteReason::TransactionControl | RouteReason::PrimaryWeight => None,
+        RouteReason::InTransaction | RouteReason::Forced => match own {
+            RouteReason::PlainSelect => Some(went),
+            // It would be there without the transaction, too.
+            RouteReason::LockingClause
+            | RouteReason::VolatileFunction
+            | RouteReason::ServerState
+            | RouteReason::UnknownStatement
+            | RouteReason::Learned => Some(own),
+            _ => None,
+        },
+        _ => Some(went),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_keeps_plain_reads_and_others_keep_themselves() {
+        use RouteReason::{
+            Forced, InTransaction, LockingClause, OwnWrite, PlainSelect, SessionState,
+            TransactionControl, VolatileFunction, Write,
+        };
+        for (went, own, kept) in [
+            (InTransaction, PlainSelect, Some(InTransaction)),
+            (InTransaction, LockingClause, Some(LockingClause)),
+            (InTransaction, VolatileFunction, Some(VolatileFunction)),
+            (InTransaction, Write, None),
+            (InTransaction, SessionState, None),
+            (InTransaction, TransactionControl, None),
+            (Forced, PlainSelect, Some(Forced)),
+            (Forced, Write, None),
+            (OwnWrite, PlainSelect, Some(OwnWrite)),
+            (LockingClause, LockingClause, Some(LockingClause)),
+            (Write, Write, None),
+        ] {
+            assert_eq!(keeps_a_read(went, own), kept, "{went} {own}");
         }
-        _ => true,
     }
 }

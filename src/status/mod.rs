@@ -79,7 +79,8 @@ pub struct RoutingStatus {
     /// Other statements that the mode has kept there: no replica had what they must see at that moment. With
     /// [`Automatic`](Routing::Automatic) many of these find one within a short wait.
     pub could_not_yet: u64,
-    /// What else has kept reads on the primary, the ten greatest first.
+    /// What else has kept reads on the primary, the ten greatest first. Of a read in a transaction that no replica would
+    /// run anyway, that is the reason.
     pub kept_on_primary: Vec<KeptOnPrimary>,
 }
 

@@ -314,6 +314,41 @@ async fn what_keeps_reads_on_the_primary_is_named_the_greatest_first() {
     );
 }
 
+// An operator who observes sees what transactions hold.
+#[tokio::test]
+async fn observing_tells_what_transactions_keep_on_the_primary() {
+    let pool = build(builder(&database().await).routing(Routing::Observe)).await;
+    let mut conn = pool.get().await.unwrap();
+    run(&mut conn, "CREATE SEQUENCE numbers").await.unwrap();
+    conn.transaction(async |conn| {
+        for _ in 0..4 {
+            count(conn).await;
+        }
+        for _ in 0..3 {
+            run(conn, "SELECT * FROM users FOR UPDATE").await?;
+        }
+        for _ in 0..2 {
+            run(conn, "SELECT nextval('numbers')").await?;
+        }
+        run(conn, "SET LOCAL statement_timeout = '7s'").await?;
+        insert("Barbara").execute(conn).await
+    })
+    .await
+    .unwrap();
+    let routing = pool.status().routing;
+    let kept = routing.kept_on_primary.iter();
+    let kept = kept.map(|kept| (kept.reason, kept.name.as_deref(), kept.statements));
+    assert_eq!(
+        kept.collect::<Vec<_>>(),
+        [
+            (RouteReason::InTransaction, None, 4),
+            (RouteReason::LockingClause, None, 3),
+            (RouteReason::VolatileFunction, Some("nextval"), 2),
+        ]
+    );
+    assert_eq!((routing.could_move, routing.could_not_yet), (0, 0));
+}
+
 // Who asks for a replica and writes gets the replica's refusal in every mode: code that passes while observing passes later.
 #[tokio::test]
 async fn what_a_replica_refuses_is_refused_in_every_mode() {
