@@ -186,18 +186,16 @@ impl ReplicatedConnection {
 
     /// Returns as soon as a replica can serve the read while the primary is away.
     async fn replaces_primary(&self, reading: &mut Reading<'_>) {
-        let soon = deadline::after(Instant::now(), AGAIN);
-        let look = || self.is_replaced(reading).then_some(());
-        if self.cluster.with_news(soon, look).await.is_some() {
-            return;
+        for limit in [AGAIN, Duration::MAX] {
+            let end = deadline::after(Instant::now(), limit);
+            let look = || self.is_replaced(reading).then_some(());
+            if self.cluster.with_news(end, look).await.is_some() {
+                return;
+            }
+            // There is nobody else.
+            reading.avoid.clear();
         }
-        // There is nobody else.
-        reading.avoid.clear();
-        let ever = deadline::after(Instant::now(), Duration::MAX);
-        let look = || self.is_replaced(reading).then_some(());
-        if self.cluster.with_news(ever, look).await.is_none() {
-            std::future::pending().await
-        }
+        std::future::pending().await
     }
 
     fn is_replaced(&self, reading: &mut Reading<'_>) -> bool {
