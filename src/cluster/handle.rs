@@ -1,9 +1,11 @@
 //! The handle on a cluster that pools and connections share.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
@@ -184,9 +186,41 @@ impl Cluster {
         self.commands.is_closed()
     }
 
-    /// Runs `future` with this cluster's timers and sockets, on whichever executor polls it.
-    pub(crate) async fn within<F: Future>(&self, future: F) -> F::Output {
-        TokioContext::new(future, self.runtime.clone()).await
+    /// Whether it lends no more connections, or none that is of use.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.tracker.is_closed() || self.is_over()
+    }
+
+    /// Runs `future` with this cluster's timers and sockets, on whichever executor polls it. `None` as soon as these are
+    /// gone: the pool was closed, or its runtime has ended.
+    pub(crate) async fn within<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(TokioContext::new(future, self.runtime.clone()));
+        let polled = poll_fn(|cx| {
+            // tokio panics when a timer of a runtime is polled that has ended. It drops the manager before it ends the
+            // timers, and wakes whoever waits for one.
+            if self.is_over() {
+                return Poll::Ready(None);
+            }
+            future.as_mut().poll(cx).map(Some)
+        });
+        polled.await
+    }
+
+    /// Does at once what may need this cluster's timers. `None` if they are gone.
+    pub(crate) fn at_once<T>(&self, work: impl FnOnce() -> Option<T>) -> Option<T> {
+        if self.is_over() {
+            return None;
+        }
+        let _timers = self.runtime.enter();
+        work()
+    }
+
+    /// Returns at `end`. Never, if the timers are gone by then.
+    pub(crate) async fn reaches(&self, end: Instant) {
+        let sleeping = async { tokio::time::sleep_until(end.into()).await };
+        if self.within(sleeping).await.is_none() {
+            std::future::pending().await
+        }
     }
 
     /// Calls `look` with each news of positions until it finds something. `None` if it finds nothing by the deadline.
@@ -206,7 +240,7 @@ impl Cluster {
             }
         };
         let limited = async { tokio::time::timeout_at(deadline.into(), looking).await };
-        self.within(limited).await.ok()
+        self.within(limited).await?.ok()
     }
 
     /// Waits until every node has answered once, or failed to within its `connect_timeout`.
@@ -217,7 +251,7 @@ impl Cluster {
             let limit = self.settle_limit.saturating_mul(3).saturating_add(MARGIN);
             let settled = topology.wait_for(|topology| topology.is_settled());
             let waited = async { tokio::time::timeout(limit, settled).await.is_ok() };
-            if !self.within(waited).await {
+            if self.within(waited).await == Some(false) {
                 tracing::warn!(target: "diesel_replicated", "nodes_not_settled");
             }
         }
@@ -241,7 +275,7 @@ impl Cluster {
             }
         };
         let limited = async { tokio::time::timeout_at(deadline.into(), looking).await };
-        self.within(limited).await.ok().flatten()
+        self.within(limited).await?.ok().flatten()
     }
 
     /// Reports that a connection ended, or that its node is not what it seemed. Never waits.
@@ -265,7 +299,7 @@ impl Cluster {
     pub(crate) async fn refreshed(&self, limit: Duration) {
         let started = Instant::now();
         let settled = async { tokio::time::timeout(limit, self.settled()).await };
-        let Ok(topology) = self.within(settled).await else {
+        let Some(Ok(topology)) = self.within(settled).await else {
             return;
         };
         // A node that serves nothing changes nothing.
@@ -298,6 +332,7 @@ impl Cluster {
         let look = |topology: &Topology| serves(topology).then_some(());
         match self.with_changes(deadline, look).await {
             Some(()) => Ok(()),
+            None if self.is_over() => Err(Error::Closed),
             None => Err(Error::NotReady {
                 reads: false,
                 nodes: self.topology().describe(),
@@ -404,10 +439,11 @@ impl Cluster {
     pub(crate) async fn replace_soon(&self, settings: NodeSettings) -> Result<Arc<Node>, Error> {
         let node = Box::new(self.maker.member(settings));
         let probe = match self.within(node.node.pool.probe()).await {
-            Ok(probe) => Box::new(probe),
-            Err(error) => {
+            Some(Ok(probe)) => Box::new(probe),
+            failed => {
                 node.node.end();
-                return Err(error.into());
+                let error = failed.and_then(Result::err);
+                return Err(error.map_or(Error::Closed, Error::from));
             }
         };
         self.ask(|done| Command::Replace { node, probe, done })

@@ -48,6 +48,11 @@ pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
 pub(crate) async fn started(cluster: &Cluster, start_read_only: bool) -> Result<(), Error> {
     let started = Instant::now();
     let topology = cluster.settled().await;
+    if cluster.is_over() {
+        return Err(Error::Runtime {
+            message: "it has ended".to_owned(),
+        });
+    }
     let rivals = topology.rivals();
     if rivals.len() > 1 && topology.primary().is_none() {
         return Err(Error::TwoPrimaries { nodes: rivals });

@@ -149,7 +149,7 @@ impl ReplicatedConnection {
             };
             tokio::time::timeout(limit, question).await
         };
-        let answered = matches!(self.cluster.within(asking).await, Ok(Ok(())));
+        let answered = matches!(self.cluster.within(asking).await, Some(Ok(Ok(()))));
         pooled.wire.set_fitted(false);
         if !answered {
             pooled.wire.condemn();
@@ -382,8 +382,7 @@ impl ReplicatedConnection {
     }
 
     fn checkout_now(&self, node: &Node) -> Option<Pooled> {
-        let _timers = self.cluster.runtime.enter();
-        node.pool.try_checkout()
+        self.cluster.at_once(|| node.pool.try_checkout())
     }
 
     /// A connection of the node, as soon as one is free. `None` as soon as the node has another role.
@@ -401,7 +400,8 @@ impl ReplicatedConnection {
                 _ = self.cluster.with_changes(ever, unwanted) => Ok(None),
             }
         };
-        self.cluster.within(waiting).await
+        let pooled = self.cluster.within(waiting).await;
+        pooled.unwrap_or(Err(Error::Closed))
     }
 
     fn lend(&self, mut lease: Lease) -> Arc<Lease> {

@@ -1,12 +1,11 @@
 //! Cancels what a connection runs, from elsewhere.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
-use tokio_util::context::TokioContext;
 
+use crate::cluster::Cluster;
 use crate::error::ConnectError;
 use crate::node::{Lease, NodeCancel};
 
@@ -39,14 +38,14 @@ impl Running {
 #[derive(Clone)]
 pub struct CancelToken {
     running: Arc<Running>,
-    runtime: Handle,
+    cluster: Weak<Cluster>,
 }
 
 impl CancelToken {
-    pub(super) fn new(running: &Arc<Running>, runtime: &Handle) -> Self {
+    pub(super) fn new(running: &Arc<Running>, cluster: &Arc<Cluster>) -> Self {
         Self {
             running: Arc::clone(running),
-            runtime: runtime.clone(),
+            cluster: Arc::downgrade(cluster),
         }
     }
 
@@ -59,7 +58,11 @@ impl CancelToken {
     /// A server cannot be reached within `connect_timeout`.
     pub async fn cancel(&self) -> Result<(), ConnectError> {
         for cancel in self.running.busy() {
-            TokioContext::new(cancel.cancel(), self.runtime.clone()).await?;
+            // Without its cluster no statement of it runs.
+            let Some(cluster) = self.cluster.upgrade() else {
+                break;
+            };
+            cluster.within(cancel.cancel()).await.transpose()?;
         }
         Ok(())
     }

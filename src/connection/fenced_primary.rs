@@ -77,7 +77,7 @@ impl ReplicatedConnection {
         let limit = self.cluster.config.health.timeout;
         let asking = async { tokio::time::timeout(limit, connection.whose_read_only()).await };
         let whose = self.cluster.within(asking).await;
-        if let Ok(Ok(whose)) = whose {
+        if let Some(Ok(Ok(whose))) = whose {
             return Some(whose);
         }
         connection.wire.condemn();

@@ -477,7 +477,7 @@ impl ReplicatedConnection {
     /// A token that cancels what this connection runs at the time when the token is used.
     #[must_use]
     pub fn cancel_token(&self) -> CancelToken {
-        CancelToken::new(&self.running, &self.cluster.runtime)
+        CancelToken::new(&self.running, &self.cluster)
     }
 
     /// Makes the settings of this connection part of it. A pool over this one, such as deadpool or mobc, hands the

@@ -162,7 +162,7 @@ impl ReplicatedConnection {
         }
         let asking = async { tokio::time::timeout(LIMIT, self.ask_for(&pending_commit)).await };
         let answer = self.cluster.within(asking).await;
-        let answer = answer.unwrap_or(Resolved::Unknown);
+        let answer = answer.and_then(Result::ok).unwrap_or(Resolved::Unknown);
         tracing::warn!(target: "diesel_replicated", answer = answer.as_str(), "commit_resolved");
         match answer {
             Resolved::Committed => Ok(()),

@@ -184,7 +184,7 @@ impl ReplicatedConnection {
         if !missing.is_empty() {
             let over = snapshot.over(missing);
             let over = async { tokio::time::timeout_at(deadline.into(), over).await };
-            let Ok(Some(over)) = self.cluster.within(over).await else {
+            let Some(Ok(Some(over))) = self.cluster.within(over).await else {
                 return Ok(false);
             };
             missing = over;

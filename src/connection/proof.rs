@@ -146,11 +146,12 @@ impl ReplicatedConnection {
             let shown = self.cluster.within(asking).await;
             using.finish();
             match shown {
-                Ok(true) => return Proof::Shown,
-                Ok(false) if Instant::now() < deadline => {
-                    self.cluster.within(tokio::time::sleep(GENTLY)).await;
+                Some(Ok(true)) => return Proof::Shown,
+                Some(Ok(false)) if Instant::now() < deadline => {
+                    let pause = async { tokio::time::sleep(GENTLY).await };
+                    self.cluster.within(pause).await;
                 }
-                Ok(false) | Err(_) => return Proof::Behind,
+                Some(_) | None => return Proof::Behind,
             }
         }
     }

@@ -291,11 +291,10 @@ impl ReplicatedConnection {
             return None;
         }
         let topology = self.cluster.topology();
-        let room = {
-            let _timers = self.cluster.runtime.enter();
-            let primary = topology.primary().filter(|member| member.is_up())?;
-            primary.node.pool.has_room()
-        };
+        let primary = topology.primary().filter(|member| member.is_up())?;
+        let room = self
+            .cluster
+            .at_once(|| Some(primary.node.pool.has_room()))?;
         if !room {
             return None;
         }

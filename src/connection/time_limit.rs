@@ -40,9 +40,10 @@ impl ReplicatedConnection {
             let result = self.run_through(action, &mut execution).await;
             self.counted(&execution, result)
         };
-        let limited = async { tokio::time::timeout_at(end.into(), running).await };
-        if let Ok(ended) = self.cluster.within(limited).await {
-            return ended;
+        tokio::select! {
+            biased;
+            ended = running => return ended,
+            () = self.cluster.reaches(end) => {}
         }
         let outcome = progress.give_up();
         let mut session = self.session();

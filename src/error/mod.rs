@@ -232,10 +232,11 @@ pub enum Error {
     )]
     StillInUse,
 
-    /// The background runtime of clusters opened from a URL could not be started.
-    #[error("cannot start the background runtime: {message}")]
+    /// There is no runtime that the pool's tasks could live on: it was built outside of one, the one that was named has
+    /// ended, or that of connections opened from a URL could not be started.
+    #[error("no runtime for the pool's tasks: {message}")]
     Runtime {
-        /// The operating system's words.
+        /// Why, in tokio's or the operating system's words.
         message: String,
     },
 

@@ -9,7 +9,7 @@ use diesel_async::AsyncPgConnection;
 use futures_core::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use super::following::{Followed, Given, follow, list};
+use super::following::{Followed, Given, Nodes, follow, list};
 use super::{ReplicatedPool, ambient};
 use crate::cluster::{Cluster, Options, options, started};
 use crate::config::{
@@ -283,7 +283,7 @@ impl Builder {
     /// Adds the nodes that a source lists. Without a list the nodes that were given must do.
     async fn discover(&mut self, source: Arc<dyn Discovery>) -> Result<Followed, Error> {
         let given = self.given();
-        let mut listed = list(&*source, &self.config.pool).await;
+        let mut listed = self.listed(&source).await?;
         match &mut listed {
             Ok(nodes) => {
                 // What was given holds.
@@ -300,6 +300,20 @@ impl Builder {
             Err(_) => {}
         }
         Ok(Followed::asked(source, listed, given))
+    }
+
+    /// What the source lists. It is asked on the pool's runtime: the caller may have none.
+    async fn listed(&self, source: &Arc<dyn Discovery>) -> Result<Result<Nodes, String>, Error> {
+        let (source, pool) = (Arc::clone(source), self.config.pool.clone());
+        let asking = async move { list(&*source, &pool).await };
+        let listed = self.its_runtime()?.spawn(asking).await;
+        listed.map_err(|error| Error::Runtime {
+            message: error.to_string(),
+        })
+    }
+
+    fn its_runtime(&self) -> Result<Handle, Error> {
+        self.runtime.clone().map_or_else(ambient, Ok)
     }
 
     /// The nodes that were given. Those that are not valid are told later.
@@ -324,12 +338,10 @@ impl Builder {
     }
 
     fn prepare(self) -> Result<Options, Error> {
+        let runtime = self.its_runtime();
+        // All mistakes are told first.
         let settings = self.config.validate()?;
-        let runtime = match self.runtime {
-            Some(runtime) => runtime,
-            None => ambient()?,
-        };
-        let mut options = options(settings, runtime);
+        let mut options = options(settings, runtime?);
         if let Some(policy) = self.policy {
             options.policy = policy;
         }

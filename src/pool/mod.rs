@@ -169,9 +169,12 @@ impl ReplicatedPool {
     ///
     /// # Errors
     ///
-    /// [`Error::NotReady`] if writes, or both reads and writes, are impossible now.
+    /// [`Error::NotReady`] if writes, or both reads and writes, are impossible now; [`Error::Closed`].
     pub async fn check(&self, limit: Duration) -> Result<PoolStatus, Error> {
         self.cluster.refreshed(limit).await;
+        if self.cluster.is_over() {
+            return Err(Error::Closed);
+        }
         let status = self.status();
         if status.takes_writes {
             return Ok(status);
@@ -358,10 +361,10 @@ impl ReplicatedPool {
         self.cluster.close(deadline).await
     }
 
-    /// Whether the pool was closed.
+    /// Whether the pool was closed. A pool whose runtime has ended is closed, too.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.cluster.tracker.is_closed()
+        self.cluster.is_closed()
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         routing: routing(cluster),
         learned,
         promotion,
-        closed: cluster.tracker.is_closed(),
+        closed: cluster.is_closed(),
         epoch: topology.epoch,
     }
 }

@@ -322,26 +322,6 @@ async fn failures_to_connect_are_told_at_once_with_their_cause() {
     .await;
 }
 
-#[test]
-fn a_pool_whose_runtime_has_ended_is_closed() {
-    let first = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let pool = first.block_on(async { pool().await });
-    drop(first);
-    let second = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    second.block_on(async {
-        let mut conn = pool.get().await.unwrap();
-        let error = sql_query("SELECT 1").execute(&mut conn).await.unwrap_err();
-        assert_eq!(error.to_string(), Error::Closed.to_string());
-    });
-}
-
 #[tokio::test]
 async fn a_set_up_that_panics_is_a_failure_to_connect_and_mends_itself() {
     let database = database().await;

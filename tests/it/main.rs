@@ -31,6 +31,7 @@ mod property;
 mod retry;
 mod routing;
 mod routing_modes;
+mod runtimes;
 mod spans;
 mod standbys;
 mod status;
