@@ -552,6 +552,8 @@ impl Cluster {
         // When the manager has ended everything, it drops its sender.
         let mut topology = self.topology.clone();
         while topology.changed().await.is_ok() {}
+        // From here on all calls find that it is over.
+        self.commands.closed().await;
         self.tracker.out()
     }
 }

@@ -172,7 +172,7 @@ impl ReplicatedPool {
     /// [`Error::NotReady`] if writes, or both reads and writes, are impossible now; [`Error::Closed`].
     pub async fn check(&self, limit: Duration) -> Result<PoolStatus, Error> {
         self.cluster.refreshed(limit).await;
-        if self.cluster.is_over() {
+        if self.is_closed() {
             return Err(Error::Closed);
         }
         let status = self.status();
