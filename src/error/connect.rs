@@ -183,11 +183,6 @@ impl ConnectError {
     pub(crate) fn is_of_the_login(&self) -> bool {
         self.kind == ConnectErrorKind::Authentication && self.sqlstate.is_some()
     }
-
-    /// Whether waiting for a free connection can help: the server lives and is only full.
-    pub(crate) fn is_transient(&self) -> bool {
-        self.kind == ConnectErrorKind::TooManyConnections
-    }
 }
 
 fn kind_of(sqlstate: Option<SqlState>) -> ConnectErrorKind {

@@ -45,12 +45,9 @@ pub enum Error {
     #[error(transparent)]
     Connect(#[from] ConnectError),
 
-    /// Every connection of the node's pool stayed in use for the whole wait.
-    #[error(
-        "all {max_size} connections of node `{node}` stayed in use for {waited:?}; raise \
-         `max_size`, or hold connections for a shorter time{}",
-        last_connect_error(.connect)
-    )]
+    /// Every connection of the node's pool stayed in use for the whole wait, and there were `max_size`, or no more could
+    /// be opened.
+    #[error("{}", exhausted(.node, *.max_size, *.waited, .connect.as_deref()))]
     PoolExhausted {
         /// The node.
         node: String,
@@ -409,9 +406,20 @@ fn list(nodes: &[String]) -> String {
     }
 }
 
-fn last_connect_error(error: &Option<Box<ConnectError>>) -> String {
-    error
-        .as_ref()
-        .map(|error| format!("; the pool could not grow: {error}"))
-        .unwrap_or_default()
+/// A pool that could not grow is no larger for another `max_size`.
+fn exhausted(
+    node: &str,
+    max_size: u32,
+    waited: Duration,
+    connect: Option<&ConnectError>,
+) -> String {
+    match connect {
+        None => format!(
+            "all {max_size} connections of node `{node}` stayed in use for {waited:?}; raise \
+             `max_size`, or hold connections for a shorter time"
+        ),
+        Some(error) => format!(
+            "no connection of node `{node}` came free for {waited:?}, and no more could be opened: {error}"
+        ),
+    }
 }

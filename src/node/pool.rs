@@ -15,6 +15,9 @@ use crate::error::{ConnectError, Error};
 use crate::metrics::NodeMeter;
 use crate::wire::ServerRole;
 
+/// How often a wait looks whether anything is open that may come back, once the pool cannot grow.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// A connection that goes back to its bb8 pool when dropped.
 pub(crate) type Pooled = PooledConnection<'static, ConnectionManager>;
 
@@ -162,6 +165,12 @@ impl NodePool {
                         seen = Some(error);
                     }
                 }
+                // What was open at that time may end without coming back.
+                () = tokio::time::sleep(LOOK), if seen.is_some() => {
+                    if let Some(error) = seen.take_if(|_| self.connector.open() == 0) {
+                        return Err(error.into());
+                    }
+                }
             }
         }
     }
@@ -169,10 +178,8 @@ impl NodePool {
     fn exhausted(&self, started: Instant, connect: Option<ConnectError>) -> Error {
         self.meter.waited_in_vain();
         match connect {
-            // The pool never grew to its size: the server is why.
-            Some(error) if !error.is_transient() && self.pool.state().connections == 0 => {
-                error.into()
-            }
+            // Nothing was in use: the server is why.
+            Some(error) if self.pool.state().connections == 0 => error.into(),
             connect => Error::PoolExhausted {
                 node: self.connector.node().to_owned(),
                 max_size: self.max_size(),

@@ -12,7 +12,7 @@ use diesel_replicated::{Builder, ErrorExt, Outcome, ReplicatedConnection, Replic
 
 use crate::support::{
     Number, all_up, blocking, builder, builder_for, cluster, count, database, eventually, fill,
-    insert, on, own_cluster, who,
+    insert, on, own_cluster, run, users, who,
 };
 
 /// Nothing was ever held against a node.
@@ -320,6 +320,73 @@ async fn a_full_connection_limit_puts_no_node_down() {
     );
 }
 
+/// As `ALTER ROLE … CONNECTION LIMIT 0` of an operator who wants the clients gone: the pool said for half a minute and more
+/// that its own size was too small.
+#[tokio::test]
+async fn a_role_that_may_open_no_connection_is_told_at_once() {
+    let local = with_role("").await;
+    let pool = as_role(&local, "app").build().await.unwrap();
+    let mut held = Vec::new();
+    for n in 0..5 {
+        let mut conn = pool.get().await.unwrap();
+        insert(&format!("{n}")).execute(&mut conn).await.unwrap();
+        held.push(conn);
+    }
+    drop(held);
+    on(&local, |local| {
+        let primary = local.primary();
+        let limit = "ALTER ROLE app CONNECTION LIMIT 0";
+        primary.sql("app", limit).unwrap();
+        let end = "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity \
+            WHERE usename = 'app' AND application_name NOT LIKE '%(watching)'";
+        primary.sql("app", end).unwrap();
+    })
+    .await;
+    let reads = (0..10).map(|_| async {
+        let started = std::time::Instant::now();
+        let mut conn = pool.get().await.unwrap();
+        let found = users::table
+            .count()
+            .get_result::<i64>(&mut conn.primary())
+            .await;
+        (found.unwrap_err().to_string(), started.elapsed())
+    });
+    for (error, took) in futures_util::future::join_all(reads).await {
+        assert!(error.contains("too many connections for role"), "{error}");
+        assert!(!error.contains("in use"), "{error}");
+        assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+    }
+}
+
+/// The same while one connection is in use: it may come back, so it is waited for.
+#[tokio::test]
+async fn a_pool_that_cannot_grow_does_not_say_that_it_is_too_small() {
+    let local = with_role("").await;
+    let wait = std::time::Duration::from_millis(500);
+    let pool = as_role(&local, "app").connection_timeout(wait);
+    let pool = pool.build().await.unwrap();
+    let mut holder = pool.get().await.unwrap();
+    insert("Holder").execute(&mut holder).await.unwrap();
+    on(&local, |local| {
+        let limit = "ALTER ROLE app CONNECTION LIMIT 0";
+        local.primary().sql("app", limit).unwrap();
+    })
+    .await;
+    // What is open and free is taken first.
+    let mut held = Vec::new();
+    let error = loop {
+        let mut conn = pool.get().await.unwrap();
+        let asked = run(&mut conn.primary(), "SELECT 1").await;
+        match asked {
+            Ok(()) => held.push(conn),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("too many connections for role"), "{error}");
+    assert!(error.contains("no more could be opened"), "{error}");
+    assert!(!error.contains("max_size"), "{error}");
+}
+
 /// npgsql #5720, psycopg #743, formae #733: while credentials change, what is open works.
 #[tokio::test]
 async fn a_refused_login_puts_no_node_down_while_connections_live() {
@@ -587,8 +654,8 @@ async fn a_replica_that_lets_no_more_in_serves_on_and_the_others_serve_the_rest(
     let mut by = std::collections::HashSet::new();
     while by.len() < 2 {
         let mut conn = pool.get().await.unwrap();
-        let _: Vec<i32> = crate::support::users::table
-            .select(crate::support::users::id)
+        let _: Vec<i32> = users::table
+            .select(users::id)
             .load(&mut conn)
             .await
             .unwrap();
