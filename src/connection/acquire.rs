@@ -7,9 +7,10 @@ use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
 use super::reading::{Chosen, Reading};
+use super::spans::{self, Awaited};
 use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::deadline;
-use crate::error::Error;
+use crate::error::{Error, SqlState};
 use crate::node::{Lease, Node, Pooled, Whose, ask_role};
 use crate::route::{NodeKind, RouteReason};
 use crate::wire::ServerRole;
@@ -400,8 +401,15 @@ impl ReplicatedConnection {
                 _ = self.cluster.with_changes(ever, unwanted) => Ok(None),
             }
         };
+        let span = spans::connect(node);
+        let awaited = Awaited::new(&span);
         let pooled = self.cluster.within(waiting).await;
-        pooled.unwrap_or(Err(Error::Closed))
+        awaited.ended();
+        let pooled = pooled.unwrap_or(Err(Error::Closed));
+        if let Err(error) = &pooled {
+            spans::attempt_failed(&span, sqlstate_of(error));
+        }
+        pooled
     }
 
     fn lend(&self, mut lease: Lease) -> Arc<Lease> {
@@ -431,6 +439,15 @@ impl<'a> AwaitingPrimary<'a> {
 impl Drop for AwaitingPrimary<'_> {
     fn drop(&mut self) {
         self.0.session().awaiting_primary -= 1;
+    }
+}
+
+/// What the server said of the connection that could not be opened.
+fn sqlstate_of(error: &Error) -> Option<SqlState> {
+    match error {
+        Error::Connect(error) => error.sqlstate,
+        Error::PoolExhausted { connect, .. } => connect.as_ref()?.sqlstate,
+        _ => None,
     }
 }
 

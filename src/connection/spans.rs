@@ -1,4 +1,5 @@
-//! The spans of a statement: one for all of it, and one inside for each attempt on a node.
+//! The spans of a statement: one for all of it, and inside one for each attempt on a node, and one for each wait for a
+//! connection.
 //!
 //! Their names and fields are those of OpenTelemetry's
 //! [conventions for database clients](https://opentelemetry.io/docs/specs/semconv/database/database-spans/), where it has
@@ -204,6 +205,21 @@ fn attempt(node: &Node) -> Span {
         otel.status_code = Empty,
         server.address = address,
         server.port = port,
+        node = node.name,
+        db.response.status_code = Empty,
+        error.r#type = Empty,
+    )
+}
+
+/// The span of the wait for a connection of a node, which may have to be opened. It is inside of the running statement's.
+pub(super) fn connect(node: &Node) -> Span {
+    // The address is looked up only for a span that is there.
+    debug_span!(
+        target: TARGET,
+        "connect",
+        otel.status_code = Empty,
+        server.address = node.pool.connector().settings.host.address().0,
+        server.port = node.pool.connector().settings.host.address().1,
         node = node.name,
         db.response.status_code = Empty,
         error.r#type = Empty,

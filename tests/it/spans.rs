@@ -96,6 +96,17 @@ impl Spans {
         statements
     }
 
+    /// The waits for connections until now, each inside of a statement.
+    fn connects(&self) -> Vec<Seen> {
+        let all = self.0.lock().unwrap();
+        let waits = all.values().filter(|seen| seen.name == "connect");
+        let of_statement = |seen: &&Seen| {
+            let parent = seen.parent.and_then(|id| all.get(&id));
+            parent.is_some_and(|parent| parent.name == "statement")
+        };
+        waits.filter(of_statement).cloned().collect()
+    }
+
     /// The same, and forgets nothing.
     fn look(&self) -> Vec<(Seen, Vec<Seen>)> {
         let all = self.0.lock().unwrap().clone();
@@ -452,4 +463,46 @@ async fn a_statement_that_is_given_up_says_where_it_was() {
     assert!(seen.closed && last.closed);
     assert_eq!(last.field("otel.status_code"), "ERROR");
     assert_eq!(last.field("error.type"), "cancelled");
+}
+
+// Nothing was sent, so there was no attempt to see.
+#[tokio::test]
+async fn a_connection_that_cannot_be_opened_has_a_span() {
+    let local = own_cluster().await;
+    let role = |sql: &'static str| {
+        on(&local, move |local| {
+            drop(local.primary().sql("app", sql).unwrap())
+        })
+    };
+    role("CREATE ROLE app LOGIN; GRANT ALL ON users TO app").await;
+    let url = local.primary().url("app").replace("postgres@", "app@");
+    let builder = ReplicatedPool::builder().primary(url);
+    let pool = build(builder).await;
+    role("ALTER ROLE app CONNECTION LIMIT 0").await;
+    role(
+        "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity \
+         WHERE usename = 'app' AND application_name NOT LIKE '%(watching)'",
+    )
+    .await;
+    let (spans, _guard) = Spans::watch("diesel_replicated::statement=debug");
+    let mut conn = pool.get().await.unwrap();
+    let found = users::table.count().get_result::<i64>(&mut conn).await;
+    assert!(found.unwrap_err().to_string().contains("for role"));
+    let connects = spans.connects();
+    let last = connects.last().unwrap();
+    assert_eq!(last.field("db.response.status_code"), "53300");
+    assert_eq!(last.field("error.type"), "53300");
+    assert_eq!(last.field("otel.status_code"), "ERROR");
+    assert_eq!(
+        last.field("server.port"),
+        local.primary().port().to_string()
+    );
+    // One that can be opened has one as well.
+    role("ALTER ROLE app CONNECTION LIMIT -1").await;
+    spans.take();
+    count(&mut conn).await;
+    let connects = spans.connects();
+    assert_eq!(connects.len(), 1);
+    assert!(connects[0].closed);
+    assert_eq!(connects[0].field("error.type"), "");
 }
