@@ -10,7 +10,8 @@ use diesel_replicated::config::HealthConfig;
 use diesel_replicated::status::{NodeHealth, NodeKind};
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{
-    Consistency, ErrorExt, NodeConfig, Outcome, ReplicatedConnection, ReplicatedPool,
+    Builder, Consistency, ErrorExt, NodeConfig, Outcome, PositionSource, ReplicatedConnection,
+    ReplicatedPool,
 };
 use tokio::task::JoinSet;
 
@@ -413,4 +414,70 @@ async fn an_old_primary_that_is_a_standby_of_nobody_serves_what_it_has() {
         assert_eq!(seen(&pool).await, Ok(4));
     }
     assert!(!pool.status().takes_writes);
+}
+
+/// PostgreSQL's positions, told by the application.
+#[derive(Debug)]
+struct Told;
+
+impl PositionSource for Told {
+    fn of_primary(&self) -> &str {
+        "pg_current_wal_insert_lsn() /* told */"
+    }
+
+    fn of_standby(&self) -> &str {
+        "pg_last_wal_replay_lsn() /* told */"
+    }
+}
+
+// Positions of two sources do not compare: a standby whose log seems to end before what it has shown has lost something.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_standby_is_asked_for_a_position_that_the_applications_source_tells() {
+    let local = blocking(|| {
+        let builder = LocalCluster::builder().setting("log_statement", "all");
+        let local = builder.start().unwrap();
+        fill(&local, "app");
+        Arc::new(local)
+    })
+    .await;
+    let quick = HealthConfig::default().interval(Duration::from_millis(100));
+    let build = async |change: fn(Builder) -> Builder| {
+        let builder = builder_for(&local, "app").health(quick.clone());
+        let pool = change(builder).start_read_only(true).build();
+        pool.await.unwrap()
+    };
+    let times = async |text: &'static str| {
+        let counted = on(&local, move |local| {
+            let replicas = local.replicas().iter();
+            replicas
+                .map(|it| it.log().matches(text).count())
+                .min()
+                .unwrap()
+        });
+        counted.await
+    };
+    const END_OF_LOG: &str = "RecoveryRetrieveRetryInterval";
+    let pool = build(|builder| builder.position_source(Told)).await;
+    eventually("all are up", || async { all_up(&pool) }).await;
+    on(&local, |local| local.primary().kill().unwrap()).await;
+    is_down(&pool, "primary").await;
+    // One that has received nothing since its start does not tell where its log ends.
+    on(&local, |local| {
+        for replica in local.replicas() {
+            replica.restart().unwrap();
+        }
+    })
+    .await;
+    let before = times("/* told */").await;
+    eventually("the standbys are asked again and again", async || {
+        times("/* told */").await > before + 20
+    })
+    .await;
+    assert_eq!(times(END_OF_LOG).await, 0);
+    // Without a source they are.
+    let _plain = build(|builder| builder).await;
+    eventually("the standbys are asked where their log ends", async || {
+        times(END_OF_LOG).await > 0
+    })
+    .await;
 }
