@@ -138,7 +138,7 @@ fn what_waits_while_the_runtime_ends_is_told() {
             eventually("the statement runs", || async {
                 let status = pool.status();
                 let busy = |name: &&str| status.node(name).unwrap().in_flight > 0;
-                replicas.iter().any(|name| busy(&name))
+                replicas.iter().any(busy)
             })
             .await;
             spawn_blocking(move || drop(first)).await.unwrap();
