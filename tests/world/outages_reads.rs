@@ -462,6 +462,7 @@ async fn no_standby_is_asked_for_a_position_that_the_applications_source_tells()
     on(&local, |local| local.primary().kill().unwrap()).await;
     is_down(&pool, "primary").await;
     // One that has received nothing since its start does not tell where its log ends.
+    detach_all(&local).await;
     on(&local, |local| {
         for replica in local.replicas() {
             replica.restart().unwrap();
