@@ -26,7 +26,7 @@ const fn ours(contender: Contender, against: Contender, bound: f64) -> Ours {
     }
 }
 
-use Contender::{Bare, Bb8, Bb8Ping, OurReplicas, OursHeld, OursOnPrimary};
+use Contender::{Bare, Bb8, Bb8Ping, OurReplicas, OursHeld, OursOnPrimary, OursRecorded};
 
 /// The bounds are those that are met today, rounded up: what grows beyond them has to be looked at.
 pub(crate) const TABLES: [Table; 3] = [
@@ -37,6 +37,7 @@ pub(crate) const TABLES: [Table; 3] = [
         ours: &[
             ours(OursOnPrimary, Bb8, 1.65),
             ours(OurReplicas, Bb8, 1.65),
+            ours(OursRecorded, OurReplicas, 1.01),
             ours(OursHeld, Bare, 1.50),
         ],
     },
@@ -65,17 +66,18 @@ impl Table {
             });
             (contender, instructions)
         };
-        let rivals: Vec<(Contender, f64)> = self.rivals.iter().copied().map(counted).collect();
-        for (contender, instructions) in &rivals {
+        let mut counts: Vec<(Contender, f64)> = self.rivals.iter().copied().map(counted).collect();
+        for (contender, instructions) in &counts {
             println!("  {:<28} {instructions:>9.0}", contender.words());
         }
         let mut all_met = true;
         for ours in self.ours {
             let (contender, instructions) = counted(ours.contender);
-            let rival = rivals.iter().find(|(rival, _)| *rival == ours.against);
-            let Some((rival, its)) = rival else {
+            let rival = counts.iter().find(|(rival, _)| *rival == ours.against);
+            let Some((rival, its)) = rival.copied() else {
                 panic!("{:?} is not counted", ours.against);
             };
+            counts.push((contender, instructions));
             let ratio = instructions / its;
             let met = ours.bound.is_none_or(|bound| ratio <= bound);
             all_met = all_met && met;

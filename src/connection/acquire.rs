@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
-use super::reading::{Chosen, Reading};
+use super::reading::{Chosen, Found, Reading};
 use super::spans::{self, Awaited};
 use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::deadline;
 use crate::error::{Error, SqlState};
-use crate::node::{Lease, Node, Pooled, Whose, ask_role};
+use crate::node::{Lease, Node, NodeConnection, Pooled, Whose, ask_role};
 use crate::route::{NodeKind, RouteReason};
 use crate::wire::ServerRole;
 
@@ -74,6 +74,36 @@ impl ReplicatedConnection {
         }
     }
 
+    /// The same without a wait and without a question, if that is possible.
+    pub(super) fn primary_at_once(&self, purpose: Purpose) -> Result<Option<Arc<Lease>>, Error> {
+        let held = self.held_primary(purpose)?;
+        if held.is_some() {
+            return Ok(held);
+        }
+        let Ok(_one_at_a_time) = self.checkout.try_lock() else {
+            return Ok(None);
+        };
+        let topology = self.cluster.topology();
+        let primary = topology.primary_for(purpose);
+        let Some(member) = primary.filter(|_| topology.gate != Gate::Unasked) else {
+            return Ok(None);
+        };
+        let Some(pooled) = self.checkout_now(&member.node) else {
+            return Ok(None);
+        };
+        let lease = Lease::new(pooled, Arc::clone(&member.node), None);
+        if self.leads_elsewhere(member, &lease) || must_be_asked(&lease, purpose) {
+            return Ok(None);
+        }
+        let lease = self.lend(lease);
+        let mut session = self.session();
+        session.primary = Some(Arc::clone(&lease));
+        let replica = session.replica.take();
+        drop(session);
+        drop(replica);
+        Ok(Some(lease))
+    }
+
     /// A connection to the primary of this topology.
     async fn primary_of(
         &self,
@@ -133,11 +163,10 @@ impl ReplicatedConnection {
     /// Whether the server at the other end is no standby. A connection that was opened before a promotion hears of it
     /// with the next answer, and may have been set up for a standby.
     async fn takes_writes(&self, pooled: &mut Pooled) -> bool {
-        let is_standby = |pooled: &Pooled| pooled.wire.role() == Some(ServerRole::Standby);
-        let fitted = pooled.wire.is_fitted();
-        if !is_standby(pooled) && !fitted {
+        if !is_of_standby(pooled) {
             return true;
         }
+        let fitted = pooled.wire.is_fitted();
         let limit = self.cluster.config.health.timeout;
         let asking = async {
             let question = async {
@@ -155,7 +184,7 @@ impl ReplicatedConnection {
         if !answered {
             pooled.wire.condemn();
         }
-        answered && !is_standby(pooled)
+        answered && pooled.wire.role() != Some(ServerRole::Standby)
     }
 
     /// Waits for a newer topology than `epoch`, which may have a primary.
@@ -253,34 +282,10 @@ impl ReplicatedConnection {
             let topology = self
                 .topology_with(|topology| topology.trusted_replicas().next().is_some())
                 .await;
-            if let Some(lease) = self.sticky_replica(&topology, reading) {
-                return Ok(Chosen::Replica(lease));
-            }
-            let Some(first) = self.pick(&topology, reading) else {
-                let unmet = |member: &Member| reading.may_use(member);
-                if topology.usable_replicas().any(unmet) {
-                    return Ok(Chosen::Unmet);
-                }
-                let reason = if reading.avoid.is_empty() {
-                    RouteReason::NoUsableReplica
-                } else {
-                    RouteReason::ReplicaFailed
-                };
-                let takes_reads = |member: &Member| member.weight() > 0;
-                let fallback =
-                    topology.has_replicas() && !topology.primary().is_some_and(takes_reads);
-                return Ok(Chosen::Primary { reason, fallback });
+            let first = match self.replica_at_once(&topology, reading) {
+                Found::Chosen(chosen) => return Ok(chosen),
+                Found::Busy(first) => first,
             };
-            if first.kind() == Some(NodeKind::Primary) {
-                return Ok(Chosen::Primary {
-                    reason: RouteReason::PrimaryWeight,
-                    fallback: false,
-                });
-            }
-            let first = Arc::clone(&first.node);
-            if let Some(lease) = self.free_replica(&topology, &first, reading) {
-                return Ok(Chosen::Replica(self.keep_replica(lease)));
-            }
             if self.holds_or_awaits_primary() {
                 // Waiting here could deadlock with those who hold replicas and wait for the primary.
                 return Ok(Chosen::Primary {
@@ -302,6 +307,37 @@ impl ReplicatedConnection {
                 Err(Error::Connect(_)) => reading.avoid.push(node),
                 Err(other) => return Err(other),
             }
+        }
+    }
+
+    /// The same without a wait.
+    pub(super) fn replica_at_once(&self, topology: &Topology, reading: &Reading<'_>) -> Found {
+        if let Some(lease) = self.sticky_replica(topology, reading) {
+            return Found::Chosen(Chosen::Replica(lease));
+        }
+        let Some(first) = self.pick(topology, reading) else {
+            let unmet = |member: &Member| reading.may_use(member);
+            if topology.usable_replicas().any(unmet) {
+                return Found::Chosen(Chosen::Unmet);
+            }
+            let reason = if reading.avoid.is_empty() {
+                RouteReason::NoUsableReplica
+            } else {
+                RouteReason::ReplicaFailed
+            };
+            let takes_reads = |member: &Member| member.weight() > 0;
+            let fallback = topology.has_replicas() && !topology.primary().is_some_and(takes_reads);
+            return Found::Chosen(Chosen::Primary { reason, fallback });
+        };
+        if first.kind() == Some(NodeKind::Primary) {
+            return Found::Chosen(Chosen::Primary {
+                reason: RouteReason::PrimaryWeight,
+                fallback: false,
+            });
+        }
+        match self.free_replica(topology, &first.node, reading) {
+            Some(lease) => Found::Chosen(Chosen::Replica(self.keep_replica(lease))),
+            None => Found::Busy(Arc::clone(&first.node)),
         }
     }
 
@@ -420,6 +456,16 @@ impl ReplicatedConnection {
         self.running.note(&lease);
         Arc::new(lease)
     }
+}
+
+/// Whether the connection was set up for a standby, or has heard of one.
+fn is_of_standby(connection: &NodeConnection) -> bool {
+    connection.wire.role() == Some(ServerRole::Standby) || connection.wire.is_fitted()
+}
+
+/// Whether the server at the other end has to tell what it is before it serves.
+fn must_be_asked(connection: &NodeConnection, purpose: Purpose) -> bool {
+    is_of_standby(connection) || purpose == Purpose::Write && connection.wire.may_be_fenced()
 }
 
 /// Marks the session as waiting for the primary's connection. The replica's connection goes back first.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::cluster::Cluster;
 use crate::error::ConnectError;
@@ -11,7 +12,7 @@ use crate::node::{Lease, NodeCancel};
 
 /// The server connections that a session has used and still holds.
 #[derive(Default)]
-pub(super) struct Running(Mutex<Vec<NodeCancel>>);
+pub(super) struct Running(Mutex<SmallVec<[Arc<NodeCancel>; 2]>>);
 
 impl Running {
     pub(super) fn note(&self, lease: &Lease) {
@@ -20,7 +21,7 @@ impl Running {
         running.push(lease.canceller());
     }
 
-    fn busy(&self) -> Vec<NodeCancel> {
+    fn busy(&self) -> Vec<Arc<NodeCancel>> {
         let running = self.0.lock();
         running
             .iter()

@@ -12,7 +12,7 @@ use super::ReplicatedConnection;
 use super::action::Action;
 use super::execution::{Execution, only_rolls_back};
 use super::pending_write::PendingWrite;
-use super::reading::{Reading, Served};
+use super::reading::Served;
 use super::recovery::AfterFailure;
 use super::report::Report;
 use super::session_settings::keeps_names;
@@ -23,7 +23,7 @@ use crate::cluster::{Member, Purpose};
 use crate::config::{Consistency, Routing};
 use crate::consistency::ReadRequirement;
 use crate::error::Error;
-use crate::node::Lease;
+use crate::node::{Lease, Wanted};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, HeldBack, Stale};
 use crate::wire::{Pooling, ServerRole};
@@ -157,7 +157,7 @@ impl ReplicatedConnection {
             return Ok(end.map(|()| A::Output::default())?);
         }
         if self.cluster.takes_majority() {
-            self.has_majority(verdict).await?;
+            Box::pin(self.has_majority(verdict)).await?;
         }
         loop {
             let (lease, on_replica) = self.lease(execution).await?;
@@ -171,7 +171,7 @@ impl ReplicatedConnection {
             match result {
                 Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => {
                     execution.attempted();
-                    self.undo_begin(&lease).await;
+                    Box::pin(self.undo_begin(&lease)).await;
                     Box::pin(self.until_it_takes_writes(execution, lease, None)).await?;
                 }
                 Ok(output) => {
@@ -325,9 +325,20 @@ impl ReplicatedConnection {
         lease: &Arc<Lease>,
         execution: &mut Execution,
     ) -> QueryResult<A::Output> {
-        let Some(wanted) = execution.to_show.take() else {
-            return self.send_set_up(action, lease, execution).await;
-        };
+        match execution.to_show.take() {
+            None => self.send_set_up(action, lease, execution).await,
+            Some(wanted) => Box::pin(self.send_shown(action, lease, execution, wanted)).await,
+        }
+    }
+
+    /// The same if the server shows what is wanted.
+    async fn send_shown<A: Action>(
+        &self,
+        action: &mut A,
+        lease: &Arc<Lease>,
+        execution: &mut Execution,
+        wanted: Wanted,
+    ) -> QueryResult<A::Output> {
         let insist = async {
             let using = lease.enter();
             let shown = wanted.insist(lease.pg(), &lease.shows).await;
@@ -337,7 +348,7 @@ impl ReplicatedConnection {
         // In one round trip. If the server is behind, the result is thrown away.
         let (shown, result) = if execution.verdict.idempotent && !lease.wire.in_transaction() {
             let both = join(insist, self.send_set_up(action, lease, execution));
-            let (shown, result) = Box::pin(both).await;
+            let (shown, result) = both.await;
             (shown, Some(result))
         } else {
             (insist.await, None)
@@ -364,27 +375,36 @@ impl ReplicatedConnection {
             execution.refused,
             execution.settings_refused,
         ) = (true, false, false);
-        let told = match self.untold_settings(lease) {
-            None => Ok(()),
-            // In one round trip. If the settings fail, the result is thrown away.
-            Some(untold) if execution.verdict.idempotent && !lease.wire.in_transaction() => {
-                let (told, result) = Box::pin(join(
-                    self.tell_settings(lease, untold),
-                    self.send_alone(action, lease, execution),
-                ))
-                .await;
-                if told.is_ok() {
-                    return result;
-                }
-                told
-            }
-            Some(untold) => self.tell_settings(lease, untold).await,
+        match self.untold_settings(lease) {
+            None => self.send_alone(action, lease, execution).await,
+            Some(untold) => Box::pin(self.send_told(action, lease, execution, untold)).await,
+        }
+    }
+
+    /// Tells the connection the settings of the session, and sends the statement.
+    async fn send_told<A: Action>(
+        &self,
+        action: &mut A,
+        lease: &Arc<Lease>,
+        execution: &mut Execution,
+        untold: (String, u64),
+    ) -> QueryResult<A::Output> {
+        let telling = self.tell_settings(lease, untold);
+        // In one round trip. If the settings fail, the result is thrown away.
+        let (told, result) = if execution.verdict.idempotent && !lease.wire.in_transaction() {
+            let (told, result) = join(telling, self.send_alone(action, lease, execution)).await;
+            (told, Some(result))
+        } else {
+            (telling.await, None)
         };
         if let Err(error) = told {
             (execution.unsent, execution.settings_refused) = (true, true);
             return Err(error);
         }
-        self.send_alone(action, lease, execution).await
+        match result {
+            Some(result) => result,
+            None => self.send_alone(action, lease, execution).await,
+        }
     }
 
     async fn send_alone<A: Action>(
@@ -420,31 +440,9 @@ impl ReplicatedConnection {
         if self.cluster.is_over() {
             return Err(Error::Closed);
         }
-        let mut served = match execution.decision {
-            Decision::TransactionReplica => {
-                let reason = RouteReason::ReadOnlyTransaction;
-                match self.transaction_lease()? {
-                    Some(lease) => Served::by_replica(lease, reason),
-                    // It ended while this statement was on its way.
-                    None => {
-                        let lease = self.primary_lease(false, Purpose::Write).await?;
-                        Served::by_primary(lease, reason)
-                    }
-                }
-            }
-            Decision::Primary(reason) => {
-                let lease = match self.transaction_lease()? {
-                    Some(lease) => lease,
-                    None => {
-                        self.primary_lease(execution.fallback, execution.purpose())
-                            .await?
-                    }
-                };
-                Served::by_primary(lease, reason)
-            }
-            Decision::Replica { reason, .. } | Decision::HeldBack(reason) => {
-                self.lease_for_reading(execution, reason).await?
-            }
+        let mut served = match self.served_at_once(execution)? {
+            Some(served) => served,
+            None => Box::pin(self.served(execution)).await?,
         };
         if served.kind == NodeKind::Primary {
             let loss = self.learns_of_loss(&served.lease).await;
@@ -458,6 +456,36 @@ impl ReplicatedConnection {
                 served.reason = reason;
             }
         }
+        self.goes_to(execution, served)
+    }
+
+    /// A connection for the next attempt, waited for.
+    async fn served(&self, execution: &mut Execution) -> Result<Served, Error> {
+        let purpose = execution.purpose();
+        let (reason, fallback, purpose) = match execution.decision {
+            Decision::Replica { reason, .. } => {
+                return self.reading_lease(execution.reading(reason)).await;
+            }
+            Decision::HeldBack(reason) => {
+                let reading = execution.reading(reason);
+                return self.held_back_lease(reading, purpose).await;
+            }
+            // It ended while this statement was on its way.
+            Decision::TransactionReplica => {
+                (RouteReason::ReadOnlyTransaction, false, Purpose::Write)
+            }
+            Decision::Primary(reason) => (reason, execution.fallback, purpose),
+        };
+        let lease = self.primary_lease(fallback, purpose).await?;
+        Ok(Served::by_primary(lease, reason))
+    }
+
+    /// Notes where the next attempt goes, and what it will leave there.
+    fn goes_to(
+        &self,
+        execution: &mut Execution,
+        served: Served,
+    ) -> Result<(Arc<Lease>, bool), Error> {
         self.note_route(&served);
         let went = served.went();
         execution.goes(went, served.lease.node());
@@ -474,25 +502,6 @@ impl ReplicatedConnection {
         may_leave(execution, &lease)?;
         leave(execution, &lease, on_replica)?;
         Ok((lease, on_replica))
-    }
-
-    /// The same for what could move to a replica.
-    async fn lease_for_reading(
-        &self,
-        execution: &mut Execution,
-        reason: RouteReason,
-    ) -> Result<Served, Error> {
-        let purpose = execution.purpose();
-        let reading = Reading {
-            reason,
-            avoid: &mut execution.avoid,
-            requirement: &mut execution.requirement,
-            started: Instant::now(),
-        };
-        match execution.decision {
-            Decision::HeldBack(_) => Box::pin(self.held_back_lease(reading, purpose)).await,
-            _ => self.reading_lease(reading).await,
-        }
     }
 
     /// Notes an open transaction before its BEGIN is sent: if the future is dropped while BEGIN

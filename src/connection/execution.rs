@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::pending_commit::PendingCommit;
 use super::pending_write::PendingWrite;
+use super::reading::Reading;
 use super::session_settings::Setting;
 use super::spans::Spans;
 use crate::classify::{TransactionControl, Verdict};
@@ -78,6 +79,16 @@ impl Execution {
         }
         self.went = Some(went);
         self.node = Some(Arc::clone(node));
+    }
+
+    /// The read that it is.
+    pub(super) fn reading(&mut self, reason: RouteReason) -> Reading<'_> {
+        Reading {
+            reason,
+            avoid: &mut self.avoid,
+            requirement: &mut self.requirement,
+            started: Instant::now(),
+        }
     }
 
     /// The last attempt is at its end.

@@ -2,6 +2,7 @@
 
 mod acquire;
 mod action;
+mod at_once;
 mod cancel_token;
 mod counting;
 mod execute;
@@ -111,10 +112,7 @@ impl ReplicatedConnection {
         let permit = cluster.tracker.admit().ok_or(Error::Closed)?;
         Ok(Self {
             cluster,
-            session: Mutex::new(SessionState {
-                history,
-                ..SessionState::default()
-            }),
+            session: Mutex::new(SessionState::new(history)),
             running: Arc::default(),
             checkout: tokio::sync::Mutex::default(),
             transaction: AnsiTransactionManager::default(),

@@ -78,9 +78,10 @@ impl ReplicatedConnection {
         };
         match level {
             _ if open => Ok(()),
-            Consistency::Causal => self.shows_seen(lease, &history).await,
+            Consistency::Causal if !history.is_touched() => Ok(()),
+            Consistency::Causal => Box::pin(self.shows_seen(lease, &history)).await,
             Consistency::Strong if self.cluster.consistency().strong_reads_on_replicas => {
-                self.shows_replicas(lease).await
+                Box::pin(self.shows_replicas(lease)).await
             }
             _ => Ok(()),
         }

@@ -36,16 +36,16 @@ impl ReplicatedConnection {
         lease: &Arc<Lease>,
         (requirement, began): (&mut ReadRequirement, Instant),
     ) -> (Proof, Duration) {
+        if let Some(proof) = self.proof_at_once(lease, requirement) {
+            return (proof, Duration::ZERO);
+        }
         let topology = self.cluster.topology();
         let Some(member) = topology.member(lease.node()) else {
             return (Proof::of(requirement.accepts_untrusted()), Duration::ZERO);
         };
         let started = Instant::now();
-        if self.leads_elsewhere(member, lease) {
-            return (Proof::Behind, Duration::ZERO);
-        }
-        let assumed = requirement.is_assumed_of(&member.reports);
         if member.leads_to_several() {
+            let assumed = requirement.is_assumed_of(&member.reports);
             let proof = if requirement.accepts_untrusted()
                 || assumed && Box::pin(self.refuses(lease, &topology)).await
             {
@@ -55,14 +55,7 @@ impl ReplicatedConnection {
             };
             return (proof, started.elapsed());
         }
-        if assumed || requirement.accepts_untrusted() || requirement.needs_no_position() {
-            return (Proof::Shown, Duration::ZERO);
-        }
         let write_log = &self.cluster.write_log;
-        if member.reports.asked_since(lease.opened) {
-            let met = requirement.is_met_by(&member.reports, write_log);
-            return (Proof::of(met), Duration::ZERO);
-        }
         let _asked = member.reports.want();
         let deadline = deadline::after(started, self.cluster.consistency().wait);
         let look = || {
@@ -79,6 +72,30 @@ impl ReplicatedConnection {
             Proof::of(met == Some(true) && !elsewhere),
             started.elapsed(),
         )
+    }
+
+    /// The same if it is known without a question.
+    pub(super) fn proof_at_once(
+        &self,
+        lease: &Arc<Lease>,
+        requirement: &ReadRequirement,
+    ) -> Option<Proof> {
+        let topology = self.cluster.topology();
+        let Some(member) = topology.member(lease.node()) else {
+            return Some(Proof::of(requirement.accepts_untrusted()));
+        };
+        if self.leads_elsewhere(member, lease) {
+            return Some(Proof::Behind);
+        }
+        if member.leads_to_several() {
+            return None;
+        }
+        let assumed = requirement.is_assumed_of(&member.reports);
+        if assumed || requirement.accepts_untrusted() || requirement.needs_no_position() {
+            return Some(Proof::Shown);
+        }
+        let asked = member.reports.asked_since(lease.opened);
+        asked.then(|| Proof::of(requirement.is_met_by(&member.reports, &self.cluster.write_log)))
     }
 
     /// Whether the server of this very connection does not tell its position.

@@ -53,6 +53,21 @@ impl ReplicatedConnection {
             return None;
         }
         let write_log = &self.cluster.write_log;
+        let timeline = self.timeline_of(lease);
+        let is_told = timeline != 0 || !history.awaits_timeline();
+        if is_told && !history.awaits_end_before(timeline, write_log) {
+            return history.reason_on(timeline, write_log);
+        }
+        Box::pin(self.hears_of_the_end(lease, &history)).await
+    }
+
+    /// The same where it has to be waited for.
+    async fn hears_of_the_end(
+        &self,
+        lease: &Lease,
+        history: &SessionHistory,
+    ) -> Option<RouteReason> {
+        let write_log = &self.cluster.write_log;
         let mut timeline = self.timeline_of(lease);
         if timeline == 0 && history.awaits_timeline() {
             // A new pool may know only that the primary takes writes.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use smallvec::SmallVec;
+
 use super::ReplicatedConnection;
 use super::proof::{GENTLY, Proof};
 use super::session_state::HeldBackFrom;
@@ -19,6 +21,9 @@ use crate::routing::{Candidate, select};
 
 /// Up to this many connections of the pool in use count as few.
 const FEW: usize = 3;
+
+/// Up to this many nodes a choice takes no memory of its own.
+const FEW_NODES: usize = 8;
 
 /// For how long a read without a primary leaves a replica alone that has failed it.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -44,6 +49,13 @@ pub(super) enum Chosen {
         reason: RouteReason,
         fallback: bool,
     },
+}
+
+/// What is found for such a read without a wait.
+pub(super) enum Found {
+    Chosen(Chosen),
+    /// All connections of this replica are in use, and no other has a free one.
+    Busy(Arc<Node>),
 }
 
 /// The connection that serves a statement, and why that one.
@@ -424,7 +436,7 @@ impl ReplicatedConnection {
         let primary = topology.primary().filter(|member| {
             member.weight() > 0 && !forced && member.is_of_use() && reading.may_try(member)
         });
-        let mut members: Vec<&Member> = topology
+        let mut members: SmallVec<[&Member; FEW_NODES]> = topology
             .usable_replicas()
             .filter(|member| self.qualifies(member, reading))
             .collect();
@@ -436,7 +448,7 @@ impl ReplicatedConnection {
             return Some(only);
         }
         let sound = members.iter().all(|member| member.health.is_sound());
-        let candidates: Vec<Candidate<'_>> = members
+        let candidates: SmallVec<[Candidate<'_>; FEW_NODES]> = members
             .iter()
             .map(|member| Candidate {
                 name: &member.node.name,

@@ -119,9 +119,18 @@ impl ReplicatedConnection {
         lease: &Arc<Lease>,
         control: Option<TransactionControl>,
     ) -> QueryResult<()> {
-        let Some(level) = self.untold(lease) else {
-            return Ok(());
-        };
+        match self.untold(lease) {
+            None => Ok(()),
+            Some(level) => Box::pin(self.tell_level(lease, level, control)).await,
+        }
+    }
+
+    async fn tell_level(
+        &self,
+        lease: &Arc<Lease>,
+        level: Durability,
+        control: Option<TransactionControl>,
+    ) -> QueryResult<()> {
         if lease.wire.pooling().shares_servers() {
             return self.tell_durability_locally(lease, level, control).await;
         }

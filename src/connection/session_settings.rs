@@ -27,7 +27,7 @@ impl fmt::Debug for Setting {
 /// The settings that a session has made. No other state of them has the same number.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SessionSettings {
-    made: Arc<Vec<Setting>>,
+    made: Vec<Setting>,
     pub(super) version: u64,
 }
 
@@ -63,18 +63,17 @@ impl SessionSettings {
 
     /// Adds settings that were made later.
     pub(super) fn make(&mut self, new: Vec<Setting>) {
-        let made = Arc::make_mut(&mut self.made);
         for setting in new {
             // The last value counts, and may depend on those before it.
-            made.retain(|known| known.name != setting.name);
-            made.push(setting);
+            self.made.retain(|known| known.name != setting.name);
+            self.made.push(setting);
         }
         self.version += 1;
     }
 
     /// Goes back to earlier settings. No connection is known to have them.
     pub(super) fn go_back_to(&mut self, before: &Self) {
-        self.made = Arc::clone(&before.made);
+        self.made.clone_from(&before.made);
         self.version += 1;
     }
 }
@@ -149,7 +148,7 @@ impl ReplicatedConnection {
             return;
         }
         // An error reaches the caller a moment before the server tells what became of the transaction.
-        lease.wire.answered().await;
+        Box::pin(lease.wire.answered()).await;
         let alone = !verdict.writes;
         let ending = match lease.wire.transaction_status() {
             // The server turns COMMIT into ROLLBACK.

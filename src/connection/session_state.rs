@@ -15,7 +15,7 @@ use crate::routing::{Decision, HeldBack, SessionView, TransactionView, decide};
 use crate::statement::OidMap;
 
 /// The state of a session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SessionState {
     /// The primary's connection, once taken.
     pub(super) primary: Option<Arc<Lease>>,
@@ -68,7 +68,39 @@ pub(super) struct Transaction {
     pub(super) _busy: Option<Arc<Busy>>,
 }
 
+/// Of a session that has neither written nor seen anything.
+impl Default for SessionState {
+    fn default() -> Self {
+        Self::new(Arc::default())
+    }
+}
+
 impl SessionState {
+    pub(super) fn new(history: Arc<SessionHistory>) -> Self {
+        Self {
+            primary: None,
+            replica: None,
+            transaction: None,
+            awaiting_primary: 0,
+            forced: None,
+            replica_allowed: false,
+            deadline: None,
+            begins_on_replicas: None,
+            pinned: false,
+            pinned_by: None,
+            lost: None,
+            settings: SessionSettings::default(),
+            settings_before: None,
+            ending: Ending::default(),
+            history,
+            consistency: None,
+            durability: Wanted::default(),
+            changed_catalog: false,
+            own_types: None,
+            last_route: None,
+        }
+    }
+
     /// Decides where a statement goes, and remembers what it will have done. This comes before the statement is sent:
     /// a statement that starts later must not read past it.
     pub(super) fn decide(

@@ -44,6 +44,14 @@ impl ReplicatedConnection {
         if statement.custom_types().is_empty() {
             return Ok(());
         }
+        Box::pin(self.resolve_open_types(statement, lease)).await
+    }
+
+    async fn resolve_open_types(
+        &self,
+        statement: &mut Statement,
+        lease: &Lease,
+    ) -> QueryResult<()> {
         let known = self.known_types();
         let mut oids = Vec::with_capacity(statement.custom_types().len());
         let mut found = Vec::new();

@@ -47,10 +47,11 @@ impl ConnectionManager {
 }
 
 impl ManageConnection for ConnectionManager {
-    type Connection = NodeConnection;
+    /// In a box, because bb8 and its users move it by value many times.
+    type Connection = Box<NodeConnection>;
     type Error = Refusal;
 
-    async fn connect(&self) -> Result<NodeConnection, Refusal> {
+    async fn connect(&self) -> Result<Box<NodeConnection>, Refusal> {
         let _turn = self.connector.turn().await;
         let started = Instant::now();
         // The application's code runs in there. bb8 would count a connection for ever whose making panicked.
@@ -66,10 +67,11 @@ impl ManageConnection for ConnectionManager {
         if connected.is_ok() {
             self.meter.created_connection(started.elapsed());
         }
+        let connected = connected.map(Box::new);
         connected.map_err(|error| Refusal::Connect(error, started))
     }
 
-    async fn is_valid(&self, connection: &mut NodeConnection) -> Result<(), Refusal> {
+    async fn is_valid(&self, connection: &mut Box<NodeConnection>) -> Result<(), Refusal> {
         if connection.is_usable() && !self.is_too_old(connection) {
             Ok(())
         } else {
@@ -77,7 +79,7 @@ impl ManageConnection for ConnectionManager {
         }
     }
 
-    fn has_broken(&self, connection: &mut NodeConnection) -> bool {
+    fn has_broken(&self, connection: &mut Box<NodeConnection>) -> bool {
         !connection.is_usable() || connection.wire.in_transaction() || self.is_too_old(connection)
     }
 }

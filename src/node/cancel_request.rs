@@ -7,12 +7,12 @@ use super::Node;
 use super::dial::Peer;
 use crate::error::ConnectError;
 
-/// Cancels what runs on the server connection that it was taken from.
-#[derive(Clone)]
+/// Cancels what runs on the server connection that it was taken from. The lease of that connection has one, too.
 pub(crate) struct NodeCancel {
     pub(super) node: Arc<Node>,
-    pub(super) peer: Peer,
-    pub(super) users: Arc<AtomicUsize>,
+    pub(super) peer: Arc<Peer>,
+    /// How many statements and row streams use the connection now.
+    pub(super) users: AtomicUsize,
 }
 
 impl NodeCancel {
@@ -22,8 +22,8 @@ impl NodeCancel {
     }
 
     /// Whether the connection has gone back to its pool.
-    pub(crate) fn is_over(&self) -> bool {
-        Arc::strong_count(&self.users) == 1
+    pub(crate) fn is_over(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) == 1
     }
 
     /// Sends the request over a socket of its own, on the node's runtime.

@@ -28,7 +28,7 @@ pub(crate) struct NodeConnection {
     pub(crate) pg: AsyncPgConnection,
     pub(crate) wire: Arc<Wire>,
     pub(crate) notifications: Arc<Notifications>,
-    pub(super) peer: Peer,
+    pub(super) peer: Arc<Peer>,
     /// When it was opened, at the latest.
     pub(crate) opened: Instant,
     /// Which run of which server it leads to, if this role may ask.
@@ -60,7 +60,7 @@ impl NodeConnection {
             pg,
             wire,
             notifications,
-            peer,
+            peer: Arc::new(peer),
             opened: Instant::now(),
             run,
             shows: Shows::default(),

@@ -23,9 +23,8 @@ const LOST: [&str; 2] = ["connection closed", "error communicating with the serv
 /// A connection of a node in the hands of one session. It goes back when the last holder drops it.
 pub(crate) struct Lease {
     pooled: Option<Pooled>,
-    node: Arc<Node>,
-    /// How many statements and row streams use it now.
-    users: Arc<AtomicUsize>,
+    /// Its node, and how many statements and row streams use it now.
+    cancel: Arc<NodeCancel>,
     /// A statement was abandoned before its end. The connection is closed when it goes back.
     abandoned: AtomicBool,
     /// The session may have left anything behind: locks, temporary tables. The connection is cleaned when it goes
@@ -59,9 +58,12 @@ impl Lease {
         fallback: Option<OwnedSemaphorePermit>,
     ) -> Self {
         Self {
+            cancel: Arc::new(NodeCancel {
+                node,
+                peer: Arc::clone(&pooled.peer),
+                users: AtomicUsize::new(0),
+            }),
             pooled: Some(pooled),
-            node,
-            users: Arc::default(),
             abandoned: AtomicBool::new(false),
             state: AtomicBool::new(false),
             settings: Mutex::default(),
@@ -73,7 +75,7 @@ impl Lease {
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
-        &self.node
+        &self.cancel.node
     }
 
     pub(crate) fn pg(&self) -> &AsyncPgConnection {
@@ -85,11 +87,12 @@ impl Lease {
         reason = "the connection is taken out only when the lease is dropped"
     )]
     fn connection(&self) -> &NodeConnection {
-        self.pooled.as_deref().expect("a lease holds a connection")
+        let pooled = self.pooled.as_ref();
+        pooled.expect("a lease holds a connection")
     }
 
     pub(crate) fn connection_mut(&mut self) -> Option<&mut NodeConnection> {
-        self.pooled.as_deref_mut()
+        self.pooled.as_deref_mut().map(Box::as_mut)
     }
 
     /// Whether the next statement can be sent over it.
@@ -104,7 +107,7 @@ impl Lease {
 
     /// Whether nobody uses it now.
     pub(crate) fn is_free(&self) -> bool {
-        self.users.load(Ordering::Acquire) == 0
+        self.cancel.users.load(Ordering::Acquire) == 0
     }
 
     /// Nobody may use the connection any more, though the node is well.
@@ -150,20 +153,16 @@ impl Lease {
 
     /// Registers a user; see [`Use`].
     pub(crate) fn enter(self: &Arc<Self>) -> Use {
-        self.users.fetch_add(1, Ordering::AcqRel);
+        self.cancel.users.fetch_add(1, Ordering::AcqRel);
         Use {
-            _busy: self.node.busy(),
+            _busy: self.node().busy(),
             lease: Arc::clone(self),
             finished: false,
         }
     }
 
-    pub(crate) fn canceller(&self) -> NodeCancel {
-        NodeCancel {
-            node: Arc::clone(&self.node),
-            peer: self.connection().peer.clone(),
-            users: Arc::clone(&self.users),
-        }
+    pub(crate) fn canceller(&self) -> Arc<NodeCancel> {
+        Arc::clone(&self.cancel)
     }
 
     /// What the wire knows of an error that Diesel reported.
@@ -212,7 +211,7 @@ impl Deref for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(since) = self.since {
-            self.node.meter.used_connection(since.elapsed());
+            self.node().meter.used_connection(since.elapsed());
         }
         if let Some(pooled) = self.pooled.take() {
             let condition = recycle::Condition {
@@ -222,7 +221,7 @@ impl Drop for Lease {
                 state: *self.state.get_mut(),
                 settings: std::mem::take(self.settings.get_mut()),
             };
-            recycle::give_back(pooled, condition, &self.node);
+            recycle::give_back(pooled, condition, &self.cancel.node);
         }
     }
 }
@@ -230,8 +229,8 @@ impl Drop for Lease {
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease")
-            .field("node", &self.node.name)
-            .field("users", &self.users)
+            .field("node", &self.node().name)
+            .field("users", &self.cancel.users)
             .finish_non_exhaustive()
     }
 }
@@ -269,6 +268,6 @@ impl Drop for Use {
         if !self.finished {
             self.lease.abandoned.store(true, Ordering::Release);
         }
-        self.lease.users.fetch_sub(1, Ordering::AcqRel);
+        self.lease.cancel.users.fetch_sub(1, Ordering::AcqRel);
     }
 }

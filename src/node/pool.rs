@@ -130,7 +130,7 @@ impl NodePool {
         let _ = connection.newly_prepared();
         let role = connection.wire.role();
         // A full pool needs no more; the connection was opened to ask, and is closed.
-        let _ = self.pool.add(connection);
+        let _ = self.pool.add(Box::new(connection));
         Ok(Probe { role, facts, took })
     }
 

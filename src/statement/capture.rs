@@ -3,6 +3,7 @@
 
 use std::any::TypeId;
 use std::marker::PhantomData;
+use std::sync::{Arc, LazyLock};
 
 use diesel::QueryResult;
 use diesel::pg::{Pg, PgQueryBuilder};
@@ -11,6 +12,7 @@ use diesel::query_builder::{AstPass, Query, QueryBuilder, QueryFragment, QueryId
 use diesel::sql_types::Untyped;
 use diesel_async::{AsyncConnectionCore, AsyncPgConnection};
 use futures_core::future::BoxFuture;
+use quick_cache::sync::Cache;
 
 use super::binds::Binds;
 use super::oids::CustomType;
@@ -22,11 +24,14 @@ pub(crate) type Rows = <AsyncPgConnection as AsyncConnectionCore>::Stream<'stati
 pub(crate) type SendFn<R> =
     for<'a> fn(&'a AsyncPgConnection, &'a Statement) -> BoxFuture<'a, QueryResult<R>>;
 
+/// The texts of queries whose type determines the text. A program has only so many of them.
+static TEXTS: LazyLock<Cache<TypeId, Arc<str>>> = LazyLock::new(|| Cache::new(4096));
+
 /// SQL text, collected bind values and how to run them.
 ///
 /// It has no `Debug`: bind values must never be printed.
 pub(crate) struct Statement {
-    pub(super) sql: String,
+    pub(super) sql: Arc<str>,
     pub(super) binds: Binds,
     pub(super) cacheable: bool,
     pub(super) anew: bool,
@@ -41,13 +46,14 @@ impl Statement {
     where
         Q: QueryFragment<Pg> + QueryId,
     {
-        let (sql, cacheable, binds) = collect(query)?;
+        let id = Q::query_id();
+        let (sql, cacheable, binds) = collect(query, id)?;
         Ok(Self {
             sql,
             binds,
             cacheable,
             anew: false,
-            id: Q::query_id(),
+            id,
             load: load::<Q>,
             execute: execute::<Q>,
         })
@@ -92,11 +98,22 @@ impl Statement {
 }
 
 /// The part that is not generic, compiled once.
-fn collect(query: &dyn QueryFragment<Pg>) -> QueryResult<(String, bool, Binds)> {
-    let mut builder = PgQueryBuilder::default();
-    query.to_sql(&mut builder, &Pg)?;
+fn collect(
+    query: &dyn QueryFragment<Pg>,
+    id: Option<TypeId>,
+) -> QueryResult<(Arc<str>, bool, Binds)> {
     let cacheable = query.is_safe_to_cache_prepared(&Pg)?;
-    Ok((builder.finish(), cacheable, Binds::collect(query)?))
+    let build = || -> QueryResult<Arc<str>> {
+        let mut builder = PgQueryBuilder::default();
+        query.to_sql(&mut builder, &Pg)?;
+        Ok(builder.finish().into())
+    };
+    // Diesel's own cache of prepared statements rests on the same: what is safe to cache has one text for its type.
+    let sql = match id.filter(|_| cacheable) {
+        Some(id) => TEXTS.get_or_insert_with(&id, build)?,
+        None => build()?,
+    };
+    Ok((sql, cacheable, Binds::collect(query)?))
 }
 
 /// A statement under the static identity of the query type `Q`, so that the prepared-statement
