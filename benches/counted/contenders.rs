@@ -26,6 +26,9 @@ diesel::table! {
 /// How many operations come before those that are counted.
 const WARM_UP: u64 = 60;
 
+/// How long it waits then. What a new pool does once, such as to load the catalog, must not be counted.
+const SETTLED: Duration = Duration::from_secs(3);
+
 /// Where the servers are.
 pub(crate) struct Where {
     pub(crate) primary: String,
@@ -117,6 +120,9 @@ async fn once<C>(conn: &mut C, operation: Operation, number: u64)
 where
     C: AsyncConnection<Backend = Pg>,
 {
+    if number == WARM_UP {
+        tokio::time::sleep(SETTLED).await;
+    }
     match operation {
         Operation::Read => {
             let key = i32::try_from(1 + number * 37 % 1000).unwrap();
