@@ -270,9 +270,9 @@ impl Classifier {
         self.seen.fetch_max(changes, Ordering::AcqRel);
     }
 
-    /// The catalog has changed. Until it is loaded again, code may do anything.
-    pub(crate) fn note_change(&self) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
+    /// The catalog has changed. Until it is loaded again, code may do anything. Returns how many changes are known now.
+    pub(crate) fn note_change(&self) -> u64 {
+        self.changes.fetch_add(1, Ordering::AcqRel) + 1
     }
 
     /// How many changes of the catalog are known.

@@ -110,6 +110,16 @@ pub(super) struct CatalogLoader {
     due: Option<Instant>,
     /// How many changes of the code the server had counted before the last load.
     code: Option<i64>,
+    /// The count that came during this load. The load may have seen these changes.
+    meanwhile: Option<Meanwhile>,
+}
+
+/// A count of changes of the code that came during a load.
+#[derive(Clone, Copy, Debug)]
+struct Meanwhile {
+    code: i64,
+    /// How many changes of the catalog were known then, with this one.
+    changes: u64,
 }
 
 /// The result of a load.
@@ -126,6 +136,7 @@ impl CatalogLoader {
             refresh: Refresh::new(),
             due: None,
             code: None,
+            meanwhile: None,
         }
     }
 
@@ -140,12 +151,19 @@ impl CatalogLoader {
         self.refresh.want(interval);
     }
 
-    /// The server counts this number of changes of the code. Returns whether that is news.
+    /// The server counts this number of changes of the code. Returns whether the catalog is to be loaded for that.
     pub(super) fn code_changed(&mut self, changes: i64) -> bool {
         if self.code == Some(changes) {
             return false;
         }
-        self.classifier.note_change();
+        let known = self.classifier.note_change();
+        if let Refresh::Loading { .. } = self.refresh {
+            self.meanwhile = Some(Meanwhile {
+                code: changes,
+                changes: known,
+            });
+            return false;
+        }
         self.want(AFTER_CHANGE);
         true
     }
@@ -178,9 +196,20 @@ impl CatalogLoader {
     /// A load has ended.
     pub(super) fn ended(&mut self, loaded: Loaded) {
         let succeeded = loaded.catalog.is_some();
+        let meanwhile = self.meanwhile.take();
+        let mut seen = loaded.changes;
         if let Some((catalog, code)) = loaded.catalog {
             self.code = code;
-            self.classifier.set_catalog(catalog, loaded.changes);
+            // The server had counted that much before the load, so it is no change since. Without this, a load that is
+            // slower than the first question would keep each session that writes on the primary until the next one.
+            let known = |it: &Meanwhile| Some(it.code) == code && it.changes == loaded.changes + 1;
+            if meanwhile.as_ref().is_some_and(known) {
+                seen += 1;
+            }
+            self.classifier.set_catalog(catalog, seen);
+        }
+        if meanwhile.is_some() && seen == loaded.changes {
+            self.want(AFTER_CHANGE);
         }
         self.refresh.ended(succeeded, Instant::now());
     }
@@ -249,6 +278,76 @@ fn with_empty(query: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FunctionConfig;
+
+    /// A loader whose first load has just begun.
+    fn loading() -> CatalogLoader {
+        let classifier = Arc::new(Classifier::new(&FunctionConfig::default()));
+        let mut loader = CatalogLoader::new(classifier);
+        loader.refresh.started();
+        loader
+    }
+
+    /// The load has ended. The server had counted so many changes of the code before.
+    fn loaded(loader: &mut CatalogLoader, code: i64, changes: u64) {
+        let catalog = Catalog::new([].into_iter(), [].into_iter(), [].into_iter());
+        loader.ended(Loaded {
+            catalog: Some((catalog, Some(code))),
+            changes,
+        });
+    }
+
+    /// Whether a write keeps its session on the primary, and whether the catalog is loaded again.
+    fn outcome(loader: &CatalogLoader) -> (bool, bool) {
+        let verdict = loader.classifier.classify(None, "DELETE FROM users");
+        let again = loader.refresh.due(Instant::now()).is_some();
+        (verdict.leaves.pins(), again)
+    }
+
+    #[test]
+    fn a_count_that_comes_during_a_load_is_no_change_if_the_load_began_with_it() {
+        let mut loader = loading();
+        assert!(!loader.code_changed(4));
+        loaded(&mut loader, 4, 0);
+        assert_eq!(outcome(&loader), (false, false));
+        assert!(!loader.code_changed(4));
+        assert!(loader.code_changed(5));
+        assert_eq!(outcome(&loader), (true, true));
+    }
+
+    #[test]
+    fn a_change_that_a_load_may_have_missed_has_it_loaded_once_more() {
+        // The code changed after the load had begun.
+        let mut loader = loading();
+        loader.code_changed(5);
+        loaded(&mut loader, 4, 0);
+        assert_eq!(outcome(&loader), (true, true));
+        // So did something else.
+        for own_first in [true, false] {
+            let mut loader = loading();
+            let own = |loader: &mut CatalogLoader| {
+                loader.classifier.note_change();
+                loader.want(AFTER_CHANGE);
+            };
+            if own_first {
+                own(&mut loader);
+            }
+            loader.code_changed(4);
+            if !own_first {
+                own(&mut loader);
+            }
+            loaded(&mut loader, 4, 0);
+            assert_eq!(outcome(&loader), (true, true));
+        }
+        // The load failed.
+        let mut loader = loading();
+        loader.code_changed(4);
+        loader.ended(Loaded {
+            catalog: None,
+            changes: 0,
+        });
+        assert_eq!(outcome(&loader), (true, true));
+    }
 
     #[test]
     fn changes_while_loading_have_it_loaded_once_more() {
