@@ -108,7 +108,7 @@ pub(super) struct CatalogLoader {
     refresh: Refresh,
     /// When to look again whether to load.
     due: Option<Instant>,
-    /// How many changes of the code the server had counted before the last load.
+    /// How many changes of the code the primary had counted before the last load, if that asked the primary.
     code: Option<i64>,
     /// The count that came during this load. The load may have seen these changes.
     meanwhile: Option<Meanwhile>,
@@ -151,10 +151,10 @@ impl CatalogLoader {
         self.refresh.want(interval);
     }
 
-    /// The server counts this number of changes of the code. Returns whether the catalog is to be loaded for that.
-    pub(super) fn code_changed(&mut self, changes: i64) -> bool {
+    /// The primary counts this number of changes of the code.
+    pub(super) fn code_changed(&mut self, changes: i64) {
         if self.code == Some(changes) {
-            return false;
+            return;
         }
         let known = self.classifier.note_change();
         if let Refresh::Loading { .. } = self.refresh {
@@ -162,14 +162,13 @@ impl CatalogLoader {
                 code: changes,
                 changes: known,
             });
-            return false;
+        } else {
+            self.want(AFTER_CHANGE);
         }
-        self.want(AFTER_CHANGE);
-        true
     }
 
     /// The load to run now, if the catalog is wanted and a node can be asked. The primary is asked first: its catalog
-    /// is never behind.
+    /// is never behind. At the start another node is asked only once it is known that there is no primary.
     pub(super) fn start(
         &mut self,
         topology: &Topology,
@@ -181,13 +180,17 @@ impl CatalogLoader {
             return None;
         }
         let primary = topology.primary().filter(|member| member.is_of_use());
+        let of_primary = primary.is_some();
+        if !of_primary && matches!(self.refresh, Refresh::First) && !topology.is_asked() {
+            return None;
+        }
         let any = || topology.members.iter().find(|member| member.is_of_use());
         let node = Arc::clone(&primary.or_else(any)?.node);
         self.refresh.started();
         let changes = self.classifier.changes();
         Some(async move {
             Loaded {
-                catalog: load_in_time(&node).await,
+                catalog: load_in_time(&node, of_primary).await,
                 changes,
             }
         })
@@ -215,8 +218,8 @@ impl CatalogLoader {
     }
 }
 
-async fn load_in_time(node: &Arc<Node>) -> Option<(Catalog, Option<i64>)> {
-    let load = AssertUnwindSafe(load(node)).catch_unwind();
+async fn load_in_time(node: &Arc<Node>, of_primary: bool) -> Option<(Catalog, Option<i64>)> {
+    let load = AssertUnwindSafe(load(node, of_primary)).catch_unwind();
     let cause = match tokio::time::timeout(LIMIT, load).await {
         Ok(Ok(Ok(loaded))) => return Some(loaded),
         Ok(Ok(Err(error))) => error.to_string(),
@@ -238,11 +241,17 @@ struct Row {
     definition: String,
 }
 
-/// Asks one node, over a connection of its pool. Also returns how many changes of the code the server had counted
-/// before.
-async fn load(node: &Arc<Node>) -> Result<(Catalog, Option<i64>), diesel::result::Error> {
+/// Asks one node, over a connection of its pool. Also returns how many changes of the code the primary had counted
+/// before. A standby counts for itself, and counts nothing of what it replays.
+async fn load(
+    node: &Arc<Node>,
+    of_primary: bool,
+) -> Result<(Catalog, Option<i64>), diesel::result::Error> {
     let mut pooled = node.pool.checkout().await?;
-    let changes = code_changes(&mut pooled.pg).await.ok();
+    let changes = match of_primary {
+        true => code_changes(&mut pooled.pg).await.ok(),
+        false => None,
+    };
     let mut snapshot = pooled.pg.build_transaction().read_only().repeatable_read();
     let (functions, operators, code) = snapshot
         .run(async |pg| {
@@ -307,11 +316,12 @@ mod tests {
     #[test]
     fn a_count_that_comes_during_a_load_is_no_change_if_the_load_began_with_it() {
         let mut loader = loading();
-        assert!(!loader.code_changed(4));
+        loader.code_changed(4);
         loaded(&mut loader, 4, 0);
         assert_eq!(outcome(&loader), (false, false));
-        assert!(!loader.code_changed(4));
-        assert!(loader.code_changed(5));
+        loader.code_changed(4);
+        assert_eq!(outcome(&loader), (false, false));
+        loader.code_changed(5);
         assert_eq!(outcome(&loader), (true, true));
     }
 

@@ -192,9 +192,14 @@ impl Topology {
 
     /// Whether every node has been asked at least once, and the catalog too if any node is up.
     pub(crate) fn is_settled(&self) -> bool {
+        let nobody_to_ask = !self.members.iter().any(Member::is_of_use);
+        self.is_asked() && (self.catalog_asked || nobody_to_ask)
+    }
+
+    /// Whether every node has been asked at least once.
+    pub(crate) fn is_asked(&self) -> bool {
         let mut members = self.members.iter();
-        let nobody_to_ask = !members.clone().any(Member::is_of_use);
-        members.all(|member| member.health.is_asked()) && (self.catalog_asked || nobody_to_ask)
+        members.all(|member| member.health.is_asked())
     }
 
     pub(crate) fn member(&self, node: &Arc<Node>) -> Option<&Member> {

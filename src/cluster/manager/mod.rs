@@ -210,11 +210,13 @@ impl Manager {
         match turn {
             Turn::Obey(command) => self.obey(command),
             Turn::Learn(finding) => self.learn(finding),
-            Turn::Catalog => self.load_catalog(),
+            // What is due comes after each turn.
+            Turn::Catalog => {}
             Turn::Round => self.make_rounds(),
             Turn::Late => self.wait_no_more(),
             Turn::Resume => self.pause(None),
         }
+        self.load_catalog();
     }
 
     fn obey(&mut self, command: Command) {
@@ -227,13 +229,9 @@ impl Manager {
             }
             Command::Heard { node, facts, fork } => self.heard(&node, &facts, fork.as_ref()),
             Command::Judge => self.publish(Topology::clone),
-            Command::CatalogChanged => self.want_catalog(AFTER_CHANGE),
-            Command::CodeChanged { changes } => {
-                if self.catalog.code_changed(changes) {
-                    self.load_catalog();
-                }
-            }
-            Command::CatalogWanted => self.want_catalog(FOR_A_NAME),
+            Command::CatalogChanged => self.catalog.want(AFTER_CHANGE),
+            Command::CodeChanged { changes } => self.catalog.code_changed(changes),
+            Command::CatalogWanted => self.catalog.want(FOR_A_NAME),
             Command::Add { node, done } => {
                 let _ = done.send(self.add(*node));
             }
@@ -301,14 +299,8 @@ impl Manager {
             Finding::Catalog(loaded) => {
                 self.catalog.ended(loaded);
                 self.publish(|topology| topology.with_catalog_asked());
-                self.load_catalog();
             }
         }
-    }
-
-    fn want_catalog(&mut self, interval: Duration) {
-        self.catalog.want(interval);
-        self.load_catalog();
     }
 
     /// Loads the catalog if it is wanted and a node can be asked.
@@ -579,7 +571,6 @@ impl Manager {
             member.role = probe.role;
             member.hear(Signal::Reached, &config.health);
         });
-        self.load_catalog();
     }
 
     /// Judges the health of the nodes that are up, once in an interval, and looks what else time has changed.
