@@ -8,8 +8,9 @@ use tempfile::TempDir;
 
 use super::certificates::Authority;
 use super::error::{ClusterError, io};
-use super::folders::{follow, init, place, place_for_data, replace, rewind, set};
+use super::folders::{configure, follow, place, place_for_data, replace, rewind, set};
 use super::node::{Host, LocalNode, StopMode};
+use super::pristine::Pristine;
 use super::privileges::Privileges;
 use super::watchdog::Watchdog;
 use super::{Binaries, wait_for};
@@ -25,6 +26,8 @@ pub struct LocalCluster {
     authority: Option<Authority>,
     watchdog: Watchdog,
     directory: Option<TempDir>,
+    /// While it is held, the next cluster need not make it.
+    _pristine: Arc<Pristine>,
 }
 
 impl LocalCluster {
@@ -55,7 +58,9 @@ impl LocalCluster {
         privileges.own(directory.path())?;
         let watchdog = Watchdog::start(directory.path())?;
         let template = directory.path().join("template");
-        init(&host, &template, &builder.settings, &builder.rules)?;
+        let pristine = Pristine::get(&host)?;
+        pristine.place(&host, &template)?;
+        configure(&template, &builder.settings, &builder.rules)?;
         let authority = match builder.tls {
             true => Some(secure(&host, &template)?),
             false => None,
@@ -70,6 +75,7 @@ impl LocalCluster {
             authority,
             watchdog,
             directory: Some(directory),
+            _pristine: pristine,
         };
         start_on_a_free_port(&cluster.primary)?;
         for upstream in &builder.upstreams {

@@ -37,29 +37,12 @@ pub(super) fn place_for_data() -> PathBuf {
     }
 }
 
-/// Makes the data folder that all nodes are copied from.
-pub(super) fn init(
-    host: &Host,
+/// Configures the data folder that all nodes are copied from.
+pub(super) fn configure(
     template: &Path,
     settings: &[(String, String)],
     rules: &[String],
 ) -> Result<(), ClusterError> {
-    let mut command = Command::new(host.binaries.program("initdb"));
-    command
-        .args(["--username=postgres", "--auth=trust", "--no-sync"])
-        // Small segments of WAL: there is less to copy.
-        .args([
-            "--encoding=UTF8",
-            "--locale=C",
-            "--wal-segsize=1",
-            "--pgdata",
-        ])
-        .arg(template)
-        .current_dir(template.parent().unwrap_or(template))
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null());
-    host.privileges.apply(&mut command);
-    run(command)?;
     append(&template.join("postgresql.conf"), SETTINGS)?;
     for (name, value) in settings {
         set(template, name, value)?;
@@ -85,15 +68,20 @@ pub(super) fn place(
     name: &str,
 ) -> Result<PathBuf, ClusterError> {
     let data: PathBuf = directory.join(name);
-    let mut copy = Command::new("cp");
-    copy.arg("-R").arg(template).arg(&data).stdin(Stdio::null());
-    host.privileges.apply(&mut copy);
-    run(copy)?;
+    copy(host, template, &data)?;
     append(
         &data.join("postgresql.conf"),
         &format!("cluster_name = '{name}'\n"),
     )?;
     Ok(data)
+}
+
+/// Copies a folder, which then belongs to the servers' user.
+pub(super) fn copy(host: &Host, from: &Path, to: &Path) -> Result<(), ClusterError> {
+    let mut copy = Command::new("cp");
+    copy.arg("-R").arg(from).arg(to).stdin(Stdio::null());
+    host.privileges.apply(&mut copy);
+    run(copy)
 }
 
 /// Puts a new copy of the template in the place of what a node has.
@@ -151,7 +139,8 @@ fn append(path: &Path, text: &str) -> Result<(), ClusterError> {
         .map_err(io(format!("cannot write {}", path.display())))
 }
 
-fn run(mut command: Command) -> Result<(), ClusterError> {
+/// Runs a program. If it fails, what it says is the error.
+pub(super) fn run(mut command: Command) -> Result<(), ClusterError> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()

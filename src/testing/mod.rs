@@ -21,6 +21,7 @@ mod error;
 mod folders;
 mod node;
 mod ports;
+mod pristine;
 mod privileges;
 mod processes;
 mod proxy;

@@ -71,6 +71,22 @@ fn replicas_can_be_added_paused_promoted_and_killed() {
 }
 
 #[test]
+fn clusters_that_are_there_at_the_same_time_are_not_one() {
+    let start = || LocalCluster::builder().replicas(1).start().unwrap();
+    let clusters = [start(), start()];
+    let [one, other] = clusters.each_ref().map(|cluster| {
+        let identifier = "SELECT system_identifier FROM pg_control_system()";
+        let all = cluster
+            .nodes()
+            .map(|node| node.value("postgres", identifier).unwrap());
+        let all: Vec<_> = all.collect();
+        assert_eq!(all[0], all[1]);
+        all[0].clone()
+    });
+    assert_ne!(one, other);
+}
+
+#[test]
 fn a_frozen_server_goes_on_when_thawed() {
     let cluster = LocalCluster::builder().replicas(0).start().unwrap();
     cluster.primary().freeze();
