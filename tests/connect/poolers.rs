@@ -118,9 +118,12 @@ async fn session_state(conn: &mut ReplicatedConnection) -> Vec<(&'static str, Qu
 // postgres-operator 1928, npgsql 1636, F3: with a pooler for sessions all works as without.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_for_sessions_changes_nothing() {
+    let local = own_cluster().await;
     for version in ["pgbouncer_1_18", "pgbouncer"] {
-        let (local, pooler) =
-            pooled(move |local| pgbouncer(version, local, Mode::Session, 20)).await;
+        let pooler = on(&local, move |local| {
+            pgbouncer(version, local, Mode::Session, 20)
+        })
+        .await;
         let pool = quick(pooler.builder(&local, "pooler=session", false))
             .setup_sql("SET statement_timeout = '9s'")
             .build()
@@ -182,8 +185,9 @@ async fn a_promotion_behind_a_pooler_is_followed() {
 // rust-postgres 959, 1054, sqlx 67, 1740, asyncpg 339, diesel 1028: prepared statements behind a pooler for transactions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_for_transactions_runs_diesels_statements() {
+    let local = own_cluster().await;
     for version in ["pgbouncer_1_18", "pgbouncer", "odyssey"] {
-        let (local, pooler) = pooled(move |local| match version {
+        let pooler = on(&local, move |local| match version {
             "odyssey" => odyssey(local, Mode::Transaction, 2),
             version => pgbouncer(version, local, Mode::Transaction, 2),
         })
@@ -313,13 +317,14 @@ async fn a_transaction_behind_a_pooler_commits_as_durably_as_it_was_told() {
 // PgBouncer 1.26 tells its mode; before that it is seen, and said to be unknown. Prisma's and Supabase's `pgbouncer=true`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pooler_that_nobody_named_is_seen() {
+    let local = own_cluster().await;
     for (version, mode, known) in [
         ("pgbouncer_1_18", Mode::Transaction, false),
         ("pgbouncer_1_18", Mode::Session, false),
         ("pgbouncer", Mode::Transaction, true),
         ("pgbouncer", Mode::Session, true),
     ] {
-        let (local, pooler) = pooled(move |local| pgbouncer(version, local, mode, 20)).await;
+        let pooler = on(&local, move |local| pgbouncer(version, local, mode, 20)).await;
         let pool = quick(pooler.builder(&local, "", false))
             .build()
             .await
@@ -368,8 +373,10 @@ async fn a_pooler_that_nobody_named_is_seen() {
             .await;
         }
     }
-    let (local, pooler) =
-        pooled(|local| pgbouncer("pgbouncer_1_18", local, Mode::Transaction, 2)).await;
+    let pooler = on(&local, |local| {
+        pgbouncer("pgbouncer_1_18", local, Mode::Transaction, 2)
+    })
+    .await;
     let pool = quick(pooler.builder(&local, "pgbouncer=true", true))
         .build()
         .await
@@ -381,12 +388,13 @@ async fn a_pooler_that_nobody_named_is_seen() {
 // pgbouncer 801, 329: a request to cancel waits for its end; else PgBouncer 1.18 dies of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_behind_a_pooler_is_cancelled() {
+    let local = own_cluster().await;
     for (version, mode) in [
         ("pgbouncer_1_18", Mode::Session),
         ("pgbouncer_1_18", Mode::Transaction),
         ("pgbouncer", Mode::Transaction),
     ] {
-        let (local, pooler) = pooled(move |local| pgbouncer(version, local, mode, 4)).await;
+        let pooler = on(&local, move |local| pgbouncer(version, local, mode, 4)).await;
         let parameters = format!("pooler={}", mode.as_str());
         let pool = quick(pooler.builder(&local, &parameters, mode == Mode::Transaction))
             .build()
