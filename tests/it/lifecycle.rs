@@ -100,6 +100,7 @@ async fn an_unreachable_primary_is_an_error_with_its_cause_unless_reads_suffice(
 
     let pool = builder_for(&local, "app")
         .start_read_only(true)
+        .failover_wait(Duration::from_secs(1))
         .build()
         .await
         .unwrap();
