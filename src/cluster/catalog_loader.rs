@@ -299,7 +299,7 @@ mod tests {
 
     /// The load has ended. The server had counted so many changes of the code before.
     fn loaded(loader: &mut CatalogLoader, code: i64, changes: u64) {
-        let catalog = Catalog::new([].into_iter(), [].into_iter(), [].into_iter());
+        let catalog = Catalog::new([], [], []);
         loader.ended(Loaded {
             catalog: Some((catalog, Some(code))),
             changes,

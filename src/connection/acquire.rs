@@ -274,15 +274,21 @@ impl ReplicatedConnection {
         })
     }
 
-    /// A replica's connection for a read, or the reason why the primary has to serve it.
+    /// A replica's connection for a read, or the reason why the primary has to serve it. `found` is what was there at
+    /// once.
     ///
     /// Nodes that cannot be reached are added to those that have failed this read.
-    pub(super) async fn replica_lease(&self, reading: &mut Reading<'_>) -> Result<Chosen, Error> {
+    pub(super) async fn replica_lease(
+        &self,
+        reading: &mut Reading<'_>,
+        mut found: Option<Found>,
+    ) -> Result<Chosen, Error> {
         loop {
             let topology = self
                 .topology_with(|topology| topology.trusted_replicas().next().is_some())
                 .await;
-            let first = match self.replica_at_once(&topology, reading) {
+            let found = found.take();
+            let first = match found.unwrap_or_else(|| self.replica_at_once(&topology, reading)) {
                 Found::Chosen(chosen) => return Ok(chosen),
                 Found::Busy(first) => first,
             };

@@ -1,22 +1,24 @@
 //! Takes a connection that is at hand. Most statements find one, so what has to wait is kept out of their futures.
 
-use std::sync::Arc;
-
 use super::ReplicatedConnection;
 use super::execution::Execution;
 use super::proof::Proof;
 use super::reading::{Chosen, Found, Served};
 use crate::error::Error;
-use crate::node::Lease;
 use crate::route::RouteReason;
 use crate::routing::Decision;
 
+/// What is there for a statement without a wait.
+pub(super) enum AtOnce {
+    Served(Served),
+    /// A read has to go on from here: a node is chosen once.
+    Found(Found),
+    Nothing,
+}
+
 impl ReplicatedConnection {
     /// A connection for the next attempt, if one is at hand that needs no question.
-    pub(super) fn served_at_once(
-        &self,
-        execution: &mut Execution,
-    ) -> Result<Option<Served>, Error> {
+    pub(super) fn served_at_once(&self, execution: &mut Execution) -> Result<AtOnce, Error> {
         let served = match execution.decision {
             Decision::Primary(reason) => {
                 let lease = match self.transaction_lease()? {
@@ -26,10 +28,7 @@ impl ReplicatedConnection {
                 };
                 lease.map(|lease| Served::by_primary(lease, reason))
             }
-            Decision::Replica { reason, .. } => {
-                let lease = self.reads_at_once(execution, reason);
-                lease.map(|lease| Served::by_replica(lease, reason))
-            }
+            Decision::Replica { reason, .. } => return Ok(self.reads_at_once(execution, reason)),
             Decision::TransactionReplica => {
                 let reason = RouteReason::ReadOnlyTransaction;
                 let lease = self.transaction_lease()?;
@@ -37,25 +36,27 @@ impl ReplicatedConnection {
             }
             Decision::HeldBack(_) => None,
         };
-        Ok(served)
+        Ok(served.map_or(AtOnce::Nothing, AtOnce::Served))
     }
 
     /// A free connection of a replica that is known to show what the read must see.
-    fn reads_at_once(&self, execution: &mut Execution, reason: RouteReason) -> Option<Arc<Lease>> {
+    fn reads_at_once(&self, execution: &mut Execution, reason: RouteReason) -> AtOnce {
         if execution.requirement.covers_others() {
             self.refresh(&mut execution.requirement);
         }
         let topology = self.cluster.topology();
         let asked = topology.is_settled() || topology.trusted_replicas().next().is_some();
+        if !asked {
+            return AtOnce::Nothing;
+        }
         let reading = execution.reading(reason);
-        match asked.then(|| self.replica_at_once(&topology, &reading))? {
-            Found::Chosen(Chosen::Replica(lease)) => {
-                match self.proof_at_once(&lease, reading.requirement)? {
-                    Proof::Shown => Some(lease),
-                    Proof::ToShow(_) | Proof::Behind => None,
-                }
-            }
-            Found::Chosen(Chosen::Unmet | Chosen::Primary { .. }) | Found::Busy(_) => None,
+        let found = self.replica_at_once(&topology, &reading);
+        let Found::Chosen(Chosen::Replica(lease)) = found else {
+            return AtOnce::Found(found);
+        };
+        match self.proof_at_once(&lease, reading.requirement) {
+            Some(Proof::Shown) => AtOnce::Served(Served::by_replica(lease, reason)),
+            _ => AtOnce::Found(Found::Chosen(Chosen::Replica(lease))),
         }
     }
 }

@@ -10,9 +10,10 @@ use tracing::{Instrument, Span};
 
 use super::ReplicatedConnection;
 use super::action::Action;
+use super::at_once::AtOnce;
 use super::execution::{Execution, only_rolls_back};
 use super::pending_write::PendingWrite;
-use super::reading::Served;
+use super::reading::{Found, Served};
 use super::recovery::AfterFailure;
 use super::report::Report;
 use super::session_settings::keeps_names;
@@ -51,7 +52,7 @@ impl ReplicatedConnection {
         if self.cluster.classifier.take_wants_catalog() {
             self.cluster.catalog_wanted();
         }
-        let requirement = self.requirement(verdict);
+        let requirement = Box::new(self.requirement(verdict));
         let only_rolls_back = only_rolls_back(verdict, action.sql());
         let keeps_names = keeps_names(verdict, &settings);
         let (decision, pending_write) =
@@ -226,7 +227,7 @@ impl ReplicatedConnection {
             pending_write.sent_over(&lease.wire, self.timeline_of(lease));
         }
         if !on_replica && execution.commits(sql) {
-            execution.pending_commit = Box::pin(self.mark(lease)).await?;
+            execution.pending_commit = Box::pin(self.mark(lease)).await?.map(Box::new);
         }
         self.note_ending(verdict, execution.only_rolls_back, lease)
             .await;
@@ -441,8 +442,9 @@ impl ReplicatedConnection {
             return Err(Error::Closed);
         }
         let mut served = match self.served_at_once(execution)? {
-            Some(served) => served,
-            None => Box::pin(self.served(execution)).await?,
+            AtOnce::Served(served) => served,
+            AtOnce::Found(found) => Box::pin(self.served(execution, Some(found))).await?,
+            AtOnce::Nothing => Box::pin(self.served(execution, None)).await?,
         };
         if served.kind == NodeKind::Primary {
             let loss = self.learns_of_loss(&served.lease).await;
@@ -459,12 +461,16 @@ impl ReplicatedConnection {
         self.goes_to(execution, served)
     }
 
-    /// A connection for the next attempt, waited for.
-    async fn served(&self, execution: &mut Execution) -> Result<Served, Error> {
+    /// A connection for the next attempt, waited for. `found` is what was there for a read.
+    async fn served(
+        &self,
+        execution: &mut Execution,
+        found: Option<Found>,
+    ) -> Result<Served, Error> {
         let purpose = execution.purpose();
         let (reason, fallback, purpose) = match execution.decision {
             Decision::Replica { reason, .. } => {
-                return self.reading_lease(execution.reading(reason)).await;
+                return self.reading_lease(execution.reading(reason), found).await;
             }
             Decision::HeldBack(reason) => {
                 let reading = execution.reading(reason);

@@ -39,8 +39,9 @@ pub(super) struct Execution {
     /// Where the last attempt went.
     pub(super) went: Option<Went>,
     pub(super) only_rolls_back: bool,
-    /// What the node must have that serves it.
-    pub(super) requirement: ReadRequirement,
+    /// What the node must have that serves it. In a box, as all that is large here: it is part of each statement's
+    /// future.
+    pub(super) requirement: Box<ReadRequirement>,
     pub(super) pending_write: Option<PendingWrite>,
     /// The last attempt sent nothing that runs.
     pub(super) unsent: bool,
@@ -48,7 +49,7 @@ pub(super) struct Execution {
     pub(super) refused: bool,
     pub(super) started: Instant,
     /// How to find out what became of it, if it is a COMMIT.
-    pub(super) pending_commit: Option<PendingCommit>,
+    pub(super) pending_commit: Option<Box<PendingCommit>>,
     /// How far it has got, if it has a limit of time.
     pub(super) progress: Option<Arc<Progress>>,
     /// What the server has to show, asked together with the statement.

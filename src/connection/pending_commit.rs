@@ -151,7 +151,7 @@ impl ReplicatedConnection {
     /// The result for the caller of a COMMIT that failed with `error`.
     pub(super) async fn resolved(
         &self,
-        pending_commit: Option<PendingCommit>,
+        pending_commit: Option<Box<PendingCommit>>,
         error: diesel::result::Error,
     ) -> QueryResult<()> {
         let Some(pending_commit) = pending_commit else {

@@ -118,14 +118,18 @@ impl Reading<'_> {
 }
 
 impl ReplicatedConnection {
-    /// The connection for a read: a replica's, or the primary's.
-    pub(super) async fn reading_lease(&self, mut reading: Reading<'_>) -> Result<Served, Error> {
+    /// The connection for a read: a replica's, or the primary's. `found` is what was there at once.
+    pub(super) async fn reading_lease(
+        &self,
+        mut reading: Reading<'_>,
+        mut found: Option<Found>,
+    ) -> Result<Served, Error> {
         let mut waited = Duration::ZERO;
         loop {
             if reading.requirement.covers_others() {
                 self.refresh(reading.requirement);
             }
-            let mut chosen = self.replica_lease(&mut reading).await?;
+            let mut chosen = self.replica_lease(&mut reading, found.take()).await?;
             if let Chosen::Unmet = chosen {
                 if let Some(served) = self.meanwhile(&reading).await {
                     return Ok(Served { waited, ..served });

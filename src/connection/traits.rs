@@ -47,19 +47,19 @@ impl ReplicatedConnection {
         &'a self,
         action: QueryResult<A>,
     ) -> BoxFuture<'a, QueryResult<A::Output>> {
-        async move {
-            let mut action = match action {
-                Ok(action) => action,
-                Err(error) => {
-                    self.record_end("", Some(&error));
-                    return Err(error);
-                }
-            };
-            let result = self.run(&mut action).await;
-            self.record_end(action.sql(), result.as_ref().err());
-            result
+        match action {
+            Ok(mut action) => async move {
+                let result = self.run(&mut action).await;
+                self.record_end(action.sql(), result.as_ref().err());
+                result
+            }
+            .boxed(),
+            Err(error) => async move {
+                self.record_end("", Some(&error));
+                Err(error)
+            }
+            .boxed(),
         }
-        .boxed()
     }
 
     async fn batch(&self, sql: &str) -> QueryResult<()> {

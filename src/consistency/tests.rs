@@ -484,6 +484,24 @@ fn what_a_token_saw_somewhere_is_not_read_too_early() {
 }
 
 #[test]
+fn what_one_session_has_seen_binds_no_other() {
+    let write_log = WriteLog::default();
+    sampled(&write_log, 1, 10);
+    // What it saw on a node that has gone: only the primary knows where that is.
+    write_log.seek(0);
+    sampled(&write_log, 1, 20);
+    let stranger = SessionHistory::default();
+    let meets = |lsn| {
+        let requirement = stranger.requirement(RYW, &of(WriteScope::Pool), &write_log);
+        requirement.is_met_by(&replica(1, lsn), &write_log)
+    };
+    assert!(meets(0));
+    write_log.draw(1);
+    sampled(&write_log, 1, 30);
+    assert!(!meets(29) && meets(30), "a write through the pool");
+}
+
+#[test]
 fn nothing_that_is_assumed_is_strong() {
     let write_log = WriteLog::default();
     let config = of(WriteScope::Session).assumed_lag(Duration::ZERO);

@@ -55,6 +55,8 @@ pub(crate) enum Covering {
 #[derive(Debug, Default)]
 pub(crate) struct WriteLog {
     drawn: AtomicU64,
+    /// The last of these numbers that stands for a write through this pool.
+    last_write: AtomicU64,
     /// When the last write was acknowledged.
     written_at: Mutex<Option<Instant>>,
     written: Notify,
@@ -80,10 +82,13 @@ impl WriteLog {
     pub(crate) fn draw_quietly(&self, timeline: u32) -> WriteSeq {
         // Whoever sees the number sees its time, or a later one.
         *self.written_at.lock() = Some(Instant::now());
-        self.next(timeline)
+        let seq = self.next(timeline);
+        self.last_write.fetch_max(seq.number, Ordering::AcqRel);
+        seq
     }
 
-    /// Takes a sequence number for what is there by now, but was not written through this pool.
+    /// Takes a sequence number for what is there by now, but was not written through this pool. It binds nobody but
+    /// the session that asks.
     pub(super) fn seek(&self, timeline: u32) -> WriteSeq {
         let seq = self.next(timeline);
         self.written.notify_one();
@@ -144,11 +149,12 @@ impl WriteLog {
             let mut left = self.left();
             self.settle(&mut left);
             if !left.is_empty() {
-                self.seek(0);
+                let seq = self.seek(0);
+                self.last_write.fetch_max(seq.number, Ordering::AcqRel);
             }
             self.under_way.store(left.len(), Ordering::Release);
         }
-        self.drawn()
+        self.last_write.load(Ordering::Acquire)
     }
 
     /// Drops what is over, each with a sequence number that covers it.

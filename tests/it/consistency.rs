@@ -1,7 +1,7 @@
 //! What reads see: own writes, other sessions' writes, data of a certain age, on which node.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::prelude::*;
 use diesel::sql_query;
@@ -186,14 +186,14 @@ async fn data_is_never_older_than_asked_for() {
     let pool = build(builder_for(&local, "app").consistency(young)).await;
     let mut conn = pool.get().await.unwrap();
     // An idle primary does not make replicas old, however long it is idle.
-    let idle = std::time::Instant::now();
+    let idle = Instant::now();
     while idle.elapsed() < bound * 2 || kind(&conn) != NodeKind::Replica {
         count(&mut conn).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     on_replicas(&local, |node| node.pause_replay().unwrap()).await;
     insert("Ann").execute(&mut conn).await.unwrap();
-    let written = std::time::Instant::now();
+    let written = Instant::now();
     while kind(&conn) == NodeKind::Replica || written.elapsed() < bound {
         let seen = count(&mut conn).await;
         assert!(
@@ -253,7 +253,9 @@ async fn a_causal_session_never_sees_less_than_it_has_seen() {
     blocking(move || other.primary().sql("app", sql).unwrap()).await;
     let mut conn = pool.get().await.unwrap();
     // Until it meets the replica that has it, it may see the older state.
+    let deadline = Instant::now() + Duration::from_secs(30);
     while count(&mut conn).await != 4 {
+        assert!(Instant::now() < deadline, "the replica serves nobody");
         conn = pool.get().await.unwrap();
     }
     assert_eq!(conn.last_route().unwrap().node, "replica-2");
@@ -270,6 +272,7 @@ async fn a_causal_session_never_sees_less_than_it_has_seen() {
     let mut fresh = pool.get().await.unwrap();
     let mut seen = count(&mut fresh).await;
     while kind(&fresh) != NodeKind::Replica {
+        assert!(Instant::now() < deadline, "what another has seen binds it");
         fresh = pool.get().await.unwrap();
         seen = count(&mut fresh).await;
     }

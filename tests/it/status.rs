@@ -21,6 +21,8 @@ async fn the_status_tells_the_tree_the_places_and_the_lag() {
         let chained = LocalCluster::builder().replicas(1).cascading_from(0);
         let local = chained.start().unwrap();
         fill(&local, "app");
+        // How old something is that is older than the pool, the pool cannot tell.
+        local.wait_caught_up().unwrap();
         Arc::new(local)
     })
     .await;
