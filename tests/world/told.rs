@@ -269,6 +269,6 @@ async fn a_short_lived_pool_asks_each_node_for_little() {
         .map(|(now, then)| now - then)
         .collect();
     all.sort_unstable();
-    // Two connections to each node, and one of them has loaded the catalog.
-    assert!(all[2] <= 26 && all[0] <= 16, "{all:?}");
+    // Two connections to each node, and the primary's has loaded the catalog.
+    assert!(all[2] <= 26 && all[1] <= 18, "{all:?}");
 }
