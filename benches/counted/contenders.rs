@@ -12,8 +12,8 @@ use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod,
 };
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
-use diesel_replicated::ReplicatedPool;
 use diesel_replicated::config::{Consistency, ConsistencyConfig, HealthConfig, WriteScope};
+use diesel_replicated::{ReplicatedPool, SessionToken};
 use metrics_exporter_prometheus::PrometheusBuilder;
 
 diesel::table! {
@@ -40,6 +40,10 @@ pub(crate) struct Where {
 pub(crate) enum Operation {
     /// Gets a connection and reads one row by its key.
     Read,
+    /// The same for a session that has written before, and has to see that.
+    ReadOwn,
+    /// Gets a connection and reads two rows in one round trip.
+    Pair,
     /// Gets a connection and writes one row.
     Write,
     /// Gets a connection and writes one row in a transaction.
@@ -83,7 +87,13 @@ pub(crate) struct Case {
     pub(crate) contender: Contender,
 }
 
-const OPERATIONS: [Operation; 3] = [Operation::Read, Operation::Write, Operation::Transaction];
+const OPERATIONS: [Operation; 5] = [
+    Operation::Read,
+    Operation::ReadOwn,
+    Operation::Pair,
+    Operation::Write,
+    Operation::Transaction,
+];
 
 const CONTENDERS: [Contender; 7] = [
     Contender::Bare,
@@ -116,19 +126,36 @@ impl FromStr for Case {
     }
 }
 
+/// Reads one row.
+macro_rules! read {
+    ($conn:expr, $number:expr) => {
+        async {
+            let key = i32::try_from(1 + $number * 37 % 1000).unwrap();
+            let row = items::table.find(key).get_result($conn).await;
+            black_box::<(i32, String)>(row.unwrap());
+        }
+    };
+}
+
+/// Performs one operation.
+macro_rules! once {
+    ($conn:expr, $operation:expr, $number:expr) => {
+        match $operation {
+            Operation::Pair => {
+                let (mut one, mut two) = (&$conn, &$conn);
+                tokio::join!(read!(&mut one, $number), read!(&mut two, $number + 1));
+            }
+            operation => once(&mut $conn, operation, $number).await,
+        }
+    };
+}
+
 async fn once<C>(conn: &mut C, operation: Operation, number: u64)
 where
     C: AsyncConnection<Backend = Pg>,
 {
-    if number == WARM_UP {
-        tokio::time::sleep(SETTLED).await;
-    }
     match operation {
-        Operation::Read => {
-            let key = i32::try_from(1 + number * 37 % 1000).unwrap();
-            let row: (i32, String) = items::table.find(key).get_result(conn).await.unwrap();
-            black_box(row);
-        }
+        Operation::Read | Operation::ReadOwn | Operation::Pair => read!(conn, number).await,
         Operation::Write => write(conn).await.unwrap(),
         Operation::Transaction => conn
             .transaction(async |conn| write(conn).await)
@@ -165,7 +192,9 @@ async fn ours(place: &Where, operation: Operation) -> ReplicatedPool {
         .timeout(Duration::from_secs(60));
     let builder = builder.health(seldom);
     let builder = match operation {
-        Operation::Read => builder,
+        Operation::Read | Operation::Pair => builder,
+        // Time to tell where the write is, on this clock.
+        Operation::ReadOwn => builder.consistency(ConsistencyConfig::default().wait(SETTLED)),
         Operation::Write | Operation::Transaction => builder.consistency(
             ConsistencyConfig::from(Consistency::Eventual).write_scope(WriteScope::Session),
         ),
@@ -177,6 +206,24 @@ async fn ours(place: &Where, operation: Operation) -> ReplicatedPool {
 fn record() {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::set_global_recorder(recorder).unwrap();
+}
+
+/// The token of a session that has written, if the operation is of such a one.
+async fn token(pool: &ReplicatedPool, operation: Operation) -> Option<SessionToken> {
+    if operation != Operation::ReadOwn {
+        return None;
+    }
+    let mut conn = pool.get().await.unwrap();
+    write(&mut conn).await.unwrap();
+    Some(conn.session_token().await)
+}
+
+/// The numbers of the operations. Before those that are counted it waits.
+async fn counted(number: u64) -> u64 {
+    if number == WARM_UP {
+        tokio::time::sleep(SETTLED).await;
+    }
+    number
 }
 
 /// Performs so many operations after the first ones.
@@ -192,13 +239,15 @@ pub(crate) fn perform(case: Case, operations: u64, place: &Where) {
             Contender::Bare => {
                 let mut conn = AsyncPgConnection::establish(&place.primary).await.unwrap();
                 for number in numbers {
-                    once(&mut conn, operation, number).await;
+                    once!(conn, operation, counted(number).await);
                 }
             }
             Contender::Bb8 | Contender::Bb8Ping => {
                 let pool = bb8(&place.primary, case.contender == Contender::Bb8Ping).await;
                 for number in numbers {
-                    once(&mut *pool.get().await.unwrap(), operation, number).await;
+                    let number = counted(number).await;
+                    let mut conn = pool.get().await.unwrap();
+                    once!(*conn, operation, number);
                 }
             }
             Contender::OurReplicas | Contender::OursRecorded => {
@@ -206,23 +255,31 @@ pub(crate) fn perform(case: Case, operations: u64, place: &Where) {
                     record();
                 }
                 let pool = ours(place, operation).await;
+                let token = token(&pool, operation).await;
                 for number in numbers {
-                    once(&mut pool.get().await.unwrap(), operation, number).await;
+                    let number = counted(number).await;
+                    let conn = match &token {
+                        Some(token) => pool.get_with(token).await,
+                        None => pool.get().await,
+                    };
+                    let mut conn = conn.unwrap();
+                    once!(conn, operation, number);
                 }
             }
             Contender::OursOnPrimary => {
                 let pool = ours(place, operation).await;
                 for number in numbers {
+                    let number = counted(number).await;
                     let mut conn = pool.get().await.unwrap();
                     let mut conn = conn.primary();
-                    once(&mut *conn, operation, number).await;
+                    once!(*conn, operation, number);
                 }
             }
             Contender::OursHeld => {
                 let pool = ours(place, operation).await;
                 let mut conn = pool.get().await.unwrap();
                 for number in numbers {
-                    once(&mut conn, operation, number).await;
+                    once!(conn, operation, counted(number).await);
                 }
             }
         }

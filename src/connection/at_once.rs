@@ -54,7 +54,7 @@ impl ReplicatedConnection {
         let Found::Chosen(Chosen::Replica(lease)) = found else {
             return AtOnce::Found(found);
         };
-        match self.proof_at_once(&lease, reading.requirement) {
+        match self.proof_at_once(&topology, &lease, reading.requirement) {
             Some(Proof::Shown) => AtOnce::Served(Served::by_replica(lease, reason)),
             _ => AtOnce::Found(Found::Chosen(Chosen::Replica(lease))),
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
 use diesel::connection::InstrumentationEvent;
+use diesel::result::Error as DieselError;
 use futures_util::future::join;
 use tracing::{Instrument, Span};
 
@@ -28,6 +29,18 @@ use crate::node::{Lease, Wanted};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, HeldBack, Stale};
 use crate::wire::{Pooling, ServerRole};
+
+/// What comes after an attempt that is not the end.
+enum Next {
+    /// Another attempt.
+    Again,
+    /// A transaction began that can write nothing. Another attempt, when the primary takes writes.
+    Undone,
+    /// The same, and the server has refused the statement.
+    Refused(DieselError),
+    /// The error for the caller, unless it can be found out what became of the statement.
+    Over(DieselError),
+}
 
 impl ReplicatedConnection {
     /// What is known of a statement before it is sent.
@@ -164,47 +177,65 @@ impl ReplicatedConnection {
             let (lease, on_replica) = self.lease(execution).await?;
             self.prepare(execution, action.sql(), &lease, on_replica)
                 .await?;
-            let result = match execution.spans {
-                None => self.send(action, &lease, execution).await,
-                Some(_) => Box::pin(self.send_in_span(action, &lease, execution)).await,
+            // The result ends with the block, so that no wait carries it.
+            let next = {
+                let result = match execution.spans {
+                    None => self.send(action, &lease, execution).await,
+                    Some(_) => Box::pin(self.send_in_span(action, &lease, execution)).await,
+                };
+                self.tell_prepared(execution, &lease);
+                match result {
+                    Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => Next::Undone,
+                    Ok(output) => return Ok(self.reported(action, output, execution, &lease)),
+                    Err(_) if self.is_behind(execution, &lease) => Next::Again,
+                    Err(error) => match self.failed(execution, &lease, on_replica, error) {
+                        Ok(AfterFailure::Retry) => Next::Again,
+                        Ok(AfterFailure::Done) => return Ok(A::Output::default()),
+                        Ok(AfterFailure::Refused(error)) => Next::Refused(error),
+                        Err(error) => Next::Over(error),
+                    },
+                }
             };
-            self.tell_prepared(execution, &lease);
-            match result {
-                Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => {
+            match next {
+                Next::Again => {}
+                Next::Undone => {
                     execution.attempted();
                     Box::pin(self.undo_begin(&lease)).await;
                     Box::pin(self.until_it_takes_writes(execution, lease, None)).await?;
                 }
-                Ok(output) => {
-                    let made = std::mem::take(&mut execution.settings);
-                    self.note_settings(verdict, made, action.sql(), &lease);
-                    self.succeeded(execution, &lease, action);
-                    let report = Report {
-                        cluster: Arc::downgrade(&self.cluster),
-                        outcome_if_lost: execution.outcome_if_lost(),
-                        pending_write: execution.pending_write.take(),
-                        started: execution.started,
-                        spans: execution.spans.take(),
-                    };
-                    return Ok(action.reporting(output, report));
+                Next::Refused(error) => {
+                    let waits = self.until_it_takes_writes(execution, lease, Some(error));
+                    Box::pin(waits).await?;
                 }
-                Err(_) if self.is_behind(execution, &lease) => {}
-                Err(error) => match self.failed(execution, &lease, on_replica, error) {
-                    Ok(AfterFailure::Retry) => {}
-                    Ok(AfterFailure::Done) => return Ok(A::Output::default()),
-                    Ok(AfterFailure::Refused(error)) => {
-                        let waits = self.until_it_takes_writes(execution, lease, Some(error));
-                        Box::pin(waits).await?;
-                    }
-                    Err(error) => {
-                        drop(lease);
-                        let pending_commit = execution.pending_commit.take();
-                        let over = Box::pin(self.resolved(pending_commit, error)).await;
-                        return over.map(|()| A::Output::default());
-                    }
-                },
+                Next::Over(error) => {
+                    drop(lease);
+                    let pending_commit = execution.pending_commit.take();
+                    let over = Box::pin(self.resolved(pending_commit, error)).await;
+                    return over.map(|()| A::Output::default());
+                }
             }
         }
+    }
+
+    /// Notes that a statement has succeeded. What it hands out goes on to report.
+    fn reported<A: Action>(
+        &self,
+        action: &A,
+        output: A::Output,
+        execution: &mut Execution,
+        lease: &Arc<Lease>,
+    ) -> A::Output {
+        let made = std::mem::take(&mut execution.settings);
+        self.note_settings(execution.verdict, made, action.sql(), lease);
+        self.succeeded(execution, lease, action);
+        let report = Report {
+            cluster: Arc::downgrade(&self.cluster),
+            outcome_if_lost: execution.outcome_if_lost(),
+            pending_write: execution.pending_write.take(),
+            started: execution.started,
+            spans: execution.spans.take(),
+        };
+        action.reporting(output, report)
     }
 
     /// Does what must come before a statement is sent over this connection.

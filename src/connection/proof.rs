@@ -36,10 +36,10 @@ impl ReplicatedConnection {
         lease: &Arc<Lease>,
         (requirement, began): (&mut ReadRequirement, Instant),
     ) -> (Proof, Duration) {
-        if let Some(proof) = self.proof_at_once(lease, requirement) {
+        let topology = self.cluster.topology();
+        if let Some(proof) = self.proof_at_once(&topology, lease, requirement) {
             return (proof, Duration::ZERO);
         }
-        let topology = self.cluster.topology();
         let Some(member) = topology.member(lease.node()) else {
             return (Proof::of(requirement.accepts_untrusted()), Duration::ZERO);
         };
@@ -77,10 +77,10 @@ impl ReplicatedConnection {
     /// The same if it is known without a question.
     pub(super) fn proof_at_once(
         &self,
+        topology: &Topology,
         lease: &Arc<Lease>,
         requirement: &ReadRequirement,
     ) -> Option<Proof> {
-        let topology = self.cluster.topology();
         let Some(member) = topology.member(lease.node()) else {
             return Some(Proof::of(requirement.accepts_untrusted()));
         };

@@ -16,9 +16,12 @@ use crate::metrics;
 impl ReplicatedConnection {
     /// When the next statement has to be at its end, and how long it may take until then.
     pub(super) fn time_limit(&self) -> Option<(Instant, Duration)> {
-        let now = Instant::now();
         let scope = self.session().deadline;
         let default = self.cluster.config.statement_deadline;
+        if scope.is_none() && default.is_none() {
+            return None;
+        }
+        let now = Instant::now();
         let default = default.map(|limit| deadline::after(now, limit));
         let end = scope.or(default)?;
         Some((end, end.saturating_duration_since(now)))

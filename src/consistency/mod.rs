@@ -181,14 +181,19 @@ impl SessionHistory {
         write_log: &WriteLog,
     ) -> ReadRequirement {
         let (scope, assumed) = (config.write_scope, config.assumed_lag);
-        let untouched = || scope == WriteScope::Session && !self.is_touched();
         let (requirement, must_show) = match level {
             Consistency::Eventual => return ReadRequirement::anything(),
             Consistency::BoundedStaleness(bound) => (ReadRequirement::no_older_than(bound), None),
             // Nothing that is assumed is strong.
             Consistency::Strong => return ReadRequirement::of_now(),
-            Consistency::ReadYourWrites | Consistency::Causal if untouched() => {
-                (ReadRequirement::default(), None)
+            Consistency::ReadYourWrites | Consistency::Causal if !self.is_touched() => {
+                match scope {
+                    WriteScope::Session => (ReadRequirement::default(), None),
+                    WriteScope::Pool => {
+                        let requirement = ReadRequirement::of_others(write_log);
+                        (requirement, assumed.and_then(|_| write_log.written_at()))
+                    }
+                }
             }
             Consistency::ReadYourWrites | Consistency::Causal => {
                 let mut state = self.state();

@@ -80,6 +80,14 @@ impl ReadRequirement {
         }
     }
 
+    /// What the sessions of the pool have written.
+    pub(super) fn of_others(write_log: &WriteLog) -> Self {
+        let mut requirement = Self::unless(RouteReason::OwnWrite);
+        requirement.awaits_all(write_log.of_all());
+        requirement.refresh(write_log);
+        requirement
+    }
+
     /// Everything that was acknowledged to anyone until now.
     pub(super) fn of_now() -> Self {
         Self {

@@ -36,6 +36,17 @@ impl Frames {
 
     fn scan(&mut self, mut bytes: &[u8], keep: fn(u8) -> bool, mut on: impl FnMut(u8, &[u8])) {
         while !bytes.is_empty() {
+            // Nearly all messages come in one piece, and are handed on as they lie there.
+            if let Some((kind, payload, later)) = whole(bytes).filter(|_| self.seen == 0) {
+                let kept = if keep(kind) {
+                    payload.len().min(KEPT)
+                } else {
+                    0
+                };
+                on(kind, &payload[..kept]);
+                bytes = later;
+                continue;
+            }
             if self.seen < HEADER {
                 let (now, later) = bytes.split_at(bytes.len().min(HEADER - self.seen));
                 self.header[self.seen..self.seen + now.len()].copy_from_slice(now);
@@ -44,20 +55,13 @@ impl Frames {
                 if self.seen < HEADER {
                     return;
                 }
-                let [_, a, b, c, d] = self.header;
-                // The length counts itself.
-                self.remaining = (u32::from_be_bytes([a, b, c, d]) as usize).saturating_sub(4);
+                let [_, length @ ..] = self.header;
+                self.remaining = payload_length(length);
                 self.kept = keep(self.kind()).then(Vec::new);
             }
             let (now, later) = bytes.split_at(bytes.len().min(self.remaining));
             self.remaining -= now.len();
             bytes = later;
-            // A message that came in one piece, as nearly all do, is handed on as it lies there.
-            if self.remaining == 0 && self.kept.as_ref().is_some_and(Vec::is_empty) {
-                on(self.kind(), &now[..now.len().min(KEPT)]);
-                self.next();
-                continue;
-            }
             if let Some(kept) = &mut self.kept {
                 let room = KEPT.saturating_sub(kept.len());
                 kept.extend_from_slice(&now[..now.len().min(room)]);
@@ -78,6 +82,18 @@ impl Frames {
     fn kind(&self) -> u8 {
         if self.untyped { 0 } else { self.header[0] }
     }
+}
+
+/// The type and the payload of the first message, if all of it is there, and what follows.
+fn whole(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let ([kind, length @ ..], rest) = bytes.split_first_chunk::<HEADER>()?;
+    let (payload, later) = rest.split_at_checked(payload_length(*length))?;
+    Some((*kind, payload, later))
+}
+
+/// The length counts itself.
+fn payload_length(length: [u8; HEADER - 1]) -> usize {
+    (u32::from_be_bytes(length) as usize).saturating_sub(4)
 }
 
 /// Follows what the server sends.
