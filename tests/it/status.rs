@@ -21,8 +21,6 @@ async fn the_status_tells_the_tree_the_places_and_the_lag() {
         let chained = LocalCluster::builder().replicas(1).cascading_from(0);
         let local = chained.start().unwrap();
         fill(&local, "app");
-        // How old something is that is older than the pool, the pool cannot tell.
-        local.wait_caught_up().unwrap();
         Arc::new(local)
     })
     .await;
@@ -43,6 +41,12 @@ async fn the_status_tells_the_tree_the_places_and_the_lag() {
     let major = local.major_version().to_string();
     assert!(of("primary").version.unwrap().starts_with(&major));
 
+    // How old something is that is older than the pool, the pool cannot tell.
+    eventually("the replica shows what the pool has seen", || async {
+        let status = pool.check(LIMIT).await.unwrap();
+        status.node("replica-2").unwrap().lag.is_some()
+    })
+    .await;
     on(&local, |local| local.replicas()[1].pause_replay().unwrap()).await;
     let mut conn = pool.get().await.unwrap();
     insert("Ann").execute(&mut conn).await.unwrap();
