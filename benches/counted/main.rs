@@ -32,7 +32,7 @@ const SCHEMA: &str = "
 
 /// How many operations the two runs have. Before both come some that fill caches.
 const FEW: u64 = 100;
-const MANY: u64 = 400;
+const MANY: u64 = 1100;
 
 /// The instructions of one operation.
 fn count(place: &Where, case: Case) -> f64 {

@@ -35,35 +35,35 @@ pub(crate) const TABLES: [Table; 5] = [
         operation: Operation::Read,
         rivals: &[Bare, Bb8, Bb8Ping],
         ours: &[
-            ours(OursOnPrimary, Bb8, 1.65),
-            ours(OurReplicas, Bb8, 1.65),
-            ours(OursRecorded, OurReplicas, 1.01),
-            ours(OursHeld, Bare, 1.50),
+            ours(OursOnPrimary, Bb8, 1.25),
+            ours(OurReplicas, Bb8, 1.25),
+            ours(OursRecorded, OurReplicas, 1.10),
+            ours(OursHeld, Bare, 1.20),
         ],
     },
     Table {
         name: "read of a session that has written",
         operation: Operation::ReadOwn,
         rivals: &[Bb8],
-        ours: &[ours(OurReplicas, Bb8, 1.35)],
+        ours: &[ours(OurReplicas, Bb8, 1.30)],
     },
     Table {
         name: "two reads in one round trip",
         operation: Operation::Pair,
         rivals: &[Bare, Bb8],
-        ours: &[ours(OurReplicas, Bb8, 1.45), ours(OursHeld, Bare, 1.35)],
+        ours: &[ours(OurReplicas, Bb8, 1.40), ours(OursHeld, Bare, 1.40)],
     },
     Table {
         name: "write",
         operation: Operation::Write,
         rivals: &[Bare, Bb8],
-        ours: &[ours(OurReplicas, Bb8, 2.10), ours(OursHeld, Bare, 1.85)],
+        ours: &[ours(OurReplicas, Bb8, 1.40), ours(OursHeld, Bare, 1.35)],
     },
     Table {
         name: "transaction",
         operation: Operation::Transaction,
         rivals: &[Bare, Bb8],
-        ours: &[ours(OurReplicas, Bb8, 3.25), ours(OursHeld, Bare, 2.95)],
+        ours: &[ours(OurReplicas, Bb8, 1.42), ours(OursHeld, Bare, 1.45)],
     },
 ];
 
