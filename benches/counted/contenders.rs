@@ -60,7 +60,7 @@ pub(crate) enum Contender {
     /// Reads go to replicas.
     OurReplicas,
     OursOnPrimary,
-    /// The same while a recorder takes what is measured.
+    /// Reads go to replicas, and a recorder takes what is measured.
     OursRecorded,
     /// One connection of this pool, which is kept.
     OursHeld,

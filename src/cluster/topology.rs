@@ -77,6 +77,16 @@ impl Topology {
         self.primary().is_some_and(Member::is_up)
     }
 
+    /// Whether there is a primary of which it is known whether it takes writes.
+    pub(crate) fn knows_primary(&self) -> bool {
+        self.primary().is_some() && self.gate != Gate::Unasked
+    }
+
+    /// Whether a read may choose among the replicas: there are some, or all nodes have been asked.
+    pub(crate) fn knows_replicas(&self) -> bool {
+        self.trusted_replicas().next().is_some() || self.is_settled()
+    }
+
     /// Usable replicas whose log is the primary's.
     pub(crate) fn trusted_replicas(&self) -> impl Iterator<Item = &Member> {
         self.usable_replicas().filter(|member| member.is_trusted())

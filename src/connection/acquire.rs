@@ -48,11 +48,7 @@ impl ReplicatedConnection {
         let deadline = deadline::after(started, self.cluster.outage_wait());
         let mut seen = None;
         loop {
-            let topology = self
-                .topology_with(|topology| {
-                    topology.primary().is_some() && topology.gate != Gate::Unasked
-                })
-                .await;
+            let topology = self.topology_with(Topology::knows_primary).await;
             let error = match self.primary_of(&topology, fallback, purpose).await {
                 Ok(lease) => {
                     self.session().primary = Some(Arc::clone(&lease));
@@ -85,7 +81,7 @@ impl ReplicatedConnection {
         };
         let topology = self.cluster.topology();
         let primary = topology.primary_for(purpose);
-        let Some(member) = primary.filter(|_| topology.gate != Gate::Unasked) else {
+        let Some(member) = primary.filter(|_| topology.knows_primary()) else {
             return Ok(None);
         };
         let Some(pooled) = self.checkout_now(&member.node) else {
@@ -96,11 +92,8 @@ impl ReplicatedConnection {
             return Ok(None);
         }
         let lease = self.lend(lease);
-        let mut session = self.session();
-        session.primary = Some(Arc::clone(&lease));
-        let replica = session.replica.take();
-        drop(session);
-        drop(replica);
+        self.session().primary = Some(Arc::clone(&lease));
+        self.give_replica_back();
         Ok(Some(lease))
     }
 
@@ -284,9 +277,7 @@ impl ReplicatedConnection {
         mut found: Option<Found>,
     ) -> Result<Chosen, Error> {
         loop {
-            let topology = self
-                .topology_with(|topology| topology.trusted_replicas().next().is_some())
-                .await;
+            let topology = self.topology_with(Topology::knows_replicas).await;
             let found = found.take();
             let first = match found.unwrap_or_else(|| self.replica_at_once(&topology, reading)) {
                 Found::Chosen(chosen) => return Ok(chosen),
@@ -410,6 +401,13 @@ impl ReplicatedConnection {
         lease
     }
 
+    /// Comes after the session holds the primary's connection, or waits for it: then nobody keeps a replica's.
+    fn give_replica_back(&self) {
+        let replica = self.session().replica.take();
+        // It goes back without the lock.
+        drop(replica);
+    }
+
     fn holds_or_awaits_primary(&self) -> bool {
         let session = self.session();
         session.primary.is_some() || session.awaiting_primary > 0
@@ -479,11 +477,8 @@ struct AwaitingPrimary<'a>(&'a ReplicatedConnection);
 
 impl<'a> AwaitingPrimary<'a> {
     fn new(connection: &'a ReplicatedConnection) -> Self {
-        let mut session = connection.session();
-        session.awaiting_primary += 1;
-        let replica = session.replica.take();
-        drop(session);
-        drop(replica);
+        connection.session().awaiting_primary += 1;
+        connection.give_replica_back();
         Self(connection)
     }
 }

@@ -45,8 +45,7 @@ impl ReplicatedConnection {
             self.refresh(&mut execution.requirement);
         }
         let topology = self.cluster.topology();
-        let asked = topology.is_settled() || topology.trusted_replicas().next().is_some();
-        if !asked {
+        if !topology.knows_replicas() {
             return AtOnce::Nothing;
         }
         let reading = execution.reading(reason);
@@ -55,7 +54,7 @@ impl ReplicatedConnection {
             return AtOnce::Found(found);
         };
         match self.proof_at_once(&topology, &lease, reading.requirement) {
-            Some(Proof::Shown) => AtOnce::Served(Served::by_replica(lease, reason)),
+            Ok(Proof::Shown) => AtOnce::Served(Served::by_replica(lease, reason)),
             _ => AtOnce::Found(Found::Chosen(Chosen::Replica(lease))),
         }
     }

@@ -377,21 +377,14 @@ impl ReplicatedConnection {
             using.finish();
             shown
         };
-        // In one round trip. If the server is behind, the result is thrown away.
-        let (shown, result) = if execution.verdict.idempotent && !lease.wire.in_transaction() {
-            let both = join(insist, self.send_set_up(action, lease, execution));
-            let (shown, result) = both.await;
-            (shown, Some(result))
-        } else {
-            (insist.await, None)
-        };
-        if let Err(error) = shown {
-            (execution.unsent, execution.is_behind) = (true, true);
-            return Err(error);
-        }
-        match result {
-            Some(result) => result,
-            None => self.send_set_up(action, lease, execution).await,
+        let together = may_be_thrown_away(execution, lease);
+        let sending = self.send_set_up(action, lease, execution);
+        match after(insist, sending, together).await {
+            Ok(result) => result,
+            Err(error) => {
+                (execution.unsent, execution.is_behind) = (true, true);
+                Err(error)
+            }
         }
     }
 
@@ -421,21 +414,15 @@ impl ReplicatedConnection {
         execution: &mut Execution,
         untold: (String, u64),
     ) -> QueryResult<A::Output> {
+        let together = may_be_thrown_away(execution, lease);
         let telling = self.tell_settings(lease, untold);
-        // In one round trip. If the settings fail, the result is thrown away.
-        let (told, result) = if execution.verdict.idempotent && !lease.wire.in_transaction() {
-            let (told, result) = join(telling, self.send_alone(action, lease, execution)).await;
-            (told, Some(result))
-        } else {
-            (telling.await, None)
-        };
-        if let Err(error) = told {
-            (execution.unsent, execution.settings_refused) = (true, true);
-            return Err(error);
-        }
-        match result {
-            Some(result) => result,
-            None => self.send_alone(action, lease, execution).await,
+        let sending = self.send_alone(action, lease, execution);
+        match after(telling, sending, together).await {
+            Ok(result) => result,
+            Err(error) => {
+                (execution.unsent, execution.settings_refused) = (true, true);
+                Err(error)
+            }
         }
     }
 
@@ -626,6 +613,26 @@ impl ReplicatedConnection {
             self.cluster.catalog_changed();
         }
     }
+}
+
+/// Whether nobody notices if the statement runs and its result does not count.
+fn may_be_thrown_away(execution: &Execution, lease: &Lease) -> bool {
+    execution.verdict.idempotent && !lease.wire.in_transaction()
+}
+
+/// The result of `sending`, if `first` succeeds. `together`: in one round trip; if `first` fails, the result is thrown
+/// away.
+async fn after<T>(
+    first: impl Future<Output = QueryResult<()>>,
+    sending: impl Future<Output = QueryResult<T>>,
+    together: bool,
+) -> QueryResult<QueryResult<T>> {
+    if together {
+        let (first, result) = join(first, sending).await;
+        return first.map(|()| result);
+    }
+    first.await?;
+    Ok(sending.await)
 }
 
 /// Refuses a statement that would leave something where others find it.

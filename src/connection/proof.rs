@@ -37,11 +37,9 @@ impl ReplicatedConnection {
         (requirement, began): (&mut ReadRequirement, Instant),
     ) -> (Proof, Duration) {
         let topology = self.cluster.topology();
-        if let Some(proof) = self.proof_at_once(&topology, lease, requirement) {
-            return (proof, Duration::ZERO);
-        }
-        let Some(member) = topology.member(lease.node()) else {
-            return (Proof::of(requirement.accepts_untrusted()), Duration::ZERO);
+        let member = match self.proof_at_once(&topology, lease, requirement) {
+            Ok(proof) => return (proof, Duration::ZERO),
+            Err(member) => member,
         };
         let started = Instant::now();
         if member.leads_to_several() {
@@ -74,28 +72,31 @@ impl ReplicatedConnection {
         )
     }
 
-    /// The same if it is known without a question.
-    pub(super) fn proof_at_once(
+    /// The same if it is known without a question, else whom to ask.
+    pub(super) fn proof_at_once<'t>(
         &self,
-        topology: &Topology,
+        topology: &'t Topology,
         lease: &Arc<Lease>,
         requirement: &ReadRequirement,
-    ) -> Option<Proof> {
+    ) -> Result<Proof, &'t Member> {
         let Some(member) = topology.member(lease.node()) else {
-            return Some(Proof::of(requirement.accepts_untrusted()));
+            return Ok(Proof::of(requirement.accepts_untrusted()));
         };
         if self.leads_elsewhere(member, lease) {
-            return Some(Proof::Behind);
+            return Ok(Proof::Behind);
         }
         if member.leads_to_several() {
-            return None;
+            return Err(member);
         }
         let assumed = requirement.is_assumed_of(&member.reports);
         if assumed || requirement.accepts_untrusted() || requirement.needs_no_position() {
-            return Some(Proof::Shown);
+            return Ok(Proof::Shown);
         }
-        let asked = member.reports.asked_since(lease.opened);
-        asked.then(|| Proof::of(requirement.is_met_by(&member.reports, &self.cluster.write_log)))
+        if !member.reports.asked_since(lease.opened) {
+            return Err(member);
+        }
+        let met = requirement.is_met_by(&member.reports, &self.cluster.write_log);
+        Ok(Proof::of(met))
     }
 
     /// Whether the server of this very connection does not tell its position.

@@ -196,34 +196,30 @@ impl fmt::Debug for Text<'_> {
     }
 }
 
+/// A span of this name for what is done on a node. The address is looked up only for a span that is there.
+macro_rules! span_on {
+    ($name:literal, $node:expr) => {
+        debug_span!(
+            target: TARGET,
+            $name,
+            otel.status_code = Empty,
+            server.address = $node.pool.connector().settings.host.address().0,
+            server.port = $node.pool.connector().settings.host.address().1,
+            node = $node.name,
+            db.response.status_code = Empty,
+            error.r#type = Empty,
+        )
+    };
+}
+
 /// The span of an attempt to run a statement on a node.
 fn attempt(node: &Node) -> Span {
-    let (address, port) = node.pool.connector().settings.host.address();
-    debug_span!(
-        target: TARGET,
-        "attempt",
-        otel.status_code = Empty,
-        server.address = address,
-        server.port = port,
-        node = node.name,
-        db.response.status_code = Empty,
-        error.r#type = Empty,
-    )
+    span_on!("attempt", node)
 }
 
 /// The span of the wait for a connection of a node, which may have to be opened. It is inside of the running statement's.
 pub(super) fn connect(node: &Node) -> Span {
-    // The address is looked up only for a span that is there.
-    debug_span!(
-        target: TARGET,
-        "connect",
-        otel.status_code = Empty,
-        server.address = node.pool.connector().settings.host.address().0,
-        server.port = node.pool.connector().settings.host.address().1,
-        node = node.name,
-        db.response.status_code = Empty,
-        error.r#type = Empty,
-    )
+    span_on!("connect", node)
 }
 
 /// Notes in the span of an attempt what the server said.

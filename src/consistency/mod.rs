@@ -190,7 +190,8 @@ impl SessionHistory {
                 match scope {
                     WriteScope::Session => (ReadRequirement::default(), None),
                     WriteScope::Pool => {
-                        let requirement = ReadRequirement::of_others(write_log);
+                        let mut requirement = ReadRequirement::of_writes(scope, write_log);
+                        requirement.refresh(write_log);
                         (requirement, assumed.and_then(|_| write_log.written_at()))
                     }
                 }
@@ -399,12 +400,9 @@ impl State {
         if let Some(reason) = self.settle(write_log) {
             return ReadRequirement::primary(reason);
         }
-        let mut requirement = ReadRequirement::unless(RouteReason::OwnWrite);
+        let mut requirement = ReadRequirement::of_writes(scope, write_log);
         if let Some(seq) = self.seq {
             requirement.awaits(seq);
-        }
-        if scope == WriteScope::Pool {
-            requirement.awaits_all(write_log.of_all());
         }
         if let Some(written) = self.written {
             requirement.covers(written);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::write_log::Covering;
 use super::{ReadMark, Reports, WriteLog, WriteSeq};
+use crate::config::WriteScope;
 use crate::position::Position;
 use crate::route::RouteReason;
 
@@ -80,11 +81,12 @@ impl ReadRequirement {
         }
     }
 
-    /// What the sessions of the pool have written.
-    pub(super) fn of_others(write_log: &WriteLog) -> Self {
+    /// What counts as the session's writes, but for its own.
+    pub(super) fn of_writes(scope: WriteScope, write_log: &WriteLog) -> Self {
         let mut requirement = Self::unless(RouteReason::OwnWrite);
-        requirement.awaits_all(write_log.of_all());
-        requirement.refresh(write_log);
+        if scope == WriteScope::Pool {
+            requirement.awaits_all(write_log.of_all());
+        }
         requirement
     }
 

@@ -82,9 +82,7 @@ impl WriteLog {
     pub(crate) fn draw_quietly(&self, timeline: u32) -> WriteSeq {
         // Whoever sees the number sees its time, or a later one.
         *self.written_at.lock() = Some(Instant::now());
-        let seq = self.next(timeline);
-        self.last_write.fetch_max(seq.number, Ordering::AcqRel);
-        seq
+        self.next_write(timeline)
     }
 
     /// Takes a sequence number for what is there by now, but was not written through this pool. It binds nobody but
@@ -92,6 +90,12 @@ impl WriteLog {
     pub(super) fn seek(&self, timeline: u32) -> WriteSeq {
         let seq = self.next(timeline);
         self.written.notify_one();
+        seq
+    }
+
+    fn next_write(&self, timeline: u32) -> WriteSeq {
+        let seq = self.next(timeline);
+        self.last_write.fetch_max(seq.number, Ordering::AcqRel);
         seq
     }
 
@@ -149,8 +153,8 @@ impl WriteLog {
             let mut left = self.left();
             self.settle(&mut left);
             if !left.is_empty() {
-                let seq = self.seek(0);
-                self.last_write.fetch_max(seq.number, Ordering::AcqRel);
+                self.next_write(0);
+                self.written.notify_one();
             }
             self.under_way.store(left.len(), Ordering::Release);
         }

@@ -24,7 +24,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::support::{
     Number, Shared, all_up, builder, builder_for, cluster, count, database, eventually, insert, on,
-    own_cluster, run, traced_by, users,
+    own_cluster, run, shut_out, traced_by, users,
 };
 
 /// A span with its fields, and its parent's name.
@@ -478,12 +478,7 @@ async fn a_connection_that_cannot_be_opened_has_a_span() {
     let url = local.primary().url("app").replace("postgres@", "app@");
     let builder = ReplicatedPool::builder().primary(url);
     let pool = build(builder).await;
-    role("ALTER ROLE app CONNECTION LIMIT 0").await;
-    role(
-        "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity \
-         WHERE usename = 'app' AND application_name NOT LIKE '%(watching)'",
-    )
-    .await;
+    shut_out(&local, "app").await;
     let (spans, _guard) = Spans::watch("diesel_replicated::statement=debug");
     let mut conn = pool.get().await.unwrap();
     let found = users::table.count().get_result::<i64>(&mut conn).await;

@@ -173,6 +173,21 @@ pub async fn takes_a_write(pool: &ReplicatedPool) -> bool {
     written.await.is_ok()
 }
 
+/// From now on the role may open no connection to the primary, and has none but those that watch it.
+pub async fn shut_out(local: &Arc<LocalCluster>, role: &'static str) {
+    on(local, move |local| {
+        let primary = local.primary();
+        let limit = format!("ALTER ROLE {role} CONNECTION LIMIT 0");
+        primary.sql("app", &limit).unwrap();
+        let end = format!(
+            "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity \
+             WHERE usename = '{role}' AND application_name NOT LIKE '%(watching)'"
+        );
+        primary.sql("app", &end).unwrap();
+    })
+    .await;
+}
+
 /// Whether every node is up in the eyes of the pool.
 pub fn all_up(pool: &ReplicatedPool) -> bool {
     let up = |node: &diesel_replicated::status::NodeStatus| {

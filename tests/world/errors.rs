@@ -12,7 +12,7 @@ use diesel_replicated::{Builder, ErrorExt, Outcome, ReplicatedConnection, Replic
 
 use crate::support::{
     Number, all_up, blocking, builder, builder_for, cluster, count, database, eventually, fill,
-    insert, on, own_cluster, run, users, who,
+    insert, on, own_cluster, run, shut_out, users, who,
 };
 
 /// Nothing was ever held against a node.
@@ -333,15 +333,7 @@ async fn a_role_that_may_open_no_connection_is_told_at_once() {
         held.push(conn);
     }
     drop(held);
-    on(&local, |local| {
-        let primary = local.primary();
-        let limit = "ALTER ROLE app CONNECTION LIMIT 0";
-        primary.sql("app", limit).unwrap();
-        let end = "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity \
-            WHERE usename = 'app' AND application_name NOT LIKE '%(watching)'";
-        primary.sql("app", end).unwrap();
-    })
-    .await;
+    shut_out(&local, "app").await;
     let reads = (0..10).map(|_| async {
         let started = std::time::Instant::now();
         let mut conn = pool.get().await.unwrap();
