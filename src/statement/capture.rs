@@ -164,3 +164,23 @@ fn execute<'a, Q: QueryId>(
 ) -> BoxFuture<'a, QueryResult<usize>> {
     AsyncConnectionCore::execute_returning_count(&mut connection, Replay::<Q>::of(statement))
 }
+
+#[cfg(test)]
+mod tests {
+    use diesel::dsl::{count_star, frame};
+    use diesel::expression_methods::{FrameBoundDsl, FrameClauseDsl, WindowExpressionMethods};
+
+    use super::*;
+
+    /// <https://github.com/diesel-rs/diesel/pull/5193>: values that stand in the text and not among the binds.
+    #[test]
+    fn queries_of_one_type_with_different_texts_keep_their_texts() {
+        let captured = |rows: u64| {
+            let frame = frame::Rows.frame_start_with(rows.preceding());
+            let query = diesel::select(count_star().over().frame_by(frame));
+            Statement::capture(&query).unwrap()
+        };
+        assert!(captured(2).sql().contains("2 PRECEDING"));
+        assert!(captured(3).sql().contains("3 PRECEDING"));
+    }
+}
