@@ -184,6 +184,13 @@ async fn replicas_with_a_limit_of_lag_serve_through_a_pause() {
         .interval(Duration::from_millis(100))
         .max_lag(Duration::from_secs(30));
     let pool = build(builder(&database).health(health)).await;
+    // How far a replica is behind since before the pool was made is not known, and so it does not serve.
+    eventually("replicas serve", async || {
+        let nodes = pool.status().nodes;
+        let mut replicas = nodes.iter().filter(|node| node.name != "primary");
+        replicas.all(|node| node.serves_reads && node.lag.is_some())
+    })
+    .await;
     pool.pause_writes(LONG).await.unwrap();
     always("replicas serve", Duration::from_secs(1), async || {
         let mut conn = pool.get().await.unwrap();
