@@ -31,7 +31,7 @@ use crate::config::{Config, ConsistencyConfig, HealthConfig, NodeSettings, Routi
 use crate::consistency::{Reports, WriteLog};
 use crate::deadline;
 use crate::error::Error;
-use crate::node::{ConnectHooks, Mark, Node, Trouble};
+use crate::node::{ConnectHooks, Mark, Node, Trouble, enter};
 use crate::routing::LoadBalancingPolicy;
 #[cfg(feature = "promotion")]
 use crate::status::Promoted;
@@ -211,7 +211,7 @@ impl Cluster {
         if self.is_over() {
             return None;
         }
-        let _timers = self.runtime.enter();
+        let _timers = enter(&self.runtime);
         work()
     }
 

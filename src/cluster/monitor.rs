@@ -143,12 +143,12 @@ impl Monitor {
 
     /// Watches until the node has left the pool.
     pub(super) async fn run(mut self) {
-        let left = self.node.pool.connector().shutdown.clone();
+        let lifetime = Arc::clone(&self.node.pool.connector().lifetime);
         loop {
             self.pulse.beat();
             let watching = AssertUnwindSafe(self.watch()).catch_unwind();
             tokio::select! {
-                () = left.cancelled() => return,
+                () = lifetime.over() => return,
                 watched = watching => if watched.is_err() {
                     let node = &self.node.name;
                     tracing::error!(target: "diesel_replicated", node, "task_died");

@@ -13,8 +13,10 @@ use crate::node::Lease;
 use crate::statement::{Bound, Statement};
 
 /// A statement and the way to send it. It can be sent again.
+///
+/// It keeps what it brings. Through all the futures of a statement that would be moved again and again.
 pub(super) trait Action: Send {
-    type Output: Send + Default;
+    type Output: Send;
 
     fn sql(&self) -> &str;
 
@@ -32,52 +34,73 @@ pub(super) trait Action: Send {
         None
     }
 
-    fn send(&self, lease: &Arc<Lease>) -> impl Future<Output = QueryResult<Self::Output>> + Send;
+    fn send(&mut self, lease: &Arc<Lease>) -> impl Future<Output = QueryResult<()>> + Send;
 
     /// The statement is at its end, unless its output goes on: then the output reports.
-    fn reporting(&self, output: Self::Output, report: Report) -> Self::Output {
+    fn report_to(&mut self, report: Report) {
         report.acknowledged();
-        output
     }
+
+    /// What it has brought since the last call; nothing if it was not sent.
+    fn take_output(&mut self) -> Self::Output;
 }
 
 /// Runs a statement for its rows.
-pub(super) struct Load(pub(super) Statement);
+pub(super) struct Load {
+    statement: Statement,
+    rows: RowStream,
+}
+
+impl From<Statement> for Load {
+    fn from(statement: Statement) -> Self {
+        Self {
+            statement,
+            rows: RowStream::default(),
+        }
+    }
+}
 
 impl Action for Load {
     type Output = RowStream;
 
     fn sql(&self) -> &str {
-        self.0.sql()
+        self.statement.sql()
     }
 
     fn id(&self) -> Option<TypeId> {
-        self.0.id()
+        self.statement.id()
     }
 
     fn bound(&self, number: usize) -> Bound {
-        self.0.bound(number)
+        self.statement.bound(number)
     }
 
     fn statement(&mut self) -> Option<&mut Statement> {
-        Some(&mut self.0)
+        Some(&mut self.statement)
     }
 
-    fn reporting(&self, rows: RowStream, report: Report) -> RowStream {
-        rows.reporting_to(report)
+    fn report_to(&mut self, report: Report) {
+        self.rows.report_to(report);
     }
 
-    async fn send(&self, lease: &Arc<Lease>) -> QueryResult<RowStream> {
+    fn take_output(&mut self) -> RowStream {
+        std::mem::take(&mut self.rows)
+    }
+
+    async fn send(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
         let using = lease.enter();
         // Errors of execution come in place of the first row. After the first row was handed out nothing can be
         // mended, so the first row is waited for.
         let started = async {
-            let mut rows = self.0.load(lease.pg()).await?;
+            let mut rows = self.statement.load(lease.pg()).await?;
             let first = rows.next().await.transpose()?;
             Ok((first, rows))
         };
         match started.await {
-            Ok((first, rows)) => Ok(RowStream::new(first, rows, using.into_stream())),
+            Ok((first, rows)) => {
+                self.rows = RowStream::new(first, rows, using.into_stream());
+                Ok(())
+            }
             Err(error) => {
                 using.finish();
                 Err(error)
@@ -87,32 +110,49 @@ impl Action for Load {
 }
 
 /// Runs a statement for the number of its rows.
-pub(super) struct Execute(pub(super) Statement);
+pub(super) struct Execute {
+    statement: Statement,
+    count: usize,
+}
+
+impl From<Statement> for Execute {
+    fn from(statement: Statement) -> Self {
+        Self {
+            statement,
+            count: 0,
+        }
+    }
+}
 
 impl Action for Execute {
     type Output = usize;
 
     fn sql(&self) -> &str {
-        self.0.sql()
+        self.statement.sql()
     }
 
     fn id(&self) -> Option<TypeId> {
-        self.0.id()
+        self.statement.id()
     }
 
     fn bound(&self, number: usize) -> Bound {
-        self.0.bound(number)
+        self.statement.bound(number)
     }
 
     fn statement(&mut self) -> Option<&mut Statement> {
-        Some(&mut self.0)
+        Some(&mut self.statement)
     }
 
-    async fn send(&self, lease: &Arc<Lease>) -> QueryResult<usize> {
+    fn take_output(&mut self) -> usize {
+        std::mem::take(&mut self.count)
+    }
+
+    async fn send(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
         let using = lease.enter();
-        let result = self.0.execute(lease.pg()).await;
+        let result = self.statement.execute(lease.pg()).await;
         using.finish();
-        result
+        self.count = result?;
+        Ok(())
     }
 }
 
@@ -126,7 +166,9 @@ impl Action for Batch<'_> {
         self.0
     }
 
-    async fn send(&self, lease: &Arc<Lease>) -> QueryResult<()> {
+    fn take_output(&mut self) {}
+
+    async fn send(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
         let using = lease.enter();
         let result = lease.pg().batch_execute(self.0).await;
         using.finish();

@@ -48,7 +48,7 @@ impl ReplicatedConnection {
         if !topology.knows_replicas() {
             return AtOnce::Nothing;
         }
-        let reading = execution.reading(reason);
+        let reading = execution.reading(reason, execution.started);
         let found = self.replica_at_once(&topology, &reading);
         let Found::Chosen(Chosen::Replica(lease)) = found else {
             return AtOnce::Found(found);

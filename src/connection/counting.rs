@@ -46,12 +46,8 @@ impl ReplicatedConnection {
     }
 
     /// Counts a statement if it has failed.
-    pub(super) fn counted<T>(
-        &self,
-        execution: &Execution,
-        result: QueryResult<T>,
-    ) -> QueryResult<T> {
-        if let (Err(_), Some(spans)) = (&result, &execution.spans) {
+    pub(super) fn counted(&self, execution: &Execution, result: &QueryResult<()>) {
+        if let (Err(_), Some(spans)) = (result, &execution.spans) {
             spans.refused(execution.sqlstate);
         }
         if let Some(error) = result.as_ref().err().filter(|_| metrics::is_recording()) {
@@ -61,7 +57,6 @@ impl ReplicatedConnection {
             let node = execution.node.as_ref().map(|node| &*node.meter);
             metrics::failed(node, sqlstate, error.outcome(), took);
         }
-        result
     }
 }
 

@@ -50,10 +50,6 @@ impl ReplicatedConnection {
         if settings.is_none() {
             verdict.leaves = Leaves::State;
         }
-        if self.session().changed_catalog {
-            // The loaded catalog does not know what this transaction has changed.
-            verdict = verdict.on_outdated_catalog();
-        }
         let settings = settings.unwrap_or_default();
         for function in self.cluster.classifier.take_declared() {
             tracing::warn!(
@@ -65,11 +61,21 @@ impl ReplicatedConnection {
         if self.cluster.classifier.take_wants_catalog() {
             self.cluster.catalog_wanted();
         }
-        let requirement = Box::new(self.requirement(verdict));
+        let mut session = self.session();
+        if session.changed_catalog {
+            // The loaded catalog does not know what this transaction has changed.
+            verdict = verdict.on_outdated_catalog();
+        }
+        let requirement = self.requirement(&mut session, verdict);
         let only_rolls_back = only_rolls_back(verdict, action.sql());
         let keeps_names = keeps_names(verdict, &settings);
-        let (decision, pending_write) =
-            self.decide(verdict, &requirement, only_rolls_back, keeps_names);
+        let (decision, pending_write) = self.decide(
+            &mut session,
+            verdict,
+            &requirement,
+            (only_rolls_back, keeps_names),
+        );
+        drop(session);
         Execution {
             verdict,
             decision,
@@ -103,34 +109,37 @@ impl ReplicatedConnection {
     /// Runs a statement, in the time that it may take.
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
         let mut execution = self.execution(action);
-        if let Some(span) = spans::statement(action.sql()) {
+        // In a box, because it would be part of the future of each statement.
+        if let Some(span) = spans::statement(action.sql()).map(Box::new) {
             return Box::pin(self.run_in_span(action, execution, span)).await;
         }
         let result = match self.time_limit() {
             None => self.run_through(action, &mut execution).await,
             Some(limit) => return Box::pin(self.run_until(action, execution, limit)).await,
         };
-        self.counted(&execution, result)
+        self.counted(&execution, &result);
+        result.map(|()| action.take_output())
     }
 
     async fn run_in_span<A: Action>(
         &self,
         action: &mut A,
         mut execution: Execution,
-        span: Span,
+        span: Box<Span>,
     ) -> QueryResult<A::Output> {
         let awaited = Awaited::new(&span);
-        execution.spans = Some(Box::new(Spans::of(span.clone())));
+        execution.spans = Some(Box::new(Spans::of(Span::clone(&span))));
         let running = async {
             match self.time_limit() {
                 None => {
                     let result = self.run_through(action, &mut execution).await;
-                    self.counted(&execution, result)
+                    self.counted(&execution, &result);
+                    result.map(|()| action.take_output())
                 }
                 Some(limit) => self.run_until(action, execution, limit).await,
             }
         };
-        let result = running.instrument(span.clone()).await;
+        let result = running.instrument(Span::clone(&span)).await;
         awaited.ended();
         if let Err(error) = &result {
             spans::failed(&span, error);
@@ -143,7 +152,7 @@ impl ReplicatedConnection {
         action: &mut A,
         lease: &Arc<Lease>,
         execution: &mut Execution,
-    ) -> QueryResult<A::Output> {
+    ) -> QueryResult<()> {
         let span = match &mut execution.spans {
             Some(spans) => spans.attempts(lease.node()),
             None => Span::none(),
@@ -165,13 +174,12 @@ impl ReplicatedConnection {
         &self,
         action: &mut A,
         execution: &mut Execution,
-    ) -> QueryResult<A::Output> {
-        let verdict = execution.verdict;
+    ) -> QueryResult<()> {
         if let Some(end) = self.ends_here(execution, action.sql()) {
-            return Ok(end.map(|()| A::Output::default())?);
+            return Ok(end?);
         }
         if self.cluster.takes_majority() {
-            Box::pin(self.has_majority(verdict)).await?;
+            Box::pin(self.has_majority(execution.verdict)).await?;
         }
         loop {
             let (lease, on_replica) = self.lease(execution).await?;
@@ -184,18 +192,24 @@ impl ReplicatedConnection {
                     Some(_) => Box::pin(self.send_in_span(action, &lease, execution)).await,
                 };
                 self.tell_prepared(execution, &lease);
+                let undone = || !on_replica && self.began_fenced(execution.verdict, &lease);
                 match result {
-                    Ok(_) if !on_replica && self.began_fenced(verdict, &lease) => Next::Undone,
-                    Ok(output) => return Ok(self.reported(action, output, execution, &lease)),
+                    Ok(()) if undone() => Next::Undone,
+                    Ok(()) => {
+                        self.reported(action, execution, &lease);
+                        return Ok(());
+                    }
                     Err(_) if self.is_behind(execution, &lease) => Next::Again,
                     Err(error) => match self.failed(execution, &lease, on_replica, error) {
                         Ok(AfterFailure::Retry) => Next::Again,
-                        Ok(AfterFailure::Done) => return Ok(A::Output::default()),
+                        Ok(AfterFailure::Done) => return Ok(()),
                         Ok(AfterFailure::Refused(error)) => Next::Refused(error),
                         Err(error) => Next::Over(error),
                     },
                 }
             };
+            // What it has brought does not count, and holds its connection.
+            drop(action.take_output());
             match next {
                 Next::Again => {}
                 Next::Undone => {
@@ -210,23 +224,29 @@ impl ReplicatedConnection {
                 Next::Over(error) => {
                     drop(lease);
                     let pending_commit = execution.pending_commit.take();
-                    let over = Box::pin(self.resolved(pending_commit, error)).await;
-                    return over.map(|()| A::Output::default());
+                    return Box::pin(self.resolved(pending_commit, error)).await;
                 }
             }
         }
     }
 
     /// Notes that a statement has succeeded. What it hands out goes on to report.
-    fn reported<A: Action>(
-        &self,
-        action: &A,
-        output: A::Output,
-        execution: &mut Execution,
-        lease: &Arc<Lease>,
-    ) -> A::Output {
+    fn reported<A: Action>(&self, action: &mut A, execution: &mut Execution, lease: &Arc<Lease>) {
         let made = std::mem::take(&mut execution.settings);
-        self.note_settings(execution.verdict, made, action.sql(), lease);
+        let verdict = execution.verdict;
+        let mut session = self.session();
+        session.note_settings(verdict, made, action.sql(), lease);
+        self.note_seen(&session, lease);
+        if let Some(TransactionControl::Begin { .. }) = verdict.control {
+            if let Some(transaction) = &mut session.transaction {
+                transaction.begun = true;
+            }
+        }
+        let changed = session.note_catalog_change(verdict);
+        drop(session);
+        if changed {
+            self.cluster.catalog_changed();
+        }
         self.succeeded(execution, lease, action);
         let report = Report {
             cluster: Arc::downgrade(&self.cluster),
@@ -235,7 +255,7 @@ impl ReplicatedConnection {
             started: execution.started,
             spans: execution.spans.take(),
         };
-        action.reporting(output, report)
+        action.report_to(report);
     }
 
     /// Does what must come before a statement is sent over this connection.
@@ -285,7 +305,7 @@ impl ReplicatedConnection {
     }
 
     /// What the node must have that serves the statement: all that the session's reads need.
-    fn requirement(&self, verdict: Verdict) -> ReadRequirement {
+    fn requirement(&self, session: &mut SessionState, verdict: Verdict) -> ReadRequirement {
         let may_move = verdict.reason == RouteReason::PlainSelect
             || matches!(
                 verdict.control,
@@ -294,11 +314,10 @@ impl ReplicatedConnection {
                     ..
                 })
             );
-        let mut session = self.session();
         // A transaction that has failed, or that the text of a statement has ended, ends without a call to this code.
         // What comes after it needs all that a read outside of it needs.
         session.notice_transaction_end();
-        let level = self.level_of(&session);
+        let level = self.level_of(session);
         if !may_move || session.forced == Some(NodeKind::Replica) || session.transaction.is_some() {
             return match level {
                 Consistency::Eventual => ReadRequirement::anything(),
@@ -316,12 +335,11 @@ impl ReplicatedConnection {
 
     fn decide(
         &self,
+        session: &mut SessionState,
         verdict: Verdict,
         requirement: &ReadRequirement,
-        only_rolls_back: bool,
-        keeps_names: bool,
+        (only_rolls_back, keeps_names): (bool, bool),
     ) -> (Decision, Option<PendingWrite>) {
-        let mut session = self.session();
         let decision = session.decide(
             verdict,
             requirement.only_primary(),
@@ -330,7 +348,7 @@ impl ReplicatedConnection {
         );
         let on_primary = matches!(decision, Decision::Primary(_) | Decision::HeldBack(_));
         let writes = on_primary && session.commits(verdict, only_rolls_back);
-        let pending_write = writes.then(|| self.pending_write(&session));
+        let pending_write = writes.then(|| self.pending_write(session));
         (decision, pending_write)
     }
 
@@ -356,7 +374,7 @@ impl ReplicatedConnection {
         action: &mut A,
         lease: &Arc<Lease>,
         execution: &mut Execution,
-    ) -> QueryResult<A::Output> {
+    ) -> QueryResult<()> {
         match execution.to_show.take() {
             None => self.send_set_up(action, lease, execution).await,
             Some(wanted) => Box::pin(self.send_shown(action, lease, execution, wanted)).await,
@@ -369,8 +387,8 @@ impl ReplicatedConnection {
         action: &mut A,
         lease: &Arc<Lease>,
         execution: &mut Execution,
-        wanted: Wanted,
-    ) -> QueryResult<A::Output> {
+        wanted: Box<Wanted>,
+    ) -> QueryResult<()> {
         let insist = async {
             let using = lease.enter();
             let shown = wanted.insist(lease.pg(), &lease.shows).await;
@@ -394,7 +412,7 @@ impl ReplicatedConnection {
         action: &mut A,
         lease: &Arc<Lease>,
         execution: &mut Execution,
-    ) -> QueryResult<A::Output> {
+    ) -> QueryResult<()> {
         (
             execution.unsent,
             execution.refused,
@@ -413,7 +431,7 @@ impl ReplicatedConnection {
         lease: &Arc<Lease>,
         execution: &mut Execution,
         untold: (String, u64),
-    ) -> QueryResult<A::Output> {
+    ) -> QueryResult<()> {
         let together = may_be_thrown_away(execution, lease);
         let telling = self.tell_settings(lease, untold);
         let sending = self.send_alone(action, lease, execution);
@@ -431,13 +449,13 @@ impl ReplicatedConnection {
         action: &mut A,
         lease: &Arc<Lease>,
         execution: &mut Execution,
-    ) -> QueryResult<A::Output> {
+    ) -> QueryResult<()> {
         if let Some(statement) = action.statement() {
             let stale = lease.is_stale(self.cluster.oids.generation());
             // Statements that others have prepared are for the types that they mean.
-            let own = self.session().own_types.is_some() && !statement.custom_types().is_empty();
-            statement.prepare_anew(stale || own || execution.healing.is_some());
             execution.custom_types = !statement.custom_types().is_empty();
+            let own = execution.custom_types && self.session().own_types.is_some();
+            statement.prepare_anew(stale || own || execution.healing.is_some());
             self.resolve_types(statement, lease).await?;
         }
         if let Some(progress) = &execution.progress {
@@ -459,10 +477,15 @@ impl ReplicatedConnection {
         if self.cluster.is_over() {
             return Err(Error::Closed);
         }
-        let mut served = match self.served_at_once(execution)? {
-            AtOnce::Served(served) => served,
-            AtOnce::Found(found) => Box::pin(self.served(execution, Some(found))).await?,
-            AtOnce::Nothing => Box::pin(self.served(execution, None)).await?,
+        // Matched in one step, the answer would be kept while it waits.
+        let (at_once, found) = match self.served_at_once(execution)? {
+            AtOnce::Served(served) => (Some(served), None),
+            AtOnce::Found(found) => (None, Some(found)),
+            AtOnce::Nothing => (None, None),
+        };
+        let mut served = match at_once {
+            Some(served) => served,
+            None => Box::pin(self.served(execution, found)).await?,
         };
         if served.kind == NodeKind::Primary {
             let loss = self.learns_of_loss(&served.lease).await;
@@ -488,10 +511,11 @@ impl ReplicatedConnection {
         let purpose = execution.purpose();
         let (reason, fallback, purpose) = match execution.decision {
             Decision::Replica { reason, .. } => {
-                return self.reading_lease(execution.reading(reason), found).await;
+                let reading = execution.reading(reason, Instant::now());
+                return self.reading_lease(reading, found).await;
             }
             Decision::HeldBack(reason) => {
-                let reading = execution.reading(reason);
+                let reading = execution.reading(reason, Instant::now());
                 return self.held_back_lease(reading, purpose).await;
             }
             // It ended while this statement was on its way.
@@ -547,18 +571,11 @@ impl ReplicatedConnection {
         if promoted && matches!(execution.decision, Decision::Replica { .. }) {
             self.note_promotion(lease);
         }
-        self.note_seen(lease);
         self.count(execution, lease.node());
         if execution.healing == Some(Stale::Types) {
             // The types were outdated. What other connections have prepared is as old.
             self.cluster.oids.outdated(lease.remembers());
         }
-        if let Some(TransactionControl::Begin { .. }) = execution.verdict.control {
-            if let Some(transaction) = &mut self.session().transaction {
-                transaction.begun = true;
-            }
-        }
-        self.note_catalog_change(execution.verdict);
         if execution.learn {
             // A replica refused it and the primary accepted it: it is the primary's from now on.
             // Its text holds no bind values.
@@ -588,29 +605,15 @@ impl ReplicatedConnection {
     }
 
     /// Notes what the statement saw, for a session that must never see less.
-    fn note_seen(&self, lease: &Arc<Lease>) {
-        let session = self.session();
+    fn note_seen(&self, session: &SessionState, lease: &Arc<Lease>) {
         session.history.answered_over(&lease.wire);
         self.cluster.write_log.answered_over(&lease.wire);
-        if self.level_of(&session) == Consistency::Causal {
+        if self.level_of(session) == Consistency::Causal {
             if let Some(member) = self.cluster.topology().member(lease.node()) {
                 // A closed connection may have been to an earlier run of the server.
                 let is_same = !lease.wire.is_closed() && !member.is_another_server(lease.run);
                 session.history.saw_on(&member.reports, is_same);
             }
-        }
-    }
-
-    /// Others see a change of the catalog when it is committed. This session sees it at once.
-    fn note_catalog_change(&self, verdict: Verdict) {
-        let mut session = self.session();
-        session.notice_transaction_end();
-        let committed =
-            session.transaction.is_none() && std::mem::take(&mut session.changed_catalog);
-        session.changed_catalog |= verdict.ddl && session.transaction.is_some();
-        drop(session);
-        if verdict.ddl || committed {
-            self.cluster.catalog_changed();
         }
     }
 }
@@ -622,11 +625,11 @@ fn may_be_thrown_away(execution: &Execution, lease: &Lease) -> bool {
 
 /// The result of `sending`, if `first` succeeds. `together`: in one round trip; if `first` fails, the result is thrown
 /// away.
-async fn after<T>(
+async fn after(
     first: impl Future<Output = QueryResult<()>>,
-    sending: impl Future<Output = QueryResult<T>>,
+    sending: impl Future<Output = QueryResult<()>>,
     together: bool,
-) -> QueryResult<QueryResult<T>> {
+) -> QueryResult<QueryResult<()>> {
     if together {
         let (first, result) = join(first, sending).await;
         return first.map(|()| result);

@@ -39,9 +39,8 @@ pub(super) struct Execution {
     /// Where the last attempt went.
     pub(super) went: Option<Went>,
     pub(super) only_rolls_back: bool,
-    /// What the node must have that serves it. In a box, as all that is large here: it is part of each statement's
-    /// future.
-    pub(super) requirement: Box<ReadRequirement>,
+    /// What the node must have that serves it.
+    pub(super) requirement: ReadRequirement,
     pub(super) pending_write: Option<PendingWrite>,
     /// The last attempt sent nothing that runs.
     pub(super) unsent: bool,
@@ -53,7 +52,7 @@ pub(super) struct Execution {
     /// How far it has got, if it has a limit of time.
     pub(super) progress: Option<Arc<Progress>>,
     /// What the server has to show, asked together with the statement.
-    pub(super) to_show: Option<Wanted>,
+    pub(super) to_show: Option<Box<Wanted>>,
     /// The server does not show it.
     pub(super) is_behind: bool,
     /// The settings that it makes for the session.
@@ -82,13 +81,13 @@ impl Execution {
         self.node = Some(Arc::clone(node));
     }
 
-    /// The read that it is.
-    pub(super) fn reading(&mut self, reason: RouteReason) -> Reading<'_> {
+    /// The read that it is, which waits since `started` if it has to.
+    pub(super) fn reading(&mut self, reason: RouteReason, started: Instant) -> Reading<'_> {
         Reading {
             reason,
             avoid: &mut self.avoid,
             requirement: &mut self.requirement,
-            started: Instant::now(),
+            started,
         }
     }
 

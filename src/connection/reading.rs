@@ -67,7 +67,7 @@ pub(super) struct Served {
     /// How long it waited for a replica to catch up.
     pub(super) waited: Duration,
     /// What the server has to show, asked together with the statement.
-    pub(super) to_show: Option<Wanted>,
+    pub(super) to_show: Option<Box<Wanted>>,
     /// What the pool's routing has kept from a replica.
     pub(super) held_back: Option<Box<HeldBackFrom>>,
 }
@@ -282,7 +282,7 @@ impl ReplicatedConnection {
         *waited += took;
         let to_show = match proof {
             Proof::Shown => None,
-            Proof::ToShow(wanted) => Some(wanted),
+            Proof::ToShow(wanted) => Some(Box::new(wanted)),
             Proof::Behind => {
                 self.session().replica = None;
                 reading.avoid.push(Arc::clone(lease.node()));
@@ -440,27 +440,32 @@ impl ReplicatedConnection {
         let primary = topology.primary().filter(|member| {
             member.weight() > 0 && !forced && member.is_of_use() && reading.may_try(member)
         });
-        let mut members: SmallVec<[&Member; FEW_NODES]> = topology
-            .usable_replicas()
-            .filter(|member| self.qualifies(member, reading))
-            .collect();
+        // Loops, because `collect` and `extend` of a `SmallVec` cost more than all the rest.
+        let mut members = SmallVec::<[&Member; FEW_NODES]>::new();
+        for member in topology.usable_replicas() {
+            if self.qualifies(member, reading) {
+                members.push(member);
+            }
+        }
         if members.is_empty() {
             return None;
         }
-        members.extend(primary);
+        if let Some(primary) = primary {
+            members.push(primary);
+        }
         if let [only] = members[..] {
             return Some(only);
         }
         let sound = members.iter().all(|member| member.health.is_sound());
-        let candidates: SmallVec<[Candidate<'_>; FEW_NODES]> = members
-            .iter()
-            .map(|member| Candidate {
+        let mut candidates = SmallVec::<[Candidate<'_>; FEW_NODES]>::new();
+        for member in &members {
+            candidates.push(Candidate {
                 name: &member.node.name,
                 weight: weight(member, sound, &self.cluster.config.health),
                 in_flight: member.node.in_flight(),
                 tags: &member.node.tags,
-            })
-            .collect();
+            });
+        }
         let place = select(&candidates, &*self.cluster.policy, &mut rand::random)?;
         members.get(place).copied()
     }

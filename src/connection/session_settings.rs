@@ -159,31 +159,9 @@ impl ReplicatedConnection {
         };
         self.session().settings_ending(ending);
     }
-
-    /// Notes the settings that a successful statement has made.
-    pub(super) fn note_settings(
-        &self,
-        verdict: Verdict,
-        made: Vec<Setting>,
-        sql: &str,
-        lease: &Lease,
-    ) {
-        let mut session = self.session();
-        if !made.is_empty() {
-            session.settings_made(made, lease);
-        }
-        let back = verdict.control == Some(TransactionControl::Within)
-            && session.settings_before.is_some()
-            && starts_with(sql, "rollback");
-        if back {
-            // After a rollback to a savepoint, some settings are as they were.
-            session.pinned = true;
-            lease.note_state();
-        }
-    }
 }
 
-fn starts_with(sql: &str, word: &str) -> bool {
+pub(super) fn starts_with(sql: &str, word: &str) -> bool {
     let start = sql.trim_start().get(..word.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(word))
 }

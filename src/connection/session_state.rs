@@ -5,7 +5,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use super::replication::Wanted;
-use super::session_settings::{Ending, SessionSettings, Setting};
+use super::session_settings::{Ending, SessionSettings, Setting, starts_with};
 use crate::classify::{Cause, TransactionControl, Verdict};
 use crate::config::Consistency;
 use crate::consistency::SessionHistory;
@@ -99,6 +99,15 @@ impl SessionState {
             own_types: None,
             last_route: None,
         }
+    }
+
+    /// Others see a change of the catalog when it is committed. This session sees it at once. Returns whether anybody
+    /// sees another catalog from now on.
+    pub(super) fn note_catalog_change(&mut self, verdict: Verdict) -> bool {
+        self.notice_transaction_end();
+        let committed = self.transaction.is_none() && std::mem::take(&mut self.changed_catalog);
+        self.changed_catalog |= verdict.ddl && self.transaction.is_some();
+        verdict.ddl || committed
     }
 
     /// Decides where a statement goes, and remembers what it will have done. This comes before the statement is sent:
@@ -227,8 +236,29 @@ impl SessionState {
         true
     }
 
+    /// Notes the settings that a successful statement has made.
+    pub(super) fn note_settings(
+        &mut self,
+        verdict: Verdict,
+        made: Vec<Setting>,
+        sql: &str,
+        lease: &Lease,
+    ) {
+        if !made.is_empty() {
+            self.settings_made(made, lease);
+        }
+        let back = verdict.control == Some(TransactionControl::Within)
+            && self.settings_before.is_some()
+            && starts_with(sql, "rollback");
+        if back {
+            // After a rollback to a savepoint, some settings are as they were.
+            self.pinned = true;
+            lease.note_state();
+        }
+    }
+
     /// A statement has made these settings on this connection.
-    pub(super) fn settings_made(&mut self, new: Vec<Setting>, lease: &Lease) {
+    fn settings_made(&mut self, new: Vec<Setting>, lease: &Lease) {
         if self.transaction.is_some() && self.settings_before.is_none() {
             self.settings_before = Some(self.settings.clone());
         }

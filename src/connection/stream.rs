@@ -41,7 +41,7 @@ impl RowStream {
     }
 
     /// What to do at the end of the rows.
-    pub(super) fn reporting_to(mut self, mut report: Report) -> Self {
+    pub(super) fn report_to(&mut self, mut report: Report) {
         if self.rows.is_none() {
             report.acknowledged();
         } else {
@@ -50,7 +50,6 @@ impl RowStream {
             }
             self.report = Some(report);
         }
-        self
     }
 
     fn end(&mut self) {

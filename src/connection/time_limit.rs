@@ -41,7 +41,8 @@ impl ReplicatedConnection {
         let running = async {
             let mut execution = execution;
             let result = self.run_through(action, &mut execution).await;
-            self.counted(&execution, result)
+            self.counted(&execution, &result);
+            result.map(|()| action.take_output())
         };
         tokio::select! {
             biased;

@@ -27,20 +27,16 @@ use crate::statement::Statement;
 
 impl ReplicatedConnection {
     /// Captures the query now, because it is not `Send`. Runs it when polled.
-    fn start<'a, Q, A>(
-        &'a self,
-        query: &Q,
-        action: fn(Statement) -> A,
-    ) -> BoxFuture<'a, QueryResult<A::Output>>
+    fn start<'a, Q, A>(&'a self, query: &Q) -> BoxFuture<'a, QueryResult<A::Output>>
     where
         Q: QueryFragment<Pg> + QueryId,
-        A: Action + 'a,
+        A: Action + From<Statement> + 'a,
     {
         self.record(InstrumentationEvent::start_query(&diesel::debug_query(
             query,
         )));
         let captured = Statement::capture(query);
-        self.finish(captured.map(action))
+        self.finish(captured.map(A::from))
     }
 
     fn finish<'a, A: Action + 'a>(
@@ -101,7 +97,7 @@ impl AsyncConnectionCore for ReplicatedConnection {
         T: AsQuery + 'query,
         T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        self.start(&source.as_query(), Load)
+        self.start::<_, Load>(&source.as_query())
     }
 
     fn execute_returning_count<'conn, 'query, T>(
@@ -111,7 +107,7 @@ impl AsyncConnectionCore for ReplicatedConnection {
     where
         T: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        self.start(&source, Execute)
+        self.start::<_, Execute>(&source)
     }
 }
 
@@ -127,7 +123,7 @@ impl<'a> AsyncConnectionCore for &'a ReplicatedConnection {
         T: AsQuery + 'query,
         T::Query: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        ReplicatedConnection::start(self, &source.as_query(), Load)
+        ReplicatedConnection::start::<_, Load>(self, &source.as_query())
     }
 
     fn execute_returning_count<'conn, 'query, T>(
@@ -137,7 +133,7 @@ impl<'a> AsyncConnectionCore for &'a ReplicatedConnection {
     where
         T: QueryFragment<Self::Backend> + QueryId + 'query,
     {
-        ReplicatedConnection::start(self, &source, Execute)
+        ReplicatedConnection::start::<_, Execute>(self, &source)
     }
 }
 

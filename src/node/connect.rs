@@ -11,7 +11,6 @@ use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_core::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio_util::sync::CancellationToken;
 
 use super::Trouble;
 use super::connection::NodeConnection;
@@ -27,7 +26,7 @@ use crate::deadline;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::position::PositionSource;
 use crate::tls::OwnConfig;
-use crate::wire::{Generation, Pooling, ServerRole, Wire, drive};
+use crate::wire::{Generation, Lifetime, Pooling, ServerRole, Wire, drive};
 
 /// Code that runs on every new server connection before anyone gets it.
 pub(crate) type SetupHook =
@@ -71,8 +70,8 @@ pub(crate) struct Connector {
     /// The way around a pooler.
     monitor: Option<Box<Self>>,
     report: Arc<dyn Fn(Trouble) + Send + Sync>,
-    /// Ends every connection of the node, for good.
-    pub(crate) shutdown: CancellationToken,
+    /// When it ends, every connection of the node ends, for good.
+    pub(crate) lifetime: Arc<Lifetime>,
     /// The generation of the connections that are opened now.
     generation: Mutex<Arc<Generation>>,
     /// Turns for opening connections for statements.
@@ -91,18 +90,18 @@ impl Connector {
         hooks: ConnectHooks,
         report: Arc<dyn Fn(Trouble) + Send + Sync>,
     ) -> Self {
-        Self::until(CancellationToken::new(), settings, hooks, report)
+        Self::until(Arc::default(), settings, hooks, report)
     }
 
     fn until(
-        shutdown: CancellationToken,
+        lifetime: Arc<Lifetime>,
         mut settings: NodeSettings,
         hooks: ConnectHooks,
         report: Arc<dyn Fn(Trouble) + Send + Sync>,
     ) -> Self {
         let monitor = settings.monitor.take().map(|around| {
-            let (shutdown, report) = (shutdown.clone(), Arc::clone(&report));
-            Box::new(Self::until(shutdown, *around, hooks.clone(), report))
+            let (lifetime, report) = (Arc::clone(&lifetime), Arc::clone(&report));
+            Box::new(Self::until(lifetime, *around, hooks.clone(), report))
         });
         Self {
             pooling: Mutex::new(match settings.pooler {
@@ -119,8 +118,8 @@ impl Connector {
             report,
             settings,
             setup: hooks.setup,
-            generation: Mutex::new(Generation::within(&shutdown)),
-            shutdown,
+            generation: Mutex::new(Generation::within(&lifetime)),
+            lifetime,
             failing: AtomicBool::new(false),
             hides_its_run: AtomicBool::new(false),
             open: Arc::default(),
@@ -147,7 +146,7 @@ impl Connector {
     /// Ends every connection for statements, also one that runs a statement. The monitor's connection stays. New ones
     /// can be opened.
     pub(crate) fn end_generation(&self, cause: String) {
-        let next = Generation::within(&self.shutdown);
+        let next = Generation::within(&self.lifetime);
         std::mem::replace(&mut *self.generation(), next).end(cause);
     }
 
@@ -195,7 +194,7 @@ impl Connector {
     /// The same for the monitor. Its connection serves no statement, is not counted, and stays whatever the node
     /// becomes.
     pub(super) async fn connect_monitor(&self) -> Result<NodeConnection, ConnectError> {
-        let generation = Generation::within(&self.shutdown);
+        let generation = Generation::within(&self.lifetime);
         let around = self.around();
         let mut connection = around
             .connect_counted(&Arc::default(), &generation, For::Monitor)
@@ -210,7 +209,7 @@ impl Connector {
         &self,
         database: &str,
     ) -> Result<NodeConnection, ConnectError> {
-        let generation = Generation::within(&self.shutdown);
+        let generation = Generation::within(&self.lifetime);
         let around = self.around();
         around.keeps_locks(around.pooling())?;
         let mut connection = around
@@ -227,7 +226,7 @@ impl Connector {
         &self,
         database: &str,
     ) -> Result<super::quiet_connection::QuietConnection, ConnectError> {
-        let (generation, around) = (Generation::within(&self.shutdown), self.around());
+        let (generation, around) = (Generation::within(&self.lifetime), self.around());
         let found = Address::all(&around.settings.host, &around.settings.login.socket).await;
         let found = found.map_err(|error| ConnectError::from_io(around.node(), &error))?;
         let mut failures = Vec::new();
@@ -240,7 +239,7 @@ impl Connector {
                     let (driver, _) = drive(dialed.connection, dialed.wire, generation, at_the_end);
                     return Ok(super::quiet_connection::QuietConnection {
                         client: dialed.client,
-                        _driver: super::connection::Driver(driver),
+                        _driver: driver,
                     });
                 }
                 Err(error) => failures.push((address, error)),
@@ -280,7 +279,7 @@ impl Connector {
         generation: &Arc<Generation>,
         purpose: For<'_>,
     ) -> Result<NodeConnection, ConnectError> {
-        if self.shutdown.is_cancelled() {
+        if self.lifetime.is_over() {
             return Err(self.error(ConnectErrorKind::Retired, "it has left the pool"));
         }
         let addresses = Address::all(&self.settings.host, &self.settings.login.socket);
@@ -354,14 +353,13 @@ impl Connector {
         } = self.log_in(address, generation, purpose).await?;
         self.see_pooler(&wire);
         let counter = Counter::start(Arc::clone(open));
-        let (driver, notifications) = drive(
+        // From here on dropping the guard ends the driver, whatever fails.
+        let (guard, notifications) = drive(
             connection,
             Arc::clone(&wire),
             Arc::clone(generation),
             self.at_the_end(counter, &wire),
         );
-        // From here on dropping the guard ends the driver, whatever fails.
-        let guard = super::connection::Driver(driver);
         let mut pg = AsyncPgConnection::try_from(client)
             .await
             .map_err(|error| self.set_up_failed(&wire, &error))?;

@@ -7,21 +7,11 @@ use std::time::Instant;
 use diesel::connection::{CacheSize, Instrumentation, InstrumentationEvent};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use parking_lot::Mutex;
-use tokio::task::AbortHandle;
 
 use super::dial::Peer;
 use super::run::Run;
 use super::shows::Shows;
-use crate::wire::{Notifications, Wire};
-
-/// Ends the driver of a connection, and with it the socket, when dropped.
-pub(super) struct Driver(pub(super) AbortHandle);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
+use crate::wire::{Driver, Notifications, Wire};
 
 /// An open connection to a node.
 pub(crate) struct NodeConnection {

@@ -1,6 +1,5 @@
 //! One connection lent out: who uses it, how its statements fail, and how it goes back.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -31,7 +30,7 @@ pub(crate) struct Lease {
     /// back.
     state: AtomicBool,
     /// The names of the settings that it made. If it left nothing else, only these are undone.
-    settings: Mutex<BTreeSet<Box<str>>>,
+    settings: Mutex<Vec<Box<str>>>,
     /// The version of the session's settings that was sent to this connection; see [`Self::settings_told`].
     settings_version: AtomicU64,
     /// The application had the connection itself.
@@ -128,7 +127,11 @@ impl Lease {
     /// The session is about to make these settings.
     pub(crate) fn note_settings<'a>(&self, names: impl Iterator<Item = &'a str>) {
         let mut settings = self.settings.lock();
-        settings.extend(names.map(Box::from));
+        for name in names {
+            if !settings.iter().any(|known| **known == *name) {
+                settings.push(name.into());
+            }
+        }
     }
 
     /// The connection has the session's settings of this version.

@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{EnterGuard, Handle};
 use tokio::sync::Notify;
 
 pub(crate) use cancel_request::NodeCancel;
@@ -149,8 +149,14 @@ impl Node {
 
     /// Ends every connection, whatever runs on it, and opens no more.
     pub(crate) fn end(&self) {
-        self.pool.connector().shutdown.cancel();
+        self.pool.connector().lifetime.end();
     }
+}
+
+/// Enters the runtime, unless the caller is in it: to look is cheaper.
+pub(crate) fn enter(runtime: &Handle) -> Option<EnterGuard<'_>> {
+    let is_there = Handle::try_current().is_ok_and(|current| current.id() == runtime.id());
+    (!is_there).then(|| runtime.enter())
 }
 
 /// Something is under way on the node.

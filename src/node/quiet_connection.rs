@@ -5,7 +5,7 @@
 
 use tokio_postgres::Client;
 
-use super::connection::Driver;
+use crate::wire::Driver;
 
 /// A connection that tells nobody what it is asked.
 pub(crate) struct QuietConnection {

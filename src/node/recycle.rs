@@ -1,15 +1,14 @@
 //! What happens to a connection between two sessions.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel_async::SimpleAsyncConnection;
 
-use super::Node;
 use super::connect::FIT;
 use super::pool::Pooled;
+use super::{Node, enter};
 
 /// How long the rest of a command may take after its session has left; then the connection is
 /// closed. Rows that nobody wants any more are still on their way.
@@ -45,7 +44,7 @@ pub(super) struct Condition {
     /// It may have left anything.
     pub(super) state: bool,
     /// The settings that it made.
-    pub(super) settings: BTreeSet<Box<str>>,
+    pub(super) settings: Vec<Box<str>>,
 }
 
 impl Condition {
@@ -75,7 +74,7 @@ impl Condition {
 /// Gives a connection back to its pool, or closes it if the next session could not trust it.
 pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Node>) {
     // Dropping it spawns a replacement, and needs the runtime that the pool lives on.
-    let _runtime = node.runtime.enter();
+    let _runtime = enter(&node.runtime);
     if !pooled.is_usable() {
         close(pooled);
         return;

@@ -16,9 +16,15 @@ const SECOND_STAND_IN: u32 = 0xE000_0000;
 /// and made anew between two attempts.
 pub(super) struct Binds {
     pub(super) collected: RawBytesBindCollector<Pg>,
+    /// What is open of them. In a box: few statements have any, and this is part of each statement's future.
+    open: Option<Box<Open>>,
+}
+
+/// The custom types of binds, and where their OIDs belong.
+struct Open {
     custom: Vec<CustomType>,
     places: Vec<Place>,
-    /// The types of the binds, with stand-ins. Empty where there are no custom types.
+    /// The types of the binds, with stand-ins.
     types: Vec<PgTypeMetadata>,
 }
 
@@ -52,9 +58,7 @@ impl Binds {
         if custom.is_empty() {
             return Ok(Self {
                 collected: first,
-                custom,
-                places: Vec::new(),
-                types: Vec::new(),
+                open: None,
             });
         }
         // A serialised array or composite holds OIDs inside its bytes, at places that only its
@@ -65,11 +69,14 @@ impl Binds {
         } else {
             Vec::new()
         };
-        Ok(Self {
+        let open = Open {
             types: first.metadata.clone(),
-            collected: first,
             custom,
             places,
+        };
+        Ok(Self {
+            collected: first,
+            open: Some(Box::new(open)),
         })
     }
 
@@ -92,17 +99,20 @@ impl Binds {
     }
 
     pub(super) fn custom_types(&self) -> &[CustomType] {
-        &self.custom
+        self.open.as_ref().map_or(&[], |open| &open.custom)
     }
 
     pub(super) fn resolve(&mut self, oids: &[Oids]) {
+        let Some(open) = &self.open else {
+            return;
+        };
         let real = |stand_in: u32| real_oid(stand_in, oids);
-        for (metadata, template) in self.collected.metadata.iter_mut().zip(&self.types) {
+        for (metadata, template) in self.collected.metadata.iter_mut().zip(&open.types) {
             if let (Ok(oid), Ok(array)) = (template.oid(), template.array_oid()) {
                 *metadata = PgTypeMetadata::new(real(oid), real(array));
             }
         }
-        for place in &self.places {
+        for place in &open.places {
             let bytes = self.collected.binds.get_mut(place.bind);
             let written = bytes
                 .and_then(Option::as_mut)
@@ -263,7 +273,8 @@ mod tests {
         ));
         let mut binds = Binds::collect(&query).unwrap();
         assert_eq!(binds.custom_types().len(), 2);
-        assert_eq!(binds.places.len(), 2, "in the array and in the composite");
+        let places = &binds.open.as_ref().unwrap().places;
+        assert_eq!(places.len(), 2, "in the array and in the composite");
         for base in [70_000, 90_000] {
             let found = [base, base + 10].map(|oid| Oids {
                 oid,
@@ -293,7 +304,7 @@ mod tests {
     fn an_enum_alone_is_collected_once() {
         let query = diesel::select(Mood("sad").into_sql::<MoodType>());
         let mut binds = Binds::collect(&query).unwrap();
-        assert!(binds.places.is_empty());
+        assert!(binds.open.as_ref().unwrap().places.is_empty());
         binds.resolve(&[Oids { oid: 7, array: 8 }]);
         assert_eq!(binds.collected.metadata[0].oid().unwrap(), 7);
     }

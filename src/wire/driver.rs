@@ -13,6 +13,22 @@ use super::state::{Death, Wire};
 use super::{Generation, Notifications};
 use crate::error::SqlState;
 
+/// The tasks of one connection. They end, and the socket with them, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    task: AbortHandle,
+    /// Waits for the end of the generation. A task of its own: the driver runs twice for each statement, and would look
+    /// each time.
+    generation: AbortHandle,
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.generation.abort();
+    }
+}
+
 /// Drives `connection` in a task until it ends. Keeps its notifications for their reader.
 ///
 /// The task also ends with its generation. `on_end` runs once, when the task ends for whatever
@@ -22,24 +38,21 @@ pub(crate) fn drive<S, T>(
     wire: Arc<Wire>,
     generation: Arc<Generation>,
     on_end: impl FnOnce() + Send + 'static,
-) -> (AbortHandle, Arc<Notifications>)
+) -> (Driver, Arc<Notifications>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let notifications = Arc::<Notifications>::default();
     let end = OnEnd {
-        wire,
+        wire: Arc::clone(&wire),
         notifications: Arc::clone(&notifications),
         run: Some(on_end),
     };
+    let of_generation = Arc::clone(&generation);
     let task = tokio::spawn(async move {
         let death = loop {
-            let message = tokio::select! {
-                message = poll_fn(|cx| connection.poll_message(cx)) => message,
-                () = generation.over() => break Death::ours(generation.cause()),
-            };
-            match message {
+            match poll_fn(|cx| connection.poll_message(cx)).await {
                 Some(Ok(AsyncMessage::Notification(sent))) => {
                     end.notifications.push(PgNotification {
                         process_id: sent.process_id(),
@@ -49,12 +62,20 @@ where
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => break Death::from(&error),
-                None => break Death::ours(generation.cause()),
+                None => break Death::ours(of_generation.cause()),
             }
         };
         end.wire.close(death);
     });
-    (task.abort_handle(), notifications)
+    let task = task.abort_handle();
+    let driven = task.clone();
+    let watching = tokio::spawn(async move {
+        generation.over().await;
+        wire.close(Death::ours(generation.cause()));
+        driven.abort();
+    });
+    let generation = watching.abort_handle();
+    (Driver { task, generation }, notifications)
 }
 
 /// Runs its action when dropped, so that an aborted task is noticed as well.

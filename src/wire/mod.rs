@@ -21,9 +21,9 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsStream};
 
-pub(crate) use driver::drive;
+pub(crate) use driver::{Driver, drive};
 use frame::{BackendScanner, FrontendScanner};
-pub(crate) use generation::Generation;
+pub(crate) use generation::{Generation, Lifetime};
 pub(crate) use notifications::{Notifications, Received};
 pub(crate) use remark::{Remark, Says};
 pub(crate) use state::{Pooling, ReadOnly, ServerRole, Wire};
