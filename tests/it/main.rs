@@ -39,6 +39,7 @@ mod streams;
 mod support;
 mod switchover;
 mod sync_wrapper;
+mod tasks;
 mod tokens;
 mod transactions;
 mod web;
