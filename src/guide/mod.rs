@@ -11,6 +11,7 @@
 //! - [`patroni`]: Under Patroni, with what was measured.
 //! - [`pg_auto_failover`]: The same, under `pg_auto_failover`.
 //! - [`operations`]: Running it: grants, limits, alerts.
+//! - [`peers`]: What a row costs through this crate, and through what you would use instead.
 //! - [`terms`]: The words of this crate.
 
 #[doc = include_str!("getting_started.md")]
@@ -45,6 +46,14 @@ pub mod pg_auto_failover {}
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}
+
+#[doc = include_str!("peers.md")]
+/// ## Drawn
+///
+/// <div>
+#[doc = include_str!("peers.svg")]
+/// </div>
+pub mod peers {}
 
 #[doc = include_str!("terms.md")]
 pub mod terms {}
