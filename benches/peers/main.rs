@@ -41,12 +41,12 @@ use ways::{Flavour, TASKS, Way, Work};
 use worker::Worker;
 
 const FULL: Times = Times {
-    turns: [Duration::from_millis(20), Duration::from_millis(100)],
+    turns: [Duration::from_millis(25), Duration::from_millis(125)],
     case: Duration::from_secs(55),
 };
 
 const SHORT: Times = Times {
-    turns: [Duration::from_millis(10), Duration::from_millis(50)],
+    turns: [Duration::from_millis(20), Duration::from_millis(60)],
     case: Duration::from_secs(5),
 };
 

@@ -43,6 +43,9 @@ pub(crate) fn markdown(machine: &Machine, tables: &[Table], missing: &[(&str, St
 /// A ratio, with the middle half of the rounds.
 fn ratio(row: &Row) -> String {
     let [low, middle, high] = row.ratio;
+    if middle.is_nan() {
+        return "too few".to_owned();
+    }
     format!("{middle:.2} ({low:.2} to {high:.2})")
 }
 

@@ -22,7 +22,7 @@ pub(crate) struct Case {
 /// How long it takes.
 #[derive(Clone, Copy)]
 pub(crate) struct Times {
-    /// One turn of one task, and one of several.
+    /// One turn of one task, and one of several; with requests twice as long.
     pub(crate) turns: [Duration; 2],
     /// All rounds of one case.
     pub(crate) case: Duration,
@@ -78,7 +78,7 @@ struct Observed {
 
 impl Observed {
     fn throughput(&self) -> f64 {
-        self.turn.latencies.len() as f64 / self.turn.counted.as_secs_f64()
+        self.turn.ended as f64 / self.turn.counted.as_secs_f64()
     }
 }
 
@@ -91,6 +91,10 @@ pub(crate) fn measure(
 ) -> Table {
     let servers = servers(cluster);
     let time = times.turns[usize::from(case.tasks > 1)];
+    let time = match case.work {
+        Work::Read => time,
+        Work::Request => time * 2,
+    };
     for contender in &mut *contenders {
         // Opens connections and prepares statements.
         let warm_up = time.max(Duration::from_millis(100));

@@ -17,8 +17,10 @@ use crate::ways::{Flavour, TASKS, Way, Work};
 /// What one way did in one turn.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Turn {
-    /// Of the operations that ended within the part of the turn that counts, in microseconds.
+    /// Of the operations that began within the part of the turn that counts, in microseconds.
     pub(crate) latencies: Vec<f64>,
+    /// How many ended within that part.
+    pub(crate) ended: u64,
     /// How long that part was.
     pub(crate) counted: Duration,
     /// All operations, also those before that part.
@@ -75,8 +77,9 @@ impl Worker {
                 .next()
                 .expect("the application has failed; it says why above")
         };
-        let (processor, operations, unseen) = (next(), next(), next());
+        let (processor, operations, unseen, ended) = (next(), next(), next(), next());
         Turn {
+            ended,
             processor: Duration::from_nanos(processor),
             operations,
             unseen,
@@ -151,7 +154,8 @@ async fn perform(
         let client = Arc::clone(client);
         async move {
             let note = i32::try_from(way.place() * TASKS + task).unwrap();
-            let (mut latencies, mut operations, mut unseen) = (Vec::new(), 0_u64, 0_u64);
+            let mut latencies = Vec::new();
+            let (mut operations, mut unseen, mut within) = (0_u64, 0_u64, 0_u64);
             loop {
                 let errand = Errand {
                     task,
@@ -160,12 +164,13 @@ async fn perform(
                 };
                 let begun = Instant::now();
                 if begun >= until {
-                    break (latencies, operations, unseen);
+                    break (latencies, [operations, unseen, within]);
                 }
                 unseen += u64::from(!client.perform(work, errand).await);
                 operations += 1;
                 let ended = Instant::now();
-                if ended >= counts_from && ended <= until {
+                within += u64::from(ended >= counts_from && ended <= until);
+                if begun >= counts_from {
                     latencies.push((ended - begun).as_nanos());
                 }
             }
@@ -174,10 +179,10 @@ async fn perform(
     let results = (0..tasks).map(task).collect::<JoinSet<_>>().join_all();
     let results = results.await;
     let processor = processor_time() - processor;
-    let operations: u64 = results.iter().map(|(_, operations, _)| operations).sum();
-    let unseen: u64 = results.iter().map(|(_, _, unseen)| unseen).sum();
-    let mut answer = format!("{} {operations} {unseen}", processor.as_nanos());
-    for latency in results.iter().flat_map(|(latencies, ..)| latencies) {
+    let sum = |place: usize| -> u64 { results.iter().map(|(_, counts)| counts[place]).sum() };
+    let [operations, unseen, within] = [0, 1, 2].map(sum);
+    let mut answer = format!("{} {operations} {unseen} {within}", processor.as_nanos());
+    for latency in results.iter().flat_map(|(latencies, _)| latencies) {
         answer.push(' ');
         answer.push_str(&latency.to_string());
     }
