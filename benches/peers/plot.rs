@@ -10,7 +10,7 @@ use crate::ways::{Flavour, Way, Work};
 /// The page of the guide gives its own colour to the text, so that its themes hold. Elsewhere the reader's system says
 /// whether it is dark.
 const STYLE: &str = "\
-.peers{--ink:#1c1c1c}\
+.peers{--ink:#1c1c1c;max-width:48em}\
 @media(prefers-color-scheme:dark){.peers{--ink:#dddddd}}\
 .peers text{fill:var(--main-color,var(--ink));font:13px sans-serif}\
 .peers .head{font-weight:bold;font-size:14px}\
@@ -48,7 +48,7 @@ fn panels(tables: &[Table]) -> [Panel<'_>; 3] {
             parts: |row| [row.throughput, 0.0],
         },
         Panel {
-            head: "Processor time of one row, µs (pale: the proxy's)".to_owned(),
+            head: "Processor time, µs (pale: the proxy's)".to_owned(),
             table: table(tables, Work::Read, several, flavour),
             parts: |row| [row.processor[0], row.processor[1]],
         },

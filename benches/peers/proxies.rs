@@ -225,6 +225,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    // As many threads as cores, which is its default, and a check that the servers do not log as a broken login
+    // (https://github.com/haproxy/haproxy/issues/70).
     fn haproxy(&self) -> String {
         let replicas: Vec<String> = self
             .cluster
@@ -245,6 +247,7 @@ impl Place<'_> {
         )
     }
 
+    // tokio-postgres prepares each statement: https://github.com/pgbouncer/pgbouncer/issues/1067.
     fn pgbouncer(&self, mode: &str, more: &str) -> String {
         let folder = self.folder.display();
         format!(
@@ -256,6 +259,7 @@ impl Place<'_> {
         )
     }
 
+    // More workers than cores slow it down: https://github.com/yandex/odyssey/issues/405.
     fn odyssey(&self) -> String {
         let folder = self.folder.display();
         format!(
@@ -271,6 +275,8 @@ impl Place<'_> {
         )
     }
 
+    // It asks all servers about each statement, also those of weight 0 (https://github.com/pgpool/pgpool2/issues/130), and
+    // reads what was just written on a standby (https://github.com/pgpool/pgpool2/issues/119): as it comes, that stays so.
     fn pgpool(&self) -> String {
         let folder = self.folder.display();
         let nodes = self.cluster.nodes().enumerate().map(|(place, node)| {
