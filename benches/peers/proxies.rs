@@ -225,8 +225,8 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    // As many threads as cores, which is its default, and a check that the servers do not log as a broken login
-    // (https://github.com/haproxy/haproxy/issues/70).
+    // As many threads as cores, which is its default. The check says no goodbye, which servers log, but not below their
+    // level of warnings (https://github.com/haproxy/haproxy/issues/70).
     fn haproxy(&self) -> String {
         let replicas: Vec<String> = self
             .cluster
