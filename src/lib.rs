@@ -3,6 +3,7 @@
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod blocking;
 mod classify;
 mod cluster;
 pub mod config;
@@ -41,7 +42,7 @@ pub mod policy {
 }
 
 pub use config::{Config, Consistency, Durability, NodeConfig, RetryPolicy, Routing};
-pub use connection::ReplicatedConnection;
+pub use connection::{ReplicatedConnection, SyncConnection};
 pub use error::{Error, ErrorExt, Outcome};
 pub use pool::{Builder, ReplicatedPool, Session};
 pub use position::PositionSource;

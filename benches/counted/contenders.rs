@@ -24,12 +24,12 @@ diesel::table! {
 }
 
 /// How many operations come before those that are counted.
-const WARM_UP: u64 = 60;
+pub(crate) const WARM_UP: u64 = 60;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long it waits then. What a new pool does once, such as to load the catalog, must not be counted.
-const SETTLED: Duration = Duration::from_secs(3);
+pub(crate) const SETTLED: Duration = Duration::from_secs(3);
 
 /// Where the servers are.
 pub(crate) struct Where {
@@ -66,6 +66,10 @@ pub(crate) enum Contender {
     OursRecorded,
     /// One connection of this pool, which is kept.
     OursHeld,
+    /// diesel-async's connection, wrapped, in an r2d2 pool that does not test.
+    SyncR2d2,
+    /// This pool's synchronous connection in one.
+    SyncOurs,
 }
 
 impl Contender {
@@ -78,6 +82,8 @@ impl Contender {
             Self::OursOnPrimary => "this pool, on the primary",
             Self::OursRecorded => "this pool, with a recorder",
             Self::OursHeld => "this pool, connection held",
+            Self::SyncR2d2 => "r2d2",
+            Self::SyncOurs => "r2d2 over this pool",
         }
     }
 }
@@ -97,7 +103,7 @@ const OPERATIONS: [Operation; 5] = [
     Operation::Transaction,
 ];
 
-const CONTENDERS: [Contender; 7] = [
+const CONTENDERS: [Contender; 9] = [
     Contender::Bare,
     Contender::Bb8,
     Contender::Bb8Ping,
@@ -105,6 +111,8 @@ const CONTENDERS: [Contender; 7] = [
     Contender::OursOnPrimary,
     Contender::OursRecorded,
     Contender::OursHeld,
+    Contender::SyncR2d2,
+    Contender::SyncOurs,
 ];
 
 impl fmt::Display for Case {
@@ -230,6 +238,10 @@ async fn counted(number: u64) -> u64 {
 
 /// Performs so many operations after the first ones.
 pub(crate) fn perform(case: Case, operations: u64, place: &Where) {
+    if matches!(case.contender, Contender::SyncR2d2 | Contender::SyncOurs) {
+        super::sync::perform(case.contender, operations, place);
+        return;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -286,6 +298,8 @@ pub(crate) fn perform(case: Case, operations: u64, place: &Where) {
                     once!(conn, operation, counted(number).await);
                 }
             }
+            // They have no runtime.
+            Contender::SyncR2d2 | Contender::SyncOurs => {}
         }
     });
 }

@@ -16,6 +16,7 @@
 )]
 
 mod contenders;
+mod sync;
 mod tables;
 
 use std::process::{Command, ExitCode, Stdio};

@@ -26,10 +26,12 @@ const fn ours(contender: Contender, against: Contender, bound: f64) -> Ours {
     }
 }
 
-use Contender::{Bare, Bb8, Bb8Ping, OurReplicas, OursHeld, OursOnPrimary, OursRecorded};
+use Contender::{
+    Bare, Bb8, Bb8Ping, OurReplicas, OursHeld, OursOnPrimary, OursRecorded, SyncOurs, SyncR2d2,
+};
 
 /// The bounds are those that are met today, rounded up: what grows beyond them has to be looked at.
-pub(crate) const TABLES: [Table; 5] = [
+pub(crate) const TABLES: [Table; 6] = [
     Table {
         name: "read",
         operation: Operation::Read,
@@ -40,6 +42,16 @@ pub(crate) const TABLES: [Table; 5] = [
             ours(OursRecorded, OurReplicas, 1.10),
             ours(OursHeld, Bare, 1.20),
         ],
+    },
+    Table {
+        name: "sync",
+        operation: Operation::Read,
+        rivals: &[SyncR2d2],
+        ours: &[Ours {
+            contender: SyncOurs,
+            against: SyncR2d2,
+            bound: None,
+        }],
     },
     Table {
         name: "read of a session that has written",

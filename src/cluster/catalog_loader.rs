@@ -248,6 +248,7 @@ async fn load(
     of_primary: bool,
 ) -> Result<(Catalog, Option<i64>), diesel::result::Error> {
     let mut pooled = node.pool.checkout().await?;
+    pooled.driver.recall();
     let changes = match of_primary {
         true => code_changes(&mut pooled.pg).await.ok(),
         false => None,

@@ -39,6 +39,7 @@ pub(crate) use member::Member;
 pub(crate) use promotion::PromotionRequest;
 pub(crate) use registry::shared;
 pub(crate) use rewind::remedy;
+pub(crate) use runtime::background;
 pub(crate) use start::{options, started};
 pub(crate) use tally::Kept;
 pub(crate) use topology::{Gate, Purpose, Topology};

@@ -31,9 +31,7 @@ pub(crate) async fn shared(url: &str) -> Result<Arc<Cluster>, Error> {
     }
     let settings = Config::from_url(url)?.validate()?;
     let start_read_only = settings.shared.start_read_only;
-    let runtime = runtime::background().map_err(|error| Error::Runtime {
-        message: error.to_string(),
-    })?;
+    let runtime = runtime::background()?;
     let cluster = Cluster::start(options(settings, runtime.clone()));
     started(&cluster, start_read_only).await?;
     *slot = Some(Arc::clone(&cluster));

@@ -159,6 +159,7 @@ impl ReplicatedConnection {
         if !is_of_standby(pooled) {
             return true;
         }
+        pooled.driver.recall();
         let fitted = pooled.wire.is_fitted();
         let limit = self.cluster.config.health.timeout;
         let asking = async {

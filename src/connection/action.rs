@@ -92,11 +92,11 @@ impl Action for Load {
         // Errors of execution come in place of the first row. After the first row was handed out nothing can be
         // mended, so the first row is waited for.
         let started = async {
-            let mut rows = self.statement.load(lease.pg()).await?;
+            let mut rows = self.statement.load(lease.driven()).await?;
             let first = rows.next().await.transpose()?;
             Ok((first, rows))
         };
-        match started.await {
+        match lease.driver.run(started).await {
             Ok((first, rows)) => {
                 self.rows = RowStream::new(first, rows, using.into_stream());
                 Ok(())
@@ -149,7 +149,8 @@ impl Action for Execute {
 
     async fn send(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
         let using = lease.enter();
-        let result = self.statement.execute(lease.pg()).await;
+        let executed = self.statement.execute(lease.driven());
+        let result = lease.driver.run(executed).await;
         using.finish();
         self.count = result?;
         Ok(())
@@ -170,7 +171,8 @@ impl Action for Batch<'_> {
 
     async fn send(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
         let using = lease.enter();
-        let result = lease.pg().batch_execute(self.0).await;
+        let mut connection = lease.driven();
+        let result = lease.driver.run(connection.batch_execute(self.0)).await;
         using.finish();
         result
     }

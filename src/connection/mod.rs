@@ -40,10 +40,12 @@ use diesel::QueryResult;
 use diesel::connection::{CacheSize, DynInstrumentation, InstrumentationEvent};
 use diesel::pg::PgNotification;
 use diesel::result::Error as DieselError;
+use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
 use futures_core::Stream;
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::blocking::OnThisThread;
 use crate::cluster::{Cluster, Permit, Purpose};
 use crate::config::{Consistency, Durability, RetryPolicy};
 use crate::consistency::SessionHistory;
@@ -65,6 +67,26 @@ use session_state::{LastRoute, SessionState};
 pub use stream::RowStream;
 use transaction_builder::AsyncFunc;
 pub use transaction_builder::TransactionBuilder;
+
+/// A [`ReplicatedConnection`] for synchronous Diesel, in the place of a `PgConnection`. See
+/// [the guide](crate::guide::synchronous).
+///
+/// It is made from a URL, by itself or by an r2d2 pool, or from a connection of a pool
+/// ([`get_blocking`](crate::ReplicatedPool::get_blocking)). It brings no runtime, and it can be used and dropped on any thread.
+///
+/// ```no_run
+/// # fn example(pool: &diesel_replicated::ReplicatedPool) -> Result<(), Box<dyn std::error::Error>> {
+/// use diesel::prelude::*;
+/// use diesel_replicated::SyncConnection;
+/// # diesel::table! { notes (id) { id -> Integer, text -> Text, } }
+///
+/// let mut conn = SyncConnection::from(pool.get_blocking()?);
+/// let texts: Vec<String> = notes::table.select(notes::text).load(&mut conn)?;
+/// println!("{:?}", conn.last_route());
+/// # Ok(())
+/// # }
+/// ```
+pub type SyncConnection = AsyncConnectionWrapper<ReplicatedConnection, OnThisThread>;
 
 /// A connection to a whole cluster: one primary and its replicas.
 ///

@@ -35,6 +35,7 @@ async fn next(source: Source<'_>) -> Option<(QueryResult<PgNotification>, Source
         Source::Over => None,
         Source::Fails(error) => Some((Err(error.into()), Source::Over)),
         Source::Lease(lease) => {
+            lease.driver.recall();
             let cause = match lease.notifications.receive().await {
                 Received::Notification(notification) => {
                     return Some((Ok(notification), Source::Lease(lease)));

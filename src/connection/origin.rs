@@ -43,6 +43,11 @@ impl ReplicatedConnection {
         }
     }
 
+    /// Whether no pool over this one has lent it out yet.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self.origin, Origin::Open)
+    }
+
     /// Every user of the connection is to have what was set until now. A pool over this one checks a connection
     /// before it lends it out, and its hooks have run before that.
     pub(super) fn settle_origin(&mut self) {

@@ -129,7 +129,8 @@ impl ReplicatedConnection {
 
         if !sql.is_empty() {
             let using = lease.enter();
-            let told = lease.pg().batch_execute(&sql).await;
+            let mut connection = lease.driven();
+            let told = lease.driver.run(connection.batch_execute(&sql)).await;
             using.finish();
             told?;
         }

@@ -54,7 +54,9 @@ impl RowStream {
 
     fn end(&mut self) {
         self.rows = None;
-        self.using = None;
+        if let Some(using) = self.using.take() {
+            using.lease().driver.leave();
+        }
     }
 
     /// The error for the caller in the middle of the rows.
@@ -104,10 +106,18 @@ impl Stream for RowStream {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
-        let Some(rows) = &mut self.rows else {
+        let this = &mut *self;
+        let Some(rows) = &mut this.rows else {
             return Poll::Ready(None);
         };
-        match ready!(rows.as_mut().poll_next(cx)) {
+        let next = match &this.using {
+            Some(using) => {
+                let driver = &using.lease().driver;
+                driver.poll(cx, |cx| rows.as_mut().poll_next(cx))
+            }
+            None => rows.as_mut().poll_next(cx),
+        };
+        match ready!(next) {
             Some(Ok(row)) => Poll::Ready(Some(Ok(row))),
             Some(Err(error)) => {
                 let error = self.failed(error);
@@ -122,6 +132,12 @@ impl Stream for RowStream {
                 Poll::Ready(None)
             }
         }
+    }
+}
+
+impl Drop for RowStream {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -197,8 +197,12 @@ impl PoolableConnection for ReplicatedConnection {
     /// Makes the connection as good as new, without asking a server. The next user starts without the history of the
     /// last one.
     async fn ping(&mut self, config: &RecyclingMethod<Self>) -> QueryResult<()> {
+        let is_new = self.is_new();
         self.settle_origin();
-        self.renew();
+        // What a hook has left that cannot be made again is for the one user that the connection has.
+        if !is_new || !self.has_lost_its_origin() {
+            self.renew();
+        }
         match config {
             RecyclingMethod::Fast | RecyclingMethod::Verified => Ok(()),
             RecyclingMethod::CustomQuery(query) => {

@@ -4,6 +4,7 @@
 //! - [`connecting`]: TLS, passwords that change, each of libpq's parameters.
 //! - [`providers`]: What to write for the servers that you have.
 //! - [`coming_from`]: Coming from bb8, deadpool, mobc or r2d2.
+//! - [`synchronous`]: Diesel without async: r2d2, threads, `web::block`.
 //! - [`roll_out`]: Observing first, then turning it up.
 //! - [`routing`]: Which statement goes where.
 //! - [`consistency`]: What a read sees.
@@ -25,6 +26,9 @@ pub mod providers {}
 
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}
+
+#[doc = include_str!("synchronous.md")]
+pub mod synchronous {}
 
 #[doc = include_str!("roll_out.md")]
 pub mod roll_out {}

@@ -72,6 +72,7 @@ impl ManageConnection for ConnectionManager {
     }
 
     async fn is_valid(&self, connection: &mut Box<NodeConnection>) -> Result<(), Refusal> {
+        connection.driver.listen();
         if connection.is_usable() && !self.is_too_old(connection) {
             Ok(())
         } else {

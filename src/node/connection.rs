@@ -31,7 +31,7 @@ pub(crate) struct NodeConnection {
     cache_size: CacheSize,
     /// The generation of the cluster's memory from which on it has prepared statements.
     remembers: u64,
-    _driver: Driver,
+    pub(crate) driver: Driver,
 }
 
 impl NodeConnection {
@@ -58,7 +58,7 @@ impl NodeConnection {
             prepared,
             cache_size: CacheSize::Unbounded,
             remembers: 0,
-            _driver: driver,
+            driver,
         }
     }
 

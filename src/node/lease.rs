@@ -77,7 +77,14 @@ impl Lease {
         &self.cancel.node
     }
 
+    /// The connection, driven by its task.
     pub(crate) fn pg(&self) -> &AsyncPgConnection {
+        self.driver.recall();
+        &self.connection().pg
+    }
+
+    /// The connection, for work that [`Driver::run`](crate::wire::Driver::run) awaits.
+    pub(crate) fn driven(&self) -> &AsyncPgConnection {
         &self.connection().pg
     }
 
@@ -91,11 +98,13 @@ impl Lease {
     }
 
     pub(crate) fn connection_mut(&mut self) -> Option<&mut NodeConnection> {
+        self.driver.recall();
         self.pooled.as_deref_mut().map(Box::as_mut)
     }
 
     /// Whether the next statement can be sent over it.
     pub(crate) fn is_usable(&self) -> bool {
+        self.driver.listen();
         self.wire.is_usable()
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel_async::SimpleAsyncConnection;
+use tokio::runtime::{Handle, TryCurrentError};
 
 use super::connect::FIT;
 use super::pool::Pooled;
@@ -73,6 +74,13 @@ impl Condition {
 
 /// Gives a connection back to its pool, or closes it if the next session could not trust it.
 pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Node>) {
+    let ends = |error: TryCurrentError| error.is_thread_local_destroyed();
+    if Handle::try_current().is_err_and(ends) {
+        // The thread is ending, and can enter no runtime any more.
+        let (runtime, node) = (node.runtime.clone(), Arc::clone(node));
+        runtime.spawn(async move { give_back(pooled, condition, &node) });
+        return;
+    }
     // Dropping it spawns a replacement, and needs the runtime that the pool lives on.
     let _runtime = enter(&node.runtime);
     if !pooled.is_usable() {
@@ -122,6 +130,7 @@ async fn end(pooled: Pooled, node: &Node) {
 }
 
 async fn stop(pooled: &Pooled, node: &Node) {
+    pooled.driver.recall();
     let behind = async {
         // What is sent now is answered after all that was sent before, or was about to be.
         let mut pg = &pooled.pg;
@@ -139,6 +148,7 @@ async fn stop(pooled: &Pooled, node: &Node) {
 }
 
 async fn restore(pooled: &mut Pooled, condition: &Condition, node: &Node) -> bool {
+    pooled.driver.recall();
     if tokio::time::timeout(DRAIN, pooled.wire.answered())
         .await
         .is_err()

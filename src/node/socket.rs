@@ -9,6 +9,7 @@ use rand::seq::SliceRandom;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
+use crate::blocking::Movable;
 use crate::config::{Host, SocketSettings};
 use crate::tls::Socket;
 
@@ -56,8 +57,8 @@ impl Address {
 
     pub(super) async fn open(&self, settings: &SocketSettings) -> io::Result<Box<dyn Socket>> {
         Ok(match self {
-            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
-            Self::Tcp(address) => Box::new(tcp(*address, settings).await?),
+            Self::Unix(path) => Box::new(Movable::new(UnixStream::connect(path).await?)),
+            Self::Tcp(address) => Box::new(Movable::new(tcp(*address, settings).await?)),
         })
     }
 

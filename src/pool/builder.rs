@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 
 use super::following::{Followed, Given, Nodes, follow, list};
 use super::{ReplicatedPool, ambient};
-use crate::cluster::{Cluster, Options, options, started};
+use crate::blocking::block_on;
+use crate::cluster::{Cluster, Options, background, options, started};
 use crate::config::{
     CommitResolution, Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig,
     NodeConfig, Policy, Routing,
@@ -278,6 +279,28 @@ impl Builder {
             follow(&cluster, followed);
         }
         Ok(ReplicatedPool { cluster })
+    }
+
+    /// As [`build`](Self::build), for code that is not async. The pool's tasks run on a thread of this crate's own, unless
+    /// a [`runtime`](Self::runtime) was named.
+    ///
+    /// ```no_run
+    /// # fn example() -> Result<(), diesel_replicated::Error> {
+    /// use diesel_replicated::Builder;
+    ///
+    /// let pool = Builder::from_url("postgres://app@db1,db2/app")?.max_size(20).build_blocking()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn build_blocking(mut self) -> Result<ReplicatedPool, Error> {
+        if self.runtime.is_none() {
+            self.runtime = Some(background()?);
+        }
+        block_on(self.build())
     }
 
     /// Adds the nodes that a source lists. Without a list the nodes that were given must do.

@@ -98,9 +98,9 @@ impl ReplicatedPool {
         self.get_blocking()
     }
 
-    /// As [`get`](Self::get), for code that is not async: synchronous Diesel uses the connection through
-    /// diesel-async's `AsyncConnectionWrapper`. It does not block, and works on any thread while the pool's runtime
-    /// lives. See [the guide](crate::guide::coming_from).
+    /// As [`get`](Self::get), for code that is not async: [`SyncConnection`](crate::SyncConnection)`::from` makes a
+    /// connection for synchronous Diesel of it. It does not block, and works on any thread while the pool's runtime
+    /// lives. See [the guide](crate::guide::synchronous).
     ///
     /// # Errors
     ///

@@ -30,6 +30,7 @@ mod state_code;
 mod statements;
 #[path = "../it/support.rs"]
 mod support;
+mod synchronous;
 mod told;
 mod unready;
 mod waits;

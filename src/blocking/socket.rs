@@ -1,0 +1,187 @@
+//! A socket that a runtime watches, or the thread that waits for it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{For, is_within, looks, wait_for};
+
+/// A socket of tokio's.
+pub(crate) trait Watched: AsyncRead + AsyncWrite + AsFd + Unpin + Send + Sized {
+    /// Has the runtime around this call watch the socket.
+    fn watch(socket: OwnedFd) -> io::Result<Self>;
+}
+
+impl Watched for TcpStream {
+    fn watch(socket: OwnedFd) -> io::Result<Self> {
+        Self::from_std(socket.into())
+    }
+}
+
+impl Watched for UnixStream {
+    fn watch(socket: OwnedFd) -> io::Result<Self> {
+        Self::from_std(socket.into())
+    }
+}
+
+/// A socket that no runtime watches.
+#[derive(Debug)]
+pub(super) struct Own {
+    socket: OwnedFd,
+    /// There may be something to read.
+    has_news: AtomicBool,
+}
+
+impl Own {
+    pub(super) fn has_news(&self) {
+        self.has_news.store(true, Ordering::Release);
+    }
+
+    fn receive(&self, room: &mut [u8]) -> Result<usize, Errno> {
+        loop {
+            match recv(&self.socket, &mut *room, RecvFlags::DONTWAIT) {
+                Err(Errno::INTR) => {}
+                Ok((count, _)) => {
+                    // What comes after this is told by the next wait.
+                    self.has_news.store(count == room.len(), Ordering::Release);
+                    return Ok(count);
+                }
+                Err(error) => {
+                    self.has_news
+                        .store(error != Errno::AGAIN, Ordering::Release);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn send(&self, bytes: &[u8]) -> Result<usize, Errno> {
+        loop {
+            match send(
+                &self.socket,
+                bytes,
+                SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+            ) {
+                Err(Errno::INTR) => {}
+                sent => return sent,
+            }
+        }
+    }
+}
+
+impl AsFd for Own {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A socket that is watched by whoever polls it: a thread within [`block_on`](super::block_on), or else the runtime
+/// around the poll. It moves from one to the other by itself.
+#[derive(Debug)]
+pub(crate) struct Movable<T> {
+    watched: Option<T>,
+    own: Option<Arc<Own>>,
+}
+
+impl<T: Watched> Movable<T> {
+    pub(crate) fn new(socket: T) -> Self {
+        Self {
+            watched: Some(socket),
+            own: None,
+        }
+    }
+
+    /// For a thread that waits.
+    fn own(&mut self) -> io::Result<&Arc<Own>> {
+        if let Some(watched) = self.watched.take() {
+            // A second descriptor, because closing tokio's is what ends the watching.
+            self.own = Some(Arc::new(Own {
+                socket: watched.as_fd().try_clone_to_owned()?,
+                has_news: AtomicBool::new(true),
+            }));
+        }
+        self.own.as_ref().ok_or_else(gone)
+    }
+
+    /// For the runtime around this call.
+    fn watched(&mut self) -> io::Result<Pin<&mut T>> {
+        if let Some(own) = self.own.take() {
+            self.watched = Some(T::watch(own.socket.try_clone()?)?);
+        }
+        self.watched.as_mut().map(Pin::new).ok_or_else(gone)
+    }
+}
+
+/// It could not move before.
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+impl<T: Watched> AsyncRead for Movable<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !is_within() {
+            return self.watched()?.poll_read(cx, buf);
+        }
+        let own = self.own()?;
+        if own.has_news.load(Ordering::Acquire) || looks() {
+            match own.receive(buf.initialize_unfilled()) {
+                Ok(count) => {
+                    buf.advance(count);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(Errno::AGAIN) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        wait_for(own, For::Reading);
+        Poll::Pending
+    }
+}
+
+impl<T: Watched> AsyncWrite for Movable<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !is_within() {
+            return self.watched()?.poll_write(cx, buf);
+        }
+        let own = self.own()?;
+        match own.send(buf) {
+            Ok(count) => Poll::Ready(Ok(count)),
+            Err(Errno::AGAIN) => {
+                wait_for(own, For::Writing);
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A socket keeps nothing back.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.own {
+            None => self.watched()?.poll_shutdown(cx),
+            Some(own) => Poll::Ready(Ok(rustix::net::shutdown(
+                own,
+                rustix::net::Shutdown::Write,
+            )?)),
+        }
+    }
+}
