@@ -11,6 +11,7 @@
 //! - [`patroni`]: Under Patroni, with what was measured.
 //! - [`pg_auto_failover`]: The same, under `pg_auto_failover`.
 //! - [`operations`]: Running it: grants, limits, alerts.
+//! - [`scale`]: How many connections, which policy, what many of anything take.
 //! - [`terms`]: The words of this crate.
 
 #[doc = include_str!("getting_started.md")]
@@ -45,6 +46,9 @@ pub mod pg_auto_failover {}
 
 #[doc = include_str!("operations.md")]
 pub mod operations {}
+
+#[doc = include_str!("scale.md")]
+pub mod scale {}
 
 #[doc = include_str!("terms.md")]
 pub mod terms {}
