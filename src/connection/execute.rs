@@ -76,6 +76,7 @@ impl ReplicatedConnection {
             (only_rolls_back, keeps_names),
         );
         drop(session);
+        let started = Instant::now();
         Execution {
             verdict,
             decision,
@@ -92,7 +93,8 @@ impl ReplicatedConnection {
             pending_write,
             unsent: false,
             refused: false,
-            started: Instant::now(),
+            started,
+            asked: started,
             pending_commit: None,
             settings,
             settings_refused: false,
@@ -485,7 +487,12 @@ impl ReplicatedConnection {
         };
         let mut served = match at_once {
             Some(served) => served,
-            None => Box::pin(self.served(execution, found)).await?,
+            None => {
+                let served = Box::pin(self.served(execution, found)).await?;
+                // The wait is not the node's time.
+                execution.asked = Instant::now();
+                served
+            }
         };
         if served.kind == NodeKind::Primary {
             let loss = self.learns_of_loss(&served.lease).await;
@@ -570,6 +577,11 @@ impl ReplicatedConnection {
         let promoted = lease.wire.role() == Some(ServerRole::Primary);
         if promoted && matches!(execution.decision, Decision::Replica { .. }) {
             self.note_promotion(lease);
+        }
+        if matches!(execution.decision, Decision::Replica { .. }) {
+            let now = Instant::now();
+            let took = now.saturating_duration_since(execution.asked);
+            lease.node().pace.measured(took, now);
         }
         self.count(execution, lease.node());
         if execution.healing == Some(Stale::Types) {

@@ -47,6 +47,8 @@ pub(super) struct Execution {
     /// At the last attempt the server refused it before anything of it ran.
     pub(super) refused: bool,
     pub(super) started: Instant,
+    /// When the last attempt of a read had a node.
+    pub(super) asked: Instant,
     /// How to find out what became of it, if it is a COMMIT.
     pub(super) pending_commit: Option<Box<PendingCommit>>,
     /// How far it has got, if it has a limit of time.

@@ -462,7 +462,8 @@ impl ReplicatedConnection {
             candidates.push(Candidate {
                 name: &member.node.name,
                 weight: weight(member, sound, &self.cluster.config.health),
-                in_flight: member.node.in_flight(),
+                in_flight: member.node.load(),
+                latency: member.node.pace.latency(reading.started),
                 tags: &member.node.tags,
             });
         }

@@ -1,6 +1,7 @@
 //! What follows when a statement fails: another attempt, or an error that says what became of it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
@@ -181,6 +182,7 @@ impl ReplicatedConnection {
         (symptoms, failure): (Symptoms, &Failure),
         error: DieselError,
     ) -> QueryResult<()> {
+        execution.asked = Instant::now();
         let remark = failure.remark;
         let missing_type = matches!(error, DieselError::SerializationError(_));
         let mut recovery = recover(symptoms);
@@ -207,7 +209,10 @@ impl ReplicatedConnection {
                 }
                 execution.avoid.push(Arc::clone(lease.node()));
             }
-            Recovery::OtherNode => execution.avoid.push(Arc::clone(lease.node())),
+            Recovery::OtherNode => {
+                lease.node().pace.failed(Instant::now());
+                execution.avoid.push(Arc::clone(lease.node()));
+            }
             Recovery::FreshConnection => {
                 lease.condemn();
                 execution.heals += 1;

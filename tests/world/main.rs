@@ -31,6 +31,7 @@ mod statements;
 #[path = "../it/support.rs"]
 mod support;
 mod told;
+mod turns;
 mod unready;
 mod waits;
 mod writes;
