@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 use super::ReplicatedConnection;
 use super::action::Action;
 use super::at_once::AtOnce;
-use super::execution::{Execution, only_rolls_back};
+use super::execution::{Behind, Execution, only_rolls_back};
 use super::pending_write::PendingWrite;
 use super::reading::{Found, Served};
 use super::recovery::AfterFailure;
@@ -20,6 +20,7 @@ use super::report::Report;
 use super::session_settings::keeps_names;
 use super::session_state::{SessionState, Transaction};
 use super::spans::{self, Awaited, Spans};
+use super::wait_for_lsn::ToShow;
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::{Member, Purpose};
 use crate::config::{Consistency, Routing};
@@ -92,7 +93,7 @@ impl ReplicatedConnection {
             settings_refused: false,
             progress: None,
             to_show: None,
-            is_behind: false,
+            behind: Behind::No,
             prepared: Vec::new(),
             sqlstate: None,
             node: None,
@@ -359,7 +360,13 @@ impl ReplicatedConnection {
     ) -> QueryResult<A::Output> {
         match execution.to_show.take() {
             None => self.send_set_up(action, lease, execution).await,
-            Some(wanted) => Box::pin(self.send_shown(action, lease, execution, wanted)).await,
+            Some(ToShow::AtOnce(wanted)) => {
+                Box::pin(self.send_shown(action, lease, execution, wanted)).await
+            }
+            Some(ToShow::InTime(wait)) => {
+                let how = (*wait, may_be_thrown_away(execution, lease));
+                Box::pin(self.send_in_time(action, lease, execution, how)).await
+            }
         }
     }
 
@@ -382,14 +389,14 @@ impl ReplicatedConnection {
         match after(insist, sending, together).await {
             Ok(result) => result,
             Err(error) => {
-                (execution.unsent, execution.is_behind) = (true, true);
+                (execution.unsent, execution.behind) = (true, Behind::Now);
                 Err(error)
             }
         }
     }
 
     /// Sends the statement to a connection that has the settings of the session.
-    async fn send_set_up<A: Action>(
+    pub(super) async fn send_set_up<A: Action>(
         &self,
         action: &mut A,
         lease: &Arc<Lease>,

@@ -33,6 +33,7 @@ mod support;
 mod told;
 mod unready;
 mod waits;
+mod waits_on_server;
 mod writes;
 mod writes_asynchronous;
 mod writes_lost;
