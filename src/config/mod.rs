@@ -211,6 +211,7 @@ impl Config {
     /// | `consistency` | [`ConsistencyConfig::level`]: `eventual`, `bounded_staleness:5s`, `read_your_writes`, `causal` or `strong` |
     /// | `write_scope` | [`ConsistencyConfig::write_scope`]: `session` or `pool` |
     /// | `consistency_wait` | [`ConsistencyConfig::wait`] |
+    /// | `wait_for_lsn` | [`ConsistencyConfig::wait_for_lsn`]: `true` or `false` |
     /// | `strong_reads_on_replicas` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     /// | `assumed_lag` | [`ConsistencyConfig::assumed_lag`] |
     /// | `durability` | [`Config::durability`]: `off`, `local`, `remote_write`, `on` or `remote_apply` |

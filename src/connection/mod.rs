@@ -30,6 +30,7 @@ mod time_limit;
 mod traits;
 mod transaction_builder;
 mod types;
+mod wait_for_lsn;
 
 use std::fmt;
 use std::sync::Arc;

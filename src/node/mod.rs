@@ -27,6 +27,7 @@ mod rights;
 mod run;
 mod shows;
 mod socket;
+mod wait_for_lsn;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,6 +54,7 @@ pub(crate) use replication_connection::{Grants, ReplicationConnection};
 pub(crate) use rights::MissingRight;
 pub(crate) use run::Run;
 pub(crate) use shows::{Known, Wanted};
+pub(crate) use wait_for_lsn::WaitForLsn;
 
 use pace::Pace;
 

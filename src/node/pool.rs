@@ -46,6 +46,8 @@ pub(crate) struct NodePool {
     /// How many of the connections may serve reads that failed elsewhere.
     pub(crate) fallback: Arc<Semaphore>,
     pub(crate) fallback_limit: usize,
+    /// How many of the connections may wait for the server to catch up. Reads that need not wait have the others.
+    pub(crate) waits: Arc<Semaphore>,
     meter: Arc<NodeMeter>,
 }
 
@@ -53,6 +55,7 @@ impl NodePool {
     /// Within the runtime on which its connections live.
     pub(super) fn new(connector: Connector, fallback_share: f64, meter: Arc<NodeMeter>) -> Self {
         let fallback = share_of(connector.settings.pool.max_size, fallback_share);
+        let waits = connector.settings.pool.max_size / 2;
         let connector = Arc::new(connector);
         let failures = watch::Sender::new(Failures::default());
         let settings = &connector.settings.pool;
@@ -82,6 +85,7 @@ impl NodePool {
             failures,
             fallback: Arc::new(Semaphore::new(fallback)),
             fallback_limit: fallback,
+            waits: Arc::new(Semaphore::new(waits as usize)),
             meter,
         }
     }

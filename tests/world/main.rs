@@ -34,6 +34,7 @@ mod told;
 mod turns;
 mod unready;
 mod waits;
+mod waits_on_server;
 mod writes;
 mod writes_asynchronous;
 mod writes_lost;
