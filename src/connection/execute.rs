@@ -20,7 +20,7 @@ use super::report::Report;
 use super::session_settings::keeps_names;
 use super::session_state::{SessionState, Transaction};
 use super::spans::{self, Awaited, Spans};
-use super::wait_for_lsn::ToShow;
+use super::to_show::ToShow;
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::{Member, Purpose};
 use crate::config::{Consistency, Routing};

@@ -10,7 +10,7 @@ use super::pending_write::PendingWrite;
 use super::reading::Reading;
 use super::session_settings::Setting;
 use super::spans::Spans;
-use super::wait_for_lsn::ToShow;
+use super::to_show::ToShow;
 use crate::classify::{TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::consistency::ReadRequirement;

@@ -27,6 +27,7 @@ mod session_state;
 mod spans;
 mod stream;
 mod time_limit;
+mod to_show;
 mod traits;
 mod transaction_builder;
 mod types;

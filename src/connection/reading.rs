@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::ReplicatedConnection;
 use super::proof::{GENTLY, Proof};
 use super::session_state::HeldBackFrom;
-use super::wait_for_lsn::ToShow;
+use super::to_show::ToShow;
 use crate::cluster::{Member, Purpose, Topology};
 use crate::config::{HealthConfig, WriteScope};
 use crate::consistency::ReadRequirement;

@@ -12,18 +12,18 @@ use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use futures_util::future::{Either, select};
 use smallvec::SmallVec;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::ReplicatedConnection;
 use super::action::Action;
 use super::execution::{Behind, Execution};
 use super::reading::{FEW_NODES, Reading, Served, may_show};
+use super::to_show::{ServerWait, ToShow};
 use crate::cluster::{Member, Topology};
-use crate::consistency::{InVain, Reports};
+use crate::consistency::InVain;
 use crate::deadline;
 use crate::error::SqlState;
 use crate::metrics::Route as Went;
-use crate::node::{Lease, Place, WaitForLsn, Wanted};
+use crate::node::{Lease, Place, WaitForLsn};
 use crate::position::Position;
 use crate::route::NodeKind;
 use crate::routing::select as choose;
@@ -37,27 +37,6 @@ const REST: Duration = Duration::from_millis(1);
 /// How long a server is left alone that cannot wait for what is wanted: it does not tell its timeline, or knows the
 /// statement otherwise.
 const AGAIN: Duration = Duration::from_secs(60);
-
-/// What the server of a connection has to show before the statement counts.
-#[derive(Debug)]
-pub(super) enum ToShow {
-    /// It shows it now.
-    AtOnce(Wanted),
-    /// It shows it in time.
-    InTime(ServerWait),
-}
-
-/// A wait of a server.
-#[derive(Debug)]
-pub(super) struct ServerWait {
-    wait: WaitForLsn,
-    /// When its answer is not waited for any more.
-    end: Instant,
-    /// Since when the read waits.
-    since: Instant,
-    reports: Arc<Reports>,
-    _permit: OwnedSemaphorePermit,
-}
 
 /// How such a wait ended.
 enum Ended {

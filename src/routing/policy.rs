@@ -63,6 +63,8 @@ impl LoadBalancingPolicy for WeightedRandom {
 ///
 /// Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing* (2001): nearly as even as
 /// asking all, without everyone running to the same idle node.
+///
+/// Between unequal weights shares are rough while few statements run: a light node runs whole ones, too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeastInFlight;
 
