@@ -14,6 +14,7 @@
 )]
 
 mod mixed;
+mod waits;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use diesel_async::RunQueryDsl;
 use diesel_replicated::config::{ConsistencyConfig, WriteScope};
 use diesel_replicated::status::NodeKind;
 use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Consistency, ReplicatedConnection, ReplicatedPool};
+use diesel_replicated::{Builder, Consistency, ReplicatedConnection, ReplicatedPool};
 use tokio::task::JoinSet;
 
 diesel::table! {
@@ -68,14 +69,18 @@ const LEVELS: [(&str, Consistency, WriteScope); 4] = [
 async fn pools(cluster: &LocalCluster) -> Vec<ReplicatedPool> {
     let mut pools = Vec::new();
     for (_, level, scope) in LEVELS {
-        let builder = ReplicatedPool::builder().primary(cluster.primary().url("bench"));
-        let builder = cluster.replicas().iter().fold(builder, |builder, replica| {
-            builder.replica(replica.url("bench"))
-        });
         let consistency = ConsistencyConfig::from(level).write_scope(scope);
-        pools.push(builder.consistency(consistency).build().await.unwrap());
+        let pool = builder(cluster).consistency(consistency).build();
+        pools.push(pool.await.unwrap());
     }
     pools
+}
+
+fn builder(cluster: &LocalCluster) -> Builder {
+    let builder = ReplicatedPool::builder().primary(cluster.primary().url("bench"));
+    cluster.replicas().iter().fold(builder, |builder, replica| {
+        builder.replica(replica.url("bench"))
+    })
 }
 
 async fn write(conn: &mut ReplicatedConnection) {
@@ -179,6 +184,7 @@ fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
 }
 
 async fn measure(cluster: Arc<LocalCluster>, rounds: usize) {
+    waits::compare(&cluster, rounds).await;
     let pools = pools(&cluster).await;
     for sessions in [1, 8] {
         compare_writes(&pools, sessions, rounds).await;

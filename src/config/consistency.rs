@@ -159,6 +159,10 @@ settings! {
         /// wait. Default: 5 milliseconds.
         #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
         wait: Duration = Duration::from_millis(5), set;
+        /// Whether a read that has to wait for a position has the replica's server wait, where that can: PostgreSQL 19
+        /// and later, by `WAIT FOR LSN`. The wait is sent together with the read. Half of the connections to a replica
+        /// may wait so. Elsewhere, and with `false`, the pool asks the replicas again and again. Default: `true`.
+        wait_for_lsn: bool = true, set;
         /// Whether reads with [`Consistency::Strong`] go to replicas that have reached the position
         /// which the primary had when the read began. Default: `false`, the primary serves them.
         ///

@@ -108,7 +108,7 @@ pub struct Config {
     pub pool: PoolConfig,
     /// Which statements may move to replicas. Default: all that are known to be safe there.
     pub routing: Routing,
-    /// How a replica is chosen for a read. Default: [`Policy::WeightedRandom`].
+    /// How a replica is chosen for a read. Default: [`Policy::LatencyAware`].
     pub policy: Policy,
     /// The largest share of the primary's pool that reads may take because no replica can serve them, from 0.0 (none)
     /// to 1.0 (all of it). Beyond it they fail with [`Error::FallbackLimit`](crate::Error::FallbackLimit), so that
@@ -203,7 +203,7 @@ impl Config {
     /// | `statement_deadline` | [`Config::statement_deadline`] |
     /// | `max_connecting` | [`PoolConfig::max_connecting`] |
     /// | `routing` | [`Config::routing`]: `observe`, `opt_in`, `automatic` or `automatic:5%` |
-    /// | `policy` | [`Config::policy`]: `weighted_random`, `least_in_flight` or `round_robin` |
+    /// | `policy` | [`Config::policy`]: `latency_aware`, `weighted_random`, `least_in_flight` or `round_robin` |
     /// | `weights` | [`NodeConfig::weight`] of each host, in order: `0,3,1` |
     /// | `fallback_share` | [`Config::fallback_share`] |
     /// | `start_read_only` | [`Config::start_read_only`]: `true` or `false` |
@@ -211,6 +211,7 @@ impl Config {
     /// | `consistency` | [`ConsistencyConfig::level`]: `eventual`, `bounded_staleness:5s`, `read_your_writes`, `causal` or `strong` |
     /// | `write_scope` | [`ConsistencyConfig::write_scope`]: `session` or `pool` |
     /// | `consistency_wait` | [`ConsistencyConfig::wait`] |
+    /// | `wait_for_lsn` | [`ConsistencyConfig::wait_for_lsn`]: `true` or `false` |
     /// | `strong_reads_on_replicas` | [`ConsistencyConfig::strong_reads_on_replicas`] |
     /// | `assumed_lag` | [`ConsistencyConfig::assumed_lag`] |
     /// | `durability` | [`Config::durability`]: `off`, `local`, `remote_write`, `on` or `remote_apply` |

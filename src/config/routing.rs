@@ -130,17 +130,21 @@ impl<'de> serde::Deserialize<'de> for Routing {
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Policy {
-    /// At random, in proportion to the weights. In text: `weighted_random`.
+    /// At random, in proportion to the weights, without those where reads take clearly longer than elsewhere. In text:
+    /// `latency_aware`.
     #[default]
+    LatencyAware,
+    /// At random, in proportion to the weights. In text: `weighted_random`.
     WeightedRandom,
-    /// The one with the fewest connections in use for its weight. In text: `least_in_flight`.
+    /// Of two the one with the fewest statements under way for its weight. In text: `least_in_flight`.
     LeastInFlight,
     /// One after the other, each as often as its weight says. In text: `round_robin`.
     RoundRobin,
 }
 
 named! {
-    Policy: "a policy: `weighted_random`, `least_in_flight` or `round_robin`" {
+    Policy: "a policy: `latency_aware`, `weighted_random`, `least_in_flight` or `round_robin`" {
+        LatencyAware = "latency_aware",
         WeightedRandom = "weighted_random",
         LeastInFlight = "least_in_flight",
         RoundRobin = "round_robin",

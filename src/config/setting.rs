@@ -66,6 +66,9 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
     ("consistency_wait", |to, text| {
         set(&mut to.consistency.wait, text)
     }),
+    ("wait_for_lsn", |to, text| {
+        set(&mut to.consistency.wait_for_lsn, text)
+    }),
     ("strong_reads_on_replicas", |to, text| {
         set(&mut to.consistency.strong_reads_on_replicas, text)
     }),

@@ -395,7 +395,7 @@ impl ReplicatedConnection {
     }
 
     /// Keeps the connection for the next read, unless the session holds or waits for the primary's connection.
-    fn keep_replica(&self, lease: Arc<Lease>) -> Arc<Lease> {
+    pub(super) fn keep_replica(&self, lease: Arc<Lease>) -> Arc<Lease> {
         if !self.holds_or_awaits_primary() {
             self.session().replica = Some(Arc::clone(&lease));
         }
@@ -423,7 +423,7 @@ impl ReplicatedConnection {
         self.cluster.settled().await
     }
 
-    fn checkout_now(&self, node: &Node) -> Option<Pooled> {
+    pub(super) fn checkout_now(&self, node: &Node) -> Option<Pooled> {
         self.cluster.at_once(|| node.pool.try_checkout())
     }
 
@@ -453,7 +453,7 @@ impl ReplicatedConnection {
         pooled
     }
 
-    fn lend(&self, mut lease: Lease) -> Arc<Lease> {
+    pub(super) fn lend(&self, mut lease: Lease) -> Arc<Lease> {
         if let Some(connection) = lease.connection_mut() {
             connection.set_cache_size(self.cache_size);
             connection.forget_before(self.cluster.oids.generation());

@@ -12,7 +12,7 @@ use tracing::{Instrument, Span};
 use super::ReplicatedConnection;
 use super::action::Action;
 use super::at_once::AtOnce;
-use super::execution::{Execution, only_rolls_back};
+use super::execution::{Behind, Execution, only_rolls_back};
 use super::pending_write::PendingWrite;
 use super::reading::{Found, Served};
 use super::recovery::AfterFailure;
@@ -20,6 +20,7 @@ use super::report::Report;
 use super::session_settings::keeps_names;
 use super::session_state::{SessionState, Transaction};
 use super::spans::{self, Awaited, Spans};
+use super::to_show::ToShow;
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::cluster::{Member, Purpose};
 use crate::config::{Consistency, Routing};
@@ -50,7 +51,7 @@ impl ReplicatedConnection {
         if settings.is_none() {
             verdict.leaves = Leaves::State;
         }
-        let settings = settings.unwrap_or_default();
+        let settings = settings.unwrap_or_default().into_boxed_slice();
         for function in self.cluster.classifier.take_declared() {
             tracing::warn!(
                 target: "diesel_replicated",
@@ -76,6 +77,7 @@ impl ReplicatedConnection {
             (only_rolls_back, keeps_names),
         );
         drop(session);
+        let started = Instant::now();
         Execution {
             verdict,
             decision,
@@ -92,14 +94,15 @@ impl ReplicatedConnection {
             pending_write,
             unsent: false,
             refused: false,
-            started: Instant::now(),
+            started,
+            asked: started,
             pending_commit: None,
             settings,
             settings_refused: false,
             progress: None,
             to_show: None,
-            is_behind: false,
-            prepared: Vec::new(),
+            behind: Behind::No,
+            prepared: Box::default(),
             sqlstate: None,
             node: None,
             spans: None,
@@ -232,7 +235,7 @@ impl ReplicatedConnection {
 
     /// Notes that a statement has succeeded. What it hands out goes on to report.
     fn reported<A: Action>(&self, action: &mut A, execution: &mut Execution, lease: &Arc<Lease>) {
-        let made = std::mem::take(&mut execution.settings);
+        let made = std::mem::take(&mut execution.settings).into_vec();
         let verdict = execution.verdict;
         let mut session = self.session();
         session.note_settings(verdict, made, action.sql(), lease);
@@ -299,7 +302,9 @@ impl ReplicatedConnection {
         for sql in lease.newly_prepared() {
             if !execution.prepared.contains(&sql) {
                 self.record(InstrumentationEvent::cache_query(&sql));
-                execution.prepared.push(sql);
+                let mut prepared = std::mem::take(&mut execution.prepared).into_vec();
+                prepared.push(sql);
+                execution.prepared = prepared.into();
             }
         }
     }
@@ -377,7 +382,15 @@ impl ReplicatedConnection {
     ) -> QueryResult<()> {
         match execution.to_show.take() {
             None => self.send_set_up(action, lease, execution).await,
-            Some(wanted) => Box::pin(self.send_shown(action, lease, execution, wanted)).await,
+            Some(to_show) => match *to_show {
+                ToShow::AtOnce(wanted) => {
+                    Box::pin(self.send_shown(action, lease, execution, wanted)).await
+                }
+                ToShow::InTime(wait) => {
+                    let how = (wait, may_be_thrown_away(execution, lease));
+                    Box::pin(self.send_in_time(action, lease, execution, how)).await
+                }
+            },
         }
     }
 
@@ -387,7 +400,7 @@ impl ReplicatedConnection {
         action: &mut A,
         lease: &Arc<Lease>,
         execution: &mut Execution,
-        wanted: Box<Wanted>,
+        wanted: Wanted,
     ) -> QueryResult<()> {
         let insist = async {
             let using = lease.enter();
@@ -400,14 +413,14 @@ impl ReplicatedConnection {
         match after(insist, sending, together).await {
             Ok(result) => result,
             Err(error) => {
-                (execution.unsent, execution.is_behind) = (true, true);
+                (execution.unsent, execution.behind) = (true, Behind::Now);
                 Err(error)
             }
         }
     }
 
     /// Sends the statement to a connection that has the settings of the session.
-    async fn send_set_up<A: Action>(
+    pub(super) async fn send_set_up<A: Action>(
         &self,
         action: &mut A,
         lease: &Arc<Lease>,
@@ -485,7 +498,12 @@ impl ReplicatedConnection {
         };
         let mut served = match at_once {
             Some(served) => served,
-            None => Box::pin(self.served(execution, found)).await?,
+            None => {
+                let served = Box::pin(self.served(execution, found)).await?;
+                // The wait is not the node's time.
+                execution.asked = Instant::now();
+                served
+            }
         };
         if served.kind == NodeKind::Primary {
             let loss = self.learns_of_loss(&served.lease).await;
@@ -570,6 +588,11 @@ impl ReplicatedConnection {
         let promoted = lease.wire.role() == Some(ServerRole::Primary);
         if promoted && matches!(execution.decision, Decision::Replica { .. }) {
             self.note_promotion(lease);
+        }
+        if matches!(execution.decision, Decision::Replica { .. }) {
+            let now = Instant::now();
+            let took = now.saturating_duration_since(execution.asked);
+            lease.node().pace.measured(took, now);
         }
         self.count(execution, lease.node());
         if execution.healing == Some(Stale::Types) {

@@ -10,12 +10,13 @@ use super::pending_write::PendingWrite;
 use super::reading::Reading;
 use super::session_settings::Setting;
 use super::spans::Spans;
+use super::to_show::ToShow;
 use crate::classify::{TransactionControl, Verdict};
 use crate::cluster::Purpose;
 use crate::consistency::ReadRequirement;
 use crate::error::{Outcome, SqlState};
 use crate::metrics::Route as Went;
-use crate::node::{Lease, Node, Wanted};
+use crate::node::{Lease, Node};
 use crate::route::RouteReason;
 use crate::routing::{Decision, Stale};
 
@@ -47,26 +48,39 @@ pub(super) struct Execution {
     /// At the last attempt the server refused it before anything of it ran.
     pub(super) refused: bool,
     pub(super) started: Instant,
+    /// When the last attempt of a read had a node.
+    pub(super) asked: Instant,
     /// How to find out what became of it, if it is a COMMIT.
     pub(super) pending_commit: Option<Box<PendingCommit>>,
     /// How far it has got, if it has a limit of time.
     pub(super) progress: Option<Arc<Progress>>,
     /// What the server has to show, asked together with the statement.
-    pub(super) to_show: Option<Box<Wanted>>,
-    /// The server does not show it.
-    pub(super) is_behind: bool,
+    pub(super) to_show: Option<Box<ToShow>>,
+    /// Whether it shows it.
+    pub(super) behind: Behind,
     /// The settings that it makes for the session.
-    pub(super) settings: Vec<Setting>,
+    pub(super) settings: Box<[Setting]>,
     /// The connection did not accept the session's settings.
     pub(super) settings_refused: bool,
     /// The statements that were prepared and reported to the instrumentation.
-    pub(super) prepared: Vec<String>,
+    pub(super) prepared: Box<[String]>,
     /// What the server said of the last attempt, if it failed there.
     pub(super) sqlstate: Option<SqlState>,
     /// The node of the last attempt.
     pub(super) node: Option<Arc<Node>>,
     /// Its spans, if anybody may look at them.
     pub(super) spans: Option<Box<Spans>>,
+}
+
+/// Whether the server of the last attempt showed what the statement must see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Behind {
+    #[default]
+    No,
+    /// It did not: another server.
+    Now,
+    /// It did not in the time that the read may wait.
+    InTime,
 }
 
 impl Execution {

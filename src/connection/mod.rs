@@ -27,9 +27,11 @@ mod session_state;
 mod spans;
 mod stream;
 mod time_limit;
+mod to_show;
 mod traits;
 mod transaction_builder;
 mod types;
+mod wait_for_lsn;
 
 use std::fmt;
 use std::sync::Arc;

@@ -8,14 +8,14 @@ use smallvec::SmallVec;
 use super::ReplicatedConnection;
 use super::proof::{GENTLY, Proof};
 use super::session_state::HeldBackFrom;
+use super::to_show::ToShow;
 use crate::cluster::{Member, Purpose, Topology};
 use crate::config::{HealthConfig, WriteScope};
 use crate::consistency::ReadRequirement;
 use crate::deadline;
 use crate::error::Error;
 use crate::metrics::Route as Went;
-use crate::node::{Lease, Node, Wanted};
-
+use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Candidate, select};
 
@@ -23,7 +23,7 @@ use crate::routing::{Candidate, select};
 const FEW: usize = 3;
 
 /// Up to this many nodes a choice takes no memory of its own.
-const FEW_NODES: usize = 8;
+pub(super) const FEW_NODES: usize = 8;
 
 /// For how long a read without a primary leaves a replica alone that has failed it.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -67,7 +67,7 @@ pub(super) struct Served {
     /// How long it waited for a replica to catch up.
     pub(super) waited: Duration,
     /// What the server has to show, asked together with the statement.
-    pub(super) to_show: Option<Box<Wanted>>,
+    pub(super) to_show: Option<Box<ToShow>>,
     /// What the pool's routing has kept from a replica.
     pub(super) held_back: Option<Box<HeldBackFrom>>,
 }
@@ -125,6 +125,9 @@ impl ReplicatedConnection {
         mut found: Option<Found>,
     ) -> Result<Served, Error> {
         let mut waited = Duration::ZERO;
+        if let Some((began, took)) = reading.requirement.waited() {
+            (reading.started, waited) = (began, took);
+        }
         loop {
             if reading.requirement.covers_others() {
                 self.refresh(reading.requirement);
@@ -135,6 +138,9 @@ impl ReplicatedConnection {
                     return Ok(Served { waited, ..served });
                 }
                 let from = Instant::now();
+                if let Some(served) = Box::pin(self.waits_on_server(&mut reading)).await {
+                    return Ok(Served { waited, ..served });
+                }
                 let caught_up = self.caught_up(&mut reading).await;
                 waited += from.elapsed();
                 if caught_up {
@@ -282,7 +288,7 @@ impl ReplicatedConnection {
         *waited += took;
         let to_show = match proof {
             Proof::Shown => None,
-            Proof::ToShow(wanted) => Some(Box::new(wanted)),
+            Proof::ToShow(wanted) => Some(Box::new(ToShow::AtOnce(wanted))),
             Proof::Behind => {
                 self.session().replica = None;
                 reading.avoid.push(Arc::clone(lease.node()));
@@ -321,7 +327,7 @@ impl ReplicatedConnection {
 
     /// Whether the read waits for writes of any session, and more than [`FEW`] connections are in use. With fewer a
     /// read just waits: the answer comes soon.
-    fn is_of_others(&self, reading: &Reading<'_>) -> bool {
+    pub(super) fn is_of_others(&self, reading: &Reading<'_>) -> bool {
         self.cluster.consistency().write_scope == WriteScope::Pool
             && reading.requirement.otherwise() == RouteReason::OwnWrite
             && self.cluster.tracker.out() > FEW
@@ -329,7 +335,7 @@ impl ReplicatedConnection {
 
     /// Asks the nodes whose answers can end the wait. With many waiting reads, asking for each of them would cost
     /// more than the reads.
-    fn ask_gently(&self, topology: &Topology, reading: &Reading<'_>) {
+    pub(super) fn ask_gently(&self, topology: &Topology, reading: &Reading<'_>) {
         for member in self.to_be_asked(topology, reading) {
             let of_primary = member.kind() == Some(NodeKind::Primary);
             if of_primary == reading.requirement.wants_primary() {
@@ -392,15 +398,24 @@ impl ReplicatedConnection {
             let in_vain = reading.requirement.is_beyond_primary(write_log, started);
             in_vain.then_some(false)
         };
+        self.look_until(deadline, gently, &mut look).await == Some(true)
+    }
+
+    /// Looks with each news until something is found. `gently`: now and then without news, too.
+    pub(super) async fn look_until<T>(
+        &self,
+        deadline: Instant,
+        gently: bool,
+        look: &mut (impl FnMut() -> Option<T> + Send),
+    ) -> Option<T> {
         if !gently {
-            return self.cluster.with_news(deadline, look).await == Some(true);
+            return self.cluster.with_news(deadline, look).await;
         }
         loop {
             let step = deadline::after(Instant::now(), GENTLY).min(deadline);
-            match self.cluster.with_news(step, &mut look).await {
-                Some(found) => return found,
-                None if step == deadline => return false,
-                None => {}
+            let found = self.cluster.with_news(step, &mut *look).await;
+            if found.is_some() || step == deadline {
+                return found;
             }
         }
     }
@@ -459,15 +474,26 @@ impl ReplicatedConnection {
         let sound = members.iter().all(|member| member.health.is_sound());
         let mut candidates = SmallVec::<[Candidate<'_>; FEW_NODES]>::new();
         for member in &members {
-            candidates.push(Candidate {
-                name: &member.node.name,
-                weight: weight(member, sound, &self.cluster.config.health),
-                in_flight: member.node.in_flight(),
-                tags: &member.node.tags,
-            });
+            candidates.push(self.candidate(member, sound, reading.started));
         }
         let place = select(&candidates, &*self.cluster.policy, &mut rand::random)?;
         members.get(place).copied()
+    }
+
+    /// What the policy chooses by, at this moment.
+    pub(super) fn candidate<'m>(
+        &self,
+        member: &'m Member,
+        sound: bool,
+        now: Instant,
+    ) -> Candidate<'m> {
+        Candidate {
+            name: &member.node.name,
+            weight: weight(member, sound, &self.cluster.config.health),
+            in_flight: member.node.load(),
+            latency: member.node.pace.latency(now),
+            tags: &member.node.tags,
+        }
     }
 
     /// The node to wait for: `first`, unless its pool is full and another's can still grow.
@@ -505,6 +531,6 @@ fn weight(member: &Member, sound: bool, health: &HealthConfig) -> u32 {
 }
 
 /// Whether it can be known that a node shows what a read must see.
-fn may_show(member: &Member, requirement: &ReadRequirement) -> bool {
+pub(super) fn may_show(member: &Member, requirement: &ReadRequirement) -> bool {
     requirement.needs_no_position() || member.node.pool.connector().vouches()
 }

@@ -1,13 +1,14 @@
 //! What follows when a statement fails: another attempt, or an error that says what became of it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use diesel::QueryResult;
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 
 use super::ReplicatedConnection;
 use super::acquire::cause_of_death;
-use super::execution::Execution;
+use super::execution::{Behind, Execution};
 use super::report::lost;
 use super::session_settings::Ending;
 use crate::classify::{TransactionControl, Verdict};
@@ -108,10 +109,14 @@ impl ReplicatedConnection {
     /// Leaves a server that does not show what the statement must see. Nothing is wrong with it. `false` if it failed
     /// for another reason.
     pub(super) fn is_behind(&self, execution: &mut Execution, lease: &Lease) -> bool {
-        if !std::mem::take(&mut execution.is_behind) || !lease.is_usable() {
+        let behind = std::mem::take(&mut execution.behind);
+        if behind == Behind::No || !lease.is_usable() {
             return false;
         }
-        execution.avoid.push(Arc::clone(lease.node()));
+        // After a wait it may have caught up. If not, nobody waits again.
+        if behind == Behind::Now {
+            execution.avoid.push(Arc::clone(lease.node()));
+        }
         let mut session = self.session();
         session.replica = None;
         session.transaction.take_if(|open| !open.begun);
@@ -181,6 +186,7 @@ impl ReplicatedConnection {
         (symptoms, failure): (Symptoms, &Failure),
         error: DieselError,
     ) -> QueryResult<()> {
+        execution.asked = Instant::now();
         let remark = failure.remark;
         let missing_type = matches!(error, DieselError::SerializationError(_));
         let mut recovery = recover(symptoms);
@@ -207,7 +213,10 @@ impl ReplicatedConnection {
                 }
                 execution.avoid.push(Arc::clone(lease.node()));
             }
-            Recovery::OtherNode => execution.avoid.push(Arc::clone(lease.node())),
+            Recovery::OtherNode => {
+                lease.node().pace.failed(Instant::now());
+                execution.avoid.push(Arc::clone(lease.node()));
+            }
             Recovery::FreshConnection => {
                 lease.condemn();
                 execution.heals += 1;

@@ -26,7 +26,7 @@ use left::Fate;
 pub(crate) use left::Left;
 use parking_lot::{Mutex, MutexGuard};
 pub use reports::Stage;
-pub(crate) use reports::{ReadMark, Reports, StandbySnapshot};
+pub(crate) use reports::{InVain, ReadMark, Reports, StandbySnapshot};
 pub(crate) use requirement::ReadRequirement;
 use write_log::Covering;
 pub(crate) use write_log::{NewTimeline, WriteLog, WriteSeq};

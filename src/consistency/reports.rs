@@ -112,6 +112,35 @@ pub(crate) struct Reports {
     questions: Mutex<Vec<Question>>,
     /// A connection to a run of the server. All that earlier runs have shown, the primary shows.
     vouched: Mutex<Option<Arc<Wire>>>,
+    /// How the last wait there ended that ended without what it waited for.
+    in_vain: Mutex<Option<InVain>>,
+}
+
+/// Until when nobody waits on a server that was waited for in vain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InVain {
+    /// It reports this position, if it was not so far in time.
+    position: Option<Position>,
+    /// At the latest.
+    end: Instant,
+}
+
+impl InVain {
+    /// The server was not so far in time.
+    pub(crate) fn until(position: Position, limit: Duration) -> Self {
+        Self {
+            position: Some(position),
+            ..Self::anything(limit)
+        }
+    }
+
+    /// It cannot wait for what was wanted of it, nor for anything else.
+    pub(crate) fn anything(limit: Duration) -> Self {
+        Self {
+            position: None,
+            end: Instant::now() + limit,
+        }
+    }
 }
 
 impl Reports {
@@ -124,6 +153,7 @@ impl Reports {
             wanted: Notify::new(),
             questions: Mutex::default(),
             vouched: Mutex::default(),
+            in_vain: Mutex::default(),
         })
     }
 
@@ -309,6 +339,30 @@ impl Reports {
     fn wire(&self) -> Option<Arc<Wire>> {
         let last = self.last.borrow();
         last.shown.as_ref().map(|shown| Arc::clone(&shown.wire))
+    }
+
+    /// A wait on the server itself has ended without what it waited for.
+    pub(crate) fn waited_in_vain(&self, in_vain: InVain) {
+        *self.in_vain.lock() = Some(in_vain);
+    }
+
+    /// Whether a wait on the server itself may succeed, as far as is known.
+    pub(crate) fn is_worth_a_wait(&self) -> bool {
+        let mut in_vain = self.in_vain.lock();
+        let Some(InVain { position, end }) = *in_vain else {
+            return true;
+        };
+        let has = |position: Position| {
+            self.position().is_some_and(|reported| {
+                reported.timeline > position.timeline
+                    || reported.timeline == position.timeline && reported.lsn >= position.lsn
+            })
+        };
+        let over = Instant::now() >= end || position.is_some_and(has);
+        if over {
+            *in_vain = None;
+        }
+        over
     }
 
     /// Whether anybody waits for a report.

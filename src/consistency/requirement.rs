@@ -43,6 +43,8 @@ struct Needs {
     reads: Vec<ReadMark>,
     /// What replicas that tell no position are assumed to show.
     assumed: Option<Assumed>,
+    /// Since when the read has waited on a server that did not catch up in time, and for how long.
+    waited: Option<(Instant, Duration)>,
 }
 
 /// How far behind a replica is taken to be that tells no position, and what it must show.
@@ -268,6 +270,30 @@ impl ReadRequirement {
             let covers = |wanted| view.forks.covers(position, wanted);
             wanted().all(covers).then_some(position)
         })
+    }
+
+    /// The position that a server on `timeline` may be had to wait for. Call [`ReadRequirement::refresh`] first.
+    pub(crate) fn to_wait_for(&self, timeline: u32, write_log: &WriteLog) -> Option<Position> {
+        // How old a server's log is may change without more of it.
+        if self.age().is_some() || self.wanted().next().is_none() {
+            return None;
+        }
+        self.to_show(timeline, write_log)
+    }
+
+    /// Whether what it asks for may be a position, once others have answered.
+    pub(crate) fn may_become_a_position(&self) -> bool {
+        self.age().is_none() && self.primary.is_none()
+    }
+
+    /// A server was waited for in vain, beginning at this moment.
+    pub(crate) fn waited_since(&mut self, began: Instant) {
+        self.needs().waited = Some((began, began.elapsed()));
+    }
+
+    /// Since when a server was waited for in vain, and how long that took.
+    pub(crate) fn waited(&self) -> Option<(Instant, Duration)> {
+        self.needs.as_ref().and_then(|needs| needs.waited)
     }
 
     /// Whether waiting is in vain: the primary was asked after `moment`, and is not that far itself.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::{Left, NewTimeline, Reports, SessionHistory, WriteLog};
+use super::{InVain, Left, NewTimeline, Reports, SessionHistory, WriteLog};
 use crate::config::{Consistency, ConsistencyConfig, WriteScope};
 use crate::node::{MissingRight, Place};
 use crate::position::{Lsn, Position, Sample};
@@ -513,4 +513,41 @@ fn nothing_that_is_assumed_is_strong() {
     strong.refresh(&write_log);
     assert!(!strong.is_met_by(&mute(), &write_log));
     assert!(strong.is_met_by(&replica(1, 20), &write_log));
+}
+
+#[test]
+fn a_server_that_was_waited_for_in_vain_is_left_alone_until_it_is_there() {
+    let (behind, there) = (replica(1, 100), replica(1, 200));
+    let wanted = Position::new(1, Lsn(200));
+    assert!(behind.is_worth_a_wait());
+    for (reports, worth) in [(&behind, false), (&there, true)] {
+        reports.waited_in_vain(InVain::until(wanted, HOUR));
+        assert_eq!(reports.is_worth_a_wait(), worth, "{worth}");
+    }
+    // A server that cannot wait does not come to it by going on.
+    there.waited_in_vain(InVain::anything(HOUR));
+    assert!(!there.is_worth_a_wait());
+    there.waited_in_vain(InVain::anything(Duration::ZERO));
+    assert!(there.is_worth_a_wait());
+}
+
+#[test]
+fn only_a_position_is_waited_for() {
+    let write_log = WriteLog::default();
+    let config = of(WriteScope::Session);
+    let history = SessionHistory::default();
+    let of_level = |level| {
+        let mut requirement = history.requirement(level, &config, &write_log);
+        requirement.refresh(&write_log);
+        requirement.to_wait_for(1, &write_log)
+    };
+    sampled(&write_log, 1, 100);
+    assert_eq!(of_level(RYW), None, "nothing was written");
+    let old = Consistency::BoundedStaleness(HOUR);
+    assert_eq!(of_level(old), None, "an age is no position");
+    history.write_starts();
+    history.write_acknowledged(write_log.draw(1), false, &write_log);
+    assert_eq!(of_level(RYW), None, "the primary has not told where");
+    sampled(&write_log, 1, 200);
+    assert_eq!(of_level(RYW), Some(Position::new(1, Lsn(200))));
 }

@@ -25,6 +25,7 @@ impl SqlState {
     pub(crate) const READ_ONLY_SQL_TRANSACTION: Self = Self(*b"25006");
     pub(crate) const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
     pub(crate) const NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
+    pub(crate) const QUERY_CANCELED: Self = Self(*b"57014");
     pub(crate) const INTERNAL_ERROR: Self = Self(*b"XX000");
     pub(crate) const SERIALIZATION_FAILURE: Self = Self(*b"40001");
     pub(crate) const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");

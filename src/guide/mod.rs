@@ -13,6 +13,7 @@
 //! - [`pg_auto_failover`]: The same, under `pg_auto_failover`.
 //! - [`operations`]: Running it: grants, limits, alerts.
 //! - [`peers`]: What a row costs through this crate, and through what you would use instead.
+//! - [`scale`]: How many connections, which policy, what many of anything take.
 //! - [`terms`]: The words of this crate.
 
 #[doc = include_str!("getting_started.md")]
@@ -58,6 +59,8 @@ pub mod operations {}
 #[doc = include_str!("peers.svg")]
 /// </div>
 pub mod peers {}
+#[doc = include_str!("scale.md")]
+pub mod scale {}
 
 #[doc = include_str!("terms.md")]
 pub mod terms {}

@@ -1,7 +1,7 @@
 //! Asks a server to cancel what one of its connections runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::Node;
 use super::dial::Peer;
@@ -13,6 +13,8 @@ pub(crate) struct NodeCancel {
     pub(super) peer: Arc<Peer>,
     /// How many statements and row streams use the connection now.
     pub(super) users: AtomicUsize,
+    /// Whether that was ever asked for.
+    pub(super) asked: AtomicBool,
 }
 
 impl NodeCancel {
@@ -28,6 +30,7 @@ impl NodeCancel {
 
     /// Sends the request over a socket of its own, on the node's runtime.
     pub(crate) async fn cancel(&self) -> Result<(), ConnectError> {
+        self.asked.store(true, Ordering::Release);
         self.node.pool.connector().cancel(&self.peer).await
     }
 }

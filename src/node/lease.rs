@@ -61,6 +61,7 @@ impl Lease {
                 node,
                 peer: Arc::clone(&pooled.peer),
                 users: AtomicUsize::new(0),
+                asked: AtomicBool::new(false),
             }),
             pooled: Some(pooled),
             abandoned: AtomicBool::new(false),
@@ -171,6 +172,11 @@ impl Lease {
             lease: Arc::clone(self),
             finished: false,
         }
+    }
+
+    /// Whether what runs on it was to be cancelled since it is lent out.
+    pub(crate) fn was_to_be_cancelled(&self) -> bool {
+        self.cancel.asked.load(Ordering::Acquire)
     }
 
     pub(crate) fn canceller(&self) -> Arc<NodeCancel> {

@@ -8,10 +8,12 @@ mod dial;
 mod facts;
 mod fence;
 mod lease;
+mod line;
 mod login;
 mod mark;
 mod marking;
 mod monitor_connection;
+mod pace;
 mod pool;
 mod position_sql;
 #[cfg(feature = "promotion")]
@@ -25,6 +27,7 @@ mod rights;
 mod run;
 mod shows;
 mod socket;
+mod wait_for_lsn;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,6 +54,9 @@ pub(crate) use replication_connection::{Grants, ReplicationConnection};
 pub(crate) use rights::MissingRight;
 pub(crate) use run::Run;
 pub(crate) use shows::{Known, Wanted};
+pub(crate) use wait_for_lsn::WaitForLsn;
+
+use pace::Pace;
 
 use crate::config::NodeSettings;
 use crate::error::ConnectError;
@@ -80,6 +86,8 @@ pub(crate) struct Node {
     pub(crate) meter: Arc<NodeMeter>,
     /// Statements, and transactions on this node alone, under way.
     in_flight: AtomicUsize,
+    /// How long reads take there.
+    pub(crate) pace: Pace,
     quiet: Notify,
     pub(crate) runtime: Handle,
 }
@@ -113,6 +121,7 @@ impl Node {
                 pool: NodePool::new(connector, fallback_share, Arc::clone(&meter)),
                 meter,
                 in_flight: AtomicUsize::new(0),
+                pace: Pace::new(Instant::now()),
                 quiet: Notify::new(),
                 runtime: runtime.clone(),
             }
@@ -121,6 +130,11 @@ impl Node {
 
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// How much it has to do: what is under way, and what waits for a connection.
+    pub(crate) fn load(&self) -> usize {
+        self.in_flight() + self.pool.waiting()
     }
 
     /// The node is busy while the guard lives.

@@ -1,16 +1,20 @@
 //! The pool of one node: checkouts that fail fast and say why.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bb8::{Pool, PooledConnection};
 use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use super::bb8_manager::{ConnectionManager, Failures, Sink};
 use super::connect::Connector;
 use super::facts::{Facts, ask, identify};
+use super::line::{Line, Place};
+use crate::deadline;
 use crate::error::{ConnectError, Error};
 use crate::metrics::NodeMeter;
 use crate::wire::ServerRole;
@@ -34,17 +38,24 @@ pub(crate) struct Probe {
 #[derive(Debug)]
 pub(crate) struct NodePool {
     pool: Pool<ConnectionManager>,
+    /// Who waits for a connection.
+    line: Arc<Line<Pooled>>,
+    runtime: Handle,
     connector: Arc<Connector>,
     failures: watch::Sender<Failures>,
     /// How many of the connections may serve reads that failed elsewhere.
     pub(crate) fallback: Arc<Semaphore>,
     pub(crate) fallback_limit: usize,
+    /// How many of the connections may wait for the server to catch up. Reads that need not wait have the others.
+    pub(crate) waits: Arc<Semaphore>,
     meter: Arc<NodeMeter>,
 }
 
 impl NodePool {
+    /// Within the runtime on which its connections live.
     pub(super) fn new(connector: Connector, fallback_share: f64, meter: Arc<NodeMeter>) -> Self {
         let fallback = share_of(connector.settings.pool.max_size, fallback_share);
+        let waits = connector.settings.pool.max_size / 2;
         let connector = Arc::new(connector);
         let failures = watch::Sender::new(Failures::default());
         let settings = &connector.settings.pool;
@@ -68,10 +79,13 @@ impl NodePool {
             });
         Self {
             pool,
+            line: Line::new(),
+            runtime: Handle::current(),
             connector,
             failures,
             fallback: Arc::new(Semaphore::new(fallback)),
             fallback_limit: fallback,
+            waits: Arc::new(Semaphore::new(waits as usize)),
             meter,
         }
     }
@@ -92,7 +106,7 @@ impl NodePool {
     /// Whether a connection is free for a read that other nodes were to serve. If there is none, one more is
     /// opened for later.
     pub(crate) fn has_room(&self) -> bool {
-        if self.fallback.available_permits() == 0 {
+        if self.fallback.available_permits() == 0 || self.waiting() > 0 {
             return false;
         }
         let is_free = self.pool.state().idle_connections > 0;
@@ -134,27 +148,71 @@ impl NodePool {
         Ok(Probe { role, facts, took })
     }
 
-    /// A connection that is free right now. If there is none, one more is opened for later.
+    /// How many wait for a connection.
+    pub(crate) fn waiting(&self) -> usize {
+        self.line.len()
+    }
+
+    /// A connection that is free right now, unless others wait for one. If there is none, one more is opened for later.
     pub(crate) fn try_checkout(&self) -> Option<Pooled> {
+        if self.waiting() > 0 {
+            return None;
+        }
         self.pool.get_owned().now_or_never()?.ok()
     }
 
-    /// A connection, waited for up to `connection_timeout`.
+    /// Gives free connections to those who wait. bb8 wakes one for each that comes free; of two that come free while
+    /// nobody listens yet it tells of one.
+    fn hand_on(&self) {
+        while self.waiting() > 0 && self.pool.state().idle_connections > 0 {
+            let free = self.pool.get_owned().now_or_never();
+            let Some(Ok(free)) = free else {
+                return;
+            };
+            if let Some(nobodys) = self.line.give(free) {
+                drop(nobodys);
+                return;
+            }
+        }
+    }
+
+    /// A connection, waited for up to `connection_timeout`. Who asked first is served first.
     pub(crate) async fn checkout(&self) -> Result<Pooled, Error> {
         // Seen before the attempt, so that no failure of the attempt can be missed.
         let mut failures = self.failures.subscribe();
         let started = Instant::now();
         let _pending = self.meter.waits();
+        let mut turn = Turn {
+            place: self.line.join(),
+            runtime: &self.runtime,
+        };
         let get = self.pool.get_owned();
         tokio::pin!(get);
+        // bb8's own limit begins anew with each connection that was found for somebody else.
+        let limit = self.connector.settings.pool.connection_timeout;
+        let over = tokio::time::sleep_until(deadline::after(started.into_std(), limit).into());
+        tokio::pin!(over);
         let mut seen = None;
         loop {
             tokio::select! {
                 biased;
-                got = &mut get => {
+                pooled = poll_fn(|context| turn.place.poll_given(context)) => {
+                    self.hand_on();
                     self.meter.waited_for_connection(started.elapsed());
-                    return got.map_err(|_| self.exhausted(started, seen));
+                    return Ok(pooled);
                 }
+                got = &mut get => {
+                    let Ok(found) = got else {
+                        return Err(self.exhausted(started, seen));
+                    };
+                    if let Some(pooled) = turn.place.found(found) {
+                        self.hand_on();
+                        self.meter.waited_for_connection(started.elapsed());
+                        return Ok(pooled);
+                    }
+                    get.set(self.pool.get_owned());
+                }
+                () = &mut over => return Err(self.exhausted(started, seen)),
                 changed = failures.changed() => {
                     let failure = failures.borrow_and_update().last.clone();
                     // With connections in use, one of them comes back; with none, nothing will.
@@ -187,6 +245,20 @@ impl NodePool {
                 connect: connect.map(Box::new),
             },
         }
+    }
+}
+
+/// Who waits. If he leaves when a connection was just given to him, it goes back, wherever he leaves from: bb8 may
+/// open another one in its place, which needs the runtime.
+struct Turn<'a> {
+    place: Place<Pooled>,
+    runtime: &'a Handle,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let _runtime = self.runtime.enter();
+        drop(self.place.taken());
     }
 }
 

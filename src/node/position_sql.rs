@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use crate::position::PositionSource;
 
-/// The timeline of a server, from PostgreSQL. A standby's is at least that of its last restartpoint, and that on which
-/// it receives, if this role may see that.
-const TIMELINE: &str = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN GREATEST(\
+/// The timeline of a standby, from PostgreSQL: at least that of its last restartpoint, and that on which it receives,
+/// if this role may see that.
+pub(super) const OF_STANDBY: &str = "GREATEST(\
      (SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()), \
      (SELECT min_recovery_end_timeline FROM pg_catalog.pg_control_recovery()), \
-     (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver)) \
+     (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver))";
+
+/// The timeline of a server, from PostgreSQL.
+const TIMELINE: &str = "CASE WHEN pg_catalog.pg_is_in_recovery() THEN {of_standby} \
      ELSE ('x' || substr(pg_catalog.pg_walfile_name({primary}), 1, 8))::bit(32)::int \
      END";
 
@@ -40,6 +43,7 @@ impl PositionSql {
         };
         sql.place = PLACE
             .replace("{timeline}", sql.timeline().unwrap_or(TIMELINE))
+            .replace("{of_standby}", OF_STANDBY)
             .replace("{standby}", sql.standby())
             .replace("{primary}", sql.inserted());
         sql

@@ -84,6 +84,11 @@ impl Shows {
         self.get().is_some_and(|shown| shown.refused)
     }
 
+    /// Whether something else than PostgreSQL tells the server's position.
+    pub(crate) fn is_told_by_source(&self) -> bool {
+        self.sql.is_given()
+    }
+
     /// Whether the server was found to be of another cluster. `None` if it was not asked.
     pub(crate) fn is_foreign(&self) -> Option<bool> {
         self.get().map(|shown| shown.foreign)

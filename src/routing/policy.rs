@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A node that could serve the read.
 #[derive(Clone, Copy, Debug)]
@@ -13,8 +14,10 @@ pub struct Candidate<'a> {
     /// Its weight, above 0 unless every candidate's weight is 0. While one of the candidates is slow
     /// or has just come back, weights are in thousandths, and its own is less.
     pub weight: u32,
-    /// Statements that this pool is running on it now.
+    /// Statements that this pool is running on it now, and those that wait for a connection to it.
     pub in_flight: usize,
+    /// How long reads of this pool take on it: a running mean, of its last ten seconds. `None` while too little is known.
+    pub latency: Option<Duration>,
     /// Its tags.
     pub tags: &'a BTreeMap<String, String>,
 }
@@ -46,7 +49,7 @@ pub trait LoadBalancingPolicy: fmt::Debug + Send + Sync {
     fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize;
 }
 
-/// Each candidate in proportion to its weight. The default.
+/// Each candidate in proportion to its weight, however slow it is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WeightedRandom;
 
@@ -56,26 +59,33 @@ impl LoadBalancingPolicy for WeightedRandom {
     }
 }
 
-/// Two candidates drawn by weight; the one with fewer statements in flight for its weight wins.
+/// Two different candidates drawn by weight; the one with fewer statements in flight for its weight wins.
 ///
 /// Mitzenmacher, *The Power of Two Choices in Randomized Load Balancing* (2001): nearly as even as
 /// asking all, without everyone running to the same idle node.
+///
+/// Between unequal weights shares are rough while few statements run: a light node runs whole ones, too.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LeastInFlight;
 
 impl LoadBalancingPolicy for LeastInFlight {
     fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize {
-        let (one, two) = (
-            weighted(candidates, random()),
-            weighted(candidates, random()),
-        );
-        let load = |index: usize| {
-            candidates.get(index).map_or(u64::MAX, |candidate| {
-                // Per weight, scaled to stay in integers; the statement to come counts too.
-                (candidate.in_flight as u64 + 1) * 1_000_000 / u64::from(candidate.weight.max(1))
-            })
+        let one = weighted(candidates, random());
+        let Some(first) = candidates.get(one) else {
+            return one;
         };
-        if load(two) < load(one) { two } else { one }
+        // The same one twice would be no choice, and all would come to hang on one that hangs.
+        let two = drawn(candidates, |it| !std::ptr::eq(it, first), random());
+        let Some(second) = candidates.get(two) else {
+            return one;
+        };
+        // The statement to come does not count: while nothing runs, the weights alone decide.
+        let load = |it: &Candidate<'_>, other: &Candidate<'_>| it.in_flight as u64 * share(other);
+        if load(second, first) < load(first, second) {
+            two
+        } else {
+            one
+        }
     }
 }
 
@@ -100,8 +110,26 @@ fn weighted(candidates: &[Candidate<'_>], random: u64) -> usize {
     slot(candidates, random % total(candidates))
 }
 
+/// One of those that are `fit`, in proportion to its weight.
+pub(super) fn drawn(
+    candidates: &[Candidate<'_>],
+    fit: impl Fn(&Candidate<'_>) -> bool,
+    random: u64,
+) -> usize {
+    let among = candidates.iter().enumerate().filter(|(_, it)| fit(it));
+    let total = among.clone().map(|(_, it)| share(it)).sum::<u64>().max(1);
+    let mut slot = random % total;
+    for (index, candidate) in among {
+        match slot.checked_sub(share(candidate)) {
+            Some(rest) => slot = rest,
+            None => return index,
+        }
+    }
+    weighted(candidates, random)
+}
+
 /// Every candidate counts at least once, so that weights of 0 among themselves are even.
-fn share(candidate: &Candidate<'_>) -> u64 {
+pub(super) fn share(candidate: &Candidate<'_>) -> u64 {
     u64::from(candidate.weight.max(1))
 }
 
@@ -136,6 +164,7 @@ mod tests {
             name: "node",
             weight: *weight,
             in_flight: *in_flight,
+            latency: None,
             tags: &NO_TAGS,
         };
         nodes.iter().map(candidate).collect()

@@ -46,6 +46,7 @@ mod tests {
                 name: "node",
                 weight: *weight,
                 in_flight: 0,
+                latency: None,
                 tags: &NO_TAGS,
             })
             .collect();

@@ -39,6 +39,7 @@ async fn plain_selects_run_on_replicas_by_weight() {
 async fn every_policy_uses_every_replica() {
     let database = database().await;
     for policy in [
+        Policy::LatencyAware,
         Policy::WeightedRandom,
         Policy::LeastInFlight,
         Policy::RoundRobin,

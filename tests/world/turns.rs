@@ -1,0 +1,213 @@
+//! Many wait for few connections: in which order they are served, and what is left of those who stop waiting. And reads
+//! that leave a slow replica, and return.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use diesel::result::Error as DieselError;
+use diesel_async::RunQueryDsl;
+use diesel_replicated::{ErrorExt, NodeConfig, Outcome, ReplicatedPool};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use crate::support::{
+    Number, Shared, all_up, builder_for, cluster, database, eventually, on, own_cluster, run,
+};
+
+/// A pool with so many connections, all to the primary.
+async fn small_pool(size: u32) -> ReplicatedPool {
+    let database = database().await;
+    let primary = cluster().primary();
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(primary.url(&database)).name("primary"))
+        .max_size(size)
+        .build()
+        .await
+        .unwrap();
+    eventually("it is up", || async { all_up(&pool) }).await;
+    pool
+}
+
+async fn one(pool: &ReplicatedPool) -> Result<(), DieselError> {
+    let mut conn = pool.get().await?;
+    run(&mut conn, "SELECT 1").await
+}
+
+/// How many connections are in use.
+fn in_use(pool: &ReplicatedPool) -> u32 {
+    let status = pool.status();
+    let node = status.node("primary").unwrap();
+    node.connections - node.idle_connections
+}
+
+/// sqlx #453, asyncpg #1247, rails #6416, HikariCP #2192, mongo-ruby-driver #3028: whoever gives a connection back and asks
+/// anew gets it before those who wait.
+#[tokio::test]
+async fn whoever_asks_anew_comes_after_all_who_wait() {
+    const TASKS: u32 = 40;
+    // With more connections those that are served at the same time end in any order.
+    let pool = small_pool(1).await;
+    let mut holder = pool.get().await.unwrap();
+    run(&mut holder, "SELECT 1").await.unwrap();
+    let served = Arc::new(Mutex::new(Vec::new()));
+    let asked = Arc::new(AtomicU32::new(0));
+    let task = |_| {
+        let (pool, served, asked) = (pool.clone(), Arc::clone(&served), Arc::clone(&asked));
+        async move {
+            for _ in 0..5 {
+                // On one thread nobody comes between this and the place in the line.
+                let number = asked.fetch_add(1, Ordering::Relaxed);
+                let mut conn = pool.get().await.unwrap();
+                run(&mut conn, "SELECT 1").await.unwrap();
+                served.lock().push(number);
+            }
+        }
+    };
+    let tasks: JoinSet<()> = (0..TASKS).map(task).collect();
+    let all = || async { AtomicU32::load(&asked, Ordering::Relaxed) == TASKS };
+    eventually("all wait", all).await;
+    drop(holder);
+    tasks.join_all().await;
+    let in_turn: Vec<u32> = (0..5 * TASKS).collect();
+    assert_eq!(*served.lock(), in_turn);
+}
+
+/// node-mysql2 #4498: a limit that begins anew is none.
+#[tokio::test]
+async fn who_has_waited_for_too_long_is_told_though_connections_come_and_go() {
+    let database = database().await;
+    let primary = cluster().primary();
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(primary.url(&database)).name("primary"))
+        .max_size(1)
+        .connection_timeout(Duration::from_millis(300))
+        .build()
+        .await
+        .unwrap();
+    let mut holder = pool.get().await.unwrap();
+    run(&mut holder, "SELECT 1").await.unwrap();
+    let waiting: JoinSet<_> = (0..200)
+        .map(|_| {
+            let pool = pool.clone();
+            async move { one(&pool).await }
+        })
+        .collect();
+    for told in waiting.join_all().await {
+        let error = told.unwrap_err();
+        assert_eq!(error.outcome(), Outcome::NotRun, "{error}");
+    }
+    drop(holder);
+    one(&pool).await.unwrap();
+}
+
+/// sqlx #83, bb8 #67, hibernate-reactive #4133, boostorg/mysql #509, clickhouse-go #1759: who stops waiting at the moment at
+/// which he is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_waiting_takes_no_connection_along() {
+    let pool = small_pool(2).await;
+    for round in 0..20u64 {
+        let mut holders = Vec::new();
+        for _ in 0..2 {
+            let mut holder = pool.get().await.unwrap();
+            run(&mut holder, "SELECT 1").await.unwrap();
+            holders.push(holder);
+        }
+        let stay = Shared::default();
+        let mut leaving = Vec::new();
+        let mut staying = JoinSet::new();
+        for place in 0..60 {
+            let (pool, stay) = (pool.clone(), stay.clone());
+            let waits = async move {
+                let served = one(&pool).await;
+                stay.add(1);
+                served
+            };
+            if place % 3 == 0 {
+                staying.spawn(waits);
+            } else {
+                leaving.push(tokio::spawn(waits));
+            }
+        }
+        tokio::task::yield_now().await;
+        drop(holders);
+        for (place, task) in leaving.iter().enumerate() {
+            task.abort();
+            if (place as u64 + round) % 5 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        for served in staying.join_all().await {
+            served.unwrap();
+        }
+    }
+    eventually("all connections are back", || async { in_use(&pool) == 0 }).await;
+    assert_eq!(pool.status().node("primary").unwrap().in_flight, 0);
+    // Both can be had at once.
+    let (first, second) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    for mut conn in [&first, &second] {
+        let read = diesel::sql_query("SELECT 1 AS number");
+        let read: Number = read.get_result(&mut conn).await.unwrap();
+        assert_eq!(read.number, 1);
+    }
+}
+
+/// asyncpg #1247, bb8 #122: with many more tasks than connections one of them waits for ever, or too long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_ten_thousand_who_wait_each_is_served() {
+    let pool = small_pool(20).await;
+    let tasks: JoinSet<_> = (0..10_000)
+        .map(|_| {
+            let pool = pool.clone();
+            async move { one(&pool).await }
+        })
+        .collect();
+    for served in tasks.join_all().await {
+        served.unwrap();
+    }
+    eventually("all connections are back", || async { in_use(&pool) == 0 }).await;
+}
+
+/// scylla-rust-driver #536, cassandra-cpp-driver #145, MongoDB's SPEC-1555: a replica that became slow, and one that is well
+/// again.
+#[tokio::test]
+async fn reads_leave_a_replica_that_became_slow_and_come_back() {
+    let local = own_cluster().await;
+    let schema = "
+        CREATE TABLE service (server text, seconds float8);
+        INSERT INTO service VALUES ('replica-1', 0), ('replica-2', 0);
+        CREATE FUNCTION served() RETURNS integer LANGUAGE plpgsql STABLE AS $$ BEGIN
+            PERFORM pg_sleep(seconds) FROM service WHERE server = current_setting('cluster_name');
+            RETURN 1;
+        END $$";
+    let change = |sql: &'static str| {
+        on(&local, move |local| {
+            local.primary().sql("app", sql).unwrap();
+            local.wait_caught_up().unwrap();
+        })
+    };
+    change(schema).await;
+    let pool = builder_for(&local, "app").allow_function("served");
+    let pool = pool.build().await.unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    // Of so many reads in a row, how many went to the second replica.
+    let there = || async {
+        let mut there = 0;
+        for _ in 0..20 {
+            let mut conn = pool.get().await.unwrap();
+            let read = diesel::sql_query("SELECT served() AS number");
+            let read: Number = read.get_result(&mut conn).await.unwrap();
+            assert_eq!(read.number, 1);
+            there += u32::from(conn.last_route().unwrap().node == "replica-2");
+        }
+        there
+    };
+    eventually("both serve", || async { (4..=16).contains(&there().await) }).await;
+    change("UPDATE service SET seconds = 0.1 WHERE server = 'replica-2'").await;
+    eventually("reads leave the slow one", || async { there().await == 0 }).await;
+    change("UPDATE service SET seconds = 0 WHERE server = 'replica-2'").await;
+    eventually("reads come back", || async {
+        (4..=16).contains(&there().await)
+    })
+    .await;
+}
