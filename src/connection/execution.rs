@@ -27,10 +27,10 @@ pub(super) struct Execution {
     /// Replicas that have failed it.
     pub(super) avoid: Vec<Arc<Node>>,
     /// How many times a connection's outdated memory made it fail, and which memory last.
-    pub(super) heals: u32,
+    pub(super) heals: u16,
     pub(super) healing: Option<Stale>,
     /// How many times the connection's transactions were read only.
-    pub(super) outdated: u32,
+    pub(super) outdated: u16,
     /// It has values of custom types.
     pub(super) custom_types: bool,
     /// A replica refused it. If the primary accepts it, the pool remembers that.

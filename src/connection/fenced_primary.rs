@@ -19,7 +19,7 @@ use crate::node::{Failure, Lease, NodeConnection, Whose};
 use crate::wire::Says;
 
 /// How many times one statement may meet a connection whose setting is outdated.
-const OUTDATED: u32 = 32;
+const OUTDATED: u16 = 32;
 
 impl ReplicatedConnection {
     /// Whether a transaction has just begun that must not write, or would break the fence.

@@ -19,7 +19,7 @@ use crate::routing::{Decision, Recovery, Stale, Symptoms, recover, stale};
 
 /// How many times one statement may find a connection's memory outdated. Once heals it; the catalog may change a
 /// second time.
-const HEALS: u32 = 3;
+const HEALS: u16 = 3;
 
 /// What follows a failure that the caller need not hear of.
 pub(super) enum AfterFailure {
