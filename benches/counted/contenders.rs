@@ -236,6 +236,11 @@ async fn counted(number: u64) -> u64 {
     number
 }
 
+/// Every program has a timer. Without one tokio does less at each turn, and a bare connection has none.
+fn spawn_timer() {
+    tokio::spawn(tokio::time::sleep(DAY));
+}
+
 /// Performs so many operations after the first ones.
 pub(crate) fn perform(case: Case, operations: u64, place: &Where) {
     if matches!(case.contender, Contender::SyncR2d2 | Contender::SyncOurs) {
@@ -249,8 +254,7 @@ pub(crate) fn perform(case: Case, operations: u64, place: &Where) {
     let numbers = 0..WARM_UP + operations;
     let operation = case.operation;
     runtime.block_on(async {
-        // As every program has one. Without any timer tokio does less at each turn, and a bare connection has none.
-        let _timer = tokio::spawn(tokio::time::sleep(DAY));
+        spawn_timer();
         match case.contender {
             Contender::Bare => {
                 let mut conn = AsyncPgConnection::establish(&place.primary).await.unwrap();

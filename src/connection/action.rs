@@ -1,6 +1,7 @@
 //! The three ways in which Diesel sends a statement, behind one trait.
 
 use std::any::TypeId;
+use std::pin::pin;
 use std::sync::Arc;
 
 use diesel::QueryResult;
@@ -96,7 +97,7 @@ impl Action for Load {
             let first = rows.next().await.transpose()?;
             Ok((first, rows))
         };
-        match lease.driver.run(started).await {
+        match lease.driver.run(pin!(started)).await {
             Ok((first, rows)) => {
                 self.rows = RowStream::new(first, rows, using.into_stream());
                 Ok(())
@@ -150,7 +151,7 @@ impl Action for Execute {
     async fn send(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
         let using = lease.enter();
         let executed = self.statement.execute(lease.driven());
-        let result = lease.driver.run(executed).await;
+        let result = lease.driver.run(pin!(executed)).await;
         using.finish();
         self.count = result?;
         Ok(())
@@ -172,7 +173,8 @@ impl Action for Batch<'_> {
     async fn send(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
         let using = lease.enter();
         let mut connection = lease.driven();
-        let result = lease.driver.run(connection.batch_execute(self.0)).await;
+        let executed = connection.batch_execute(self.0);
+        let result = lease.driver.run(pin!(executed)).await;
         using.finish();
         result
     }

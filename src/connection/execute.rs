@@ -77,7 +77,6 @@ impl ReplicatedConnection {
             (only_rolls_back, keeps_names),
         );
         drop(session);
-        let started = Instant::now();
         Execution {
             verdict,
             decision,
@@ -94,8 +93,8 @@ impl ReplicatedConnection {
             pending_write,
             unsent: false,
             refused: false,
-            started,
-            asked: started,
+            started: Instant::now(),
+            asked_after: 0,
             pending_commit: None,
             settings,
             settings_refused: false,
@@ -501,7 +500,7 @@ impl ReplicatedConnection {
             None => {
                 let served = Box::pin(self.served(execution, found)).await?;
                 // The wait is not the node's time.
-                execution.asked = Instant::now();
+                execution.asks();
                 served
             }
         };
@@ -591,7 +590,7 @@ impl ReplicatedConnection {
         }
         if matches!(execution.decision, Decision::Replica { .. }) {
             let now = Instant::now();
-            let took = now.saturating_duration_since(execution.asked);
+            let took = execution.took(now);
             lease.node().pace.measured(took, now);
         }
         self.count(execution, lease.node());

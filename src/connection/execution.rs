@@ -1,7 +1,7 @@
 //! One statement on its way: what is known of it, and of the last attempt to run it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -48,8 +48,8 @@ pub(super) struct Execution {
     /// At the last attempt the server refused it before anything of it ran.
     pub(super) refused: bool,
     pub(super) started: Instant,
-    /// When the last attempt of a read had a node.
-    pub(super) asked: Instant,
+    /// When the last attempt of a read had a node: so many microseconds after it started.
+    pub(super) asked_after: u32,
     /// How to find out what became of it, if it is a COMMIT.
     pub(super) pending_commit: Option<Box<PendingCommit>>,
     /// How far it has got, if it has a limit of time.
@@ -103,6 +103,18 @@ impl Execution {
             requirement: &mut self.requirement,
             started,
         }
+    }
+
+    /// A read has a node from now on. What was before is not that node's time.
+    pub(super) fn asks(&mut self) {
+        let after = self.started.elapsed().as_micros();
+        self.asked_after = u32::try_from(after).unwrap_or(u32::MAX);
+    }
+
+    /// How long the node of the last attempt has taken until `now`.
+    pub(super) fn took(&self, now: Instant) -> Duration {
+        let all = now.saturating_duration_since(self.started);
+        all.saturating_sub(Duration::from_micros(self.asked_after.into()))
     }
 
     /// The last attempt is at its end.

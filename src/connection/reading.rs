@@ -134,24 +134,11 @@ impl ReplicatedConnection {
             }
             let mut chosen = self.replica_lease(&mut reading, found.take()).await?;
             if let Chosen::Unmet = chosen {
-                if let Some(served) = self.meanwhile(&reading).await {
-                    return Ok(Served { waited, ..served });
+                match self.unmet(&mut reading, &mut waited).await {
+                    Some(Ok(served)) => return Ok(Served { waited, ..served }),
+                    Some(Err(primary)) => chosen = primary,
+                    None => continue,
                 }
-                let from = Instant::now();
-                if let Some(served) = Box::pin(self.waits_on_server(&mut reading)).await {
-                    return Ok(Served { waited, ..served });
-                }
-                let caught_up = self.caught_up(&mut reading).await;
-                waited += from.elapsed();
-                if caught_up {
-                    continue;
-                }
-                let reason = reading.requirement.otherwise();
-                chosen = Chosen::Primary {
-                    reason,
-                    // A write that no replica has yet does not count as fallback. A replica that is too old does.
-                    fallback: reason == RouteReason::TooOld,
-                };
             }
             let (why, fallback) = match chosen {
                 Chosen::Replica(lease) => {
@@ -190,6 +177,31 @@ impl ReplicatedConnection {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Who serves the read while no replica is known to have what it must see: somebody now, or the primary after a wait.
+    /// `None` if a replica has it by now.
+    async fn unmet(
+        &self,
+        reading: &mut Reading<'_>,
+        waited: &mut Duration,
+    ) -> Option<Result<Served, Chosen>> {
+        if let Some(served) = self.meanwhile(reading).await {
+            return Some(Ok(served));
+        }
+        let from = Instant::now();
+        if let Some(served) = Box::pin(self.waits_on_server(reading)).await {
+            return Some(Ok(served));
+        }
+        let caught_up = self.caught_up(reading).await;
+        *waited += from.elapsed();
+        let reason = reading.requirement.otherwise();
+        let primary = Chosen::Primary {
+            reason,
+            // A write that no replica has yet does not count as fallback. A replica that is too old does.
+            fallback: reason == RouteReason::TooOld,
+        };
+        (!caught_up).then_some(Err(primary))
     }
 
     /// The primary's connection. `None` as soon as the primary is away and a replica can serve the read.

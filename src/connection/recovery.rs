@@ -186,7 +186,7 @@ impl ReplicatedConnection {
         (symptoms, failure): (Symptoms, &Failure),
         error: DieselError,
     ) -> QueryResult<()> {
-        execution.asked = Instant::now();
+        execution.asks();
         let remark = failure.remark;
         let missing_type = matches!(error, DieselError::SerializationError(_));
         let mut recovery = recover(symptoms);

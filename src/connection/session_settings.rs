@@ -2,6 +2,7 @@
 //! serves next.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 
 use super::ReplicatedConnection;
@@ -130,7 +131,8 @@ impl ReplicatedConnection {
         if !sql.is_empty() {
             let using = lease.enter();
             let mut connection = lease.driven();
-            let told = lease.driver.run(connection.batch_execute(&sql)).await;
+            let telling = pin!(connection.batch_execute(&sql));
+            let told = lease.driver.run(telling).await;
             using.finish();
             told?;
         }

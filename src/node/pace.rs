@@ -129,7 +129,7 @@ fn duration(logarithm: u64) -> Duration {
     let power = logarithm >> FRACTION;
     let fraction = logarithm & ((1 << FRACTION) - 1);
     let whole = 1u64 << power.min(62);
-    let above = u128::from(whole) * u128::from(fraction) >> FRACTION;
+    let above = (u128::from(whole) * u128::from(fraction)) >> FRACTION;
     Duration::from_nanos(whole + u64::try_from(above).unwrap_or_default())
 }
 

@@ -35,7 +35,9 @@ pub(crate) struct Statement {
     pub(super) binds: Binds,
     pub(super) cacheable: bool,
     pub(super) anew: bool,
-    id: Option<TypeId>,
+    /// The identity of the query's type, and whether that determines the text. An `Option` would take more room.
+    id: TypeId,
+    has_id: bool,
     load: SendFn<Rows>,
     execute: SendFn<usize>,
 }
@@ -53,7 +55,8 @@ impl Statement {
             binds,
             cacheable,
             anew: false,
-            id,
+            id: id.unwrap_or_else(TypeId::of::<()>),
+            has_id: id.is_some(),
             load: load::<Q>,
             execute: execute::<Q>,
         })
@@ -65,7 +68,7 @@ impl Statement {
 
     /// The static identity of the query's type, if it has one: equal ids mean equal SQL.
     pub(crate) fn id(&self) -> Option<TypeId> {
-        self.id
+        self.has_id.then_some(self.id)
     }
 
     /// The bind of this number, from 0.

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::ops::Deref;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -180,10 +181,8 @@ impl Drive {
     }
 
     /// Awaits what needs answers of this connection.
-    pub(crate) async fn run<F: Future>(&self, work: F) -> F::Output {
-        let _left = Left(self);
-        let mut work = std::pin::pin!(work);
-        poll_fn(|cx| self.poll(cx, |cx| work.as_mut().poll(cx))).await
+    pub(crate) fn run<'a, F: Future>(&'a self, work: Pin<&'a mut F>) -> Driven<'a, F> {
+        Driven { drive: self, work }
     }
 
     /// Has the task drive it again: what is wanted of it does not come from a thread that waits, or comes later.
@@ -251,12 +250,26 @@ impl Drive {
     }
 }
 
-/// Ends a thread's part, also when its future is dropped.
-struct Left<'a>(&'a Drive);
+/// Work that needs answers of a connection. A thread that drives it leaves at the end, also when this is dropped.
+///
+/// It has a reference to the work, and no copy: it is part of the future of each statement.
+pub(crate) struct Driven<'a, F> {
+    drive: &'a Drive,
+    work: Pin<&'a mut F>,
+}
 
-impl Drop for Left<'_> {
+impl<F: Future> Future for Driven<'_, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Self { drive, work } = &mut *self;
+        drive.poll(cx, |cx| work.as_mut().poll(cx))
+    }
+}
+
+impl<F> Drop for Driven<'_, F> {
     fn drop(&mut self) {
-        self.0.leave();
+        self.drive.leave();
     }
 }
 
