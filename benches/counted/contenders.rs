@@ -15,6 +15,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use diesel_replicated::config::{Consistency, ConsistencyConfig, HealthConfig, WriteScope};
 use diesel_replicated::{ReplicatedPool, SessionToken};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use tokio::runtime::Runtime;
 
 diesel::table! {
     items (id) {
@@ -236,6 +237,11 @@ async fn counted(number: u64) -> u64 {
     number
 }
 
+fn on_one_thread() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}
+
 /// Every program has a timer. Without one tokio does less at each turn, and a bare connection has none.
 fn spawn_timer() {
     tokio::spawn(tokio::time::sleep(DAY));
@@ -247,13 +253,9 @@ pub(crate) fn perform(case: Case, operations: u64, place: &Where) {
         super::sync::perform(case.contender, operations, place);
         return;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
     let numbers = 0..WARM_UP + operations;
     let operation = case.operation;
-    runtime.block_on(async {
+    on_one_thread().block_on(async {
         spawn_timer();
         match case.contender {
             Contender::Bare => {

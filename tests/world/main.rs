@@ -6,6 +6,7 @@
     clippy::unwrap_used,
     clippy::large_futures,
     clippy::too_many_lines,
+    clippy::print_stderr,
     missing_debug_implementations,
     dead_code,
     unreachable_pub,

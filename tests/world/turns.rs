@@ -41,7 +41,7 @@ fn in_use(pool: &ReplicatedPool) -> u32 {
     node.connections - node.idle_connections
 }
 
-/// sqlx #453, asyncpg #1247, rails #6416, HikariCP #2192, mongo-ruby-driver #3028: whoever gives a connection back and asks
+/// sqlx #453, asyncpg #1247, rails #6416, `HikariCP` #2192, mongo-ruby-driver #3028: whoever gives a connection back and asks
 /// anew gets it before those who wait.
 #[tokio::test]
 async fn whoever_asks_anew_comes_after_all_who_wait() {
@@ -168,7 +168,7 @@ async fn of_ten_thousand_who_wait_each_is_served() {
     eventually("all connections are back", || async { in_use(&pool) == 0 }).await;
 }
 
-/// scylla-rust-driver #536, cassandra-cpp-driver #145, MongoDB's SPEC-1555: a replica that became slow, and one that is well
+/// scylla-rust-driver #536, cassandra-cpp-driver #145, `MongoDB`'s SPEC-1555: a replica that became slow, and one that is well
 /// again.
 #[tokio::test]
 async fn reads_leave_a_replica_that_became_slow_and_come_back() {

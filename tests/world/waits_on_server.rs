@@ -29,7 +29,7 @@ const BOTH: &[&str] = &["replica-1", "replica-2"];
 async fn able() -> Option<Arc<LocalCluster>> {
     let major = Binaries::find().unwrap().major_version();
     if major < 19 {
-        println!("not run: PostgreSQL {major} has no WAIT FOR LSN");
+        eprintln!("not run: PostgreSQL {major} has no WAIT FOR LSN");
         return None;
     }
     let start = || {
@@ -146,7 +146,7 @@ async fn write_and_read(
     tokio::spawn(async move { (count(&mut conn).await, conn) })
 }
 
-/// MaxScale #164 and sysown/proxysql #1208 send the wait before the read, in its packet. Its result is nobody's.
+/// `MaxScale` #164 and sysown/proxysql #1208 send the wait before the read, in its packet. Its result is nobody's.
 #[tokio::test]
 async fn a_read_and_its_wait_go_together_and_nobody_asks_meanwhile() {
     let Some(local) = able().await else { return };
@@ -431,7 +431,7 @@ async fn a_replica_whose_replay_is_paused_is_not_waited_for() {
     .await;
 }
 
-/// ContaAzul/postgresql_exporter #58: a promoted server still tells how far it has replayed.
+/// `ContaAzul/postgresql_exporter` #58: a promoted server still tells how far it has replayed.
 #[tokio::test]
 async fn a_promotion_ends_the_wait_and_the_read_sees_what_its_session_wrote() {
     let Some(local) = able().await else { return };

@@ -29,7 +29,7 @@ fn node(weight: u32, rate: f64, latency: u64) -> Node {
     }
 }
 
-/// SplitMix64: the tests replay.
+/// `SplitMix64`: the tests replay.
 struct Random(u64);
 
 impl Random {
