@@ -37,7 +37,7 @@ pub(super) struct Sleeper {
 }
 
 impl Sleeper {
-    /// The thread's own, unless an outer [`block_on`] uses it.
+    /// The thread's own, unless an outer [`block_on`](super::block_on) uses it.
     pub(super) fn of_this_thread() -> Arc<Self> {
         let own = SLEEPER.try_with(|sleeper| sleeper.borrow_mut().take());
         own.ok().flatten().unwrap_or_else(|| {

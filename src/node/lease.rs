@@ -84,7 +84,7 @@ impl Lease {
         &self.connection().pg
     }
 
-    /// The connection, for work that [`Driver::run`](crate::wire::Driver::run) awaits.
+    /// The connection, for work that [`Driver`](crate::wire::Driver)'s `run` awaits.
     pub(crate) fn driven(&self) -> &AsyncPgConnection {
         &self.connection().pg
     }
