@@ -3,14 +3,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use diesel_replicated::config::{ConsistencyConfig, WriteScope};
 use diesel_replicated::status::NodeKind;
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{Consistency, ReplicatedPool};
 
-use super::{builder, quartiles, read, write};
+use super::common::quartiles;
+use super::{builder, read_own};
 
 /// How many writes with their reads one way performs before it is the turn of the other.
 const TURN: usize = 20;
@@ -29,14 +30,8 @@ struct Way {
 async fn turn(pool: &ReplicatedPool, pause: Duration, times: usize, way: &mut Way) {
     for round in 0..times {
         let key = i32::try_from(1 + round % 1000).unwrap();
-        let mut conn = pool.get().await.unwrap();
-        write(&mut conn).await;
-        if !pause.is_zero() {
-            tokio::time::sleep(pause).await;
-        }
-        let started = Instant::now();
-        read(&mut conn, key).await;
-        way.latencies.push(started.elapsed().as_secs_f64() * 1e6);
+        let (conn, took) = read_own(pool, pause, key).await;
+        way.latencies.push(took);
         let route = conn.last_route().unwrap();
         way.on_replicas += usize::from(route.kind == NodeKind::Replica);
     }

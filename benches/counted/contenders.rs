@@ -17,12 +17,7 @@ use diesel_replicated::{ReplicatedPool, SessionToken};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::runtime::Runtime;
 
-diesel::table! {
-    items (id) {
-        id -> Integer,
-        name -> Text,
-    }
-}
+use super::common::items;
 
 /// How many operations come before those that are counted.
 pub(crate) const WARM_UP: u64 = 60;

@@ -10,7 +10,8 @@ use diesel_async::AsyncPgConnection;
 use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_replicated::SyncConnection;
 
-use super::contenders::{Contender, SETTLED, WARM_UP, Where, items};
+use super::common::items;
+use super::contenders::{Contender, SETTLED, WARM_UP, Where};
 
 /// Gets a connection and reads one row, so many times after the first ones.
 pub(crate) fn perform(contender: Contender, operations: u64, place: &Where) {

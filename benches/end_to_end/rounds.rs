@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
+use super::common::quartiles;
 use super::{
     Contender, NAMES, NO_PING, NO_PING_ON_REPLICA, OURS, OURS_ON_PRIMARY, Operation, PATIENCE, PING,
 };
@@ -130,18 +129,6 @@ impl Rounds {
     }
 }
 
-pub(super) fn quartiles(mut values: Vec<f64>) -> [f64; 3] {
-    values.sort_by(f64::total_cmp);
-    let at = |quarter: usize| values[(values.len() - 1) * quarter / 4];
-    [at(1), at(2), at(3)]
-}
-
 pub(super) fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
-}
-
-/// What this process has used of all processors.
-pub(super) fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::try_from(time).unwrap()
 }

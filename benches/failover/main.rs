@@ -10,6 +10,9 @@
     reason = "a program of measurements, which fails by panicking"
 )]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,10 +20,10 @@ use std::time::{Duration, Instant};
 use diesel::{QueryResult, sql_query};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_replicated::config::PromotionConfig;
-use diesel_replicated::status::NodeHealth;
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{NodeConfig, ReplicatedPool};
-use rustix::time::{ClockId, clock_gettime};
+
+use common::{all_up, fill, processor_time};
 
 const ROUNDS: usize = 7;
 const SCHEMA: &str = "CREATE TABLE items (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY)";
@@ -28,9 +31,7 @@ const WRITE: &str = "INSERT INTO items DEFAULT VALUES";
 
 fn cluster() -> Arc<LocalCluster> {
     let cluster = LocalCluster::start().unwrap();
-    cluster.create_database("bench").unwrap();
-    cluster.primary().sql("bench", SCHEMA).unwrap();
-    cluster.wait_caught_up().unwrap();
+    fill(&cluster, SCHEMA);
     Arc::new(cluster)
 }
 
@@ -43,13 +44,7 @@ async fn pool(cluster: &LocalCluster, promotion: PromotionConfig) -> ReplicatedP
     let builder = replicas.fold(builder, |builder, replica| builder.replica(node(replica)));
     let builder = builder.failover_wait(Duration::from_secs(30));
     let pool = builder.promotion(promotion).build().await.unwrap();
-    let up = |pool: &ReplicatedPool| {
-        let nodes = pool.status().nodes;
-        nodes.iter().all(|node| node.health == NodeHealth::Up)
-    };
-    while !up(&pool) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    all_up(&pool).await;
     pool
 }
 
@@ -160,14 +155,6 @@ impl LoadOrdered for AtomicU64 {
     fn load_ordered(&self) -> u64 {
         Self::load(self, Ordering::Relaxed)
     }
-}
-
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        u32::try_from(time.tv_nsec).unwrap(),
-    )
 }
 
 /// Microseconds of processor time for each node and second, of a pool that nobody uses.

@@ -13,14 +13,8 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use diesel_replicated::ReplicatedPool;
 use tokio::sync::Mutex;
 
+use crate::common::items;
 use crate::ways::{FOR_EACH_SERVER, FOR_READS, TASKS, Way, Work};
-
-diesel::table! {
-    items (id) {
-        id -> Integer,
-        name -> Text,
-    }
-}
 
 diesel::table! {
     notes (id) {

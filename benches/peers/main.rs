@@ -21,6 +21,8 @@
 )]
 
 mod client;
+#[path = "../common/mod.rs"]
+mod common;
 mod machine;
 mod plot;
 mod processor;
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 use diesel_replicated::testing::LocalCluster;
 
+use common::{fill, vacuum};
 use proxies::Proxy;
 use rounds::{Case, Contender, Table, Times};
 use ways::{Flavour, TASKS, Way, Work};
@@ -134,14 +137,10 @@ fn start() -> LocalCluster {
     // Enough for the connections of all ways at once.
     let cluster = LocalCluster::builder().setting("max_connections", "400");
     let cluster = cluster.start().unwrap();
-    cluster.create_database("bench").unwrap();
-    cluster.primary().sql("bench", client::SCHEMA).unwrap();
+    fill(&cluster, client::SCHEMA);
     for table in ["items", "notes"] {
-        // Alone, as no transaction may hold it.
-        let vacuum = format!("VACUUM ANALYZE {table}");
-        cluster.primary().sql("bench", &vacuum).unwrap();
+        vacuum(&cluster, table);
     }
-    cluster.wait_caught_up().unwrap();
     cluster
 }
 

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, Errand};
+use crate::common::processor_time;
 use crate::ways::{Flavour, TASKS, Way, Work};
 
 /// What one way did in one turn.
@@ -198,13 +198,4 @@ fn number() -> i64 {
         let _ = NEXT.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Of this process, all its threads together.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(
-        u64::try_from(time.tv_sec).unwrap(),
-        u32::try_from(time.tv_nsec).unwrap(),
-    )
 }

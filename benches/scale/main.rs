@@ -15,6 +15,8 @@
 )]
 
 mod clients;
+#[path = "../common/mod.rs"]
+mod common;
 mod faults;
 mod load;
 mod memory;
@@ -24,9 +26,10 @@ mod waiting;
 use std::time::Duration;
 
 use diesel_replicated::config::Policy;
-use diesel_replicated::status::NodeHealth;
 use diesel_replicated::testing::{LocalCluster, LocalNode};
 use diesel_replicated::{Builder, NodeConfig, ReplicatedPool};
+
+use common::{all_up, fill};
 
 /// Each server looks up how long its reads take. It is a function that sleeps, so the pool is told that it only reads.
 const SCHEMA: &str = "
@@ -52,9 +55,7 @@ const POLICIES: [Policy; 4] = [
 fn cluster() -> LocalCluster {
     let builder = LocalCluster::builder().replicas(4);
     let cluster = builder.setting("max_connections", "300").start().unwrap();
-    cluster.create_database("bench").unwrap();
-    cluster.primary().sql("bench", SCHEMA).unwrap();
-    cluster.wait_caught_up().unwrap();
+    fill(&cluster, SCHEMA);
     cluster
 }
 
@@ -73,13 +74,7 @@ fn builder(cluster: &LocalCluster, replicas: usize) -> Builder {
 
 async fn built(builder: Builder) -> ReplicatedPool {
     let pool = builder.build().await.unwrap();
-    let up = |pool: &ReplicatedPool| {
-        let nodes = pool.status().nodes;
-        nodes.iter().all(|node| node.health == NodeHealth::Up)
-    };
-    while !up(&pool) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    all_up(&pool).await;
     pool
 }
 

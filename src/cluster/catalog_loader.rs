@@ -248,12 +248,15 @@ async fn load(
     of_primary: bool,
 ) -> Result<(Catalog, Option<i64>), diesel::result::Error> {
     let mut pooled = node.pool.checkout().await?;
-    pooled.driver.recall();
     let changes = match of_primary {
-        true => code_changes(&mut pooled.pg).await.ok(),
+        true => code_changes(pooled.pg_mut()).await.ok(),
         false => None,
     };
-    let mut snapshot = pooled.pg.build_transaction().read_only().repeatable_read();
+    let mut snapshot = pooled
+        .pg_mut()
+        .build_transaction()
+        .read_only()
+        .repeatable_read();
     let (functions, operators, code) = snapshot
         .run(async |pg| {
             // Compiling these queries takes longer than running them.

@@ -159,17 +159,16 @@ impl ReplicatedConnection {
         if !is_of_standby(pooled) {
             return true;
         }
-        pooled.driver.recall();
         let fitted = pooled.wire.is_fitted();
         let limit = self.cluster.config.health.timeout;
         let asking = async {
             let question = async {
                 if fitted {
                     let reset = "RESET default_transaction_isolation";
-                    pooled.pg.batch_execute(reset).await?;
+                    pooled.pg_mut().batch_execute(reset).await?;
                 }
-                let connection = &mut **pooled;
-                ask_role(&mut connection.pg, &connection.wire).await
+                let wire = Arc::clone(&pooled.wire);
+                ask_role(pooled.pg_mut(), &wire).await
             };
             tokio::time::timeout(limit, question).await
         };

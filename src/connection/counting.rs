@@ -3,6 +3,7 @@
 use diesel::QueryResult;
 
 use super::ReplicatedConnection;
+use super::action::Action;
 use super::execution::Execution;
 use crate::error::{ErrorExt, SqlState};
 use crate::metrics;
@@ -45,9 +46,14 @@ impl ReplicatedConnection {
         transaction.is_some_and(|transaction| transaction.held_back)
     }
 
-    /// Counts a statement if it has failed.
-    pub(super) fn counted(&self, execution: &Execution, result: &QueryResult<()>) {
-        if let (Err(_), Some(spans)) = (result, &execution.spans) {
+    /// A statement is at its end. Counts it if it has failed, and hands out what it has brought.
+    pub(super) fn ended<A: Action>(
+        &self,
+        action: &mut A,
+        execution: &Execution,
+        result: QueryResult<()>,
+    ) -> QueryResult<A::Output> {
+        if let (Err(_), Some(spans)) = (&result, &execution.spans) {
             spans.refused(execution.sqlstate);
         }
         if let Some(error) = result.as_ref().err().filter(|_| metrics::is_recording()) {
@@ -57,6 +63,7 @@ impl ReplicatedConnection {
             let node = execution.node.as_ref().map(|node| &*node.meter);
             metrics::failed(node, sqlstate, error.outcome(), took);
         }
+        result.map(|()| action.take_output())
     }
 }
 

@@ -119,8 +119,7 @@ impl ReplicatedConnection {
             None => self.run_through(action, &mut execution).await,
             Some(limit) => return Box::pin(self.run_until(action, execution, limit)).await,
         };
-        self.counted(&execution, &result);
-        result.map(|()| action.take_output())
+        self.ended(action, &execution, result)
     }
 
     async fn run_in_span<A: Action>(
@@ -135,8 +134,7 @@ impl ReplicatedConnection {
             match self.time_limit() {
                 None => {
                     let result = self.run_through(action, &mut execution).await;
-                    self.counted(&execution, &result);
-                    result.map(|()| action.take_output())
+                    self.ended(action, &execution, result)
                 }
                 Some(limit) => self.run_until(action, execution, limit).await,
             }
@@ -584,11 +582,10 @@ impl ReplicatedConnection {
     }
 
     fn succeeded<A: Action>(&self, execution: &Execution, lease: &Arc<Lease>, action: &A) {
-        let promoted = lease.wire.role() == Some(ServerRole::Primary);
-        if promoted && matches!(execution.decision, Decision::Replica { .. }) {
-            self.note_promotion(lease);
-        }
         if matches!(execution.decision, Decision::Replica { .. }) {
+            if lease.wire.role() == Some(ServerRole::Primary) {
+                self.note_promotion(lease);
+            }
             let now = Instant::now();
             let took = execution.took(now);
             lease.node().pace.measured(took, now);

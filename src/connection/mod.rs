@@ -52,7 +52,7 @@ use crate::cluster::{Cluster, Permit, Purpose};
 use crate::config::{Consistency, Durability, RetryPolicy};
 use crate::consistency::SessionHistory;
 use crate::error::Error;
-use crate::node::Lease;
+use crate::node::{Lease, NodeConnection};
 use crate::position::Position;
 use crate::route::{NodeKind, Route, RouteReason};
 use crate::token::SessionToken;
@@ -232,7 +232,7 @@ impl ReplicatedConnection {
             .as_mut()
             .and_then(Arc::get_mut)
             .and_then(Lease::connection_mut)
-            .map(|connection| &mut connection.pg)
+            .map(NodeConnection::pg_mut)
             .ok_or_else(|| Error::StillInUse.into())
     }
 

@@ -480,32 +480,27 @@ impl ReplicatedConnection {
         if let Some(primary) = primary {
             members.push(primary);
         }
-        if let [only] = members[..] {
-            return Some(only);
-        }
-        let sound = members.iter().all(|member| member.health.is_sound());
-        let mut candidates = SmallVec::<[Candidate<'_>; FEW_NODES]>::new();
-        for member in &members {
-            candidates.push(self.candidate(member, sound, reading.started));
-        }
-        let place = select(&candidates, &*self.cluster.policy, &mut rand::random)?;
+        let place = self.choose(&members, reading.started)?;
         members.get(place).copied()
     }
 
-    /// What the policy chooses by, at this moment.
-    pub(super) fn candidate<'m>(
-        &self,
-        member: &'m Member,
-        sound: bool,
-        now: Instant,
-    ) -> Candidate<'m> {
-        Candidate {
-            name: &member.node.name,
-            weight: weight(member, sound, &self.cluster.config.health),
-            in_flight: member.node.load(),
-            latency: member.node.pace.latency(now),
-            tags: &member.node.tags,
+    /// The place of the one that the policy chooses at this moment.
+    pub(super) fn choose(&self, members: &[&Member], now: Instant) -> Option<usize> {
+        if let [_] = members {
+            return Some(0);
         }
+        let sound = members.iter().all(|member| member.health.is_sound());
+        let mut candidates = SmallVec::<[Candidate<'_>; FEW_NODES]>::new();
+        for member in members {
+            candidates.push(Candidate {
+                name: &member.node.name,
+                weight: weight(member, sound, &self.cluster.config.health),
+                in_flight: member.node.load(),
+                latency: member.node.pace.latency(now),
+                tags: &member.node.tags,
+            });
+        }
+        select(&candidates, &*self.cluster.policy, &mut rand::random)
     }
 
     /// The node to wait for: `first`, unless its pool is full and another's can still grow.

@@ -54,9 +54,7 @@ impl RowStream {
 
     fn end(&mut self) {
         self.rows = None;
-        if let Some(using) = self.using.take() {
-            using.lease().driver.leave();
-        }
+        self.using = None;
     }
 
     /// The error for the caller in the middle of the rows.
@@ -132,12 +130,6 @@ impl Stream for RowStream {
                 Poll::Ready(None)
             }
         }
-    }
-}
-
-impl Drop for RowStream {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

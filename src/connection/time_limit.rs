@@ -41,8 +41,7 @@ impl ReplicatedConnection {
         let running = async {
             let mut execution = execution;
             let result = self.run_through(action, &mut execution).await;
-            self.counted(&execution, &result);
-            result.map(|()| action.take_output())
+            self.ended(action, &execution, result)
         };
         tokio::select! {
             biased;

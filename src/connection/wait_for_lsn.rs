@@ -26,7 +26,6 @@ use crate::metrics::Route as Went;
 use crate::node::{Lease, Place, WaitForLsn};
 use crate::position::Position;
 use crate::route::NodeKind;
-use crate::routing::select as choose;
 
 /// How long the answer may take beyond the wait. A server that hangs is found out by others; no read waits for that.
 const ANSWER: Duration = Duration::from_millis(50);
@@ -132,13 +131,7 @@ impl ReplicatedConnection {
             .usable_replicas()
             .filter(|member| can_wait(member, topology, reading) && member.is_preferred(health))
             .collect();
-        let sound = members.iter().all(|member| member.health.is_sound());
-        let candidates: SmallVec<[_; FEW_NODES]> = members
-            .iter()
-            .map(|member| self.candidate(member, sound, reading.started))
-            .collect();
-        let first = choose(&candidates, &*self.cluster.policy, &mut rand::random)?;
-        drop(candidates);
+        let first = self.choose(&members, reading.started)?;
         members.swap(0, first);
         members.into_iter().find_map(|member| {
             let permit = Arc::clone(&member.node.pool.waits).try_acquire_owned();

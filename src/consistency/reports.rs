@@ -353,10 +353,8 @@ impl Reports {
             return true;
         };
         let has = |position: Position| {
-            self.position().is_some_and(|reported| {
-                reported.timeline > position.timeline
-                    || reported.timeline == position.timeline && reported.lsn >= position.lsn
-            })
+            let reported = self.position();
+            reported.is_some_and(|reported| !position.is_after(reported))
         };
         let over = Instant::now() >= end || position.is_some_and(has);
         if over {

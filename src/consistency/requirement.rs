@@ -195,10 +195,8 @@ impl ReadRequirement {
     pub(crate) fn is_left_with(&mut self, position: Position) {
         let needs = self.needs();
         needs.others = None;
-        needs.theirs = Some(match needs.theirs {
-            Some(theirs) if theirs.max(position) == position => theirs,
-            _ => position,
-        });
+        let before = needs.theirs.filter(|theirs| !theirs.is_after(position));
+        needs.theirs = Some(before.unwrap_or(position));
     }
 
     /// Replaces sequence numbers and times by positions that have become known.
@@ -301,11 +299,7 @@ impl ReadRequirement {
         let Some(primary) = write_log.asked_since(moment) else {
             return false;
         };
-        let beyond = |wanted: &Position| {
-            wanted.timeline > primary.timeline
-                || wanted.timeline == primary.timeline && wanted.lsn > primary.lsn
-        };
-        self.wanted().any(|wanted| beyond(&wanted))
+        self.wanted().any(|wanted| wanted.is_after(primary))
     }
 
     /// The node must have everything up to these.

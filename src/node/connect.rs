@@ -266,7 +266,7 @@ impl Connector {
             return Ok(());
         }
         let limit = self.settings.pool.connect_timeout;
-        let setting = connection.pg.batch_execute(NO_LIMITS);
+        let setting = connection.pg_mut().batch_execute(NO_LIMITS);
         match tokio::time::timeout(limit, setting).await {
             Ok(set) => set.map_err(|error| self.monitor_failed(&error)),
             Err(_) => Err(self.too_slow(limit)),

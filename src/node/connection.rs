@@ -15,7 +15,7 @@ use crate::wire::{Driver, Notifications, Wire};
 
 /// An open connection to a node.
 pub(crate) struct NodeConnection {
-    pub(crate) pg: AsyncPgConnection,
+    pg: AsyncPgConnection,
     pub(crate) wire: Arc<Wire>,
     pub(crate) notifications: Arc<Notifications>,
     pub(super) peer: Arc<Peer>,
@@ -62,6 +62,23 @@ impl NodeConnection {
         }
     }
 
+    /// The connection, driven by its task. A thread that waits for a statement may have driven it before.
+    pub(crate) fn pg(&self) -> &AsyncPgConnection {
+        self.driver.recall();
+        &self.pg
+    }
+
+    /// The same.
+    pub(crate) fn pg_mut(&mut self) -> &mut AsyncPgConnection {
+        self.driver.recall();
+        &mut self.pg
+    }
+
+    /// The connection, for work that [`Driver`]'s `run` awaits.
+    pub(crate) fn driven(&self) -> &AsyncPgConnection {
+        &self.pg
+    }
+
     /// The SQL of statements that were put into the prepared-statement cache since the last call.
     pub(crate) fn newly_prepared(&self) -> Vec<String> {
         self.prepared.take()
@@ -75,7 +92,7 @@ impl NodeConnection {
                 | (CacheSize::Disabled, CacheSize::Disabled)
         );
         if !same {
-            self.pg.set_prepared_statement_cache_size(wanted);
+            self.pg_mut().set_prepared_statement_cache_size(wanted);
             self.cache_size = wanted;
         }
     }

@@ -221,16 +221,16 @@ pub(super) async fn identify(
     answered: impl Fn(),
 ) -> QueryResult<Identity> {
     let sql = Arc::clone(&connection.shows.sql);
-    let mut rights = Rights::ask(&mut connection.pg, sql).await?;
+    let mut rights = Rights::ask(connection.pg_mut(), sql).await?;
     answered();
     let place = Where(rights.place().into());
-    let told: QueryResult<Row> = place.get_result(&mut connection.pg).await;
+    let told: QueryResult<Row> = place.get_result(connection.pg_mut()).await;
     if told.is_err() && connection.is_usable() {
         rights.try_each(connection).await;
         answered();
     }
     let seldom = sql_query(rights.seldom());
-    let seldom = seldom.get_result(&mut connection.pg).await;
+    let seldom = seldom.get_result(connection.pg_mut()).await;
     let mut limits = rights.limits();
     let hides = |row: &Row| row.in_recovery && row.lsn.is_none();
     if connection.shows.sql.is_given() && told.as_ref().is_ok_and(hides) {
@@ -268,7 +268,7 @@ pub(super) async fn ask(
     identity: &Identity,
 ) -> QueryResult<Option<Facts>> {
     let query = Where(Arc::clone(&identity.sql));
-    let row: QueryResult<Row> = query.get_result(&mut connection.pg).await;
+    let row: QueryResult<Row> = query.get_result(connection.pg_mut()).await;
     let row = match row {
         Err(error) if has_left_recovery(connection, &error) => return Ok(None),
         row => row.map_err(|error| of_source(connection, error))?,

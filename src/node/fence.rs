@@ -44,8 +44,7 @@ pub(crate) enum Whose {
 impl NodeConnection {
     /// Asks whose setting it is. By the answer the server has read its configuration files.
     pub(crate) async fn whose_read_only(&self) -> QueryResult<Whose> {
-        self.driver.recall();
-        let mut pg = &self.pg;
+        let mut pg = self.pg();
         let row: Row = sql_query(SOURCE).get_result(&mut pg).await?;
         if self.wire.read_only() == ReadOnly::Off {
             return Ok(Whose::Nobodys);

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
-use diesel_async::AsyncPgConnection;
 use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -78,17 +77,6 @@ impl Lease {
         &self.cancel.node
     }
 
-    /// The connection, driven by its task.
-    pub(crate) fn pg(&self) -> &AsyncPgConnection {
-        self.driver.recall();
-        &self.connection().pg
-    }
-
-    /// The connection, for work that [`Driver`](crate::wire::Driver)'s `run` awaits.
-    pub(crate) fn driven(&self) -> &AsyncPgConnection {
-        &self.connection().pg
-    }
-
     #[expect(
         clippy::expect_used,
         reason = "the connection is taken out only when the lease is dropped"
@@ -99,7 +87,6 @@ impl Lease {
     }
 
     pub(crate) fn connection_mut(&mut self) -> Option<&mut NodeConnection> {
-        self.driver.recall();
         self.pooled.as_deref_mut().map(Box::as_mut)
     }
 
@@ -283,6 +270,7 @@ impl Use {
 
 impl Drop for Use {
     fn drop(&mut self) {
+        self.lease.driver.leave();
         if !self.finished {
             self.lease.abandoned.store(true, Ordering::Release);
         }

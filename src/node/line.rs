@@ -24,11 +24,11 @@ pub(super) struct Line<T> {
 struct Waiting<T> {
     next: u64,
     /// By their numbers, so that who leaves from the middle of a long line is soon found.
-    places: BTreeMap<u64, oneshot::Sender<T>>,
+    senders: BTreeMap<u64, oneshot::Sender<T>>,
 }
 
-/// A place in the line. Who drops it leaves; what came for him meanwhile is dropped, too.
-pub(super) struct Place<T> {
+/// One who waits. Who drops it leaves; what came for him meanwhile is dropped, too.
+pub(super) struct Waiter<T> {
     line: Arc<Line<T>>,
     number: u64,
     given: oneshot::Receiver<T>,
@@ -39,7 +39,7 @@ impl<T> Line<T> {
         Arc::new(Self {
             waiting: Mutex::new(Waiting {
                 next: 0,
-                places: BTreeMap::new(),
+                senders: BTreeMap::new(),
             }),
             length: AtomicUsize::new(0),
         })
@@ -49,16 +49,16 @@ impl<T> Line<T> {
         self.length.load(Ordering::Acquire)
     }
 
-    /// A place at the end.
-    pub(super) fn join(self: &Arc<Self>) -> Place<T> {
+    /// One who waits at the end.
+    pub(super) fn join(self: &Arc<Self>) -> Waiter<T> {
         let (give, given) = oneshot::channel();
         let mut waiting = self.waiting.lock();
         let number = waiting.next;
         waiting.next += 1;
-        waiting.places.insert(number, give);
-        self.length.store(waiting.places.len(), Ordering::Release);
+        waiting.senders.insert(number, give);
+        self.length.store(waiting.senders.len(), Ordering::Release);
         drop(waiting);
-        Place {
+        Waiter {
             line: Arc::clone(self),
             number,
             given,
@@ -88,20 +88,20 @@ impl<T> Line<T> {
     /// Who has waited longest leaves the line.
     fn first(&self) -> Option<(u64, oneshot::Sender<T>)> {
         let mut waiting = self.waiting.lock();
-        let first = waiting.places.pop_first();
-        self.length.store(waiting.places.len(), Ordering::Release);
+        let first = waiting.senders.pop_first();
+        self.length.store(waiting.senders.len(), Ordering::Release);
         first
     }
 }
 
-impl<T> Place<T> {
+impl<T> Waiter<T> {
     /// Gives what was found here to the one who has waited longest. Returns it if that is who found it, or if nobody
     /// waits any more.
     pub(super) fn found(&self, it: T) -> Option<T> {
         self.line.give_unless(Some(self.number), it)
     }
 
-    /// What was given to this place already.
+    /// What was given to this one already.
     pub(super) fn taken(&mut self) -> Option<T> {
         self.given.try_recv().ok()
     }
@@ -110,7 +110,7 @@ impl<T> Place<T> {
     pub(super) fn poll_given(&mut self, context: &mut Context<'_>) -> Poll<T> {
         match Pin::new(&mut self.given).poll(context) {
             Poll::Ready(Ok(it)) => Poll::Ready(it),
-            // The line lives as long as the place, and closes no place.
+            // The line lives as long as its waiters, and closes to nobody.
             Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
     }
@@ -124,11 +124,11 @@ impl<T> fmt::Debug for Line<T> {
     }
 }
 
-impl<T> Drop for Place<T> {
+impl<T> Drop for Waiter<T> {
     fn drop(&mut self) {
         let mut waiting = self.line.waiting.lock();
-        waiting.places.remove(&self.number);
-        let length = waiting.places.len();
+        waiting.senders.remove(&self.number);
+        let length = waiting.senders.len();
         self.line.length.store(length, Ordering::Release);
     }
 }
@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(line.len(), 2);
         assert_eq!(third.found("a"), None);
         assert_eq!(second.taken(), Some("a"));
-        // Given to one who leaves before he takes it: it is dropped with his place, as all that he holds.
+        // Given to one who leaves before he takes it: it is dropped with his waiter, as all that he holds.
         let item = Arc::new(());
         let line = Line::new();
         let (leaving, finder) = (line.join(), line.join());

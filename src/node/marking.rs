@@ -26,12 +26,12 @@ impl MonitorConnection {
         let done = self.toss().await;
         if done.is_err() {
             // Otherwise the next question would fail as well.
-            self.connection.pg.batch_execute("ROLLBACK").await?;
+            self.connection.pg_mut().batch_execute("ROLLBACK").await?;
         }
         let transactions = done?;
-        let flush = self.connection.pg.batch_execute(FLUSH).await;
+        let flush = self.connection.pg_mut().batch_execute(FLUSH).await;
         if flush.is_err() {
-            self.connection.pg.batch_execute("ROLLBACK").await?;
+            self.connection.pg_mut().batch_execute("ROLLBACK").await?;
         }
         let mut end = None;
         for _ in 0..TRIES {
@@ -67,7 +67,7 @@ impl MonitorConnection {
             #[diesel(sql_type = BigInt)]
             xid: i64,
         }
-        let pg = &mut self.connection.pg;
+        let pg = self.connection.pg_mut();
         let mut transactions = Vec::with_capacity(TRANSACTIONS);
         pg.batch_execute("BEGIN").await?;
         for _ in 0..TRANSACTIONS {
@@ -86,6 +86,6 @@ impl MonitorConnection {
 
     /// Whether a standby shows the mark.
     pub(crate) async fn shows(&mut self, mark: &Mark) -> QueryResult<bool> {
-        mark.is_shown_by(&self.connection.pg).await
+        mark.is_shown_by(self.connection.pg()).await
     }
 }

@@ -86,19 +86,19 @@ impl MonitorConnection {
         let look = "SELECT max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_last_wal_replay_lsn(), '0/0'))::bigint AS end \
             FROM pg_catalog.pg_stat_activity WHERE backend_type = 'startup' \
             AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')";
-        let row: Row = sql_query(look).get_result(&mut self.connection.pg).await?;
+        let row: Row = sql_query(look).get_result(self.connection.pg_mut()).await?;
         Ok(row.end.and_then(|end| u64::try_from(end).ok()).map(Lsn))
     }
 
     /// Has an idle primary write a few bytes of log, so that its standbys hear of it.
     pub(crate) async fn heartbeat(&mut self) -> QueryResult<()> {
         let beat = "SELECT pg_catalog.pg_logical_emit_message(false, 'diesel_replicated', '')";
-        self.connection.pg.batch_execute(beat).await
+        self.connection.pg_mut().batch_execute(beat).await
     }
 
     /// See [`code_changes`].
     pub(crate) async fn code_changes(&mut self) -> QueryResult<i64> {
-        code_changes(&mut self.connection.pg).await
+        code_changes(self.connection.pg_mut()).await
     }
 
     /// How long commits have waited for a synchronous standby, as far as this role may see.
@@ -110,7 +110,7 @@ impl MonitorConnection {
         }
         let look = "SELECT EXTRACT(epoch FROM pg_catalog.clock_timestamp() - min(query_start))::float8 AS wait \
             FROM pg_catalog.pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
-        let row: Row = sql_query(look).get_result(&mut self.connection.pg).await?;
+        let row: Row = sql_query(look).get_result(self.connection.pg_mut()).await?;
         let wait = row.wait.map(|seconds| seconds.max(0.0));
         Ok(wait.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
     }
@@ -124,7 +124,7 @@ impl MonitorConnection {
         }
         let look =
             "SELECT pg_catalog.to_regclass('diesel_replicated_commits') IS NOT NULL AS there";
-        let row: Row = sql_query(look).get_result(&mut self.connection.pg).await?;
+        let row: Row = sql_query(look).get_result(self.connection.pg_mut()).await?;
         Ok(row.there)
     }
 
@@ -132,7 +132,7 @@ impl MonitorConnection {
     pub(crate) async fn sweep(&mut self) -> QueryResult<()> {
         let sweep = "DELETE FROM diesel_replicated_commits WHERE id IN (SELECT id FROM \
             diesel_replicated_commits WHERE at < now() - interval '1 hour' LIMIT 1000)";
-        self.connection.pg.batch_execute(sweep).await
+        self.connection.pg_mut().batch_execute(sweep).await
     }
 
     /// Which of these transactions are over here.
@@ -143,7 +143,7 @@ impl MonitorConnection {
             over: Vec<i64>,
         }
         let query = sql_query(OVER).bind::<Array<BigInt>, _>(transactions);
-        let row: Row = query.get_result(&mut self.connection.pg).await?;
+        let row: Row = query.get_result(self.connection.pg_mut()).await?;
         Ok(row.over)
     }
 
@@ -162,7 +162,7 @@ impl MonitorConnection {
             #[diesel(sql_type = Text)]
             history: String,
         }
-        let pg = &mut self.connection.pg;
+        let pg = self.connection.pg_mut();
         let may = "SELECT pg_catalog.has_function_privilege('pg_catalog.pg_read_file(text)', \
             'EXECUTE') AS may";
         let may: May = sql_query(may).get_result(pg).await?;

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 
 use super::bb8_manager::{ConnectionManager, Failures, Sink};
 use super::connect::Connector;
+use super::enter;
 use super::facts::{Facts, ask, identify};
-use super::line::{Line, Place};
+use super::line::{Line, Waiter};
 use crate::deadline;
 use crate::error::{ConnectError, Error};
 use crate::metrics::NodeMeter;
@@ -182,8 +183,8 @@ impl NodePool {
         let mut failures = self.failures.subscribe();
         let started = Instant::now();
         let _pending = self.meter.waits();
-        let mut turn = Turn {
-            place: self.line.join(),
+        let mut in_line = InLine {
+            waiter: self.line.join(),
             runtime: &self.runtime,
         };
         let get = self.pool.get_owned();
@@ -196,7 +197,7 @@ impl NodePool {
         loop {
             tokio::select! {
                 biased;
-                pooled = poll_fn(|context| turn.place.poll_given(context)) => {
+                pooled = poll_fn(|context| in_line.waiter.poll_given(context)) => {
                     self.hand_on();
                     self.meter.waited_for_connection(started.elapsed());
                     return Ok(pooled);
@@ -205,7 +206,7 @@ impl NodePool {
                     let Ok(found) = got else {
                         return Err(self.exhausted(started, seen));
                     };
-                    if let Some(pooled) = turn.place.found(found) {
+                    if let Some(pooled) = in_line.waiter.found(found) {
                         self.hand_on();
                         self.meter.waited_for_connection(started.elapsed());
                         return Ok(pooled);
@@ -250,15 +251,15 @@ impl NodePool {
 
 /// Who waits. If he leaves when a connection was just given to him, it goes back, wherever he leaves from: bb8 may
 /// open another one in its place, which needs the runtime.
-struct Turn<'a> {
-    place: Place<Pooled>,
+struct InLine<'a> {
+    waiter: Waiter<Pooled>,
     runtime: &'a Handle,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for InLine<'_> {
     fn drop(&mut self) {
-        let _runtime = self.runtime.enter();
-        drop(self.place.taken());
+        let _runtime = enter(self.runtime);
+        drop(self.waiter.taken());
     }
 }
 

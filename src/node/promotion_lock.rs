@@ -104,7 +104,7 @@ pub(super) async fn open_for_locks(
     let connector = node.pool.connector();
     let failed = |error: diesel::result::Error| connector.monitor_failed(&error);
     let mut connection = connector.connect_bare(database).await?;
-    let set = connection.pg.batch_execute(SETTINGS).await;
+    let set = connection.pg_mut().batch_execute(SETTINGS).await;
     set.map_err(failed)?;
     let identity = identify(&mut connection, || ()).await.map_err(failed)?;
     Ok((connection, identity))
@@ -127,7 +127,7 @@ impl PromotionLock {
         let sql = "SELECT CASE WHEN NOT pg_catalog.has_function_privilege(\
             'pg_catalog.pg_promote(boolean, integer)', 'EXECUTE') THEN pg_catalog.format('GRANT EXECUTE ON \
             FUNCTION pg_catalog.pg_promote(boolean, integer) TO %I', CURRENT_USER) END AS lacks";
-        let row: Lacks = sql_query(sql).get_result(&mut self.connection.pg).await?;
+        let row: Lacks = sql_query(sql).get_result(self.connection.pg_mut()).await?;
         Ok(row.lacks)
     }
 
@@ -165,7 +165,7 @@ impl PromotionLock {
         }
         let query =
             sql_query("SELECT EXTRACT(epoch FROM pg_catalog.clock_timestamp())::float8 AS epoch");
-        let row: Row = RunQueryDsl::get_result(query, &mut self.connection.pg).await?;
+        let row: Row = RunQueryDsl::get_result(query, self.connection.pg_mut()).await?;
         Ok(Clock {
             epoch: row.epoch,
             told: Instant::now(),
@@ -178,7 +178,7 @@ impl PromotionLock {
     /// The order and what it rests on are one message: a promise that was checked before it was sent
     /// says nothing of the moment at which it arrives.
     pub(crate) async fn promote(&mut self, order: &Order) -> QueryResult<bool> {
-        match self.connection.pg.batch_execute(&order.sql()).await {
+        match self.connection.pg_mut().batch_execute(&order.sql()).await {
             Ok(()) => Ok(true),
             Err(error) if self.is_outdated(&error) => Ok(false),
             Err(error) => Err(error),
@@ -220,7 +220,7 @@ impl PromotionLock {
         let claim = "SELECT pg_catalog.pg_try_advisory_lock($1) AS taken, \
             pg_catalog.pg_backend_pid() AS pid";
         let claim = sql_query(claim).bind::<BigInt, _>(CLAIM);
-        let row: Row = RunQueryDsl::get_result(claim, &mut self.connection.pg).await?;
+        let row: Row = RunQueryDsl::get_result(claim, self.connection.pg_mut()).await?;
         Ok(row.taken.then_some(row.pid))
     }
 
@@ -252,7 +252,7 @@ impl PromotionLock {
         // A session hears of it from the postmaster, which has then read it itself.
         let look = "SELECT pg_catalog.current_setting('default_transaction_read_only') = 'on' AS set, \
             pg_catalog.clock_timestamp()::text AS now";
-        let pg = &mut self.connection.pg;
+        let pg = self.connection.pg_mut();
         pg.batch_execute("ALTER SYSTEM SET default_transaction_read_only = on")
             .await?;
         pg.batch_execute("SELECT pg_catalog.pg_reload_conf()")
@@ -268,7 +268,7 @@ impl PromotionLock {
 
     /// Takes back what [`fence`](Self::fence) has set.
     pub(crate) async fn unfence(&mut self) -> QueryResult<()> {
-        let pg = &mut self.connection.pg;
+        let pg = self.connection.pg_mut();
         pg.batch_execute("ALTER SYSTEM RESET default_transaction_read_only")
             .await?;
         pg.batch_execute("SELECT pg_catalog.pg_reload_conf()").await
@@ -287,7 +287,7 @@ impl PromotionLock {
     where
         Q: diesel_async::methods::LoadQuery<'q, diesel_async::AsyncPgConnection, Answer> + 'q,
     {
-        let answer: Answer = RunQueryDsl::get_result(query, &mut self.connection.pg).await?;
+        let answer: Answer = RunQueryDsl::get_result(query, self.connection.pg_mut()).await?;
         Ok(answer.yes)
     }
 }

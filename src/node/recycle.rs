@@ -130,10 +130,9 @@ async fn end(pooled: Pooled, node: &Node) {
 }
 
 async fn stop(pooled: &Pooled, node: &Node) {
-    pooled.driver.recall();
     let behind = async {
         // What is sent now is answered after all that was sent before, or was about to be.
-        let mut pg = &pooled.pg;
+        let mut pg = pooled.pg();
         let _ = pg.batch_execute("").await;
     };
     tokio::pin!(behind);
@@ -160,11 +159,11 @@ async fn restore(pooled: &mut Pooled, condition: &Condition, node: &Node) -> boo
         return true;
     }
     let undo = async {
-        pooled.pg.batch_execute(&condition.undo()).await?;
+        pooled.pg_mut().batch_execute(&condition.undo()).await?;
         if pooled.wire.is_fitted() {
-            pooled.pg.batch_execute(FIT).await?;
+            pooled.pg_mut().batch_execute(FIT).await?;
         }
-        node.pool.connector().set_up(&mut pooled.pg).await
+        node.pool.connector().set_up(pooled.pg_mut()).await
     };
     let undone = matches!(tokio::time::timeout(RESET, undo).await, Ok(Ok(())));
     // What came before the answer was for who had listened.

@@ -144,7 +144,7 @@ impl ReplicationConnection {
              FROM (SELECT pg_catalog.quote_ident(rolname) AS role, rolsuper FROM pg_catalog.pg_roles \
              WHERE rolname = CURRENT_USER) AS it"
         );
-        RunQueryDsl::get_result(sql_query(sql), &mut self.connection.pg).await
+        RunQueryDsl::get_result(sql_query(sql), self.connection.pg_mut()).await
     }
 
     /// Whom the standby follows. It takes the right to read that.
@@ -170,7 +170,7 @@ impl ReplicationConnection {
              (SELECT setting <> '0' FROM pg_catalog.pg_settings WHERE name = 'recovery_min_apply_delay') AS delayed, \
              {idle} AS idle, {newest} AS newest"
         );
-        RunQueryDsl::get_result(sql_query(sql), &mut self.connection.pg).await
+        RunQueryDsl::get_result(sql_query(sql), self.connection.pg_mut()).await
     }
 
     /// The primary's slot of this name.
@@ -178,7 +178,7 @@ impl ReplicationConnection {
         let sql = "SELECT slot_type = 'physical' AS physical, active, COALESCE(wal_status = 'lost', false) AS lost \
             FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
         let query = sql_query(sql).bind::<Text, _>(name.to_owned());
-        let slots: Vec<Slot> = RunQueryDsl::get_results(query, &mut self.connection.pg).await?;
+        let slots: Vec<Slot> = RunQueryDsl::get_results(query, self.connection.pg_mut()).await?;
         Ok(slots.into_iter().next())
     }
 
@@ -192,7 +192,7 @@ impl ReplicationConnection {
         let sql = "SELECT slot_name::text FROM pg_catalog.pg_create_physical_replication_slot($1, true) \
             WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = $1)";
         let query = sql_query(sql).bind::<Text, _>(name.to_owned());
-        match RunQueryDsl::execute(query, &mut self.connection.pg).await {
+        match RunQueryDsl::execute(query, self.connection.pg_mut()).await {
             Err(error) if self.slot(name).await?.is_none() => Err(error),
             _ => Ok(true),
         }
@@ -240,7 +240,7 @@ impl ReplicationConnection {
             yes: bool,
         }
         let answer: Answer =
-            RunQueryDsl::get_result(sql_query(sql), &mut self.connection.pg).await?;
+            RunQueryDsl::get_result(sql_query(sql), self.connection.pg_mut()).await?;
         Ok(answer.yes)
     }
 }

@@ -186,7 +186,7 @@ impl Rights {
                 let tried = it.signature.replace("(pg_lsn)", "('0/1000000')");
                 // Without preparing it, which would take turns.
                 let tried = format!("SELECT pg_catalog.{tried}");
-                match (&mut &connection.pg).batch_execute(&tried).await {
+                match (&mut connection.pg()).batch_execute(&tried).await {
                     Err(Error::DatabaseError(_, said)) => {
                         let remark = connection.wire.remark_of(said.message());
                         let code = remark.map(|remark| remark.sqlstate);

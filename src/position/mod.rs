@@ -52,14 +52,15 @@ impl Position {
         }
     }
 
-    /// The later of two. A position on a newer timeline is later.
+    /// Whether it is the later one. A position on a newer timeline is later.
+    pub(crate) fn is_after(self, other: Self) -> bool {
+        (self.timeline, self.lsn) > (other.timeline, other.lsn)
+    }
+
+    /// The later of two.
     #[must_use]
     pub(crate) fn max(self, other: Self) -> Self {
-        if (other.timeline, other.lsn) > (self.timeline, self.lsn) {
-            other
-        } else {
-            self
-        }
+        if other.is_after(self) { other } else { self }
     }
 }
 

@@ -9,13 +9,15 @@ use diesel::prelude::*;
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_replicated::config::{ConsistencyConfig, HealthConfig, WriteScope};
 use diesel_replicated::status::{NodeKind, RouteReason};
-use diesel_replicated::testing::{Binaries, LocalCluster};
+use diesel_replicated::testing::{Binaries, LocalCluster, LocalNode};
 use diesel_replicated::{
     Builder, Consistency, ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool,
 };
 use tokio::task::JoinHandle;
 
-use crate::support::{all_up, always, blocking, builder_for, count, eventually, insert, on, run};
+use crate::support::{
+    all_up, always, blocking, builder_for, count, eventually, fill, insert, on, run,
+};
 
 /// A read ends its wait as soon as its server shows what it waits for.
 const PATIENT: Duration = Duration::from_secs(20);
@@ -32,20 +34,14 @@ async fn able() -> Option<Arc<LocalCluster>> {
         eprintln!("not run: PostgreSQL {major} has no WAIT FOR LSN");
         return None;
     }
-    let start = || {
+    let local = blocking(|| {
         let builder = LocalCluster::builder().setting("log_statement", "all");
         let local = builder
             .setting("max_standby_streaming_delay", "-1")
             .start()
             .unwrap();
-        local.create_database("app").unwrap();
+        fill(&local, "app");
         local.primary().sql("app", "CREATE TABLE held ()").unwrap();
-        local
-    };
-    let local = blocking(move || {
-        let local = start();
-        let schema = crate::support::SCHEMA;
-        local.primary().sql("app", schema).unwrap();
         local.wait_caught_up().unwrap();
         Arc::new(local)
     });
@@ -100,9 +96,21 @@ async fn waiting_anywhere(local: &Arc<LocalCluster>) -> usize {
     waiting(local, "replica-1").await + waiting(local, "replica-2").await
 }
 
+/// Does the same to all replicas.
+async fn on_replicas(local: &Arc<LocalCluster>, verb: fn(&LocalNode)) {
+    on(local, move |local| local.replicas().iter().for_each(verb)).await;
+}
+
 async fn one_waits(local: &Arc<LocalCluster>) {
     eventually("a read waits on a server", || async {
         waiting_anywhere(local).await == 1
+    })
+    .await;
+}
+
+async fn nothing_waits(local: &Arc<LocalCluster>) {
+    eventually("nothing waits on a server", || async {
+        waiting_anywhere(local).await == 0
     })
     .await;
 }
@@ -117,6 +125,10 @@ fn sent(local: &Arc<LocalCluster>, name: &str, text: &str) -> usize {
 
 fn waits_sent(local: &Arc<LocalCluster>, name: &str) -> usize {
     sent(local, name, "statement: WAIT FOR LSN")
+}
+
+fn waits_sent_anywhere(local: &Arc<LocalCluster>) -> usize {
+    BOTH.iter().map(|name| waits_sent(local, name)).sum()
 }
 
 /// What a session itself wrote, waited for up to `wait`.
@@ -136,14 +148,36 @@ async fn pool_of(local: &Arc<LocalCluster>, wait: Duration) -> ReplicatedPool {
     build(builder_for(local, "app").consistency(own_writes(wait))).await
 }
 
-/// Writes a row. Then a read of all rows begins, which ends with the connection that it used.
-async fn write_and_read(
-    pool: &ReplicatedPool,
-    name: &str,
-) -> JoinHandle<(i64, ReplicatedConnection)> {
+/// A read of all rows under way. It ends with the connection that it used.
+type Reading = JoinHandle<(i64, ReplicatedConnection)>;
+
+fn read(mut conn: ReplicatedConnection) -> Reading {
+    tokio::spawn(async move { (count(&mut conn).await, conn) })
+}
+
+/// Writes a row. Then a read of all rows begins.
+async fn write_and_read(pool: &ReplicatedPool, name: &str) -> Reading {
+    read(written(pool, name).await)
+}
+
+/// A session that has written a row.
+async fn written(pool: &ReplicatedPool, name: &str) -> ReplicatedConnection {
     let mut conn = pool.get().await.unwrap();
     insert(name).execute(&mut conn).await.unwrap();
-    tokio::spawn(async move { (count(&mut conn).await, conn) })
+    conn
+}
+
+/// The read waits until replay goes on. Then a replica serves it, and shows the row that was written.
+async fn ends_on_a_replica(
+    local: &Arc<LocalCluster>,
+    held: Vec<AsyncPgConnection>,
+    reading: Reading,
+) {
+    one_waits(local).await;
+    drop(held);
+    let (rows, reader) = reading.await.unwrap();
+    assert_eq!(rows, 4);
+    assert_eq!(reader.last_route().unwrap().kind, NodeKind::Replica);
 }
 
 /// `MaxScale` #164 and sysown/proxysql #1208 send the wait before the read, in its packet. Its result is nobody's.
@@ -172,10 +206,7 @@ async fn a_read_and_its_wait_go_together_and_nobody_asks_meanwhile() {
         (NodeKind::Replica, RouteReason::PlainSelect)
     );
     assert!(route.waited > Duration::ZERO);
-    assert_eq!(
-        waits_sent(&local, "replica-1") + waits_sent(&local, "replica-2"),
-        1
-    );
+    assert_eq!(waits_sent_anywhere(&local), 1);
     // The connection is in order, and so is what it answers.
     assert_eq!(count(&mut conn).await, 4);
     let names: Vec<String> = {
@@ -205,10 +236,7 @@ async fn without_it_the_replicas_are_asked_again_and_again() {
     .await;
     drop(held);
     assert_eq!(reading.await.unwrap().0, 4);
-    assert_eq!(
-        waits_sent(&local, "replica-1") + waits_sent(&local, "replica-2"),
-        0
-    );
+    assert_eq!(waits_sent_anywhere(&local), 0);
 }
 
 /// sysown/proxysql #2535: reads wait for the limit of connecting, and get an error. vitessio/vitess #6843 and
@@ -233,7 +261,7 @@ async fn what_comes_too_late_is_read_on_the_primary_and_not_waited_for_again() {
     for name in BOTH {
         assert!(waits_sent(&local, name) <= 1, "{name}");
     }
-    assert!(waits_sent(&local, "replica-1") + waits_sent(&local, "replica-2") > 0);
+    assert!(waits_sent_anywhere(&local) > 0);
     drop(held);
     // A replica that has caught up is waited for again.
     eventually("a replica serves", || async {
@@ -274,16 +302,9 @@ async fn another_connection_of_the_pool_waits_as_well() {
     let of_pool = own_writes(PATIENT).write_scope(WriteScope::Pool);
     let pool = build(builder_for(&local, "app").consistency(of_pool)).await;
     let held = hold(&local, BOTH).await;
-    let mut writer = pool.get().await.unwrap();
-    insert("one").execute(&mut writer).await.unwrap();
-    drop(writer);
-    let mut reader = pool.get().await.unwrap();
-    let reading = tokio::spawn(async move { (count(&mut reader).await, reader) });
-    one_waits(&local).await;
-    drop(held);
-    let (rows, reader) = reading.await.unwrap();
-    assert_eq!(rows, 4);
-    assert_eq!(reader.last_route().unwrap().kind, NodeKind::Replica);
+    drop(written(&pool, "one").await);
+    let reading = read(pool.get().await.unwrap());
+    ends_on_a_replica(&local, held, reading).await;
 }
 
 /// pgdogdev/pgdog #912: consumers know the position of a commit from a message, and read before it is there.
@@ -295,16 +316,9 @@ async fn a_token_from_another_process_is_waited_for() {
         pool_of(&local, PATIENT).await,
     );
     let held = hold(&local, BOTH).await;
-    let mut writer = here.get().await.unwrap();
-    insert("one").execute(&mut writer).await.unwrap();
-    let token = writer.session_token().await;
-    let mut reader = there.get_with(&token).await.unwrap();
-    let reading = tokio::spawn(async move { (count(&mut reader).await, reader) });
-    one_waits(&local).await;
-    drop(held);
-    let (rows, reader) = reading.await.unwrap();
-    assert_eq!(rows, 4);
-    assert_eq!(reader.last_route().unwrap().kind, NodeKind::Replica);
+    let token = written(&here, "one").await.session_token().await;
+    let reading = read(there.get_with(&token).await.unwrap());
+    ends_on_a_replica(&local, held, reading).await;
 }
 
 /// EnterpriseDB/repmgr #325: who waits for a position that nobody has waits for ever.
@@ -313,19 +327,18 @@ async fn nobody_waits_for_a_position_that_does_not_exist() {
     use base64::Engine as _;
     let Some(local) = able().await else { return };
     let pool = pool_of(&local, PATIENT).await;
-    let mut writer = pool.get().await.unwrap();
-    insert("one").execute(&mut writer).await.unwrap();
+    let writer = written(&pool, "one").await;
     let own = writer.session_token().await;
     let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
     // On the first timeline, as far away as a position can be.
     let mut bytes = base64.decode(own.to_string()).unwrap()[..9].to_vec();
     bytes.extend([2, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1, 0]);
     let forged = base64.encode(bytes).parse().unwrap();
-    let before = waits_sent(&local, "replica-1") + waits_sent(&local, "replica-2");
+    let before = waits_sent_anywhere(&local);
     let mut reader = pool.get_with(&forged).await.unwrap();
     assert_eq!(count(&mut reader).await, 4);
     assert_eq!(reader.last_route().unwrap().reason, RouteReason::OwnWrite);
-    let after = waits_sent(&local, "replica-1") + waits_sent(&local, "replica-2");
+    let after = waits_sent_anywhere(&local);
     assert_eq!(after, before);
 }
 
@@ -378,17 +391,10 @@ async fn a_server_that_hangs_holds_no_read() {
     let builder = builder_for(&local, "app").health(patient);
     let pool = build(builder.consistency(own_writes(IMPATIENT))).await;
     let held = hold(&local, BOTH).await;
-    let mut conn = pool.get().await.unwrap();
-    insert("one").execute(&mut conn).await.unwrap();
-    on(&local, |local| {
-        local.replicas().iter().for_each(|node| node.freeze());
-    })
-    .await;
+    let mut conn = written(&pool, "one").await;
+    on_replicas(&local, |node| node.freeze()).await;
     let reading = tokio::time::timeout(PATIENT, count(&mut conn)).await;
-    on(&local, |local| {
-        local.replicas().iter().for_each(|node| node.thaw());
-    })
-    .await;
+    on_replicas(&local, |node| node.thaw()).await;
     assert_eq!(reading.unwrap(), 4);
     assert_eq!(conn.last_route().unwrap().reason, RouteReason::OwnWrite);
     drop(held);
@@ -399,13 +405,7 @@ async fn a_server_that_hangs_holds_no_read() {
 async fn a_replica_whose_replay_is_paused_is_not_waited_for() {
     let Some(local) = able().await else { return };
     let pool = pool_of(&local, IMPATIENT).await;
-    on(&local, |local| {
-        local
-            .replicas()
-            .iter()
-            .for_each(|node| node.pause_replay().unwrap());
-    })
-    .await;
+    on_replicas(&local, |node| node.pause_replay().unwrap()).await;
     eventually("the pool knows", || async {
         let lagging = |name: &str| {
             let status = pool.status();
@@ -418,17 +418,8 @@ async fn a_replica_whose_replay_is_paused_is_not_waited_for() {
     let (rows, conn) = write_and_read(&pool, "one").await.await.unwrap();
     assert_eq!(rows, 4);
     assert_eq!(conn.last_route().unwrap().reason, RouteReason::OwnWrite);
-    assert_eq!(
-        waits_sent(&local, "replica-1") + waits_sent(&local, "replica-2"),
-        0
-    );
-    on(&local, |local| {
-        local
-            .replicas()
-            .iter()
-            .for_each(|node| node.resume_replay().unwrap());
-    })
-    .await;
+    assert_eq!(waits_sent_anywhere(&local), 0);
+    on_replicas(&local, |node| node.resume_replay().unwrap()).await;
 }
 
 /// `ContaAzul/postgresql_exporter` #58: a promoted server still tells how far it has replayed.
@@ -509,9 +500,7 @@ async fn the_numbers_of_another_timeline_are_not_taken_for_the_write() {
         rows.await[0][0].as_deref() == Some("5003")
     })
     .await;
-    let mut writer = here.get().await.unwrap();
-    insert("one").execute(&mut writer).await.unwrap();
-    let token = writer.session_token().await;
+    let token = written(&here, "one").await.session_token().await;
     let mut reader = there.get_with(&token).await.unwrap();
     let read: QueryResult<i64> = {
         use crate::support::users;
@@ -546,13 +535,7 @@ async fn a_server_that_is_killed_in_the_wait_costs_the_read_nothing() {
     let held = hold(&local, BOTH).await;
     let reading = write_and_read(&pool, "one").await;
     one_waits(&local).await;
-    on(&local, |local| {
-        local
-            .replicas()
-            .iter()
-            .for_each(|node| node.kill().unwrap());
-    })
-    .await;
+    on_replicas(&local, |node| node.kill().unwrap()).await;
     let (rows, conn) = reading.await.unwrap();
     assert_eq!(rows, 4);
     assert_eq!(conn.last_route().unwrap().kind, NodeKind::Primary);
@@ -568,10 +551,7 @@ async fn whoever_leaves_the_wait_leaves_none_on_the_server() {
     one_waits(&local).await;
     reading.abort();
     assert!(reading.await.unwrap_err().is_cancelled());
-    eventually("nothing waits", || async {
-        waiting_anywhere(&local).await == 0
-    })
-    .await;
+    nothing_waits(&local).await;
     // What nobody waits for keeps nobody from reading.
     for _ in 0..20 {
         let mut conn = pool.get().await.unwrap();
@@ -585,8 +565,7 @@ async fn who_cancels_the_wait_cancels_the_read() {
     let Some(local) = able().await else { return };
     let pool = pool_of(&local, PATIENT).await;
     let held = hold(&local, BOTH).await;
-    let mut conn = pool.get().await.unwrap();
-    insert("one").execute(&mut conn).await.unwrap();
+    let mut conn = written(&pool, "one").await;
     let token = conn.cancel_token();
     let reading = tokio::spawn(async move {
         use crate::support::users;
@@ -614,14 +593,9 @@ async fn a_statement_timeout_that_is_shorter_than_the_wait_ends_the_wait_alone()
     .await;
     let pool = pool_of(&local, PATIENT).await;
     let held = hold(&local, BOTH).await;
-    let mut conn = pool.get().await.unwrap();
-    insert("one").execute(&mut conn).await.unwrap();
-    let reading = tokio::spawn(async move { (count(&mut conn).await, conn) });
+    let reading = write_and_read(&pool, "one").await;
     one_waits(&local).await;
-    eventually("the server ends it", || async {
-        waiting_anywhere(&local).await == 0
-    })
-    .await;
+    nothing_waits(&local).await;
     drop(held);
     assert_eq!(reading.await.unwrap().0, 4);
 }
@@ -631,18 +605,14 @@ async fn a_deadline_ends_the_wait_and_nothing_has_run() {
     let Some(local) = able().await else { return };
     let pool = pool_of(&local, PATIENT).await;
     let held = hold(&local, BOTH).await;
-    let mut conn = pool.get().await.unwrap();
-    insert("one").execute(&mut conn).await.unwrap();
+    let mut conn = written(&pool, "one").await;
     let mut limited = conn.with_deadline(Duration::from_millis(800));
     let read: QueryResult<i64> = {
         use crate::support::users;
         users::table.count().get_result(&mut limited).await
     };
     assert_eq!(read.unwrap_err().outcome(), Outcome::NotRun);
-    eventually("nothing waits", || async {
-        waiting_anywhere(&local).await == 0
-    })
-    .await;
+    nothing_waits(&local).await;
     drop(held);
 }
 
@@ -653,8 +623,7 @@ async fn a_read_only_transaction_waits_before_it_begins() {
     let builder = builder_for(&local, "app").read_only_transactions_on_replicas(true);
     let pool = build(builder.consistency(own_writes(PATIENT))).await;
     let held = hold(&local, BOTH).await;
-    let mut conn = pool.get().await.unwrap();
-    insert("one").execute(&mut conn).await.unwrap();
+    let mut conn = written(&pool, "one").await;
     let reading = tokio::spawn(async move {
         run(&mut conn, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await
@@ -682,9 +651,5 @@ async fn reads_of_a_higher_isolation_wait_as_well() {
     let pool = pool_of(&local, PATIENT).await;
     let held = hold(&local, BOTH).await;
     let reading = write_and_read(&pool, "one").await;
-    one_waits(&local).await;
-    drop(held);
-    let (rows, conn) = reading.await.unwrap();
-    assert_eq!(rows, 4);
-    assert_eq!(conn.last_route().unwrap().kind, NodeKind::Replica);
+    ends_on_a_replica(&local, held, reading).await;
 }
