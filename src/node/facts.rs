@@ -8,10 +8,11 @@ use diesel::pg::{Pg, PgValue};
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::result::Error;
 use diesel::sql_types::{BigInt, Bool, Double, Integer, Nullable, SqlType, Text};
-use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel::{QueryResult, QueryableByName};
 use diesel_async::RunQueryDsl;
 
 use super::NodeConnection;
+use super::asked_again::AskedAgain;
 use super::rights::{MissingRight, Rights};
 use super::run::Run;
 use crate::error::SqlState;
@@ -229,8 +230,8 @@ pub(super) async fn identify(
         rights.try_each(connection).await;
         answered();
     }
-    let seldom = sql_query(rights.seldom());
-    let seldom = seldom.get_result(connection.pg_mut()).await;
+    let seldom = rights.seldom();
+    let seldom = AskedAgain(&seldom).get_result(connection.pg_mut()).await;
     let mut limits = rights.limits();
     let hides = |row: &Row| row.in_recovery && row.lsn.is_none();
     if connection.shows.sql.is_given() && told.as_ref().is_ok_and(hides) {

@@ -1,5 +1,6 @@
 //! One server's connections: opening, pooling, lending, and knowing when they are broken.
 
+mod asked_again;
 mod bb8_manager;
 mod cancel_request;
 mod connect;

@@ -7,6 +7,7 @@ use diesel::sql_types::{Array, BigInt, Bool, Double, Nullable, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
+use super::asked_again::AskedAgain;
 use super::facts::{Facts, Identity, ask, identify};
 use super::rights::MissingRight;
 use super::{Node, NodeConnection};
@@ -26,6 +27,12 @@ const CODE_CHANGES: &str = "SELECT sum(pg_catalog.pg_stat_get_tuples_inserted(oi
     pg_catalog.pg_policy, pg_catalog.pg_operator, pg_catalog.pg_cast, pg_catalog.pg_aggregate, \
     pg_catalog.pg_event_trigger, pg_catalog.pg_amop, pg_catalog.pg_amproc, pg_catalog.pg_range, \
     pg_catalog.pg_partitioned_table, pg_catalog.pg_statistic_ext}'::pg_catalog.regclass[]) AS oid";
+
+#[derive(QueryableByName)]
+struct CodeChanges {
+    #[diesel(sql_type = BigInt)]
+    changes: i64,
+}
 
 /// A connection over which a node is asked again and again.
 pub(crate) struct MonitorConnection {
@@ -86,7 +93,9 @@ impl MonitorConnection {
         let look = "SELECT max(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_last_wal_replay_lsn(), '0/0'))::bigint AS end \
             FROM pg_catalog.pg_stat_activity WHERE backend_type = 'startup' \
             AND wait_event IN ('RecoveryWalStream', 'RecoveryRetrieveRetryInterval')";
-        let row: Row = sql_query(look).get_result(self.connection.pg_mut()).await?;
+        let row: Row = AskedAgain(look)
+            .get_result(self.connection.pg_mut())
+            .await?;
         Ok(row.end.and_then(|end| u64::try_from(end).ok()).map(Lsn))
     }
 
@@ -98,7 +107,10 @@ impl MonitorConnection {
 
     /// See [`code_changes`].
     pub(crate) async fn code_changes(&mut self) -> QueryResult<i64> {
-        code_changes(self.connection.pg_mut()).await
+        let row: CodeChanges = AskedAgain(CODE_CHANGES)
+            .get_result(self.connection.pg_mut())
+            .await?;
+        Ok(row.changes)
     }
 
     /// How long commits have waited for a synchronous standby, as far as this role may see.
@@ -110,7 +122,9 @@ impl MonitorConnection {
         }
         let look = "SELECT EXTRACT(epoch FROM pg_catalog.clock_timestamp() - min(query_start))::float8 AS wait \
             FROM pg_catalog.pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
-        let row: Row = sql_query(look).get_result(self.connection.pg_mut()).await?;
+        let row: Row = AskedAgain(look)
+            .get_result(self.connection.pg_mut())
+            .await?;
         let wait = row.wait.map(|seconds| seconds.max(0.0));
         Ok(wait.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()))
     }
@@ -178,12 +192,7 @@ impl MonitorConnection {
 
 /// A number that grows with each change of the code in the database.
 pub(crate) async fn code_changes(pg: &mut AsyncPgConnection) -> QueryResult<i64> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = BigInt)]
-        changes: i64,
-    }
-    let row: Row = sql_query(CODE_CHANGES).get_result(pg).await?;
+    let row: CodeChanges = sql_query(CODE_CHANGES).get_result(pg).await?;
     Ok(row.changes)
 }
 

@@ -66,7 +66,7 @@ impl PositionSql {
     pub(super) fn received(&self) -> &str {
         match &self.source {
             // It may not compare with what the source tells.
-            Some(_) => "NULL::pg_lsn",
+            Some(_) => "NULL::pg_catalog.pg_lsn",
             None => "pg_catalog.pg_last_wal_receive_lsn()",
         }
     }

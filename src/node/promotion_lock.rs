@@ -84,7 +84,7 @@ impl Order {
         let no_more = self.no_more.map(|has| {
             format!(
                 "AND GREATEST(pg_catalog.pg_last_wal_receive_lsn(), \
-                 pg_catalog.pg_last_wal_replay_lsn()) <= '{has}'::pg_lsn"
+                 pg_catalog.pg_last_wal_replay_lsn()) <= '{has}'::pg_catalog.pg_lsn"
             )
         });
         let (not_heard, no_more) = (not_heard.unwrap_or_default(), no_more.unwrap_or_default());

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use diesel::result::Error;
 use diesel::sql_types::{Array, Bool, Text};
-use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel::{QueryResult, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use futures_util::future::join_all;
 
+use super::asked_again::AskedAgain;
 use super::connection::NodeConnection;
 use super::position_sql::PositionSql;
 use super::run::{ADDRESS, START_TIME};
@@ -106,7 +107,7 @@ const FUNCTIONS: [Function; 12] = [
         "positions of writes are not known; reads that need one go to the primary",
     ),
     function(
-        "pg_walfile_name(pg_lsn)",
+        "pg_walfile_name(pg_catalog.pg_lsn)",
         Of::Primary,
         "the primary's timeline is not known; it takes no writes beside another that takes them",
     ),
@@ -156,12 +157,12 @@ struct Told {
     refused: Vec<bool>,
 }
 
-/// A function that this server does not have cannot be asked either.
+/// A function that this server does not have cannot be asked either. `{names}` are those of [`FUNCTIONS`].
 const ASK: &str = "SELECT ARRAY(SELECT COALESCE(pg_catalog.has_function_privilege( \
         pg_catalog.to_regprocedure('pg_catalog.' || name), 'EXECUTE'), false) \
         AND (name NOT LIKE 'pg_stat_get_wal_receiver%' \
         OR pg_catalog.has_table_privilege('pg_catalog.pg_stat_wal_receiver', 'SELECT')) \
-        FROM pg_catalog.unnest($1) WITH ORDINALITY AS it(name, place) ORDER BY place) AS held, \
+        FROM pg_catalog.unnest(ARRAY[{names}]) WITH ORDINALITY AS it(name, place) ORDER BY place) AS held, \
     pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all, \
     pg_catalog.pg_is_in_recovery() AS in_recovery, \
     pg_catalog.quote_ident(current_user) AS role, '{}'::bool[] AS refused";
@@ -171,9 +172,10 @@ impl Rights {
         pg: &mut AsyncPgConnection,
         sql: Arc<PositionSql>,
     ) -> QueryResult<Self> {
-        let names: Vec<&str> = FUNCTIONS.iter().map(|it| it.signature).collect();
-        let query = sql_query(ASK).bind::<Array<Text>, _>(names);
-        let told = query.get_result(pg).await?;
+        let quoted = FUNCTIONS.iter().map(|it| format!("'{}'", it.signature));
+        let names: Vec<String> = quoted.collect();
+        let ask = ASK.replace("{names}", &names.join(", "));
+        let told = AskedAgain(&ask).get_result(pg).await?;
         Ok(Self { sql, told })
     }
 
@@ -183,7 +185,7 @@ impl Rights {
     pub(super) async fn try_each(&mut self, connection: &NodeConnection) {
         let tried = FUNCTIONS.iter().enumerate().map(async |(place, it)| {
             let refused = self.may(place) && !self.is_replaced(place) && {
-                let tried = it.signature.replace("(pg_lsn)", "('0/1000000')");
+                let tried = it.signature.replace("(pg_catalog.pg_lsn)", "('0/1000000')");
                 // Without preparing it, which would take turns.
                 let tried = format!("SELECT pg_catalog.{tried}");
                 match (&mut connection.pg()).batch_execute(&tried).await {
@@ -269,7 +271,7 @@ impl Rights {
     /// the control file says it only after the next checkpoint. A standby tells what it receives to who
     /// may see it (`pg_monitor`), and else only the control file.
     pub(super) fn place(&self) -> String {
-        let inserted = self.if_allowed(INSERTED, self.sql.inserted(), "pg_lsn");
+        let inserted = self.if_allowed(INSERTED, self.sql.inserted(), "pg_catalog.pg_lsn");
         // What was inserted covers what was flushed.
         let flushed = match self.may(FLUSHED) {
             true => self.sql.flushed(),
@@ -285,15 +287,15 @@ impl Rights {
                 "receiver.pid IS NOT NULL",
             ),
             false => (
-                "(SELECT NULL::pg_lsn AS written_lsn, NULL::int AS received_tli, NULL::text AS status, \
+                "(SELECT NULL::pg_catalog.pg_lsn AS written_lsn, NULL::int AS received_tli, NULL::text AS status, \
                  NULL::text AS sender_host, NULL::int AS sender_port, \
                  NULL::timestamptz AS last_msg_receipt_time) AS receiver",
                 "NULL::bool",
             ),
         };
         let (replayed, received, paused, snapshot) = (
-            self.if_allowed(REPLAYED, self.sql.standby(), "pg_lsn"),
-            self.if_allowed(RECEIVED, self.sql.received(), "pg_lsn"),
+            self.if_allowed(REPLAYED, self.sql.standby(), "pg_catalog.pg_lsn"),
+            self.if_allowed(RECEIVED, self.sql.received(), "pg_catalog.pg_lsn"),
             self.if_allowed(
                 PAUSED,
                 "pg_catalog.pg_get_wal_replay_pause_state() <> 'not paused'",
