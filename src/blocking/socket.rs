@@ -86,37 +86,60 @@ impl AsFd for Own {
 /// A socket that is watched by whoever polls it: a thread within [`block_on`](super::block_on), or else the runtime
 /// around the poll. It moves from one to the other by itself.
 #[derive(Debug)]
-pub(crate) struct Movable<T> {
-    watched: Option<T>,
-    own: Option<Arc<Own>>,
+pub(crate) struct Movable<T>(By<T>);
+
+/// By whom a socket is watched.
+#[derive(Debug)]
+enum By<T> {
+    Runtime(T),
+    Thread(Arc<Own>),
+    /// It could not move from one to the other.
+    Nobody,
 }
 
 impl<T: Watched> Movable<T> {
     pub(crate) fn new(socket: T) -> Self {
-        Self {
-            watched: Some(socket),
-            own: None,
-        }
+        Self(By::Runtime(socket))
     }
 
     /// For a thread that waits.
     fn own(&mut self) -> io::Result<&Arc<Own>> {
-        if let Some(watched) = self.watched.take() {
+        if let By::Runtime(_) = self.0 {
+            self.leave_runtime()?;
+        }
+        match &self.0 {
+            By::Thread(own) => Ok(own),
+            By::Runtime(_) | By::Nobody => Err(gone()),
+        }
+    }
+
+    fn leave_runtime(&mut self) -> io::Result<()> {
+        if let By::Runtime(watched) = std::mem::replace(&mut self.0, By::Nobody) {
             // A second descriptor, because closing tokio's is what ends the watching.
-            self.own = Some(Arc::new(Own {
+            self.0 = By::Thread(Arc::new(Own {
                 socket: watched.as_fd().try_clone_to_owned()?,
                 has_news: AtomicBool::new(true),
             }));
         }
-        self.own.as_ref().ok_or_else(gone)
+        Ok(())
     }
 
     /// For the runtime around this call.
     fn watched(&mut self) -> io::Result<Pin<&mut T>> {
-        if let Some(own) = self.own.take() {
-            self.watched = Some(T::watch(own.socket.try_clone()?)?);
+        if let By::Thread(_) = self.0 {
+            self.leave_thread()?;
         }
-        self.watched.as_mut().map(Pin::new).ok_or_else(gone)
+        match &mut self.0 {
+            By::Runtime(watched) => Ok(Pin::new(watched)),
+            By::Thread(_) | By::Nobody => Err(gone()),
+        }
+    }
+
+    fn leave_thread(&mut self) -> io::Result<()> {
+        if let By::Thread(own) = std::mem::replace(&mut self.0, By::Nobody) {
+            self.0 = By::Runtime(T::watch(own.socket.try_clone()?)?);
+        }
+        Ok(())
     }
 }
 
@@ -132,7 +155,10 @@ impl<T: Watched> AsyncRead for Movable<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if !is_within() {
-            return self.watched()?.poll_read(cx, buf);
+            return match &mut self.0 {
+                By::Runtime(watched) => Pin::new(watched).poll_read(cx, buf),
+                By::Thread(_) | By::Nobody => self.watched()?.poll_read(cx, buf),
+            };
         }
         let own = self.own()?;
         if own.has_news.load(Ordering::Acquire) || looks() {
@@ -157,7 +183,10 @@ impl<T: Watched> AsyncWrite for Movable<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if !is_within() {
-            return self.watched()?.poll_write(cx, buf);
+            return match &mut self.0 {
+                By::Runtime(watched) => Pin::new(watched).poll_write(cx, buf),
+                By::Thread(_) | By::Nobody => self.watched()?.poll_write(cx, buf),
+            };
         }
         let own = self.own()?;
         match own.send(buf) {
@@ -176,9 +205,9 @@ impl<T: Watched> AsyncWrite for Movable<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.own {
-            None => self.watched()?.poll_shutdown(cx),
-            Some(own) => Poll::Ready(Ok(rustix::net::shutdown(
+        match &self.0 {
+            By::Runtime(_) | By::Nobody => self.watched()?.poll_shutdown(cx),
+            By::Thread(own) => Poll::Ready(Ok(rustix::net::shutdown(
                 own,
                 rustix::net::Shutdown::Write,
             )?)),

@@ -31,8 +31,8 @@ use crate::config::{Config, ConsistencyConfig, HealthConfig, NodeSettings, Routi
 use crate::consistency::{Reports, WriteLog};
 use crate::deadline;
 use crate::error::Error;
-use crate::node::{ConnectHooks, Mark, Node, Trouble, enter};
-use crate::routing::LoadBalancingPolicy;
+use crate::node::{ConnectHooks, Mark, Node, Trouble, enter, is_ending};
+use crate::routing::{Draws, LoadBalancingPolicy};
 #[cfg(feature = "promotion")]
 use crate::status::Promoted;
 use crate::status::{
@@ -93,6 +93,7 @@ pub(crate) struct Cluster {
     pub(crate) event_sender: EventSender,
     pub(crate) oids: Arc<OidCache>,
     pub(crate) policy: Arc<dyn LoadBalancingPolicy>,
+    pub(crate) draws: Draws,
     pub(crate) tracker: CheckoutTracker,
     pub(crate) tally: Tally,
     pub(crate) runtime: Handle,
@@ -158,6 +159,7 @@ impl Cluster {
             event_sender,
             oids,
             policy: options.policy,
+            draws: Draws::from_seed(rand::random()),
             tracker,
             tally: Tally::default(),
             runtime,
@@ -198,7 +200,7 @@ impl Cluster {
         let polled = poll_fn(|cx| {
             // tokio panics when a timer of a runtime is polled that has ended. It drops the manager before it ends the
             // timers, and wakes whoever waits for one.
-            if self.is_over() {
+            if self.is_over() || is_ending() {
                 return Poll::Ready(None);
             }
             future.as_mut().poll(cx).map(Some)
@@ -211,7 +213,9 @@ impl Cluster {
         if self.is_over() {
             return None;
         }
-        let _timers = enter(&self.runtime);
+        let Ok(_timers) = enter(&self.runtime) else {
+            return None;
+        };
         work()
     }
 

@@ -18,6 +18,7 @@ mod marks;
 mod member;
 mod monitor;
 mod node_maker;
+mod of_process;
 mod oid_cache;
 #[cfg(feature = "promotion")]
 mod promotion;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use super::handle::Cluster;
+use super::of_process::OfProcess;
 use super::runtime;
 use super::start::{options, started};
 use crate::config::Config;
@@ -20,7 +21,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// One lock per URL, so that one cluster that is slow to start holds up no other.
 type Slot = Arc<Mutex<Option<Arc<Cluster>>>>;
 
-static CLUSTERS: parking_lot::Mutex<Option<HashMap<String, Slot>>> = parking_lot::Mutex::new(None);
+static CLUSTERS: OfProcess<HashMap<String, Slot>> = OfProcess::new();
 
 /// The cluster behind `url`: the one that others opened, or a new one on the background runtime.
 pub(crate) async fn shared(url: &str) -> Result<Arc<Cluster>, Error> {
@@ -40,9 +41,7 @@ pub(crate) async fn shared(url: &str) -> Result<Arc<Cluster>, Error> {
 }
 
 fn slot(url: &str) -> Slot {
-    let mut clusters = CLUSTERS.lock();
-    let clusters = clusters.get_or_insert_default();
-    Arc::clone(clusters.entry(url.to_owned()).or_default())
+    CLUSTERS.with(|clusters| Arc::clone(clusters.entry(url.to_owned()).or_default()))
 }
 
 async fn close_when_unused(slot: Slot) {
@@ -64,9 +63,6 @@ async fn close_when_unused(slot: Slot) {
 
 /// Nobody else has the slot, nor can get it while the registry is locked: the URL is forgotten.
 fn forget(slot: &Slot) {
-    let mut clusters = CLUSTERS.lock();
-    if let Some(clusters) = &mut *clusters {
-        let is_free = |it: &Slot| Arc::ptr_eq(it, slot) && Arc::strong_count(it) == 2;
-        clusters.retain(|_, it| !is_free(it));
-    }
+    let is_free = |it: &Slot| Arc::ptr_eq(it, slot) && Arc::strong_count(it) == 2;
+    CLUSTERS.with(|clusters| clusters.retain(|_, it| !is_free(it)));
 }

@@ -157,6 +157,9 @@ settings! {
         write_scope: WriteScope = WriteScope::default(), set;
         /// How long a read waits for a replica to catch up before the primary serves it. Zero does not
         /// wait. Default: 5 milliseconds.
+        ///
+        /// A connection that holds the primary's, because it has written, does not wait for a replica that has what it
+        /// wrote: until one is known to have it, it reads on the primary.
         #[cfg_attr(feature = "serde", serde(with = "duration::human"))]
         wait: Duration = Duration::from_millis(5), set;
         /// Whether a read that has to wait for a position has the replica's server wait, where that can: PostgreSQL 19

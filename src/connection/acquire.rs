@@ -192,7 +192,7 @@ impl ReplicatedConnection {
 
     /// The primary's connection, if it is held and alive. A dead one is replaced, unless the caller counts on
     /// something that died with it.
-    fn held_primary(&self, purpose: Purpose) -> Result<Option<Arc<Lease>>, Error> {
+    pub(super) fn held_primary(&self, purpose: Purpose) -> Result<Option<Arc<Lease>>, Error> {
         let mut session = self.session();
         session.forget_before(self.cluster.oids.generation());
         if let Some((node, cause)) = session.lost.clone() {
@@ -344,7 +344,10 @@ impl ReplicatedConnection {
         let lease = {
             let mut session = self.session();
             session.forget_before(self.cluster.oids.generation());
-            let lease = session.replica.clone()?;
+            let Some(lease) = session.replica.clone() else {
+                drop(session);
+                return self.last_replica(topology, reading);
+            };
             let usable = lease.is_usable()
                 && !lease.is_abandoned()
                 // What a function may have left there ends with its statement or transaction.
@@ -373,6 +376,23 @@ impl ReplicatedConnection {
         Some(another.unwrap_or(lease))
     }
 
+    /// The replica of the last read, of a connection that keeps none between its reads.
+    fn last_replica(&self, topology: &Topology, reading: &Reading<'_>) -> Option<Arc<Lease>> {
+        if !self.returns_to_its_replica() {
+            return None;
+        }
+        let last = self.session().last_route.clone()?;
+        let member = topology.member(&last.node)?;
+        if last.kind != NodeKind::Replica || !self.may_stay(member, reading) {
+            return None;
+        }
+        let pooled = self.checkout_now(&last.node)?;
+        let lease = self.lend(Lease::new(pooled, last.node, None));
+        // It was not chosen for this read; see `Lease::is_to_be_timed`.
+        lease.is_to_be_timed();
+        Some(self.keep_replica(lease))
+    }
+
     /// A connection that is free at once, of `first` or of any other usable replica.
     fn free_replica(
         &self,
@@ -382,7 +402,7 @@ impl ReplicatedConnection {
     ) -> Option<Arc<Lease>> {
         let others = topology
             .usable_replicas()
-            .filter(|member| self.qualifies(member, reading))
+            .filter(|member| self.stands_in(member, topology.member(first), reading))
             .map(|member| &member.node)
             .filter(|node| !Arc::ptr_eq(node, first));
         for node in std::iter::once(first).chain(others) {

@@ -50,8 +50,13 @@ impl ReplicatedConnection {
         }
         let reading = execution.reading(reason, execution.started);
         let found = self.replica_at_once(&topology, &reading);
-        let Found::Chosen(Chosen::Replica(lease)) = found else {
-            return AtOnce::Found(found);
+        let lease = match found {
+            Found::Chosen(Chosen::Replica(lease)) => lease,
+            Found::Chosen(Chosen::Unmet) => {
+                let primary = self.held_meanwhile(&topology, &reading);
+                return primary.map_or(AtOnce::Found(found), AtOnce::Served);
+            }
+            _ => return AtOnce::Found(found),
         };
         match self.proof_at_once(&topology, &lease, reading.requirement) {
             Ok(Proof::Shown) => AtOnce::Served(Served::by_replica(lease, reason)),

@@ -63,6 +63,7 @@ impl ReplicatedConnection {
             let node = execution.node.as_ref().map(|node| &*node.meter);
             metrics::failed(node, sqlstate, error.outcome(), took);
         }
+        self.rests_after(execution.verdict);
         result.map(|()| action.take_output())
     }
 }

@@ -26,7 +26,7 @@ use crate::cluster::{Member, Purpose};
 use crate::config::{Consistency, Routing};
 use crate::consistency::ReadRequirement;
 use crate::error::Error;
-use crate::node::{Lease, Wanted};
+use crate::node::{Lease, Wanted, is_ending};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Decision, HeldBack, Stale};
 use crate::wire::{Pooling, ServerRole};
@@ -91,6 +91,7 @@ impl ReplicatedConnection {
             only_rolls_back,
             requirement,
             pending_write,
+            under_way: false,
             unsent: false,
             refused: false,
             started: Instant::now(),
@@ -472,7 +473,9 @@ impl ReplicatedConnection {
             progress.sends(lease, execution.outcome_if_sent());
         }
         let (commands, ran) = (lease.wire.commands(), lease.wire.ran());
+        execution.under_way = true;
         let result = action.send(lease).await;
+        execution.under_way = false;
         let never_ran = lease.wire.commands() == commands || lease.wire.is_turned_away();
         execution.unsent = result.is_err() && never_ran;
         if let Some(progress) = execution.progress.as_ref().filter(|_| execution.unsent) {
@@ -496,6 +499,9 @@ impl ReplicatedConnection {
         let mut served = match at_once {
             Some(served) => served,
             None => {
+                if is_ending() {
+                    return Err(Error::ThreadEnding);
+                }
                 let served = Box::pin(self.served(execution, found)).await?;
                 // The wait is not the node's time.
                 execution.asks();
@@ -571,7 +577,11 @@ impl ReplicatedConnection {
     /// is under way, what follows must not run outside of it.
     fn begins(&self, execution: &Execution, lease: &Arc<Lease>, on_replica: bool) {
         if let Some(TransactionControl::Begin { read_only, .. }) = execution.verdict.control {
-            self.session().transaction = Some(Transaction {
+            let mut session = self.session();
+            // BEGIN within a transaction only warns, and what that has done stays.
+            let within = session.transaction.as_ref();
+            let read_only = read_only && within.is_none_or(|open| open.read_only);
+            session.transaction = Some(Transaction {
                 replica: on_replica.then(|| Arc::clone(lease)),
                 begun: false,
                 read_only,
@@ -586,9 +596,10 @@ impl ReplicatedConnection {
             if lease.wire.role() == Some(ServerRole::Primary) {
                 self.note_promotion(lease);
             }
-            let now = Instant::now();
-            let took = execution.took(now);
-            lease.node().pace.measured(took, now);
+            if lease.is_to_be_timed() {
+                let now = Instant::now();
+                lease.node().pace.measured(execution.took(now), now);
+            }
         }
         self.count(execution, lease.node());
         if execution.healing == Some(Stale::Types) {

@@ -43,6 +43,8 @@ pub(super) struct Execution {
     /// What the node must have that serves it.
     pub(super) requirement: ReadRequirement,
     pub(super) pending_write: Option<PendingWrite>,
+    /// Its answer is waited for. It is dropped so if it is given up.
+    pub(super) under_way: bool,
     /// The last attempt sent nothing that runs.
     pub(super) unsent: bool,
     /// At the last attempt the server refused it before anything of it ran.
@@ -70,6 +72,14 @@ pub(super) struct Execution {
     pub(super) node: Option<Arc<Node>>,
     /// Its spans, if anybody may look at them.
     pub(super) spans: Option<Box<Spans>>,
+}
+
+impl Drop for Execution {
+    fn drop(&mut self) {
+        if self.under_way {
+            self.gave_up();
+        }
+    }
 }
 
 /// Whether the server of the last attempt showed what the statement must see.
@@ -115,6 +125,14 @@ impl Execution {
     pub(super) fn took(&self, now: Instant) -> Duration {
         let all = now.saturating_duration_since(self.started);
         all.saturating_sub(Duration::from_micros(self.asked_after.into()))
+    }
+
+    /// Nobody waits any more for a read that has not come to its end on a replica.
+    pub(super) fn gave_up(&self) {
+        if let (Some(node), Decision::Replica { .. }) = (&self.node, &self.decision) {
+            let now = Instant::now();
+            node.pace.at_least(self.took(now), now);
+        }
     }
 
     /// The last attempt is at its end.

@@ -94,8 +94,9 @@ pub type SyncConnection = AsyncConnectionWrapper<ReplicatedConnection, OnThisThr
 ///
 /// It implements the traits of diesel-async, so query builders run on it as they run on an [`AsyncPgConnection`].
 /// Transactions, and statements that are not known to be safe on a replica, run on the primary. Plain selects run on
-/// a replica that has what the session has written ([`Consistency`] sets what else they see). They wait for such a
-/// replica a little; then the primary serves them.
+/// a replica that has what the session has written ([`Consistency`] sets what else they see). While none has it, this
+/// connection reads on the primary if it holds the primary's connection; else it waits for a replica a little, and then
+/// the primary serves.
 ///
 /// Nothing is taken from any pool before the first statement. The primary's connection, once taken, stays until this
 /// one is dropped. So `SET`, `LISTEN`, temporary tables and advisory locks work as on a plain connection. A
@@ -134,6 +135,7 @@ impl ReplicatedConnection {
     /// A connection that has touched no server yet.
     pub(crate) fn new(cluster: Arc<Cluster>, history: Arc<SessionHistory>) -> Result<Self, Error> {
         let permit = cluster.tracker.admit().ok_or(Error::Closed)?;
+        let lot = cluster.draws.share();
         Ok(Self {
             cluster,
             session: Mutex::new(SessionState::new(history)),
@@ -143,8 +145,8 @@ impl ReplicatedConnection {
             must_roll_back: AtomicBool::new(false),
             instrumentation: Mutex::new(DynInstrumentation::default_instrumentation()),
             cache_size: CacheSize::Unbounded,
-            origin: Origin::Open,
-            lot: rand::random(),
+            origin: Origin::Own,
+            lot,
             _permit: permit,
         })
     }
@@ -513,6 +515,7 @@ impl ReplicatedConnection {
     pub fn keep_settings(&mut self) {
         self.origin = Origin::Open;
         self.settle_origin();
+        drop(self.session.get_mut().give_back());
     }
 
     fn session(&self) -> MutexGuard<'_, SessionState> {

@@ -316,6 +316,29 @@ impl ReplicatedConnection {
         })
     }
 
+    /// Lets the primary serve a read of what no replica is known to have yet, if the session holds its connection. It
+    /// takes nothing from anybody, and the wait would keep that connection from others.
+    ///
+    /// With few connections in use nobody is asked for it: the monitors ask some milliseconds after a write anyway, and
+    /// to ask at once would cost more than the reads. With many, one question serves many reads, and the primary has
+    /// enough to do.
+    pub(super) fn held_meanwhile(
+        &self,
+        topology: &Topology,
+        reading: &Reading<'_>,
+    ) -> Option<Served> {
+        let reason = reading.requirement.otherwise();
+        // A snapshot may be long, so it is worth a wait.
+        if reason != RouteReason::OwnWrite || reading.reason != RouteReason::PlainSelect {
+            return None;
+        }
+        let lease = self.held_primary(Purpose::Read).ok().flatten()?;
+        if self.cluster.tracker.out() > FEW {
+            self.ask_gently(topology, reading);
+        }
+        Some(Served::by_primary(lease, reason))
+    }
+
     /// Lets the primary serve a read that waits for writes of other sessions. If all sessions see each other's
     /// writes, each write would make all reads wait. The primary serves no more of them than `fallback_share`, and
     /// only at once; the others wait for a replica.
@@ -457,6 +480,18 @@ impl ReplicatedConnection {
         self.qualifies(member, reading) && member.is_preferred(&self.cluster.config.health)
     }
 
+    /// Whether a replica may serve a read because all connections of the chosen one are in use. One of weight 0 waits
+    /// until the others cannot serve at all.
+    pub(super) fn stands_in(
+        &self,
+        member: &Member,
+        chosen: Option<&Member>,
+        reading: &Reading<'_>,
+    ) -> bool {
+        let chosen_has_none = chosen.is_some_and(|chosen| chosen.weight() == 0);
+        (member.weight() > 0 || chosen_has_none) && self.qualifies(member, reading)
+    }
+
     /// The member that the policy chooses for a read. The primary takes part by its weight.
     pub(super) fn pick<'t>(
         &self,
@@ -500,7 +535,9 @@ impl ReplicatedConnection {
                 tags: &member.node.tags,
             });
         }
-        select(&candidates, &*self.cluster.policy, &mut rand::random)
+        select(&candidates, &*self.cluster.policy, &mut || {
+            self.cluster.draws.next()
+        })
     }
 
     /// The node to wait for: `first`, unless its pool is full and another's can still grow.
@@ -515,9 +552,10 @@ impl ReplicatedConnection {
         if topology.member(&first).is_none_or(can_grow) {
             return first;
         }
+        let chosen = topology.member(&first);
         let mut others = topology
             .usable_replicas()
-            .filter(|member| can_grow(member) && self.qualifies(member, reading));
+            .filter(|member| can_grow(member) && self.stands_in(member, chosen, reading));
         others
             .next()
             .map_or(first, |member| Arc::clone(&member.node))

@@ -12,7 +12,7 @@ use super::execution::{Behind, Execution};
 use super::report::lost;
 use super::session_settings::Ending;
 use crate::classify::{TransactionControl, Verdict};
-use crate::error::{Error, Outcome};
+use crate::error::{Error, Outcome, SqlState};
 use crate::node::{Failure, Lease};
 use crate::route::RouteReason;
 use crate::routing::{Decision, Recovery, Stale, Symptoms, recover, stale};
@@ -186,7 +186,6 @@ impl ReplicatedConnection {
         (symptoms, failure): (Symptoms, &Failure),
         error: DieselError,
     ) -> QueryResult<()> {
-        execution.asks();
         let remark = failure.remark;
         let missing_type = matches!(error, DieselError::SerializationError(_));
         let mut recovery = recover(symptoms);
@@ -205,7 +204,12 @@ impl ReplicatedConnection {
         );
         let primary = |reason| Decision::Primary(reason);
         match recovery {
-            Recovery::Return => return Err(error),
+            Recovery::Return => {
+                if remark.is_some_and(|remark| remark.sqlstate == SqlState::QUERY_CANCELED) {
+                    execution.gave_up();
+                }
+                return Err(error);
+            }
             Recovery::LeaveReplica => {
                 let cause = failure.lost.clone().unwrap_or_else(|| error.to_string());
                 if !failure.ours {
@@ -240,6 +244,8 @@ impl ReplicatedConnection {
             }
             Recovery::Primary { .. } => return Err(error),
         }
+        // What comes next is another node's time.
+        execution.asks();
         Ok(())
     }
 

@@ -50,6 +50,8 @@ pub(super) struct SessionState {
     pub(super) changed_catalog: bool,
     /// Types as this session sees them, if others may see them differently.
     pub(super) own_types: Option<Arc<OidMap>>,
+    /// Something ran that was neither a plain read nor a setting.
+    pub(super) worked: bool,
     pub(super) last_route: Option<LastRoute>,
 }
 
@@ -60,7 +62,8 @@ pub(super) struct Transaction {
     pub(super) replica: Option<Arc<Lease>>,
     /// The server has answered its BEGIN. Until then an idle connection does not mean that the transaction has ended.
     pub(super) begun: bool,
-    /// It was declared read only, so its COMMIT is no write.
+    /// It was declared read only, and nothing but plain reads ran in it since, so its COMMIT is no write. Anything else
+    /// may have made it one that writes, as `SET TRANSACTION READ WRITE` does, or may write all the same.
     pub(super) read_only: bool,
     /// The pool's routing has kept it on the primary.
     pub(super) held_back: bool,
@@ -97,6 +100,7 @@ impl SessionState {
             durability: Wanted::default(),
             changed_catalog: false,
             own_types: None,
+            worked: false,
             last_route: None,
         }
     }
@@ -138,6 +142,9 @@ impl SessionState {
                 },
             },
         );
+        if let Some(open) = &mut self.transaction {
+            open.read_only &= only_reads(verdict);
+        }
         if let Decision::Primary(_) | Decision::HeldBack(_) = decision {
             if verdict.leaves.pins() {
                 self.pinned = true;
@@ -195,6 +202,15 @@ impl SessionState {
                 }
             }
         }
+    }
+
+    /// What the session holds and does not need, if no statement is on its way.
+    pub(super) fn give_back(&mut self) -> [Option<Arc<Lease>>; 2] {
+        self.notice_transaction_end();
+        if self.transaction.is_some() || self.pinned {
+            return [None, None];
+        }
+        [self.primary.take(), self.replica.take()]
     }
 
     /// The connection that the transaction is open on.
@@ -325,6 +341,18 @@ impl LastRoute {
                 replica: held_back.replica.as_ref().map(|node| node.name.clone()),
                 reason: held_back.reason,
             }),
+        }
+    }
+}
+
+/// Whether a read-only transaction is still one after this statement. The end of a transaction leaves it what it was.
+fn only_reads(verdict: Verdict) -> bool {
+    match verdict.control {
+        Some(TransactionControl::Setting) => false,
+        Some(_) => !verdict.writes,
+        None => {
+            let reads = [RouteReason::PlainSelect, RouteReason::ServerState];
+            !verdict.writes && reads.contains(&verdict.reason)
         }
     }
 }

@@ -23,6 +23,7 @@ use super::action::{Action, Batch, Execute, Load};
 use super::stream::{Row, RowStream};
 use crate::cluster::shared;
 use crate::config::redact;
+use crate::error::Error;
 use crate::statement::Statement;
 
 impl ReplicatedConnection {
@@ -151,7 +152,7 @@ impl AsyncConnection for ReplicatedConnection {
         let mut instrumentation = diesel::connection::DynInstrumentation::default_instrumentation();
         instrumentation.on_connection_event(InstrumentationEvent::start_establish_connection(&url));
         let connection = match shared(database_url).await {
-            Ok(cluster) => Self::new(cluster, std::sync::Arc::default()),
+            Ok(cluster) => Self::new(cluster, std::sync::Arc::default()).map(Self::of_url),
             Err(error) => Err(error),
         };
         let connection = connection.map_err(Into::into);
@@ -202,6 +203,8 @@ impl PoolableConnection for ReplicatedConnection {
         // What a hook has left that cannot be made again is for the one user that the connection has.
         if !is_new || !self.has_lost_its_origin() {
             self.renew();
+        } else if let Some((node, cause)) = self.lost_state() {
+            return Err(Error::SessionLost { node, cause }.into());
         }
         match config {
             RecyclingMethod::Fast | RecyclingMethod::Verified => Ok(()),

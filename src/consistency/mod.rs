@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use left::Fate;
 pub(crate) use left::Left;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 pub use reports::Stage;
 pub(crate) use reports::{InVain, ReadMark, Reports, StandbySnapshot};
 pub(crate) use requirement::ReadRequirement;
@@ -44,7 +44,8 @@ pub(crate) const UNTOLD: u32 = u32::MAX;
 pub(crate) struct SessionHistory {
     /// Whether anything was ever noted. Most sessions only read, and need not look further.
     touched: AtomicBool,
-    state: Mutex<State>,
+    /// Large, so it is made when it is first asked for.
+    state: Mutex<Option<Box<State>>>,
 }
 
 #[derive(Debug, Default)]
@@ -99,7 +100,7 @@ pub(crate) enum ShownUpTo {
 impl SessionHistory {
     /// A session that goes on from elsewhere, on the cluster with this identifier.
     pub(crate) fn resumed(cluster: u64, written: Option<Position>, seen: Option<Position>) -> Self {
-        let state = Mutex::new(State {
+        let state = State {
             draws: written
                 .filter(|written| written.is_somewhere())
                 .map(Position::home),
@@ -117,10 +118,10 @@ impl SessionHistory {
                 .filter(|seen| seen.is_somewhere())
                 .map(|_| Instant::now()),
             ..State::default()
-        });
+        };
         Self {
             touched: AtomicBool::new(true),
-            state,
+            state: Mutex::new(Some(Box::new(state))),
         }
     }
 
@@ -334,9 +335,11 @@ impl SessionHistory {
         self.touched.load(Ordering::Acquire)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MappedMutexGuard<'_, State> {
         self.touched.store(true, Ordering::Release);
-        self.state.lock()
+        MutexGuard::map(self.state.lock(), |state| {
+            &mut **state.get_or_insert_default()
+        })
     }
 }
 

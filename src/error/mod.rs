@@ -328,6 +328,13 @@ pub enum Error {
     #[error("the pool is closed")]
     Closed,
 
+    /// The statement was to run in the destructor of a thread-local value, when the thread had lost what tokio needs.
+    #[error(
+        "the thread is ending, and can open no connection any more: run this before, not in the \
+         destructor of a thread-local value"
+    )]
+    ThreadEnding,
+
     /// There is no node of this name.
     #[error("there is no node named `{name}`; {}", list(.nodes))]
     UnknownNode {

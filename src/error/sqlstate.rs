@@ -30,7 +30,7 @@ impl SqlState {
     pub(crate) const SERIALIZATION_FAILURE: Self = Self(*b"40001");
     pub(crate) const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
     pub(crate) const INVALID_STATEMENT_NAME: Self = Self(*b"26000");
-    const DEADLOCK_DETECTED: Self = Self(*b"40P01");
+    pub(crate) const DEADLOCK_DETECTED: Self = Self(*b"40P01");
     pub(crate) const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub(crate) const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     pub(crate) const CRASH_SHUTDOWN: Self = Self(*b"57P02");

@@ -34,6 +34,8 @@ pub(crate) struct Lease {
     settings_version: AtomicU64,
     /// The application had the connection itself.
     lent: AtomicBool,
+    /// A read over it has told how fast the node is.
+    timed: AtomicBool,
     /// Since when it is lent out, if anybody records that.
     since: Option<Instant>,
     _fallback: Option<OwnedSemaphorePermit>,
@@ -68,6 +70,7 @@ impl Lease {
             settings: Mutex::default(),
             settings_version: AtomicU64::new(0),
             lent: AtomicBool::new(false),
+            timed: AtomicBool::new(false),
             since: metrics::clock(),
             _fallback: fallback,
         }
@@ -144,6 +147,12 @@ impl Lease {
     /// The application had the connection itself. Nobody knows what it did.
     pub(crate) fn note_lent(&self) {
         self.lent.store(true, Ordering::Release);
+    }
+
+    /// Whether a read over it is to tell how fast the node is: only the first, for which the node was chosen. Who keeps
+    /// the connection reads there however long that takes, and his reads may be others than those of everybody else.
+    pub(crate) fn is_to_be_timed(&self) -> bool {
+        !self.timed.load(Ordering::Relaxed) && !self.timed.swap(true, Ordering::Relaxed)
     }
 
     /// Whether its prepared statements may be outdated.

@@ -168,10 +168,22 @@ impl Node {
     }
 }
 
+/// The thread is ending, and can enter no runtime any more.
+#[derive(Debug)]
+pub(crate) struct Ending;
+
 /// Enters the runtime, unless the caller is in it: to look is cheaper.
-pub(crate) fn enter(runtime: &Handle) -> Option<EnterGuard<'_>> {
-    let is_there = Handle::try_current().is_ok_and(|current| current.id() == runtime.id());
-    (!is_there).then(|| runtime.enter())
+pub(crate) fn enter(runtime: &Handle) -> Result<Option<EnterGuard<'_>>, Ending> {
+    match Handle::try_current() {
+        Ok(current) if current.id() == runtime.id() => Ok(None),
+        Err(error) if error.is_thread_local_destroyed() => Err(Ending),
+        _ => Ok(Some(runtime.enter())),
+    }
+}
+
+/// Whether this thread is ending: the destructors of its local values run, and tokio's are gone.
+pub(crate) fn is_ending() -> bool {
+    Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed())
 }
 
 /// Something is under way on the node.

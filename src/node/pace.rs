@@ -94,6 +94,14 @@ impl Pace {
         self.word.store(known.word(), Ordering::Relaxed);
     }
 
+    /// Nobody waited for the end of a read, which had taken so long by then. What was given up sooner than a read takes
+    /// tells nothing of the node.
+    pub(crate) fn at_least(&self, took: Duration, now: Instant) {
+        if self.latency(now).is_none_or(|latency| took > latency) {
+            self.measured(took, now);
+        }
+    }
+
     /// A read failed there, and another node serves it.
     pub(crate) fn failed(&self, now: Instant) {
         self.measured(FAILURE, now);
@@ -202,6 +210,30 @@ mod tests {
         node.now += Duration::from_secs(11);
         node.reads(8, 5 * MS, MS);
         assert!(node.latency().unwrap() < 5.1);
+    }
+
+    /// <https://github.com/go-kratos/kratos/issues/3834>: users who went away made healthy nodes bad ones.
+    #[test]
+    fn reads_that_are_given_up_count_only_if_they_took_long() {
+        let mut node = Node::new();
+        node.reads(100, 5 * MS, MS);
+        for _ in 0..1000 {
+            node.now += MS;
+            node.pace.at_least(MS, node.now);
+        }
+        assert!((4.9..5.1).contains(&node.latency().unwrap()));
+        for _ in 0..500 {
+            node.now += MS;
+            node.pace.at_least(25 * MS, node.now);
+        }
+        assert!(node.latency().unwrap() > 15.0);
+        // Where nothing else is known, they are all there is.
+        let mut idle = Node::new();
+        for _ in 0..8 {
+            idle.now += MS;
+            idle.pace.at_least(25 * MS, idle.now);
+        }
+        assert!(idle.latency().unwrap() > 20.0);
     }
 
     #[test]

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use super::bb8_manager::{ConnectionManager, Failures, Sink};
 use super::connect::Connector;
-use super::enter;
 use super::facts::{Facts, ask, identify};
 use super::line::{Line, Waiter};
+use super::{Ending, enter};
 use crate::deadline;
 use crate::error::{ConnectError, Error};
 use crate::metrics::NodeMeter;
@@ -258,8 +258,13 @@ struct InLine<'a> {
 
 impl Drop for InLine<'_> {
     fn drop(&mut self) {
-        let _runtime = enter(self.runtime);
-        drop(self.waiter.taken());
+        let Some(taken) = self.waiter.taken() else {
+            return;
+        };
+        match enter(self.runtime) {
+            Ok(_runtime) => drop(taken),
+            Err(Ending) => drop(self.runtime.spawn(async move { drop(taken) })),
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diesel_async::SimpleAsyncConnection;
-use tokio::runtime::{Handle, TryCurrentError};
 
 use super::connect::FIT;
 use super::pool::Pooled;
@@ -74,15 +73,12 @@ impl Condition {
 
 /// Gives a connection back to its pool, or closes it if the next session could not trust it.
 pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Node>) {
-    let ends = |error: TryCurrentError| error.is_thread_local_destroyed();
-    if Handle::try_current().is_err_and(ends) {
-        // The thread is ending, and can enter no runtime any more.
+    // Dropping it spawns a replacement, and needs the runtime that the pool lives on.
+    let Ok(_runtime) = enter(&node.runtime) else {
         let (runtime, node) = (node.runtime.clone(), Arc::clone(node));
         runtime.spawn(async move { give_back(pooled, condition, &node) });
         return;
-    }
-    // Dropping it spawns a replacement, and needs the runtime that the pool lives on.
-    let _runtime = enter(&node.runtime);
+    };
     if !pooled.is_usable() {
         close(pooled);
         return;

@@ -106,7 +106,7 @@ impl LoadBalancingPolicy for RoundRobin {
     }
 }
 
-fn weighted(candidates: &[Candidate<'_>], random: u64) -> usize {
+pub(super) fn weighted(candidates: &[Candidate<'_>], random: u64) -> usize {
     slot(candidates, random % total(candidates))
 }
 

@@ -98,8 +98,9 @@ pub(crate) fn recover(symptoms: Symptoms) -> Recovery {
     match (remark.sqlstate, remark.says) {
         // If the user's code says that it failed, that is believed: it may have acted elsewhere.
         (_, Says::Raised) => Recovery::Return,
-        // Outside a transaction a standby has one serialization failure: a conflict with recovery.
-        (SqlState::SERIALIZATION_FAILURE, _) => Recovery::OtherNode,
+        // Outside a transaction a plain read on a standby waits for nobody but recovery. It fails so by a conflict with
+        // that, of which a deadlock is one kind.
+        (SqlState::SERIALIZATION_FAILURE | SqlState::DEADLOCK_DETECTED, _) => Recovery::OtherNode,
         (_, Says::InRecovery) => Recovery::Primary { learn: true },
         (_, Says::Isolation) => Recovery::FreshConnection,
         (_, Says::StalePlan | Says::NoStatement) => Recovery::Primary { learn: false },
@@ -149,7 +150,9 @@ mod tests {
         for code in ["58030", "58P01", "XX001", "XX002", "53100"] {
             assert_eq!(after(code, Says::Nothing), Recovery::OtherNode, "{code}");
         }
-        assert_eq!(after("40001", Says::Nothing), Recovery::OtherNode);
+        for code in ["40001", "40P01"] {
+            assert_eq!(after(code, Says::Nothing), Recovery::OtherNode, "{code}");
+        }
         assert_eq!(after("0A000", Says::Isolation), Recovery::FreshConnection);
         for code in [
             "23505", "22012", "57014", "42601", "53200", "53300", "57P01", "57P03", "P0001",

@@ -80,6 +80,10 @@ impl Binds {
         })
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.collected.binds.len()
+    }
+
     /// The bind of this number, from 0.
     pub(super) fn bound(&self, number: usize) -> Bound {
         let (Some(value), Some(metadata)) = (

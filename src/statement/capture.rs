@@ -9,6 +9,7 @@ use diesel::QueryResult;
 use diesel::pg::{Pg, PgQueryBuilder};
 use diesel::query_builder::bind_collector::RawBytesBindCollector;
 use diesel::query_builder::{AstPass, Query, QueryBuilder, QueryFragment, QueryId};
+use diesel::result::Error as DieselError;
 use diesel::sql_types::Untyped;
 use diesel_async::{AsyncConnectionCore, AsyncPgConnection};
 use futures_core::future::BoxFuture;
@@ -26,6 +27,9 @@ pub(crate) type SendFn<R> =
 
 /// The texts of queries whose type determines the text. A program has only so many of them.
 static TEXTS: LazyLock<Cache<TypeId, Arc<str>>> = LazyLock::new(|| Cache::new(4096));
+
+/// The message counts them in 16 bits.
+const MOST_BINDS: usize = 65_535;
 
 /// SQL text, collected bind values and how to run them.
 ///
@@ -116,7 +120,16 @@ fn collect(
         Some(id) => TEXTS.get_or_insert_with(&id, build)?,
         None => build()?,
     };
-    Ok((sql, cacheable, Binds::collect(query)?))
+    let binds = Binds::collect(query)?;
+    if binds.len() > MOST_BINDS {
+        let told = format!(
+            "the statement has {} bind values, and PostgreSQL takes {MOST_BINDS} at the most: divide it, or send \
+             arrays",
+            binds.len()
+        );
+        return Err(DieselError::QueryBuilderError(told.into()));
+    }
+    Ok((sql, cacheable, binds))
 }
 
 /// A statement under the static identity of the query type `Q`, so that the prepared-statement

@@ -3,8 +3,8 @@
 use std::future::poll_fn;
 use std::ops::Deref;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -59,7 +59,8 @@ pub(crate) struct Drive {
     lent: AtomicBool,
     /// Has gone on since a thread drove it.
     turns: AtomicU64,
-    task: AtomicWaker,
+    /// Wakes the task, which has the same waker all its life. Before its first turn nobody has to.
+    task: OnceLock<Waker>,
     bell: Arc<Bell>,
 }
 
@@ -130,7 +131,7 @@ impl Drive {
 
     /// The task's turn. Ready when it has ended, or is lent.
     fn turn_of_task(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.task.register(cx.waker());
+        self.task.get_or_init(|| cx.waker().clone());
         let mut connection = self.connection.lock();
         if self.is_lent() {
             return Poll::Ready(());
@@ -147,20 +148,31 @@ impl Drive {
         let ended = self.turn(&mut connection, &mut Context::from_waker(&bell));
         drop(connection);
         if newly || ended.is_ready() {
-            self.task.wake();
+            self.wake_task();
         }
     }
 
     /// Polls what needs answers of this connection.
+    #[inline]
     pub(crate) fn poll<T>(
         &self,
         cx: &mut Context<'_>,
         mut work: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
-        if !blocking::is_within() {
-            self.recall();
-            return work(cx);
+        if blocking::is_within() {
+            return self.poll_within(cx, work);
         }
+        self.recall();
+        work(cx)
+    }
+
+    /// The same on a thread that waits. Kept out of the way of the others.
+    #[inline(never)]
+    fn poll_within<T>(
+        &self,
+        cx: &mut Context<'_>,
+        mut work: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
         self.bell.thread.take();
         let mut turned = false;
         loop {
@@ -188,7 +200,13 @@ impl Drive {
     /// Has the task drive it again: what is wanted of it does not come from a thread that waits, or comes later.
     pub(crate) fn recall(&self) {
         if self.is_lent() && self.lent.swap(false, Ordering::AcqRel) {
-            self.task.wake();
+            self.wake_task();
+        }
+    }
+
+    fn wake_task(&self) {
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
         }
     }
 
@@ -216,7 +234,7 @@ impl Drive {
         let ended = blocking::looking(|| self.turn(&mut connection, &mut cx).is_ready());
         drop(connection);
         if ended == Some(true) {
-            self.task.wake();
+            self.wake_task();
         }
     }
 
@@ -232,12 +250,9 @@ impl Drive {
     async fn left(&self) {
         loop {
             let turns = self.turns.load(Ordering::Relaxed);
-            let recalled = poll_fn(|cx| {
-                self.task.register(cx.waker());
-                match self.is_lent() && !self.is_over() {
-                    true => Poll::Pending,
-                    false => Poll::Ready(()),
-                }
+            let recalled = poll_fn(|_| match self.is_lent() && !self.is_over() {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
             });
             if tokio::time::timeout(LEFT, recalled).await.is_ok() {
                 return;
@@ -295,7 +310,7 @@ where
         notifications: Arc::clone(&notifications),
         lent: AtomicBool::new(false),
         turns: AtomicU64::new(0),
-        task: AtomicWaker::new(),
+        task: OnceLock::new(),
         bell: Arc::default(),
     });
     let end = OnEnd {

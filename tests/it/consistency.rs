@@ -51,7 +51,8 @@ fn reason(conn: &ReplicatedConnection) -> RouteReason {
 async fn own_writes_are_read_on_replicas_that_have_them() {
     let waits = level(Consistency::ReadYourWrites).wait(PATIENT);
     let pool = build(builder(&database().await).consistency(waits)).await;
-    let mut conn = pool.get().await.unwrap();
+    let session = pool.session();
+    let mut conn = session.get().await.unwrap();
     for round in 0..20 {
         let name = format!("n{round}");
         match round % 4 {
@@ -71,10 +72,33 @@ async fn own_writes_are_read_on_replicas_that_have_them() {
                 run(&mut conn, &text).await.unwrap();
             }
         }
-        assert_eq!(count(&mut conn).await, 4 + round);
-        let route = conn.last_route();
-        assert_eq!(kind(&conn), NodeKind::Replica, "round {round}: {route:?}");
-        assert_ne!(who(&mut conn).await, "primary");
+        let mut reader = session.get().await.unwrap();
+        assert_eq!(count(&mut reader).await, 4 + round);
+        let route = reader.last_route();
+        assert_eq!(kind(&reader), NodeKind::Replica, "round {round}: {route:?}");
+        assert_ne!(who(&mut reader).await, "primary");
+    }
+}
+
+/// <https://github.com/sysown/proxysql/issues/1595>, <https://github.com/instill-ai/pipeline-backend/pull/433>: after a write all reads
+/// went to the primary for a fixed time, or none did.
+#[tokio::test]
+async fn who_holds_the_primary_reads_there_at_once_until_a_replica_has_the_write() {
+    let local = own_cluster().await;
+    let waits = level(Consistency::ReadYourWrites).wait(PATIENT);
+    let pool = build(builder_for(&local, "app").consistency(waits)).await;
+    on_replicas(&local, |node| node.pause_replay().unwrap()).await;
+    let mut conn = pool.get().await.unwrap();
+    insert("Ann").execute(&mut conn).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(count(&mut conn).await, 4);
+        assert_eq!(reason(&conn), RouteReason::OwnWrite);
+        assert_eq!(conn.last_route().unwrap().waited, Duration::ZERO);
+    }
+    on_replicas(&local, |node| node.resume_replay().unwrap()).await;
+    // The monitors ask by themselves.
+    while kind(&conn) != NodeKind::Replica {
+        assert_eq!(count(&mut conn).await, 4);
     }
 }
 
@@ -84,11 +108,16 @@ async fn the_primary_serves_what_no_replica_has() {
     let of_sessions = level(Consistency::ReadYourWrites);
     let pool = build(builder_for(&local, "app").consistency(of_sessions)).await;
     on_replicas(&local, |node| node.pause_replay().unwrap()).await;
-    let mut writer = pool.get().await.unwrap();
-    insert("Ann").execute(&mut writer).await.unwrap();
+    let session = pool.session();
+    let mut conn = session.get().await.unwrap();
+    insert("Ann").execute(&mut conn).await.unwrap();
+    let mut writer = session.get().await.unwrap();
     assert_eq!(count(&mut writer).await, 4);
     assert_eq!(reason(&writer), RouteReason::OwnWrite);
     assert!(writer.last_route().unwrap().waited > Duration::ZERO);
+    drop(writer);
+    let mut writer = conn;
+    assert_eq!(count(&mut writer).await, 4);
     // Others go on on the replicas, and see what those have.
     let mut other = pool.get().await.unwrap();
     assert_eq!(count(&mut other).await, 3);
@@ -148,7 +177,8 @@ async fn asynchronous_commits_are_covered_too() {
         (2, "SELECT set_config('Synchronous_Commit', 'off', false)"),
     ] {
         let pool = build(builder(&database().await).consistency(waits.clone())).await;
-        let mut conn = pool.get().await.unwrap();
+        let session = pool.session();
+        let mut conn = session.get().await.unwrap();
         conn.transaction(async |conn| {
             run(
                 conn,
@@ -159,22 +189,24 @@ async fn asynchronous_commits_are_covered_too() {
         })
         .await
         .unwrap();
-        assert_eq!(count(&mut conn).await, 4, "{place}");
-        assert_eq!(kind(&conn), NodeKind::Replica, "{place}");
+        let mut reader = session.get().await.unwrap();
+        assert_eq!(count(&mut reader).await, 4, "{place}");
+        assert_eq!(kind(&reader), NodeKind::Replica, "{place}");
     }
     // Turned off for every connection.
     let off = builder(&database().await)
         .consistency(waits)
         .setup_sql("SET synchronous_commit = off");
-    let pool = build(off).await;
-    let mut conn = pool.get().await.unwrap();
+    let session = build(off).await.session();
+    let mut conn = session.get().await.unwrap();
     for round in 0..10 {
         insert(&format!("n{round}"))
             .execute(&mut conn)
             .await
             .unwrap();
-        assert_eq!(count(&mut conn).await, 4 + round);
-        assert_eq!(kind(&conn), NodeKind::Replica);
+        let mut reader = session.get().await.unwrap();
+        assert_eq!(count(&mut reader).await, 4 + round);
+        assert_eq!(kind(&reader), NodeKind::Replica);
     }
 }
 

@@ -205,7 +205,8 @@ async fn a_read_that_moves_or_waits_or_is_held_back_says_so() {
     let (spans, _guard) = Spans::watch("diesel_replicated::statement=debug");
     let mut conn = pool.get().await.unwrap();
     insert("Barbara").execute(&mut conn).await.unwrap();
-    count(&mut conn).await;
+    // One that holds the primary would read there at once.
+    count(&mut pool.get().await.unwrap()).await;
     let (waited, _) = spans.take().remove(1);
     assert!(waited.field("position_wait").parse::<f64>().unwrap() >= 0.0);
     pool.set_routing(Routing::Observe).unwrap();

@@ -13,7 +13,7 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 use diesel_replicated::blocking::block_on;
 use diesel_replicated::status::RouteReason;
 use diesel_replicated::testing::LocalNode;
-use diesel_replicated::{Consistency, Error, ReplicatedPool, SyncConnection};
+use diesel_replicated::{Consistency, Error, ErrorExt, Outcome, ReplicatedPool, SyncConnection};
 use futures_util::StreamExt;
 
 use crate::support::{cluster, current_setting, database, users};
@@ -160,6 +160,65 @@ fn a_customizer_that_leaves_more_than_settings_keeps_its_users_on_the_primary() 
     assert_ne!(server(&mut other), "primary");
 }
 
+#[derive(Debug)]
+struct Keeper;
+
+impl CustomizeConnection<SyncConnection, diesel::r2d2::Error> for Keeper {
+    fn on_acquire(&self, conn: &mut SyncConnection) -> Result<(), diesel::r2d2::Error> {
+        let set = conn.batch_execute("SET statement_timeout = 5000");
+        set.map_err(diesel::r2d2::Error::QueryError)?;
+        conn.keep_settings();
+        Ok(())
+    }
+}
+
+// vertx-sql-client PR 1684: a hook takes a connection and keeps it, so the pool starves. r2d2 runs it for each of its
+// connections before anybody uses one, and the servers have fewer.
+#[test]
+fn the_hook_of_a_large_pool_keeps_no_server_connection() {
+    for check in [true, false] {
+        let hooks: [Box<dyn CustomizeConnection<SyncConnection, diesel::r2d2::Error>>; 3] = [
+            Box::new(Customizer("SET statement_timeout = 5000")),
+            Box::new(Customizer("SELECT 1")),
+            Box::new(Keeper),
+        ];
+        for hook in hooks {
+            let url = format!("{}?max_size=2&connection_timeout=5s", url());
+            let told = format!("{hook:?}, check {check}");
+            let pool = Pool::builder()
+                .max_size(9)
+                .test_on_check_out(check)
+                .connection_customizer(hook)
+                .build(ConnectionManager::<SyncConnection>::new(&url))
+                .expect(&told);
+            // All of r2d2's connections are there, idle, and others get theirs.
+            assert_eq!(pool.state().idle_connections, 9, "{told}");
+            let mut other = SyncConnection::establish(&url).unwrap();
+            assert_eq!(insert(&mut other, "other"), Ok(1), "{told}");
+            assert_eq!(count(&mut other), 4, "{told}");
+        }
+    }
+}
+
+// What a hook has left on its server is lost with that: the check tells r2d2 so, and no user gets the error.
+#[test]
+fn a_check_finds_that_a_hooks_temporary_table_is_gone() {
+    let url = format!("{}?application_name=hook_gone", url());
+    let pool = Pool::builder()
+        .max_size(2)
+        .connection_customizer(Box::new(Customizer(
+            "CREATE TEMP TABLE scratch (id integer)",
+        )))
+        .build(ConnectionManager::<SyncConnection>::new(&url))
+        .unwrap();
+    terminate("hook_gone");
+    for _ in 0..4 {
+        let mut conn = pool.get().unwrap();
+        let written = sql_query("INSERT INTO scratch VALUES (1)").execute(&mut conn);
+        assert_eq!(written, Ok(1));
+    }
+}
+
 // One request writes, the next request gets another connection of the pool, on another thread.
 #[test]
 fn the_next_request_reads_what_the_last_one_wrote() {
@@ -216,6 +275,65 @@ fn a_connection_of_a_thread_ends_with_the_thread() {
         });
         thread.join().unwrap();
     }
+}
+
+/// Writes when it is dropped.
+struct Farewell {
+    conn: SyncConnection,
+    told: std::sync::mpsc::Sender<Result<usize, String>>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let written = insert(&mut self.conn, "farewell").map_err(|error| {
+            assert_eq!(error.outcome(), Outcome::NotRun);
+            error.to_string()
+        });
+        self.told.send(written).unwrap();
+    }
+}
+
+// A panic in a destructor of a thread-local value ends the process. tokio's own may be gone by then.
+#[test]
+fn a_statement_in_the_destructor_of_a_thread_local_runs_or_says_why_not() {
+    thread_local! {
+        static LAST: std::cell::RefCell<Option<Farewell>> = const { std::cell::RefCell::new(None) };
+    }
+    let url = url();
+    let (told, hears) = std::sync::mpsc::channel();
+    let (address, before) = (url.clone(), told.clone());
+    let thread = std::thread::spawn(move || {
+        // Its destructor is noted before tokio's, and so runs after it.
+        LAST.with_borrow_mut(|slot| {
+            let conn = SyncConnection::establish(&address).unwrap();
+            slot.replace(Farewell { conn, told: before });
+        });
+    });
+    thread.join().unwrap();
+    let written = hears.recv().unwrap();
+    let mut conn = SyncConnection::establish(&url).unwrap();
+    let rows = if written.is_ok() { 4 } else { 3 };
+    assert_eq!(count(&mut conn), rows, "{written:?}");
+    if let Err(error) = written {
+        assert!(error.contains("the thread is ending"), "{error}");
+    }
+    drop(told);
+}
+
+// diesel #2414 and #446: more values than a message counts.
+#[test]
+fn more_bind_values_than_the_protocol_counts_are_refused_before_anything_is_sent() {
+    let mut conn = SyncConnection::establish(&url()).unwrap();
+    let row = |n: i32| users::name.eq(n.to_string());
+    let rows: Vec<_> = (0..65_536).map(row).collect();
+    let inserted = diesel::insert_into(users::table).values(rows);
+    let refused = inserted.execute(&mut conn).unwrap_err();
+    assert_eq!(count(&mut conn), 3);
+    assert!(
+        refused.to_string().contains("65535 at the most"),
+        "{refused}"
+    );
+    assert_eq!(refused.outcome(), Outcome::NotRun);
 }
 
 /// Ends all server connections of a name that are open now, and waits until they are gone.

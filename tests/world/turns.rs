@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use diesel::result::Error as DieselError;
 use diesel_async::RunQueryDsl;
-use diesel_replicated::{ErrorExt, NodeConfig, Outcome, ReplicatedPool};
+use diesel_replicated::testing::LocalCluster;
+use diesel_replicated::{ErrorExt, NodeConfig, Outcome, ReplicatedConnection, ReplicatedPool};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
@@ -168,46 +169,181 @@ async fn of_ten_thousand_who_wait_each_is_served() {
     eventually("all connections are back", || async { in_use(&pool) == 0 }).await;
 }
 
+/// A service of each replica that takes as long as a table says.
+const SERVICE: &str = "
+    CREATE TABLE service (server text, seconds float8);
+    INSERT INTO service VALUES ('replica-1', 0), ('replica-2', 0);
+    CREATE FUNCTION served(more float8 DEFAULT 0) RETURNS integer LANGUAGE plpgsql STABLE AS $$ BEGIN
+        PERFORM pg_sleep(seconds + more) FROM service WHERE server = current_setting('cluster_name');
+        RETURN 1;
+    END $$";
+
+const SLOW: &str = "UPDATE service SET seconds = 0.1 WHERE server = 'replica-2'";
+
+async fn change(local: &Arc<LocalCluster>, sql: &'static str) {
+    on(local, move |local| {
+        local.primary().sql("app", sql).unwrap();
+        local.wait_caught_up().unwrap();
+    })
+    .await;
+}
+
+async fn of_service(local: &Arc<LocalCluster>) -> ReplicatedPool {
+    change(local, SERVICE).await;
+    let pool = builder_for(local, "app").allow_function("served");
+    let pool = pool.build().await.unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    pool
+}
+
+async fn is_served(conn: &mut ReplicatedConnection, sql: &str) -> Result<(), DieselError> {
+    let read: Number = diesel::sql_query(sql).get_result(conn).await?;
+    assert_eq!(read.number, 1);
+    Ok(())
+}
+
+/// Of so many reads in a row, how many went to the second replica.
+async fn there(pool: &ReplicatedPool) -> u32 {
+    let mut there = 0;
+    for _ in 0..20 {
+        let mut conn = pool.get().await.unwrap();
+        is_served(&mut conn, "SELECT served() AS number")
+            .await
+            .unwrap();
+        there += u32::from(conn.last_route().unwrap().node == "replica-2");
+    }
+    there
+}
+
+async fn both_serve(pool: &ReplicatedPool) {
+    eventually("both serve", || async {
+        (4..=16).contains(&there(pool).await)
+    })
+    .await;
+}
+
 /// scylla-rust-driver #536, cassandra-cpp-driver #145, `MongoDB`'s SPEC-1555: a replica that became slow, and one that is well
 /// again.
 #[tokio::test]
 async fn reads_leave_a_replica_that_became_slow_and_come_back() {
     let local = own_cluster().await;
-    let schema = "
-        CREATE TABLE service (server text, seconds float8);
-        INSERT INTO service VALUES ('replica-1', 0), ('replica-2', 0);
-        CREATE FUNCTION served() RETURNS integer LANGUAGE plpgsql STABLE AS $$ BEGIN
-            PERFORM pg_sleep(seconds) FROM service WHERE server = current_setting('cluster_name');
-            RETURN 1;
-        END $$";
-    let change = |sql: &'static str| {
-        on(&local, move |local| {
-            local.primary().sql("app", sql).unwrap();
-            local.wait_caught_up().unwrap();
-        })
-    };
-    change(schema).await;
-    let pool = builder_for(&local, "app").allow_function("served");
-    let pool = pool.build().await.unwrap();
-    eventually("all are up", || async { all_up(&pool) }).await;
-    // Of so many reads in a row, how many went to the second replica.
-    let there = || async {
-        let mut there = 0;
-        for _ in 0..20 {
+    let pool = of_service(&local).await;
+    both_serve(&pool).await;
+    change(&local, SLOW).await;
+    eventually("reads leave the slow one", || async {
+        there(&pool).await == 0
+    })
+    .await;
+    change(&local, "UPDATE service SET seconds = 0").await;
+    both_serve(&pool).await;
+}
+
+/// cassandra-cpp-driver #502, go-kratos #3834: only answers were measured, and whoever has a limit got none from the slow
+/// one.
+#[tokio::test]
+async fn reads_that_are_given_up_leave_the_slow_replica_too() {
+    let local = own_cluster().await;
+    let pool = of_service(&local).await;
+    for way in 0..3 {
+        both_serve(&pool).await;
+        change(&local, SLOW).await;
+        let limit = Duration::from_millis(50);
+        let in_time = async || {
             let mut conn = pool.get().await.unwrap();
-            let read = diesel::sql_query("SELECT served() AS number");
-            let read: Number = read.get_result(&mut conn).await.unwrap();
-            assert_eq!(read.number, 1);
-            there += u32::from(conn.last_route().unwrap().node == "replica-2");
-        }
-        there
+            let read = "SELECT served() AS number";
+            match way {
+                0 => {
+                    let mut hurried = conn.with_deadline(limit);
+                    let read: Result<Number, _> =
+                        diesel::sql_query(read).get_result(&mut hurried).await;
+                    read.is_ok()
+                }
+                1 => {
+                    let read = tokio::time::timeout(limit, is_served(&mut conn, read));
+                    read.await.is_ok_and(|read| read.is_ok())
+                }
+                _ => {
+                    let set = run(&mut conn, "SET statement_timeout = 50").await;
+                    set.is_ok() && is_served(&mut conn, read).await.is_ok()
+                }
+            }
+        };
+        eventually(&format!("way {way}: no read fails any more"), || async {
+            let mut all = true;
+            for _ in 0..20 {
+                all &= in_time().await;
+            }
+            all
+        })
+        .await;
+        change(&local, "UPDATE service SET seconds = 0").await;
+    }
+}
+
+/// Who keeps a connection reads there, however long that takes, and what that is says nothing of the node.
+#[tokio::test]
+async fn long_reads_of_one_who_keeps_his_connection_take_no_replica_from_the_others() {
+    let local = own_cluster().await;
+    let pool = of_service(&local).await;
+    let mut reporter = pool.get().await.unwrap();
+    is_served(&mut reporter, "SELECT served() AS number")
+        .await
+        .unwrap();
+    for _ in 0..20 {
+        is_served(&mut reporter, "SELECT served(0.05) AS number")
+            .await
+            .unwrap();
+    }
+    both_serve(&pool).await;
+    for _ in 0..20 {
+        is_served(&mut reporter, "SELECT served(0.02) AS number")
+            .await
+            .unwrap();
+        both_serve(&pool).await;
+    }
+}
+
+/// A replica of weight 0 is for when nothing else can serve. That others are busy passes.
+#[tokio::test]
+async fn a_replica_of_weight_0_does_not_stand_in_for_a_busy_one() {
+    let local = own_cluster().await;
+    change(&local, SERVICE).await;
+    let [first, second] = local.replicas() else {
+        panic!("two replicas");
     };
-    eventually("both serve", || async { (4..=16).contains(&there().await) }).await;
-    change("UPDATE service SET seconds = 0.1 WHERE server = 'replica-2'").await;
-    eventually("reads leave the slow one", || async { there().await == 0 }).await;
-    change("UPDATE service SET seconds = 0 WHERE server = 'replica-2'").await;
-    eventually("reads come back", || async {
-        (4..=16).contains(&there().await)
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(local.primary().url("app")).name("primary"))
+        .replica(
+            NodeConfig::new(first.url("app"))
+                .name("replica-1")
+                .weight(0),
+        )
+        .replica(NodeConfig::new(second.url("app")).name("replica-2"))
+        .allow_function("served")
+        .max_size(2)
+        .build()
+        .await
+        .unwrap();
+    eventually("all are up", || async { all_up(&pool) }).await;
+    let mut tasks = JoinSet::new();
+    for _ in 0..12 {
+        let pool = pool.clone();
+        tasks.spawn(async move {
+            let mut conn = pool.get().await.unwrap();
+            is_served(&mut conn, "SELECT served(0.02) AS number")
+                .await
+                .unwrap();
+            conn.last_route().unwrap().node
+        });
+    }
+    for node in tasks.join_all().await {
+        assert_eq!(node, "replica-2");
+    }
+    on(&local, |local| local.replicas()[1].kill().unwrap()).await;
+    eventually("the other serves alone", || async {
+        let mut conn = pool.get().await.unwrap();
+        let served = is_served(&mut conn, "SELECT served() AS number").await;
+        served.is_ok() && conn.last_route().unwrap().node == "replica-1"
     })
     .await;
 }

@@ -249,3 +249,106 @@ async fn a_read_after_a_refused_commit_sees_what_was_written_before() {
         .await;
     }
 }
+
+// shardingsphere #8215, proxysql #1006 and #2205: what a transaction is said to be when it begins is not what it is when it
+// ends. PostgreSQL lets one that begins read only become one that writes, until its first query.
+#[tokio::test]
+async fn a_transaction_that_begins_read_only_and_writes_after_all_is_a_write() {
+    let local = own_cluster().await;
+    let pool = of_the_pool(&local, Consistency::ReadYourWrites).await;
+    pause(&local).await;
+    let insert = "INSERT INTO users (name) VALUES (gen_random_uuid()::text)";
+    let ways: [&[&str]; 9] = [
+        &[
+            "BEGIN READ ONLY",
+            "SET TRANSACTION READ WRITE",
+            insert,
+            "COMMIT",
+        ],
+        &[
+            "BEGIN READ ONLY",
+            "SET TRANSACTION READ WRITE",
+            insert,
+            "END",
+        ],
+        &[
+            "START TRANSACTION READ ONLY",
+            "SET transaction_read_only = off",
+            insert,
+            "COMMIT",
+        ],
+        &[
+            "BEGIN READ ONLY",
+            "SET LOCAL transaction_read_only = off",
+            insert,
+            "COMMIT",
+        ],
+        &[
+            "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE",
+            "SET TRANSACTION READ WRITE",
+            insert,
+            "COMMIT",
+        ],
+        &[
+            "BEGIN READ ONLY",
+            "SELECT 1",
+            "COMMIT AND CHAIN",
+            "SET TRANSACTION READ WRITE",
+            insert,
+            "COMMIT",
+        ],
+        &[
+            "BEGIN READ ONLY; SET TRANSACTION READ WRITE",
+            insert,
+            "COMMIT",
+        ],
+        // A second BEGIN only warns, and makes it read only from then on.
+        &["BEGIN", insert, "BEGIN READ ONLY", "COMMIT"],
+        &["BEGIN READ ONLY", "BEGIN READ WRITE", insert, "COMMIT"],
+    ];
+    for (round, way) in (1..).zip(ways) {
+        let mut conn = pool.get().await.unwrap();
+        for statement in way {
+            run(&mut conn, statement).await.unwrap();
+        }
+        assert_eq!(count(&mut conn).await, 3 + round, "{way:?}");
+        drop(conn);
+        let mut other = pool.get().await.unwrap();
+        assert_eq!(
+            count(&mut other).await,
+            3 + round,
+            "{way:?}, another connection"
+        );
+    }
+    // By the builder, too.
+    let mut conn = pool.get().await.unwrap();
+    let mut transaction = conn.build_transaction().read_only();
+    transaction
+        .run(async |conn| {
+            run(conn, "SET TRANSACTION READ WRITE").await?;
+            run(conn, insert).await
+        })
+        .await
+        .unwrap();
+    assert_eq!(count(&mut conn).await, 13);
+}
+
+// One that only reads is none: what comes after it asks for no position.
+#[tokio::test]
+async fn a_transaction_that_only_reads_is_no_write() {
+    let local = own_cluster().await;
+    let pool = of_the_pool(&local, Consistency::ReadYourWrites).await;
+    pause(&local).await;
+    let mut conn = pool.get().await.unwrap();
+    for statement in [
+        "BEGIN READ ONLY",
+        "SELECT 1",
+        "SAVEPOINT a",
+        "RELEASE a",
+        "COMMIT",
+    ] {
+        run(&mut conn, statement).await.unwrap();
+    }
+    assert_eq!(count(&mut conn).await, 3);
+    assert_ne!(who(&mut conn).await, "primary");
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::policy::{Candidate, LoadBalancingPolicy, drawn, share};
+use super::policy::{Candidate, LoadBalancingPolicy, drawn, share, weighted};
 
 /// A node is slow if its reads take more than so many times as long as those of the fastest,
 const FACTOR: u32 = 3;
@@ -26,8 +26,12 @@ pub struct LatencyAware;
 
 impl LoadBalancingPolicy for LatencyAware {
     fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize {
-        let best = candidates.iter().filter_map(|it| it.latency).min();
-        let quick = |candidate: &Candidate<'_>| !is_slow(candidate, best);
+        let slow = slow(candidates);
+        let quick = |candidate: &Candidate<'_>| candidate.latency.is_none_or(|it| it <= slow);
+        if candidates.iter().all(|it| quick(it) && excess(it) == 0) {
+            // The usual case, and a read's time goes on here.
+            return weighted(candidates, random());
+        }
         let sum = |of: fn(&Candidate<'_>) -> u64| -> u64 {
             let quick = candidates.iter().filter(|it| quick(it));
             quick.map(of).sum()
@@ -40,17 +44,21 @@ impl LoadBalancingPolicy for LatencyAware {
     }
 }
 
-fn is_slow(candidate: &Candidate<'_>, best: Option<Duration>) -> bool {
-    match (candidate.latency, best) {
-        (Some(latency), Some(best)) => latency > best * FACTOR && latency > best + MARGIN,
-        _ => false,
-    }
+/// Nodes are slow whose reads take longer.
+fn slow(candidates: &[Candidate<'_>]) -> Duration {
+    let best = candidates.iter().filter_map(|it| it.latency).min();
+    best.map_or(Duration::MAX, |best| {
+        best.saturating_mul(FACTOR).max(best.saturating_add(MARGIN))
+    })
+}
+
+fn excess(candidate: &Candidate<'_>) -> u64 {
+    (candidate.in_flight as u64).saturating_sub(FEW)
 }
 
 /// Whether it has clearly more to do than its part of what is `running`, by its share of the `weights`. Not all can be.
 fn is_crowded(candidate: &Candidate<'_>, running: u64, weights: u64) -> bool {
-    let excess = (candidate.in_flight as u64).saturating_sub(FEW);
-    2 * u128::from(excess) * u128::from(weights)
+    2 * u128::from(excess(candidate)) * u128::from(weights)
         > 3 * u128::from(running) * u128::from(share(candidate))
 }
 
