@@ -209,14 +209,18 @@ async fn the_list_of_instruments_is_complete() {
         })
         .await,
     );
-    let mut conn = pool.get().await.unwrap();
     for number in 0..3 {
+        let mut conn = pool.get().await.unwrap();
         insert(&format!("user {number}"))
             .execute(&mut conn)
             .await
             .unwrap();
-        count(&mut conn).await;
+        // Who holds the primary waits for no replica.
+        drop(conn);
+        count(&mut pool.get().await.unwrap()).await;
     }
+    let mut conn = pool.get().await.unwrap();
+    insert("holder").execute(&mut conn).await.unwrap();
     // It waits in vain for the only connection.
     let mut other = pool.get().await.unwrap();
     assert!(insert("late").execute(&mut other).await.is_err());
