@@ -1,10 +1,12 @@
 //! What belongs to one process, and not to a child that it forks.
 
+use std::mem::ManuallyDrop;
+
 use parking_lot::Mutex;
 
 /// What belongs to one process. A forked child finds nothing here: its copy has the parent's sockets and none of its
 /// threads, so it is neither used there nor dropped, which would talk over those sockets.
-pub(super) struct OfProcess<T>(Mutex<Option<(u32, T)>>);
+pub(super) struct OfProcess<T>(Mutex<Option<(u32, ManuallyDrop<T>)>>);
 
 impl<T: Default> OfProcess<T> {
     pub(super) const fn new() -> Self {
@@ -20,8 +22,7 @@ impl<T: Default> OfProcess<T> {
         if let Some((_, it)) = held.as_mut().filter(|(of, _)| *of == process) {
             return work(it);
         }
-        std::mem::forget(held.take());
-        let (_, it) = held.insert((process, T::default()));
+        let (_, it) = held.insert((process, ManuallyDrop::new(T::default())));
         work(it)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The step of SplitMix64 (Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators*, 2014).
+/// The step of `SplitMix64` (Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators*, 2014).
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Random numbers that all connections of a pool draw from, without a lock. A thread's generator of `rand` costs more

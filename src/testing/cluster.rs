@@ -272,6 +272,7 @@ impl Drop for LocalCluster {
             if node.stop(StopMode::Immediate).is_err() {
                 let _ = node.kill();
             }
+            node.remove_shared_memory();
         }
         self.watchdog.dismiss();
         // What cannot be removed is left to the system's own cleaning.

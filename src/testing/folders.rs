@@ -8,11 +8,13 @@ use super::error::{ClusterError, io};
 use super::node::{Host, LocalNode, conninfo};
 use super::privileges::Privileges;
 
-/// Settings of every node. Replicas come up and catch up at once, and nothing is flushed.
+/// Settings of every node. Replicas come up and catch up at once, and nothing is flushed. Shared memory is in files of the
+/// folder, so that a server that is killed leaves none elsewhere.
 const SETTINGS: &str = "
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 fsync = off
+dynamic_shared_memory_type = mmap
 max_connections = 100
 wal_level = replica
 wal_keep_size = 512MB

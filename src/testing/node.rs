@@ -371,6 +371,24 @@ impl LocalNode {
             .and_then(|row| row.into_iter().next().flatten()))
     }
 
+    /// A server that was killed leaves a small segment of shared memory, which only its next start removes. A system has
+    /// some thousands of them; without any no server starts.
+    pub(super) fn remove_shared_memory(&self) {
+        if let Some(segment) = self.shared_memory().filter(|_| !self.is_running()) {
+            let _ = Command::new("ipcrm")
+                .args(["-m", &segment])
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+
+    /// The seventh line of `postmaster.pid`: a key, and the segment's number.
+    pub(super) fn shared_memory(&self) -> Option<String> {
+        let file = std::fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        let segment = file.lines().nth(6)?.split_whitespace().nth(1)?;
+        Some(segment.to_owned())
+    }
+
     fn wait_until_ended(&self) -> Result<(), ClusterError> {
         wait_for(&format!("node `{}` ends", self.name), || {
             Ok((!self.is_running()).then_some(()))

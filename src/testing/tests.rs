@@ -70,6 +70,32 @@ fn replicas_can_be_added_paused_promoted_and_killed() {
     assert_eq!(count(two).unwrap().as_deref(), Some("1"));
 }
 
+/// Servers that tests have killed were left without a segment for the next one, on a machine that had run them for days.
+#[test]
+fn a_server_that_was_killed_leaves_no_shared_memory() {
+    let cluster = LocalCluster::builder().replicas(1).start().unwrap();
+    let segments: Vec<String> = cluster
+        .nodes()
+        .filter_map(LocalNode::shared_memory)
+        .collect();
+    assert_eq!(segments.len(), 2);
+    let there = || {
+        let all = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+        let numbers = all
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(1));
+        let numbers: Vec<&str> = numbers.collect();
+        segments
+            .iter()
+            .filter(|it| numbers.contains(&it.as_str()))
+            .count()
+    };
+    cluster.primary().kill().unwrap();
+    assert_eq!(there(), 2);
+    drop(cluster);
+    assert_eq!(there(), 0);
+}
+
 #[test]
 fn clusters_that_are_there_at_the_same_time_are_not_one() {
     let start = || LocalCluster::builder().replicas(1).start().unwrap();

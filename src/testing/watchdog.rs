@@ -9,14 +9,15 @@ use super::error::{ClusterError, io};
 
 /// Waits for its input to end, which happens when our process ends in whatever way; then kills
 /// the servers below the folder and removes it. A `postmaster.pid` names the server's process on
-/// its first line and its data folder on the second.
+/// its first line, its data folder on the second, and a segment of shared memory on the seventh.
 const SCRIPT: &str = r#"
 cd / || exit 1
 while read -r line; do [ "$line" = keep ] && exit 0; done
 for file in "$1"/*/postmaster.pid; do
     [ -f "$file" ] || continue
-    { read -r pid; read -r data; } <"$file"
+    { read -r pid; read -r data; read -r _; read -r _; read -r _; read -r _; read -r _ segment; } <"$file"
     [ "$data" = "${file%/postmaster.pid}" ] || continue
+    kill -0 "$pid" 2>/dev/null || ipcrm -m "$segment" 2>/dev/null
     kill -CONT -"$pid" 2>/dev/null
     kill -QUIT "$pid" 2>/dev/null
 done
