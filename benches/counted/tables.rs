@@ -53,7 +53,7 @@ pub(crate) const TABLES: [Table; 6] = [
         name: "read of a session that has written",
         operation: Operation::ReadOwn,
         rivals: &[Bb8],
-        ours: &[ours(OurReplicas, Bb8, 1.30)],
+        ours: &[ours(OurReplicas, Bb8, 1.35)],
     },
     Table {
         name: "two reads in one round trip",
