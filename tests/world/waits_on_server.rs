@@ -162,9 +162,12 @@ async fn write_and_read(pool: &ReplicatedPool, name: &str) -> Reading {
 
 /// A session that has written a row.
 async fn written(pool: &ReplicatedPool, name: &str) -> ReplicatedConnection {
-    let mut conn = pool.get().await.unwrap();
-    insert(name).execute(&mut conn).await.unwrap();
-    conn
+    // Who has written holds the primary, and reads there.
+    let session = pool.session();
+    let mut writer = session.get().await.unwrap();
+    insert(name).execute(&mut writer).await.unwrap();
+    drop(writer);
+    session.get().await.unwrap()
 }
 
 /// The read waits until replay goes on. Then a replica serves it, and shows the row that was written.
