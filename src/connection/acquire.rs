@@ -11,7 +11,7 @@ use super::spans::{self, Awaited};
 use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::deadline;
 use crate::error::{Error, SqlState};
-use crate::node::{Lease, Node, NodeConnection, Pooled, Whose, ask_role};
+use crate::node::{InLine, Lease, Node, NodeConnection, Pooled, Whose, ask_role};
 use crate::route::{NodeKind, RouteReason};
 use crate::wire::ServerRole;
 
@@ -452,24 +452,43 @@ impl ReplicatedConnection {
         node: &Arc<Node>,
         is_wanted: impl Fn(&Topology) -> bool,
     ) -> Result<Option<Pooled>, Error> {
+        let span = spans::connect(node);
+        let awaited = Awaited::new(&span);
+        let mut place = node.pool.join();
+        let soon = async {
+            let given = place.soon().await?;
+            // What is not wanted goes back here, within the runtime.
+            Some(is_wanted(&self.cluster.topology()).then_some(given))
+        };
+        let pooled = match self.cluster.within(soon).await {
+            Some(Some(pooled)) => Ok(pooled),
+            // In a box: most waits end before.
+            _ => Box::pin(self.checkout_later(place, is_wanted)).await,
+        };
+        awaited.ended();
+        if let Err(error) = &pooled {
+            spans::attempt_failed(&span, sqlstate_of(error));
+        }
+        pooled
+    }
+
+    /// The same for who is in line already, and looks for whatever else may end the wait.
+    async fn checkout_later(
+        &self,
+        place: InLine<'_>,
+        is_wanted: impl Fn(&Topology) -> bool,
+    ) -> Result<Option<Pooled>, Error> {
         let unwanted = |topology: &Topology| (!is_wanted(topology)).then_some(());
         let ever = deadline::after(Instant::now(), Duration::MAX);
         let waiting = async {
             tokio::select! {
                 biased;
-                pooled = node.pool.checkout() => pooled.map(Some),
+                pooled = place.pooled() => pooled.map(Some),
                 _ = self.cluster.with_changes(ever, unwanted) => Ok(None),
             }
         };
-        let span = spans::connect(node);
-        let awaited = Awaited::new(&span);
         let pooled = self.cluster.within(waiting).await;
-        awaited.ended();
-        let pooled = pooled.unwrap_or(Err(Error::Closed));
-        if let Err(error) = &pooled {
-            spans::attempt_failed(&span, sqlstate_of(error));
-        }
-        pooled
+        pooled.unwrap_or(Err(Error::Closed))
     }
 
     pub(super) fn lend(&self, mut lease: Lease) -> Arc<Lease> {

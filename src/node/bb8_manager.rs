@@ -36,14 +36,18 @@ pub(crate) struct ConnectionManager {
     pub(super) meter: Arc<NodeMeter>,
 }
 
-impl ConnectionManager {
-    /// An old connection is better than none: where no other can be opened, it stays.
-    fn is_too_old(&self, connection: &NodeConnection) -> bool {
-        let is_due = connection
-            .last_day
-            .is_some_and(|last| Instant::now() >= last);
-        is_due && !self.connector.cannot_grow()
-    }
+/// Whether a connection can serve the next session. No server is asked.
+pub(super) fn is_fit(connector: &Connector, connection: &NodeConnection) -> bool {
+    connection.driver.listen();
+    connection.is_usable() && !is_too_old(connector, connection)
+}
+
+/// An old connection is better than none: where no other can be opened, it stays.
+fn is_too_old(connector: &Connector, connection: &NodeConnection) -> bool {
+    let is_due = connection
+        .last_day
+        .is_some_and(|last| Instant::now() >= last);
+    is_due && !connector.cannot_grow()
 }
 
 impl ManageConnection for ConnectionManager {
@@ -72,16 +76,16 @@ impl ManageConnection for ConnectionManager {
     }
 
     async fn is_valid(&self, connection: &mut Box<NodeConnection>) -> Result<(), Refusal> {
-        connection.driver.listen();
-        if connection.is_usable() && !self.is_too_old(connection) {
-            Ok(())
-        } else {
-            Err(Refusal::DiedIdle)
+        match is_fit(&self.connector, connection) {
+            true => Ok(()),
+            false => Err(Refusal::DiedIdle),
         }
     }
 
     fn has_broken(&self, connection: &mut Box<NodeConnection>) -> bool {
-        !connection.is_usable() || connection.wire.in_transaction() || self.is_too_old(connection)
+        !connection.is_usable()
+            || connection.wire.in_transaction()
+            || is_too_old(&self.connector, connection)
     }
 }
 

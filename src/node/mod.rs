@@ -47,7 +47,7 @@ pub(crate) use fence::Whose;
 pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use mark::Mark;
 pub(crate) use monitor_connection::{MonitorConnection, code_changes};
-pub(crate) use pool::{NodePool, Pooled, Probe};
+pub(crate) use pool::{InLine, NodePool, Pooled, Probe};
 #[cfg(feature = "promotion")]
 pub(crate) use promotion_lock::{Clock, Order, PromotionLock};
 #[cfg(feature = "promotion")]

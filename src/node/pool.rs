@@ -10,18 +10,22 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use super::bb8_manager::{ConnectionManager, Failures, Sink};
+use super::bb8_manager::{ConnectionManager, Failures, Sink, is_fit};
 use super::connect::Connector;
 use super::facts::{Facts, ask, identify};
 use super::line::{Line, Waiter};
 use super::{Ending, enter};
 use crate::deadline;
 use crate::error::{ConnectError, Error};
-use crate::metrics::NodeMeter;
+use crate::metrics::{NodeMeter, Pending};
 use crate::wire::ServerRole;
 
 /// How often a wait looks whether anything is open that may come back, once the pool cannot grow.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long who waits for a full pool just stands in line. Connections come back sooner as a rule, and to look for one,
+/// and for what else may happen, would cost more than many statements.
+const SOON: Duration = Duration::from_millis(10);
 
 /// A connection that goes back to its bb8 pool when dropped.
 pub(crate) type Pooled = PooledConnection<'static, ConnectionManager>;
@@ -154,6 +158,14 @@ impl NodePool {
         self.line.len()
     }
 
+    /// Takes back a connection that can serve on. Who has waited longest gets it at once: bb8 would wake somebody who
+    /// fetches it, and then has to wake him.
+    pub(super) fn put_back(&self, pooled: Pooled) {
+        if self.waiting() > 0 && is_fit(&self.connector, &pooled) {
+            drop(self.line.give(pooled));
+        }
+    }
+
     /// A connection that is free right now, unless others wait for one. If there is none, one more is opened for later.
     pub(crate) fn try_checkout(&self) -> Option<Pooled> {
         if self.waiting() > 0 {
@@ -179,58 +191,20 @@ impl NodePool {
 
     /// A connection, waited for up to `connection_timeout`. Who asked first is served first.
     pub(crate) async fn checkout(&self) -> Result<Pooled, Error> {
-        // Seen before the attempt, so that no failure of the attempt can be missed.
-        let mut failures = self.failures.subscribe();
-        let started = Instant::now();
-        let _pending = self.meter.waits();
-        let mut in_line = InLine {
+        let mut place = self.join();
+        match place.soon().await {
+            Some(pooled) => Ok(pooled),
+            None => place.pooled().await,
+        }
+    }
+
+    /// A place at the end of the line of those who wait.
+    pub(crate) fn join(&self) -> InLine<'_> {
+        InLine {
+            pool: self,
             waiter: self.line.join(),
-            runtime: &self.runtime,
-        };
-        let get = self.pool.get_owned();
-        tokio::pin!(get);
-        // bb8's own limit begins anew with each connection that was found for somebody else.
-        let limit = self.connector.settings.pool.connection_timeout;
-        let over = tokio::time::sleep_until(deadline::after(started.into_std(), limit).into());
-        tokio::pin!(over);
-        let mut seen = None;
-        loop {
-            tokio::select! {
-                biased;
-                pooled = poll_fn(|context| in_line.waiter.poll_given(context)) => {
-                    self.hand_on();
-                    self.meter.waited_for_connection(started.elapsed());
-                    return Ok(pooled);
-                }
-                got = &mut get => {
-                    let Ok(found) = got else {
-                        return Err(self.exhausted(started, seen));
-                    };
-                    if let Some(pooled) = in_line.waiter.found(found) {
-                        self.hand_on();
-                        self.meter.waited_for_connection(started.elapsed());
-                        return Ok(pooled);
-                    }
-                    get.set(self.pool.get_owned());
-                }
-                () = &mut over => return Err(self.exhausted(started, seen)),
-                changed = failures.changed() => {
-                    let failure = failures.borrow_and_update().last.clone();
-                    // With connections in use, one of them comes back; with none, nothing will.
-                    if let (Ok(()), Some(error)) = (changed, failure) {
-                        if self.connector.open() == 0 {
-                            return Err(error.into());
-                        }
-                        seen = Some(error);
-                    }
-                }
-                // What was open at that time may end without coming back.
-                () = tokio::time::sleep(LOOK), if seen.is_some() => {
-                    if let Some(error) = seen.take_if(|_| self.connector.open() == 0) {
-                        return Err(error.into());
-                    }
-                }
-            }
+            started: Instant::now(),
+            _pending: self.meter.waits(),
         }
     }
 
@@ -251,9 +225,79 @@ impl NodePool {
 
 /// Who waits. If he leaves when a connection was just given to him, it goes back, wherever he leaves from: bb8 may
 /// open another one in its place, which needs the runtime.
-struct InLine<'a> {
+pub(crate) struct InLine<'a> {
+    pool: &'a NodePool,
     waiter: Waiter<Pooled>,
-    runtime: &'a Handle,
+    started: Instant,
+    _pending: Option<Pending>,
+}
+
+impl InLine<'_> {
+    /// The connection that somebody gives back to a full pool, if that is soon.
+    pub(crate) async fn soon(&mut self) -> Option<Pooled> {
+        if self.pool.can_grow() {
+            return None;
+        }
+        let given = poll_fn(|context| self.waiter.poll_given(context));
+        let pooled = tokio::time::timeout(SOON, given).await.ok()?;
+        Some(self.served_with(pooled))
+    }
+
+    /// A connection, waited for up to `connection_timeout`, whichever way it comes.
+    pub(crate) async fn pooled(mut self) -> Result<Pooled, Error> {
+        let node = self.pool;
+        // Seen before the attempt, so that no failure of the attempt can be missed.
+        let mut failures = node.failures.subscribe();
+        let get = node.pool.get_owned();
+        tokio::pin!(get);
+        // bb8's own limit begins anew with each connection that was found for somebody else.
+        let limit = node.connector.settings.pool.connection_timeout;
+        let over = tokio::time::sleep_until(deadline::after(self.started.into_std(), limit).into());
+        tokio::pin!(over);
+        let mut seen = None;
+        loop {
+            tokio::select! {
+                biased;
+                pooled = poll_fn(|context| self.waiter.poll_given(context)) => {
+                    return Ok(self.served_with(pooled));
+                }
+                got = &mut get => {
+                    let Ok(found) = got else {
+                        return Err(node.exhausted(self.started, seen));
+                    };
+                    if let Some(pooled) = self.waiter.found(found) {
+                        return Ok(self.served_with(pooled));
+                    }
+                    get.set(node.pool.get_owned());
+                }
+                () = &mut over => return Err(node.exhausted(self.started, seen)),
+                changed = failures.changed() => {
+                    let failure = failures.borrow_and_update().last.clone();
+                    // With connections in use, one of them comes back; with none, nothing will.
+                    if let (Ok(()), Some(error)) = (changed, failure) {
+                        if node.connector.open() == 0 {
+                            return Err(error.into());
+                        }
+                        seen = Some(error);
+                    }
+                }
+                // What was open at that time may end without coming back.
+                () = tokio::time::sleep(LOOK), if seen.is_some() => {
+                    if let Some(error) = seen.take_if(|_| node.connector.open() == 0) {
+                        return Err(error.into());
+                    }
+                }
+            }
+        }
+    }
+
+    fn served_with(&self, pooled: Pooled) -> Pooled {
+        self.pool.hand_on();
+        self.pool
+            .meter
+            .waited_for_connection(self.started.elapsed());
+        pooled
+    }
 }
 
 impl Drop for InLine<'_> {
@@ -261,9 +305,9 @@ impl Drop for InLine<'_> {
         let Some(taken) = self.waiter.taken() else {
             return;
         };
-        match enter(self.runtime) {
-            Ok(_runtime) => drop(taken),
-            Err(Ending) => drop(self.runtime.spawn(async move { drop(taken) })),
+        match enter(&self.pool.runtime) {
+            Ok(_runtime) => self.pool.put_back(taken),
+            Err(Ending) => drop(self.pool.runtime.spawn(async move { drop(taken) })),
         }
     }
 }

@@ -97,14 +97,15 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
     }
     pooled.set_cache_size(diesel::connection::CacheSize::Unbounded);
     if condition.is_clean() && pooled.wire.is_idle() {
-        drop(pooled);
+        node.pool.put_back(pooled);
         return;
     }
     if !condition.is_clean() || !pooled.wire.is_answered() {
         let node = Arc::clone(node);
         node.runtime.clone().spawn(async move {
-            if !restore(&mut pooled, &condition, &node).await {
-                end(pooled, &node).await;
+            match restore(&mut pooled, &condition, &node).await {
+                true => node.pool.put_back(pooled),
+                false => end(pooled, &node).await,
             }
         });
         return;

@@ -1,6 +1,7 @@
-//! Many wait for few connections: in which order they are served, and what is left of those who stop waiting. And reads
-//! that leave a slow replica, and return.
+//! Many wait for few connections: in which order they are served, what is left of those who stop waiting, and what becomes of a
+//! connection that is always wanted. And reads that leave a slow replica, and return.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,7 +14,8 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Number, Shared, all_up, builder_for, cluster, database, eventually, on, own_cluster, run,
+    Number, Shared, all_up, blocking, builder_for, cluster, database, eventually, on, own_cluster,
+    run,
 };
 
 /// A pool with so many connections, all to the primary.
@@ -167,6 +169,72 @@ async fn of_ten_thousand_who_wait_each_is_served() {
         served.unwrap();
     }
     eventually("all connections are back", || async { in_use(&pool) == 0 }).await;
+}
+
+/// The process of the primary that answers.
+async fn process(conn: &mut ReplicatedConnection) -> Result<i32, DieselError> {
+    let process = diesel::sql_query("SELECT pg_catalog.pg_backend_pid() AS number");
+    let process: Number = process.get_result(conn).await?;
+    Ok(process.number)
+}
+
+/// rails #58851, npgsql PR 2068, mobc #98: under load connections go from one to the next, and outlive what was said.
+#[tokio::test]
+async fn no_connection_outlives_its_time_because_others_wait_for_it() {
+    let primary = cluster().primary();
+    let pool = ReplicatedPool::builder()
+        .primary(NodeConfig::new(primary.url(&database().await)).name("primary"))
+        .max_size(1)
+        .max_lifetime(Duration::from_millis(300))
+        .build()
+        .await
+        .unwrap();
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let busy: JoinSet<()> = (0..8)
+        .map(|_| {
+            let (pool, seen) = (pool.clone(), Arc::clone(&seen));
+            async move {
+                loop {
+                    let mut conn = pool.get().await.unwrap();
+                    let process = process(&mut conn).await.unwrap();
+                    seen.lock().insert(process);
+                }
+            }
+        })
+        .collect();
+    let renewed = || async { seen.lock().len() >= 5 };
+    eventually("its connection was replaced again and again", renewed).await;
+    drop(busy);
+}
+
+/// drizzle-duckdb PR 118, `mysql_async` #45: a connection that breaks comes back to nobody, and those who wait for it wait on.
+#[tokio::test]
+async fn those_who_wait_for_a_connection_that_breaks_get_another() {
+    let pool = small_pool(1).await;
+    let mut holder = pool.get().await.unwrap();
+    run(&mut holder, "BEGIN").await.unwrap();
+    let broken = process(&mut holder).await.unwrap();
+    let asked = Shared::default();
+    let waiting: JoinSet<Result<(), DieselError>> = (0..5)
+        .map(|_| {
+            let (pool, asked) = (pool.clone(), asked.clone());
+            async move {
+                // On one thread nobody comes between this and the place in the line.
+                asked.add(1);
+                one(&pool).await
+            }
+        })
+        .collect();
+    let all_wait = || async { asked.get() == 5 };
+    eventually("all wait", all_wait).await;
+    let end = format!("SELECT pg_terminate_backend({broken})");
+    blocking(move || cluster().primary().sql("postgres", &end).unwrap()).await;
+    run(&mut holder, "COMMIT").await.unwrap_err();
+    drop(holder);
+    // They would be told after the 30 seconds of `connection_timeout`.
+    for served in waiting.join_all().await {
+        served.unwrap();
+    }
 }
 
 /// A service of each replica that takes as long as a table says.
