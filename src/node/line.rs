@@ -1,8 +1,8 @@
 //! Who waits for a connection of a node, in the order of asking.
 //!
 //! bb8 wakes those who wait in their order, but whoever asks in the meantime may take what they were woken for, and then they
-//! wait again behind everybody else. So each who finds a connection gives it to the one who has waited longest, and
-//! nobody takes a free one while others wait.
+//! wait again behind everybody else. So who gives a connection back, or finds one, gives it to the one who has waited
+//! longest, and nobody takes a free one while others wait.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -95,7 +95,7 @@ impl<T> Line<T> {
 }
 
 impl<T> Waiter<T> {
-    /// Gives what was found here to the one who has waited longest. Returns it if that is who found it, or if nobody
+    /// Gives what was found to the one who has waited longest. Returns it if that is who found it, or if nobody
     /// waits any more.
     pub(super) fn found(&self, it: T) -> Option<T> {
         self.line.give_unless(Some(self.number), it)
