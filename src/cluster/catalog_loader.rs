@@ -267,6 +267,7 @@ async fn load(
             QueryResult::Ok((functions, operators, rows(pg, CODE_SQL).await?))
         })
         .await?;
+    node.pool.put_back(pooled);
     let pairs = |rows: Vec<Row>| rows.into_iter().map(|row| (row.name, row.sort));
     let code = code.into_iter().filter_map(|row| {
         Some(CodeRow {

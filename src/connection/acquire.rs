@@ -386,8 +386,7 @@ impl ReplicatedConnection {
         if last.kind != NodeKind::Replica || !self.may_stay(member, reading) {
             return None;
         }
-        let pooled = self.checkout_now(&last.node)?;
-        let lease = self.lend(Lease::new(pooled, last.node, None));
+        let lease = self.lent_now(&last.node)?;
         // It was not chosen for this read; see `Lease::is_to_be_timed`.
         lease.is_to_be_timed();
         Some(self.keep_replica(lease))
@@ -405,12 +404,14 @@ impl ReplicatedConnection {
             .filter(|member| self.stands_in(member, topology.member(first), reading))
             .map(|member| &member.node)
             .filter(|node| !Arc::ptr_eq(node, first));
-        for node in std::iter::once(first).chain(others) {
-            if let Some(pooled) = self.checkout_now(node) {
-                return Some(self.lend(Lease::new(pooled, Arc::clone(node), None)));
-            }
-        }
-        None
+        let mut nodes = std::iter::once(first).chain(others);
+        nodes.find_map(|node| self.lent_now(node))
+    }
+
+    /// A connection of the node that is free at once.
+    fn lent_now(&self, node: &Arc<Node>) -> Option<Arc<Lease>> {
+        let pooled = self.checkout_now(node)?;
+        Some(self.lend(Lease::new(pooled, Arc::clone(node), None)))
     }
 
     /// Keeps the connection for the next read, unless the session holds or waits for the primary's connection.

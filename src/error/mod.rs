@@ -45,8 +45,7 @@ pub enum Error {
     #[error(transparent)]
     Connect(#[from] ConnectError),
 
-    /// Every connection of the node's pool stayed in use for the whole wait, and there were `max_size`, or no more could
-    /// be opened.
+    /// No connection of the node's pool came free for the whole wait: there were `max_size`, or no more could be opened.
     #[error("{}", exhausted(.node, *.max_size, *.waited, .connect.as_deref()))]
     PoolExhausted {
         /// The node.
@@ -422,8 +421,8 @@ fn exhausted(
 ) -> String {
     match connect {
         None => format!(
-            "all {max_size} connections of node `{node}` stayed in use for {waited:?}; raise \
-             `max_size`, or hold connections for a shorter time"
+            "no connection of node `{node}` came free for {waited:?}; raise `max_size` ({max_size}), \
+             or hold connections for a shorter time"
         ),
         Some(error) => format!(
             "no connection of node `{node}` came free for {waited:?}, and no more could be opened: {error}"

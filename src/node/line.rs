@@ -101,8 +101,9 @@ impl<T> Waiter<T> {
         self.line.give_unless(Some(self.number), it)
     }
 
-    /// What was given to this one already.
-    pub(super) fn taken(&mut self) -> Option<T> {
+    /// What was given to this one already. Nothing is given to him after that.
+    pub(super) fn leave(&mut self) -> Option<T> {
+        self.given.close();
         self.given.try_recv().ok()
     }
 
@@ -142,9 +143,9 @@ mod tests {
         let line = Line::new();
         let (mut first, mut second, third) = (line.join(), line.join(), line.join());
         assert_eq!(third.found("a"), None);
-        assert_eq!(first.taken(), Some("a"));
+        assert_eq!(first.leave(), Some("a"));
         assert_eq!(third.found("b"), None);
-        assert_eq!(second.taken(), Some("b"));
+        assert_eq!(second.leave(), Some("b"));
         assert_eq!(third.found("c"), Some("c"));
         assert_eq!(line.len(), 0);
     }
@@ -156,7 +157,7 @@ mod tests {
         drop(first);
         assert_eq!(line.len(), 2);
         assert_eq!(third.found("a"), None);
-        assert_eq!(second.taken(), Some("a"));
+        assert_eq!(second.leave(), Some("a"));
         // Given to one who leaves before he takes it: it is dropped with his waiter, as all that he holds.
         let item = Arc::new(());
         let line = Line::new();
@@ -172,7 +173,7 @@ mod tests {
         let (mut first, mut second) = (line.join(), line.join());
         assert_eq!(second.found(1), None);
         assert_eq!(first.found(2), None);
-        assert_eq!((first.taken(), second.taken()), (Some(1), Some(2)));
+        assert_eq!((first.leave(), second.leave()), (Some(1), Some(2)));
         assert_eq!(first.found(3), Some(3));
     }
 

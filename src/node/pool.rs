@@ -45,6 +45,8 @@ pub(crate) struct NodePool {
     pool: Pool<ConnectionManager>,
     /// Who waits for a connection.
     line: Arc<Line<Pooled>>,
+    /// How many connections were closed while others waited: they may open another one.
+    closed: watch::Sender<u64>,
     runtime: Handle,
     connector: Arc<Connector>,
     failures: watch::Sender<Failures>,
@@ -85,6 +87,7 @@ impl NodePool {
         Self {
             pool,
             line: Line::new(),
+            closed: watch::Sender::new(0),
             runtime: Handle::current(),
             connector,
             failures,
@@ -160,9 +163,23 @@ impl NodePool {
 
     /// Takes back a connection that can serve on. Who has waited longest gets it at once: bb8 would wake somebody who
     /// fetches it, and then has to wake him.
-    pub(super) fn put_back(&self, pooled: Pooled) {
-        if self.waiting() > 0 && is_fit(&self.connector, &pooled) {
-            drop(self.line.give(pooled));
+    pub(crate) fn put_back(&self, pooled: Pooled) {
+        if self.waiting() == 0 {
+            return;
+        }
+        match is_fit(&self.connector, &pooled) {
+            true => drop(self.line.give(pooled)),
+            false => self.close(pooled),
+        }
+    }
+
+    /// Closes a connection. All who wait look whether they may open another one: bb8 would wake one of them, who may have
+    /// been served meanwhile, or be polled by nobody.
+    pub(super) fn close(&self, pooled: Pooled) {
+        pooled.wire.condemn();
+        drop(pooled);
+        if self.waiting() > 0 {
+            self.closed.send_modify(|count| *count += 1);
         }
     }
 
@@ -239,7 +256,8 @@ impl InLine<'_> {
             return None;
         }
         let given = poll_fn(|context| self.waiter.poll_given(context));
-        let pooled = tokio::time::timeout(SOON, given).await.ok()?;
+        let limit = self.pool.connector.settings.pool.connection_timeout;
+        let pooled = tokio::time::timeout(SOON.min(limit), given).await.ok()?;
         Some(self.served_with(pooled))
     }
 
@@ -248,6 +266,7 @@ impl InLine<'_> {
         let node = self.pool;
         // Seen before the attempt, so that no failure of the attempt can be missed.
         let mut failures = node.failures.subscribe();
+        let mut closed = node.closed.subscribe();
         let get = node.pool.get_owned();
         tokio::pin!(get);
         // bb8's own limit begins anew with each connection that was found for somebody else.
@@ -271,6 +290,11 @@ impl InLine<'_> {
                     get.set(node.pool.get_owned());
                 }
                 () = &mut over => return Err(node.exhausted(self.started, seen)),
+                _ = closed.changed() => {
+                    if node.can_grow() {
+                        get.set(node.pool.get_owned());
+                    }
+                }
                 changed = failures.changed() => {
                     let failure = failures.borrow_and_update().last.clone();
                     // With connections in use, one of them comes back; with none, nothing will.
@@ -302,7 +326,7 @@ impl InLine<'_> {
 
 impl Drop for InLine<'_> {
     fn drop(&mut self) {
-        let Some(taken) = self.waiter.taken() else {
+        let Some(taken) = self.waiter.leave() else {
             return;
         };
         match enter(&self.pool.runtime) {

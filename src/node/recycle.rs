@@ -80,7 +80,7 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
         return;
     };
     if !pooled.is_usable() {
-        close(pooled);
+        node.pool.close(pooled);
         return;
     }
     if condition.untrusted {
@@ -92,7 +92,7 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
     }
     if pooled.wire.pooling().shares_servers() && !condition.is_clean() {
         // What undoes it would run on a server of somebody else.
-        close(pooled);
+        node.pool.close(pooled);
         return;
     }
     pooled.set_cache_size(diesel::connection::CacheSize::Unbounded);
@@ -111,11 +111,7 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
         return;
     }
     // Answered, and a transaction is open.
-    close(pooled);
-}
-
-fn close(pooled: Pooled) {
-    pooled.wire.condemn();
+    node.pool.close(pooled);
 }
 
 /// Has the server stop what nobody waits for any more, and closes the connection. It keeps its place in the
@@ -123,7 +119,7 @@ fn close(pooled: Pooled) {
 /// more of it at work than its size.
 async fn end(pooled: Pooled, node: &Node) {
     stop(&pooled, node).await;
-    close(pooled);
+    node.pool.close(pooled);
 }
 
 async fn stop(pooled: &Pooled, node: &Node) {

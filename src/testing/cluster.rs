@@ -354,7 +354,9 @@ impl LocalClusterBuilder {
         self
     }
 
-    /// A setting of `postgresql.conf` on every node.
+    /// A setting of `postgresql.conf` on every node. Replicas do not start with less than `initdb` gave their primary of
+    /// [what a standby needs](https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-ADMIN), such as 100
+    /// for `max_connections`.
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
         self

@@ -2,6 +2,7 @@
 //! connection that is always wanted. And reads that leave a slow replica, and return.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -235,6 +236,35 @@ async fn those_who_wait_for_a_connection_that_breaks_get_another() {
     for served in waiting.join_all().await {
         served.unwrap();
     }
+}
+
+/// sqlx #620, boostorg/mysql #509, vitess #17675, bb8 #67: whoever is told that a connection may be opened does nothing more,
+/// and those who wait are not told.
+#[tokio::test]
+async fn who_is_polled_by_nobody_takes_no_place_from_others_who_wait() {
+    let pool = small_pool(2).await;
+    let (mut first, mut second) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    run(&mut first, "SELECT 1").await.unwrap();
+    run(&mut second, "SELECT 1").await.unwrap();
+    let mut unpolled = pin!(one(&pool));
+    // Long enough for him, and then for the other, to look for more than what comes back.
+    let a_while = Duration::from_millis(50);
+    tokio::time::timeout(a_while, &mut unpolled)
+        .await
+        .unwrap_err();
+    let waiting = tokio::spawn({
+        let pool = pool.clone();
+        async move { one(&pool).await }
+    });
+    tokio::time::sleep(a_while).await;
+    // The one that nobody polls gets this connection, and keeps it.
+    drop(first);
+    // And this one is closed.
+    let dropped = run(&mut second, "SELECT pg_sleep(60)");
+    tokio::time::timeout(a_while, dropped).await.unwrap_err();
+    drop(second);
+    waiting.await.unwrap().unwrap();
+    unpolled.await.unwrap();
 }
 
 /// A service of each replica that takes as long as a table says.
