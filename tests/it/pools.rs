@@ -4,7 +4,7 @@ use diesel_async::pooled_connection::AsyncDieselConnectionManager;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::{Consistency, ReplicatedConnection};
 
-use crate::support::{cluster, count, current_setting, database, insert, run, who};
+use crate::support::{cluster, count, current_setting, database, insert, process, run, who};
 
 #[tokio::test]
 async fn connections_established_from_one_url_share_one_cluster() {
@@ -161,10 +161,7 @@ async fn a_recycling_query_that_discards_all_leaves_the_next_user_the_replicas()
         run(&mut conn, "LISTEN news; CREATE TEMP TABLE kept (n int)")
             .await
             .unwrap();
-        let pid = "SELECT pg_backend_pid() AS number";
-        let pid: crate::support::Number =
-            diesel::sql_query(pid).get_result(&mut conn).await.unwrap();
-        pids.push(pid.number);
+        pids.push(process(&mut conn).await.unwrap());
     }
     // The connections to the servers stay.
     pids.sort_unstable();

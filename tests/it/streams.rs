@@ -6,7 +6,7 @@ use diesel::sql_types::Integer;
 use diesel_async::RunQueryDsl;
 use futures_util::{StreamExt, TryStreamExt};
 
-use crate::support::{Number, builder, count, database, eventually, insert, pool, users};
+use crate::support::{Number, builder, count, database, eventually, insert, pool, process, users};
 
 const MANY: &str = "SELECT generate_series(1, $1) AS number";
 
@@ -102,11 +102,7 @@ async fn first_and_get_result_give_the_connection_back_whole() {
             .await
             .unwrap();
         assert!(!name.is_empty());
-        let pid: Number = sql_query("SELECT pg_backend_pid() AS number")
-            .get_result(&mut conn.primary())
-            .await
-            .unwrap();
-        backends.insert(pid.number);
+        backends.insert(process(&mut conn).await.unwrap());
     }
     assert_eq!(backends.len(), 1, "no connection was thrown away");
 }

@@ -214,6 +214,13 @@ pub async fn count(conn: &mut ReplicatedConnection) -> i64 {
     users::table.count().get_result(conn).await.unwrap()
 }
 
+/// The process of the primary that answers.
+pub async fn process(conn: &mut ReplicatedConnection) -> QueryResult<i32> {
+    let process = diesel::sql_query("SELECT pg_catalog.pg_backend_pid() AS number");
+    let process: Number = process.get_result(conn).await?;
+    Ok(process.number)
+}
+
 #[derive(Debug, QueryableByName)]
 pub struct Number {
     #[diesel(sql_type = Integer)]

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{
     Number, Shared, all_up, blocking, builder_for, cluster, database, eventually, on, own_cluster,
-    run,
+    process, run,
 };
 
 /// A pool with so many connections, all to the primary.
@@ -170,13 +170,6 @@ async fn of_ten_thousand_who_wait_each_is_served() {
         served.unwrap();
     }
     eventually("all connections are back", || async { in_use(&pool) == 0 }).await;
-}
-
-/// The process of the primary that answers.
-async fn process(conn: &mut ReplicatedConnection) -> Result<i32, DieselError> {
-    let process = diesel::sql_query("SELECT pg_catalog.pg_backend_pid() AS number");
-    let process: Number = process.get_result(conn).await?;
-    Ok(process.number)
 }
 
 /// rails #58851, npgsql PR 2068, mobc #98: under load connections go from one to the next, and outlive what was said.
