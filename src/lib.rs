@@ -37,7 +37,8 @@ mod wire;
 /// How a node is chosen for a read.
 pub mod policy {
     pub use crate::routing::{
-        Candidate, LatencyAware, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom,
+        Candidate, LatencyAware, LeastInFlight, LoadBalancingPolicy, Nearest, RoundRobin,
+        WeightedRandom,
     };
 }
 

@@ -1,5 +1,6 @@
 //! What keeps the pool from doing all that it could.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use super::member::{Member, SEVERAL_SERVERS};
@@ -14,6 +15,7 @@ const LONG: Duration = Duration::from_secs(1);
 /// All reasons that hold now.
 pub(crate) fn degraded(
     topology: &Topology,
+    zones: &[String],
     promotion: &PromotionStatus,
     learned: usize,
 ) -> Vec<Degraded> {
@@ -35,6 +37,7 @@ pub(crate) fn degraded(
         let detail = left.cause.clone().unwrap_or_default();
         all.push(Degraded::of(&left.node, Degradation::StandbyLeft, detail));
     }
+    all.extend(no_preferred_zone(topology, zones));
     if learned > 0 {
         let detail = format!(
             "{learned} statements that look like reads were refused by replicas: `status().learned`"
@@ -42,6 +45,26 @@ pub(crate) fn degraded(
         all.push(Degraded::of_pool(Degradation::Learned, detail));
     }
     all
+}
+
+/// Whoever misspells a zone would read everywhere, and think that it is near.
+fn no_preferred_zone(topology: &Topology, zones: &[String]) -> Option<Degraded> {
+    let members = &topology.members;
+    let preferred = |member: &Member| member.node.distance < zones.len();
+    if zones.is_empty() || members.is_empty() || members.iter().any(preferred) {
+        return None;
+    }
+    let zone = |member: &Member| member.node.zone.as_deref().map(str::to_owned);
+    let known: BTreeSet<String> = members.iter().filter_map(zone).collect();
+    let known = match known.is_empty() {
+        true => "no node tells a zone".to_owned(),
+        false => format!("nodes are in {}", Vec::from_iter(known).join(", ")),
+    };
+    let zones = zones.join(", ");
+    let detail = format!(
+        "`prefer_zones` is {zones}, and no node is there; {known}: give nodes their `zone`, or mend the name"
+    );
+    Some(Degraded::of_pool(Degradation::NoPreferredZone, detail))
 }
 
 fn of_node(member: &Member) -> Vec<Degraded> {
@@ -148,5 +171,6 @@ const fn is_told_here(reason: Degradation) -> bool {
             | Degradation::CommitsWait
             | Degradation::SeveralServers
             | Degradation::Pooler
+            | Degradation::NoPreferredZone
     )
 }

@@ -110,8 +110,9 @@ impl Cluster {
         let (Settings { nodes, shared }, runtime) = (options.settings, options.runtime);
         let config = Arc::new(shared);
         let settle_limit = longest_connect_timeout(&nodes);
-        let ((commands, messages), share) = (mpsc::channel(MESSAGES), config.fallback_share);
-        let maker = NodeMaker::new(options.hooks, share, runtime.clone(), &commands);
+        let (commands, messages) = mpsc::channel(MESSAGES);
+        let known = Arc::clone(&config);
+        let maker = NodeMaker::new(options.hooks, known, runtime.clone(), &commands);
         let first = maker.topology(nodes, config.write_quorum);
         let classifier = Arc::new(Classifier::new(&config.functions));
         let (publish, topology) = watch::channel(Arc::new(first));

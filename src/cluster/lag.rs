@@ -36,7 +36,12 @@ pub(super) fn measure(member: &Member, topology: &Topology, write_log: &WriteLog
     };
     let round_trip = |member: &Member| member.reports.round_trip();
     let others = topology.members.iter();
-    let others = others.filter(|other| other.is_of_use() && other.node.name != member.node.name);
+    // Who is in another zone is further away, and not slow. But nobody is to be slower than those who are further away.
+    let is_peer = |other: &Member| {
+        let (other, node) = (&other.node, &member.node);
+        other.name != node.name && (other.zone == node.zone || other.distance > node.distance)
+    };
+    let others = others.filter(|other| other.is_of_use() && is_peer(other));
     Measure {
         round_trip: round_trip(member),
         peers: median(others.filter_map(round_trip).collect()),

@@ -9,13 +9,13 @@ use tokio::sync::mpsc;
 use super::command::Command;
 use super::member::Member;
 use super::topology::{Gate, Topology};
-use crate::config::NodeSettings;
+use crate::config::{Config, NodeSettings, distance};
 use crate::node::{ConnectHooks, Node, Reporter};
 
 /// What nodes are made with, now and later.
 pub(super) struct NodeMaker {
     hooks: ConnectHooks,
-    fallback_share: f64,
+    config: Arc<Config>,
     runtime: Handle,
     reporter: Reporter,
 }
@@ -23,13 +23,13 @@ pub(super) struct NodeMaker {
 impl NodeMaker {
     pub(super) fn new(
         hooks: ConnectHooks,
-        fallback_share: f64,
+        config: Arc<Config>,
         runtime: Handle,
         commands: &mpsc::Sender<Command>,
     ) -> Self {
         Self {
             hooks,
-            fallback_share,
+            config,
             runtime,
             reporter: reporter(commands),
         }
@@ -37,10 +37,12 @@ impl NodeMaker {
 
     pub(super) fn member(&self, settings: NodeSettings) -> Member {
         let declared = settings.declared;
+        let distance = distance(&self.config.prefer_zones, settings.zone.as_deref());
         let node = Node::new(
             settings,
+            distance,
             self.hooks.clone(),
-            self.fallback_share,
+            self.config.fallback_share,
             self.runtime.clone(),
             Arc::clone(&self.reporter),
         );

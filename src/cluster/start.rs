@@ -13,13 +13,14 @@ use crate::config::{Policy, Settings};
 use crate::error::Error;
 use crate::node::ConnectHooks;
 use crate::routing::{
-    LatencyAware, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom,
+    LatencyAware, LeastInFlight, LoadBalancingPolicy, Nearest, RoundRobin, WeightedRandom,
 };
 
 /// The options of a cluster that is made from settings alone.
 pub(crate) fn options(settings: Settings, runtime: Handle) -> Options {
     let policy: Arc<dyn LoadBalancingPolicy> = match settings.shared.policy {
         Policy::LatencyAware => Arc::new(LatencyAware),
+        Policy::Nearest { window } => Arc::new(Nearest::new(window)),
         Policy::LeastInFlight => Arc::new(LeastInFlight),
         Policy::RoundRobin => Arc::new(RoundRobin::default()),
         Policy::WeightedRandom => Arc::new(WeightedRandom),

@@ -30,10 +30,12 @@ pub(super) fn follow(before: &Topology, after: &Topology, event_bus: &EventBus) 
         let name = |node: Option<&Arc<Node>>| node.map(|node| node.name.clone());
         let (from, to) = (name(old.as_ref()), name(new.as_ref()));
         let timeline = after.primary().map(|member| member.timeline);
+        let zone = new.as_ref().and_then(|node| node.zone.as_deref());
+        let far = new.as_ref().is_some_and(|node| node.distance > 0);
         if before.began() {
-            tracing::warn!(target: "diesel_replicated", from, to, timeline, "primary_changed");
+            tracing::warn!(target: "diesel_replicated", from, to, timeline, zone, far, "primary_changed");
         } else {
-            tracing::info!(target: "diesel_replicated", from, to, timeline, "primary_changed");
+            tracing::info!(target: "diesel_replicated", from, to, timeline, zone, far, "primary_changed");
         }
         event_bus.send(Event::PrimaryChanged {
             at: SystemTime::now(),
@@ -249,7 +251,14 @@ mod tests {
             credentials: None,
             positions: None,
         };
-        let node = Node::new(settings, hooks, 0.5, Handle::current(), Arc::new(|_, _| ()));
+        let node = Node::new(
+            settings,
+            0,
+            hooks,
+            0.5,
+            Handle::current(),
+            Arc::new(|_, _| ()),
+        );
         let mut member = Member::new(node, DeclaredRole::Unknown);
         (member.role, member.timeline, member.cluster) = (Some(role), 1, Some(7));
         member.run = run(started);

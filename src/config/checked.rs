@@ -32,6 +32,7 @@ pub(crate) struct NodeSettings {
     pub(crate) weight: Option<u32>,
     /// While it is a replica.
     pub(crate) no_reads: bool,
+    pub(crate) zone: Option<String>,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) login: Login,
     pub(crate) host: Host,

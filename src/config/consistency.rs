@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::declare::{named, settings};
+use super::declare::{as_text, named, settings};
 use super::duration;
 use super::setting::Text;
 
@@ -99,20 +99,7 @@ impl std::str::FromStr for Consistency {
     }
 }
 
-#[cfg(feature = "serde")]
-impl serde::Serialize for Consistency {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-#[cfg(feature = "serde")]
-impl<'de> serde::Deserialize<'de> for Consistency {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+as_text!(Consistency);
 
 /// Whose writes a session reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

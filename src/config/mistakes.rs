@@ -94,6 +94,37 @@ pub enum ConfigError {
         /// The node.
         node: String,
     },
+    /// The name of a node's zone is empty.
+    #[error("node `{node}`: its zone has an empty name: name it or remove it")]
+    EmptyZone {
+        /// The node.
+        node: String,
+    },
+    /// A URL lists other zones than hosts.
+    #[error(
+        "node `{node}`: its URL has {hosts} hosts and {zones} zones: write one zone for all, or one for each host, in \
+         their order, such as `zone=a,a,b`"
+    )]
+    ZoneCount {
+        /// The node.
+        node: String,
+        /// How many zones it lists.
+        zones: usize,
+        /// How many hosts it lists.
+        hosts: usize,
+    },
+    /// The name of a preferred zone is empty.
+    #[error("`prefer_zones`: name {position} is empty: write a zone or remove it")]
+    EmptyPreferredZone {
+        /// Its place, from 1.
+        position: usize,
+    },
+    /// A zone is preferred twice.
+    #[error("`prefer_zones` has `{zone}` twice: keep the first one")]
+    ZoneTwice {
+        /// The zone.
+        zone: String,
+    },
     /// A weight is below zero.
     #[error(
         "node `{node}`: `weight` is {weight}: use 0 for a node that serves reads only when no other node can"

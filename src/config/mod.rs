@@ -30,6 +30,7 @@ mod tests;
 mod url;
 mod url_at;
 mod validate;
+mod zone;
 
 use std::fmt;
 use std::time::Duration;
@@ -58,10 +59,11 @@ pub use pooler::Pooler;
 #[cfg(feature = "promotion")]
 pub use promotion::PromotionConfig;
 pub use retry::RetryPolicy;
-pub use routing::{FunctionConfig, InvalidRouting, Policy, Routing};
+pub use routing::{FunctionConfig, InvalidPolicy, InvalidRouting, Policy, Routing};
 #[cfg(any(feature = "patroni", feature = "srv"))]
 pub(crate) use url_at::url_at;
 pub(crate) use url_at::{check_names_no_address, url_of_address};
+pub(crate) use zone::distance;
 
 /// The largest weight of a node.
 pub(crate) const MAX_WEIGHT: u32 = 10_000;
@@ -110,6 +112,10 @@ pub struct Config {
     pub routing: Routing,
     /// How a replica is chosen for a read. Default: [`Policy::LatencyAware`].
     pub policy: Policy,
+    /// The [zones](NodeConfig::zone) in which this pool reads, the nearest first: its own, then those that it falls back
+    /// to. A read goes to a zone only if no node of an earlier one can serve it. Nodes of other zones, and those of which
+    /// no zone is known, come last. Default: none, and all nodes are alike. See [the guide](crate::guide::places).
+    pub prefer_zones: Vec<String>,
     /// The largest share of the primary's pool that reads may take because no replica can serve them, from 0.0 (none)
     /// to 1.0 (all of it). Beyond it they fail with [`Error::FallbackLimit`](crate::Error::FallbackLimit), so that
     /// losing the replicas does not take the primary down. Default: 0.5.
@@ -163,6 +169,7 @@ impl Default for Config {
             pool: PoolConfig::default(),
             routing: Routing::default(),
             policy: Policy::default(),
+            prefer_zones: Vec::new(),
             fallback_share: 0.5,
             start_read_only: false,
             read_only_transactions_on_replicas: false,
@@ -190,7 +197,7 @@ impl Config {
 
     /// Reads one connection string with any number of hosts. Each becomes a node with an undeclared role.
     ///
-    /// It reads both forms of libpq, with [its parameters](crate::guide::connecting), `pooler`, and these:
+    /// It reads both forms of libpq, with [its parameters](crate::guide::connecting), `pooler`, `zone`, and these:
     ///
     /// | Parameter | Sets |
     /// |---|---|
@@ -203,7 +210,8 @@ impl Config {
     /// | `statement_deadline` | [`Config::statement_deadline`] |
     /// | `max_connecting` | [`PoolConfig::max_connecting`] |
     /// | `routing` | [`Config::routing`]: `observe`, `opt_in`, `automatic` or `automatic:5%` |
-    /// | `policy` | [`Config::policy`]: `latency_aware`, `weighted_random`, `least_in_flight` or `round_robin` |
+    /// | `policy` | [`Config::policy`]: `latency_aware`, `nearest`, `nearest:5ms`, `weighted_random`, `least_in_flight` or `round_robin` |
+    /// | `prefer_zones` | [`Config::prefer_zones`]: names with commas between |
     /// | `weights` | [`NodeConfig::weight`] of each host, in order: `0,3,1` |
     /// | `fallback_share` | [`Config::fallback_share`] |
     /// | `start_read_only` | [`Config::start_read_only`]: `true` or `false` |
@@ -326,6 +334,7 @@ impl fmt::Debug for Config {
             .field("pool", &self.pool)
             .field("routing", &self.routing)
             .field("policy", &self.policy)
+            .field("prefer_zones", &self.prefer_zones)
             .field("fallback_share", &self.fallback_share)
             .field("start_read_only", &self.start_read_only)
             .field(

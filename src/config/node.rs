@@ -40,7 +40,7 @@ pub enum DeclaredRole {
 /// let node = NodeConfig::new("postgres://app@db2:5432/app")
 ///     .name("eu-1")
 ///     .weight(3)
-///     .tag("zone", "a")
+///     .zone("eu-central")
 ///     .max_size(20);
 /// assert_eq!(node.weight, Some(3));
 /// ```
@@ -79,7 +79,14 @@ pub struct NodeConfig {
     /// majority, and may become the primary. Default: false.
     #[cfg_attr(feature = "serde", serde(default))]
     pub no_reads: bool,
-    /// Free labels by which reads can be directed, such as `zone` = `a`. Default: none.
+    /// Where it is: the name of a region, a data centre or a rack. See
+    /// [`Config::prefer_zones`](crate::Config::prefer_zones). Default: what `zone=…` in the URL says, else its tag `zone`.
+    #[cfg_attr(
+        feature = "serde",
+        serde(default, skip_serializing_if = "Option::is_none")
+    )]
+    pub zone: Option<String>,
+    /// Free labels, which a policy of your own can direct reads by. Default: none.
     #[cfg_attr(
         feature = "serde",
         serde(default, skip_serializing_if = "BTreeMap::is_empty")
@@ -154,6 +161,13 @@ impl NodeConfig {
     #[must_use]
     pub fn no_reads(mut self, none: bool) -> Self {
         self.no_reads = none;
+        self
+    }
+
+    /// Sets [`zone`](Self::zone).
+    #[must_use]
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = Some(zone.into());
         self
     }
 
@@ -255,6 +269,7 @@ impl fmt::Debug for NodeConfig {
             .field("name", &self.name.as_deref().map(shown))
             .field("weight", &self.weight)
             .field("no_reads", &self.no_reads)
+            .field("zone", &self.zone.as_deref().map(shown))
             .field(
                 "tags",
                 &self

@@ -1,8 +1,10 @@
 //! What the configuration says about where statements go.
 
 use std::fmt;
+use std::time::Duration;
 
-use super::declare::named;
+use super::declare::as_text;
+use super::duration;
 use super::setting::Text;
 
 /// Which statements may move to replicas: none, those that are marked, or all that are known to be safe there.
@@ -109,31 +111,24 @@ impl Text for Routing {
     }
 }
 
-#[cfg(feature = "serde")]
-impl serde::Serialize for Routing {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-#[cfg(feature = "serde")]
-impl<'de> serde::Deserialize<'de> for Routing {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
+as_text!(Routing);
+as_text!(Policy);
 
 /// How a replica is chosen for a read, among those that may answer it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Policy {
     /// At random, in proportion to the weights, without those where reads take clearly longer than elsewhere. In text:
     /// `latency_aware`.
     #[default]
     LatencyAware,
+    /// Among those that are hardly further away than the nearest: of two the one with the fewest statements under way for
+    /// its weight. How far one is, is measured: see [`Nearest`](crate::policy::Nearest). In text: `nearest` for a window of
+    /// 15 ms, or `nearest:5ms`.
+    Nearest {
+        /// How much longer than to the nearest the round trip may be.
+        window: Duration,
+    },
     /// At random, in proportion to the weights. In text: `weighted_random`.
     WeightedRandom,
     /// Of two the one with the fewest statements under way for its weight. In text: `least_in_flight`.
@@ -142,12 +137,72 @@ pub enum Policy {
     RoundRobin,
 }
 
-named! {
-    Policy: "a policy: `latency_aware`, `weighted_random`, `least_in_flight` or `round_robin`" {
-        LatencyAware = "latency_aware",
-        WeightedRandom = "weighted_random",
-        LeastInFlight = "least_in_flight",
-        RoundRobin = "round_robin",
+impl Policy {
+    const EXPECTED: &'static str = "a policy: `latency_aware`, `nearest`, `nearest:5ms`, `weighted_random`, \
+                                    `least_in_flight` or `round_robin`";
+
+    /// The window of `nearest` if none is written. MongoDB's drivers have the same (`localThresholdMS`): the zones of one
+    /// region are nearer to each other, and other regions are further away.
+    const WINDOW: Duration = Duration::from_millis(15);
+
+    /// Its name, without what belongs to it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LatencyAware => "latency_aware",
+            Self::Nearest { .. } => "nearest",
+            Self::WeightedRandom => "weighted_random",
+            Self::LeastInFlight => "least_in_flight",
+            Self::RoundRobin => "round_robin",
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nearest { window } if *window != Self::WINDOW => {
+                write!(f, "nearest:{}", duration::format(*window))
+            }
+            _ => f.write_str(self.as_str()),
+        }
+    }
+}
+
+/// A text that names no [`Policy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no policy; expected {}", Policy::EXPECTED)]
+#[non_exhaustive]
+pub struct InvalidPolicy;
+
+impl std::str::FromStr for Policy {
+    type Err = InvalidPolicy;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPolicy> {
+        if let Some(window) = text.strip_prefix("nearest:") {
+            let window = duration::parse(window).ok_or(InvalidPolicy)?;
+            return Ok(Self::Nearest { window });
+        }
+        let nearest = Self::Nearest {
+            window: Self::WINDOW,
+        };
+        let all = [
+            Self::LatencyAware,
+            nearest,
+            Self::WeightedRandom,
+            Self::LeastInFlight,
+            Self::RoundRobin,
+        ];
+        let named = all.into_iter().find(|policy| policy.as_str() == text);
+        named.ok_or(InvalidPolicy)
+    }
+}
+
+impl Text for Policy {
+    const EXPECTED: &'static str = Self::EXPECTED;
+
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
     }
 }
 

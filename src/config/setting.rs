@@ -13,8 +13,11 @@ fn of_libpq() -> impl Iterator<Item = &'static str> {
     names.filter(|name| !name.is_empty()).chain([RETRIES])
 }
 
-/// The parameters of a node that libpq does not know: which kind of pooler is there, also as Prisma has it.
-pub(crate) const OF_NODE: [&str; 2] = ["pooler", "pgbouncer"];
+/// The parameters of a node that libpq does not know: which kind of pooler is there, also as Prisma has it, and where it is.
+pub(crate) const OF_NODE: [&str; 3] = ["pooler", "pgbouncer", ZONE];
+
+/// The zones of the hosts.
+pub(crate) const ZONE: &str = "zone";
 
 /// The parameter of a URL that belongs to its nodes.
 const WEIGHTS: &str = "weights";
@@ -48,6 +51,7 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
     }),
     ("routing", |to, text| set(&mut to.routing, text)),
     ("policy", |to, text| set(&mut to.policy, text)),
+    ("prefer_zones", |to, text| set(&mut to.prefer_zones, text)),
     ("fallback_share", |to, text| {
         set(&mut to.fallback_share, text)
     }),

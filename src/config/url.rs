@@ -1,7 +1,7 @@
 //! One URL for the whole cluster.
 
 use super::conn_string::ConnString;
-use super::{Config, DeclaredRole, NodeConfig, login, setting};
+use super::{Config, DeclaredRole, NodeConfig, login, setting, zone};
 use crate::config::{ConfigError, ConfigErrors};
 
 /// What a URL says: its nodes are added to `config` with `role`, and its parameters of the pool are
@@ -38,15 +38,19 @@ pub(super) fn read(
             node: label.to_owned(),
         });
     }
+    let zones = zone::take(&mut parsed, addresses.len(), label, errors);
     let hosts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if login::read(&whole, &hosts.join(","), role, &login::process, errors).is_none() {
         return;
     }
     let first = config.nodes.len();
-    for address in &addresses {
+    for (address, zone) in addresses.iter().zip(zones) {
         let mut node = parsed.clone();
         node.set_address(address);
-        config.nodes.push(NodeConfig::new(node.to_url()).role(role));
+        config.nodes.push(NodeConfig {
+            zone,
+            ..NodeConfig::new(node.to_url()).role(role)
+        });
     }
     if let Some(weights) = weights {
         set_weights(&mut config.nodes[first..], &weights, "weights", errors);

@@ -7,7 +7,7 @@ use super::checked::{Host, NodeSettings, Settings};
 use super::conn_string::{Address, ConnString, is_like_url};
 use super::login::{self, Login, Lookup};
 use super::routing::{Routing, is_share};
-use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, Pooler};
+use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, Pooler, zone};
 use crate::config::{ConfigError, ConfigErrors};
 
 /// [`Config::validate`].
@@ -138,6 +138,7 @@ fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
         errors,
     );
     check_routing(config.routing, errors);
+    zone::check_preferred(&config.prefer_zones, errors);
     if !is_share(config.fallback_share) {
         errors.push(ConfigError::FallbackShare {
             share: config.fallback_share,
@@ -212,6 +213,7 @@ fn check_node(
         pool.connect_timeout = timeout;
     }
     let pooler = node.pooler.or(login.pooler);
+    let zone = zone::of(node, login.zone.clone(), &name, errors);
     let mut settings = NodeSettings {
         name,
         declared: node.role,
@@ -219,6 +221,7 @@ fn check_node(
         promotion_priority: node.promotion_priority.unwrap_or(1),
         weight,
         no_reads: node.no_reads,
+        zone,
         tags: node.tags.clone(),
         login,
         host: host(address),

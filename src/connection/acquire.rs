@@ -354,7 +354,7 @@ impl ReplicatedConnection {
                 && !lease.has_state()
                 && topology
                     .member(lease.node())
-                    .is_some_and(|member| self.may_stay(member, reading));
+                    .is_some_and(|member| self.may_stay(topology, member, reading));
             if !usable {
                 session.replica = None;
                 return None;
@@ -383,7 +383,7 @@ impl ReplicatedConnection {
         }
         let last = self.session().last_route.clone()?;
         let member = topology.member(&last.node)?;
-        if last.kind != NodeKind::Replica || !self.may_stay(member, reading) {
+        if last.kind != NodeKind::Replica || !self.may_stay(topology, member, reading) {
             return None;
         }
         let lease = self.lent_now(&last.node)?;
@@ -458,8 +458,12 @@ impl ReplicatedConnection {
         let mut place = node.pool.join();
         let soon = async {
             let given = place.soon().await?;
-            // What is not wanted goes back here, within the runtime.
-            Some(is_wanted(&self.cluster.topology()).then_some(given))
+            if is_wanted(&self.cluster.topology()) {
+                return Some(Some(given));
+            }
+            // Within the runtime, to who is next.
+            node.pool.put_back(given);
+            Some(None)
         };
         let pooled = match self.cluster.within(soon).await {
             Some(Some(pooled)) => Ok(pooled),

@@ -20,6 +20,10 @@ impl ReplicatedConnection {
             node.meter.succeeded(went, execution.started.elapsed());
         }
         let tally = &self.cluster.tally;
+        if node.distance > 0 && went.reason.leaves_the_zone_open() {
+            tally.far(&node.zone);
+            metrics::far(node.zone.as_deref());
+        }
         match (went.kind, went.held_back) {
             (NodeKind::Replica, _) => tally.on_replica(),
             (NodeKind::Primary, Some(ready)) => tally.held_back(ready),

@@ -9,15 +9,15 @@ use super::ReplicatedConnection;
 use super::proof::{GENTLY, Proof};
 use super::session_state::HeldBackFrom;
 use super::to_show::ToShow;
-use crate::cluster::{Member, Purpose, Topology};
+use crate::cluster::{Member, Purpose, Topology, lag};
 use crate::config::{HealthConfig, WriteScope};
-use crate::consistency::ReadRequirement;
+use crate::consistency::{ReadRequirement, WriteLog};
 use crate::deadline;
 use crate::error::Error;
 use crate::metrics::Route as Went;
 use crate::node::{Lease, Node};
 use crate::route::{NodeKind, RouteReason};
-use crate::routing::{Candidate, select};
+use crate::routing::{Candidate, Figures, select};
 
 /// Up to this many connections of the pool in use count as few.
 const FEW: usize = 3;
@@ -476,20 +476,56 @@ impl ReplicatedConnection {
 /// Chooses among the nodes that can serve a read, by weight and by health.
 impl ReplicatedConnection {
     /// Whether reads that went there may go on going there.
-    pub(super) fn may_stay(&self, member: &Member, reading: &Reading<'_>) -> bool {
-        self.qualifies(member, reading) && member.is_preferred(&self.cluster.config.health)
+    pub(super) fn may_stay(
+        &self,
+        topology: &Topology,
+        member: &Member,
+        reading: &Reading<'_>,
+    ) -> bool {
+        let health = &self.cluster.config.health;
+        let may = |member: &Member| self.qualifies(member, reading) && member.is_preferred(health);
+        let nearer = |other: &Member| {
+            other.node.distance < member.node.distance && other.weight() > 0 && may(other)
+        };
+        let is_near = member.node.distance == 0;
+        may(member) && (is_near || !topology.usable_replicas().any(nearer))
     }
 
-    /// Whether a replica may serve a read because all connections of the chosen one are in use. One of weight 0 waits
-    /// until the others cannot serve at all.
+    /// Whether a replica may serve a read because all connections of the chosen one are in use. One of weight 0, or of a
+    /// zone further away, waits until the others cannot serve at all. Of the rest the policy may think otherwise.
     pub(super) fn stands_in(
         &self,
         member: &Member,
         chosen: Option<&Member>,
         reading: &Reading<'_>,
     ) -> bool {
-        let chosen_has_none = chosen.is_some_and(|chosen| chosen.weight() == 0);
-        (member.weight() > 0 || chosen_has_none) && self.qualifies(member, reading)
+        if !self.qualifies(member, reading) {
+            return false;
+        }
+        let Some(chosen) = chosen else {
+            return member.weight() > 0;
+        };
+        let fits = member.weight() > 0 || chosen.weight() == 0;
+        let is_further = member.node.distance > chosen.node.distance;
+        let looks = [member, chosen].map(|it| Look(it, &self.cluster.write_log));
+        let [other, chosen] = [&looks[0], &looks[1]].map(|it| self.candidate(it, reading.started));
+        fits && !is_further && self.cluster.policy.stands_in(&other, &chosen)
+    }
+
+    /// What a policy is told of a node at this moment.
+    fn candidate<'c>(&self, look: &'c Look<'_>, now: Instant) -> Candidate<'c> {
+        let Look(member, _) = look;
+        let node = &member.node;
+        Candidate {
+            name: &node.name,
+            weight: member.weight(),
+            in_flight: node.load(),
+            latency: node.pace.latency(now),
+            zone: node.zone.as_deref(),
+            tags: &node.tags,
+            distance: node.distance,
+            figures: look,
+        }
     }
 
     /// The member that the policy chooses for a read. The primary takes part by its weight.
@@ -525,14 +561,15 @@ impl ReplicatedConnection {
             return Some(0);
         }
         let sound = members.iter().all(|member| member.health.is_sound());
-        let mut candidates = SmallVec::<[Candidate<'_>; FEW_NODES]>::new();
+        let mut looks = SmallVec::<[Look<'_>; FEW_NODES]>::new();
         for member in members {
+            looks.push(Look(member, &self.cluster.write_log));
+        }
+        let mut candidates = SmallVec::<[Candidate<'_>; FEW_NODES]>::new();
+        for look in &looks {
             candidates.push(Candidate {
-                name: &member.node.name,
-                weight: weight(member, sound, &self.cluster.config.health),
-                in_flight: member.node.load(),
-                latency: member.node.pace.latency(now),
-                tags: &member.node.tags,
+                weight: weight(look.0, sound, &self.cluster.config.health),
+                ..self.candidate(look, now)
             });
         }
         select(&candidates, &*self.cluster.policy, &mut || {
@@ -559,6 +596,21 @@ impl ReplicatedConnection {
         others
             .next()
             .map_or(first, |member| Arc::clone(&member.node))
+    }
+}
+
+/// What a policy may ask of a candidate.
+#[derive(Debug)]
+struct Look<'a>(&'a Member, &'a WriteLog);
+
+impl Figures for Look<'_> {
+    fn round_trip(&self) -> Option<Duration> {
+        self.0.reports.round_trip()
+    }
+
+    fn lag(&self) -> Option<Duration> {
+        let is_replica = self.0.kind() == Some(NodeKind::Replica);
+        lag(self.0, self.1).1.filter(|_| is_replica)
     }
 }
 

@@ -335,6 +335,8 @@ impl LastRoute {
         Route {
             node: self.node.name.clone(),
             kind: self.kind,
+            zone: self.node.zone.as_deref().map(str::to_owned),
+            far: self.node.distance > 0,
             reason: self.reason,
             waited: self.waited,
             held_back: self.held_back.as_ref().map(|held_back| route::HeldBack {

@@ -133,6 +133,8 @@ impl ReplicatedConnection {
             .collect();
         let first = self.choose(&members, reading.started)?;
         members.swap(0, first);
+        let distance = members[0].node.distance;
+        members.retain(|member| member.node.distance <= distance);
         members.into_iter().find_map(|member| {
             let permit = Arc::clone(&member.node.pool.waits).try_acquire_owned();
             let permit = permit.ok()?;

@@ -8,6 +8,7 @@
 //! - [`roll_out`]: Observing first, then turning it up.
 //! - [`routing`]: Which statement goes where.
 //! - [`consistency`]: What a read sees.
+//! - [`places`]: Servers in several zones: reads that stay near.
 //! - [`failover`]: What happens when the primary changes.
 //! - [`patroni`]: Under Patroni, with what was measured.
 //! - [`pg_auto_failover`]: The same, under `pg_auto_failover`.
@@ -39,6 +40,9 @@ pub mod routing {}
 
 #[doc = include_str!("consistency.md")]
 pub mod consistency {}
+
+#[doc = include_str!("places.md")]
+pub mod places {}
 
 #[doc = include_str!("failover.md")]
 pub mod failover {}

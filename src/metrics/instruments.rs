@@ -65,6 +65,7 @@ pub(super) const WAIT_TIME: &str = "db.client.connection.wait_time";
 pub(super) const USE_TIME: &str = "db.client.connection.use_time";
 pub(super) const STATEMENTS: &str = "diesel_replicated.statements";
 pub(super) const HELD_BACK: &str = "diesel_replicated.held_back";
+pub(super) const FAR_READS: &str = "diesel_replicated.far_reads";
 pub(super) const POSITION_WAIT: &str = "diesel_replicated.position_wait.duration";
 pub(super) const NODE_UP: &str = "diesel_replicated.node.up";
 pub(super) const NODE_SERVES: &str = "diesel_replicated.node.serves";
@@ -98,6 +99,8 @@ pub const INSTRUMENTS: &[Instrument] = &[
         "Statements that succeeded: on which node, a `primary` or a `replica`, and why there."),
     instrument(HELD_BACK, Counter, "{statement}", &["ready"],
         "Statements that the routing mode kept on the primary; `ready` if a replica could have served them at once."),
+    instrument(FAR_READS, Counter, "{statement}", &["zone"],
+        "Reads that a zone has served because no node of a nearer one could; with `prefer_zones`."),
     instrument(POSITION_WAIT, Histogram, "s", &["kind"],
         "How long reads waited for a replica to show what they must see, and which kind of node served them then."),
     instrument(NODE_UP, Gauge, "1", NODE, "1 if the node is up, 0 if not."),

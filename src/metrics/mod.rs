@@ -33,9 +33,11 @@ use std::time::{Duration, Instant};
 
 pub use instruments::{BUCKETS, INSTRUMENTS, Instrument, InstrumentKind};
 #[cfg(feature = "metrics")]
-pub(crate) use recorded::{NodeMeter, Pending, event, failed, is_recording, pool, writes_go_on};
+pub(crate) use recorded::{
+    NodeMeter, Pending, event, failed, far, is_recording, pool, writes_go_on,
+};
 #[cfg(not(feature = "metrics"))]
-pub(crate) use silent::{NodeMeter, Pending, event, failed, is_recording, pool, writes_go_on};
+pub(crate) use silent::{NodeMeter, Pending, event, failed, far, is_recording, pool, writes_go_on};
 
 #[cfg(all(feature = "metrics", feature = "tower"))]
 pub(crate) use recorded::token_refused;

@@ -301,6 +301,14 @@ pub(crate) fn event(name: &'static str) {
     }
 }
 
+/// A node of another zone than the nearest has served a read.
+pub(crate) fn far(zone: Option<&str>) {
+    if is_recording() {
+        let zone = Label::new("zone", zone.unwrap_or_default().to_owned());
+        counter(names::FAR_READS, vec![zone]).increment(1);
+    }
+}
+
 /// A primary takes writes again, perhaps another one. For so long none did.
 pub(crate) fn writes_go_on(pause: Duration, by_another: bool) {
     if is_recording() {

@@ -48,6 +48,8 @@ pub(crate) fn pool(_: &str, _: PoolState) {}
 
 pub(crate) fn event(_: &'static str) {}
 
+pub(crate) fn far(_: Option<&str>) {}
+
 pub(crate) fn writes_go_on(_: Duration, _: bool) {}
 
 #[cfg(feature = "tower")]

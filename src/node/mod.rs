@@ -82,6 +82,9 @@ pub(crate) type Reporter = Arc<dyn Fn(&Arc<Node>, Trouble) + Send + Sync>;
 /// One server: its settings, its pool and its load.
 pub(crate) struct Node {
     pub(crate) name: String,
+    pub(crate) zone: Option<Arc<str>>,
+    /// How many of the zones that the pool prefers come before its own.
+    pub(crate) distance: usize,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) pool: NodePool,
     pub(crate) meter: Arc<NodeMeter>,
@@ -94,16 +97,18 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// `fallback_share` is the share of the pool that reads of other nodes may take. `report` hears of trouble.
+    /// `distance`: see there. `fallback_share` is the share of the pool that reads of other nodes may take. `report` hears of
+    /// trouble.
     pub(crate) fn new(
         settings: NodeSettings,
+        distance: usize,
         hooks: ConnectHooks,
         fallback_share: f64,
         runtime: Handle,
         report: Reporter,
     ) -> Arc<Self> {
         let name = settings.name.clone();
-        let tags = settings.tags.clone();
+        let (zone, tags) = (settings.zone.clone(), settings.tags.clone());
         // bb8 starts its reaper when the pool is built.
         let _runtime = runtime.enter();
         Arc::new_cyclic(|node: &Weak<Self>| {
@@ -118,6 +123,8 @@ impl Node {
             let connector = Connector::new(settings, hooks, Arc::new(report));
             Self {
                 name,
+                zone: zone.map(Arc::from),
+                distance,
                 tags,
                 pool: NodePool::new(connector, fallback_share, Arc::clone(&meter)),
                 meter,

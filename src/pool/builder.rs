@@ -154,6 +154,23 @@ impl Builder {
         self
     }
 
+    /// Sets [`Config::prefer_zones`].
+    ///
+    /// ```
+    /// use diesel_replicated::{NodeConfig, ReplicatedPool};
+    ///
+    /// let builder = ReplicatedPool::builder()
+    ///     .primary(NodeConfig::new("postgres://app@db1/app").zone("eu-central"))
+    ///     .replica(NodeConfig::new("postgres://app@db2/app").zone("us-east"))
+    ///     .replica(NodeConfig::new("postgres://app@db3/app").zone("us-west"))
+    ///     // An application in the west: reads stay there, else go to the east, else anywhere.
+    ///     .prefer_zones(["us-west", "us-east"]);
+    /// ```
+    pub fn prefer_zones(mut self, zones: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.config.prefer_zones = zones.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Sets a policy of your own.
     pub fn custom_policy(mut self, policy: impl LoadBalancingPolicy + 'static) -> Self {
         self.policy = Some(Arc::new(policy));

@@ -9,7 +9,7 @@ use crate::node::{self, Facts, Place};
 use crate::position::Position;
 use crate::route::NodeKind;
 use crate::status::{
-    Degradation, Degraded, FollowingState, KeptOnPrimary, Limit, NodeStatus, PoolStatus,
+    Degradation, Degraded, FarReads, FollowingState, KeptOnPrimary, Limit, NodeStatus, PoolStatus,
     PromotionStatus, RoutingStatus,
 };
 
@@ -24,6 +24,7 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         nodes: nodes
             .map(|member| node(member, &topology, &promotion, cluster))
             .collect(),
+        primary_is_far: topology.primary().is_some_and(|it| it.node.distance > 0),
         primary: topology.primary().map(|member| member.node.name.clone()),
         cluster: topology.cluster(),
         timeline: topology.timeline(),
@@ -33,7 +34,8 @@ pub(super) fn of(cluster: &Cluster) -> PoolStatus {
         synchronous_standbys,
         remote_apply_covers_replicas: synchronous_standbys >= topology.replicas().count(),
         degraded: {
-            let mut all = degraded(&topology, &promotion, learned.len());
+            let zones = &cluster.config.prefer_zones;
+            let mut all = degraded(&topology, zones, &promotion, learned.len());
             let cause = cluster.discovery();
             all.extend(cause.map(|cause| Degraded::of_pool(Degradation::Discovery, cause)));
             all
@@ -64,6 +66,12 @@ fn routing(cluster: &Cluster) -> RoutingStatus {
         on_replicas: counted.on_replicas,
         could_move: counted.could_move,
         could_not_yet: counted.could_not_yet,
+        far: {
+            counted.far.sort_unstable();
+            let far = counted.far.iter();
+            far.map(|(zone, count)| FarReads::new(zone.as_deref(), *count))
+                .collect()
+        },
         kept_on_primary: counted.kept.into_iter().map(named).collect(),
     }
 }
@@ -124,6 +132,8 @@ fn node(
         servers: member.servers(),
         round_trip: last.round_trip,
         weight: member.weight(),
+        zone: member.node.zone.as_deref().map(str::to_owned),
+        distance: member.node.distance,
         tags: member.node.tags.clone(),
         connections: pool.connections,
         idle_connections: pool.idle_connections,

@@ -44,6 +44,11 @@ pub struct Route {
     pub node: String,
     /// Whether it is the primary or a replica.
     pub kind: NodeKind,
+    /// The node's zone.
+    pub zone: Option<String>,
+    /// Whether a nearer zone is preferred ([`Config::prefer_zones`](crate::Config::prefer_zones)). A read goes far if no near
+    /// node could serve it; a write goes where the primary is.
+    pub far: bool,
     /// Why it went there.
     pub reason: RouteReason,
     /// How long it waited for a replica to catch up with what it had to see.

@@ -3,6 +3,7 @@
 mod decide;
 mod draws;
 mod latency_aware;
+mod nearest;
 mod policy;
 mod recover;
 mod select;
@@ -10,6 +11,8 @@ mod select;
 pub(crate) use decide::{Decision, HeldBack, SessionView, TransactionView, decide};
 pub(crate) use draws::Draws;
 pub use latency_aware::LatencyAware;
+pub use nearest::Nearest;
+pub(crate) use policy::Figures;
 pub use policy::{Candidate, LeastInFlight, LoadBalancingPolicy, RoundRobin, WeightedRandom};
 pub(crate) use recover::{Recovery, Stale, Symptoms, recover, stale};
 pub(crate) use select::select;

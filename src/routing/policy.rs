@@ -18,8 +18,34 @@ pub struct Candidate<'a> {
     pub in_flight: usize,
     /// How long reads of this pool take on it: a running mean, of its last ten seconds. `None` while too little is known.
     pub latency: Option<Duration>,
+    /// Its zone.
+    pub zone: Option<&'a str>,
     /// Its tags.
     pub tags: &'a BTreeMap<String, String>,
+    /// How many of the preferred zones come before its own. Candidates of one choice are alike in it.
+    pub(crate) distance: usize,
+    pub(crate) figures: &'a dyn Figures,
+}
+
+impl Candidate<'_> {
+    /// How long its server takes to answer a small question, on average over the last ones. `None` while that is not known.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.figures.round_trip()
+    }
+
+    /// How old its data is at the most, as [`NodeStatus::lag`](crate::status::NodeStatus::lag) tells. `None` for the primary,
+    /// and if it is not known.
+    #[must_use]
+    pub fn lag(&self) -> Option<Duration> {
+        self.figures.lag()
+    }
+}
+
+/// What is known of a candidate, and looked up only if a policy asks.
+pub(crate) trait Figures: fmt::Debug {
+    fn round_trip(&self) -> Option<Duration>;
+    fn lag(&self) -> Option<Duration>;
 }
 
 /// Chooses a node for a read.
@@ -30,16 +56,16 @@ pub struct Candidate<'a> {
 /// ```
 /// use diesel_replicated::policy::{Candidate, LoadBalancingPolicy};
 ///
-/// /// Reads stay in their zone while the zone has a usable replica.
+/// /// Reads go to large machines while one is usable.
 /// #[derive(Debug)]
-/// struct SameZone(String);
+/// struct LargeFirst;
 ///
-/// impl LoadBalancingPolicy for SameZone {
+/// impl LoadBalancingPolicy for LargeFirst {
 ///     fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize {
-///         let near = |c: &Candidate<'_>| c.tags.get("zone") == Some(&self.0);
+///         let large = |c: &Candidate<'_>| c.tags.get("size").is_some_and(|size| size == "large");
 ///         let start = random() as usize;
 ///         let order = (0..candidates.len()).map(|i| (start + i) % candidates.len());
-///         order.clone().find(|i| near(&candidates[*i])).unwrap_or(start % candidates.len())
+///         order.clone().find(|i| large(&candidates[*i])).unwrap_or(start % candidates.len())
 ///     }
 /// }
 /// ```
@@ -47,6 +73,13 @@ pub trait LoadBalancingPolicy: fmt::Debug + Send + Sync {
     /// The index of the chosen candidate. There is always at least one; an index beyond the last
     /// counts as the last. `random` gives uniformly distributed numbers.
     fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize;
+
+    /// Whether `other` may serve a read for which `chosen` was picked: all connections of `chosen` are in use, and one of
+    /// `other` is free. Else the read waits for `chosen`. Default: it may. It is never asked of one whose zone is further away.
+    fn stands_in(&self, other: &Candidate<'_>, chosen: &Candidate<'_>) -> bool {
+        let _ = (other, chosen);
+        true
+    }
 }
 
 /// Each candidate in proportion to its weight, however slow it is.
@@ -70,22 +103,30 @@ pub struct LeastInFlight;
 
 impl LoadBalancingPolicy for LeastInFlight {
     fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize {
-        let one = weighted(candidates, random());
-        let Some(first) = candidates.get(one) else {
-            return one;
-        };
-        // The same one twice would be no choice, and all would come to hang on one that hangs.
-        let two = drawn(candidates, |it| !std::ptr::eq(it, first), random());
-        let Some(second) = candidates.get(two) else {
-            return one;
-        };
-        // The statement to come does not count: while nothing runs, the weights alone decide.
-        let load = |it: &Candidate<'_>, other: &Candidate<'_>| it.in_flight as u64 * share(other);
-        if load(second, first) < load(first, second) {
-            two
-        } else {
-            one
-        }
+        lighter_of_two(candidates, random)
+    }
+}
+
+/// Of two drawn by weight, the one with less to do for its weight.
+pub(super) fn lighter_of_two(
+    candidates: &[Candidate<'_>],
+    random: &mut dyn FnMut() -> u64,
+) -> usize {
+    let one = weighted(candidates, random());
+    let Some(first) = candidates.get(one) else {
+        return one;
+    };
+    // The same one twice would be no choice, and all would come to hang on one that hangs.
+    let two = drawn(candidates, |it| !std::ptr::eq(it, first), random());
+    let Some(second) = candidates.get(two) else {
+        return one;
+    };
+    // The statement to come does not count: while nothing runs, the weights alone decide.
+    let load = |it: &Candidate<'_>, other: &Candidate<'_>| it.in_flight as u64 * share(other);
+    if load(second, first) < load(first, second) {
+        two
+    } else {
+        one
     }
 }
 
@@ -152,20 +193,49 @@ fn gcd(a: u64, b: u64) -> u64 {
 }
 
 #[cfg(test)]
+impl Candidate<'static> {
+    /// One of this weight of which nothing else is known.
+    pub(super) fn of(weight: u32) -> Self {
+        static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
+        Self {
+            name: "node",
+            weight,
+            in_flight: 0,
+            latency: None,
+            zone: None,
+            tags: &NO_TAGS,
+            distance: 0,
+            figures: &Nothing,
+        }
+    }
+}
+
+/// Nothing is known.
+#[cfg(test)]
+#[derive(Debug)]
+struct Nothing;
+
+#[cfg(test)]
+impl Figures for Nothing {
+    fn round_trip(&self) -> Option<Duration> {
+        None
+    }
+
+    fn lag(&self) -> Option<Duration> {
+        None
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
-
     fn candidates(nodes: &[(u32, usize)]) -> Vec<Candidate<'static>> {
         let candidate = |(weight, in_flight): &(u32, usize)| Candidate {
-            name: "node",
-            weight: *weight,
             in_flight: *in_flight,
-            latency: None,
-            tags: &NO_TAGS,
+            ..Candidate::of(*weight)
         };
         nodes.iter().map(candidate).collect()
     }

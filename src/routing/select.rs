@@ -2,66 +2,71 @@
 
 use super::{Candidate, LoadBalancingPolicy};
 
-/// The index of the chosen candidate. Those of weight 0 are chosen only among themselves.
+/// The index of the chosen candidate. Those of weight 0 are chosen only among themselves; of the others the policy chooses
+/// among those of the nearest zone.
 pub(crate) fn select(
     candidates: &[Candidate<'_>],
     policy: &dyn LoadBalancingPolicy,
     random: &mut dyn FnMut() -> u64,
 ) -> Option<usize> {
-    match candidates {
-        [] => None,
-        [_] => Some(0),
-        _ if candidates.iter().all(|c| c.weight > 0)
-            || candidates.iter().all(|c| c.weight == 0) =>
-        {
-            let picked = policy.pick(candidates, random);
-            Some(picked.min(candidates.len() - 1))
-        }
-        _ => {
-            let (places, weighty): (Vec<usize>, Vec<Candidate<'_>>) = candidates
-                .iter()
-                .enumerate()
-                .filter(|(_, candidate)| candidate.weight > 0)
-                .map(|(place, candidate)| (place, *candidate))
-                .unzip();
-            let picked = policy.pick(&weighty, random).min(weighty.len() - 1);
-            places.get(picked).copied()
-        }
+    let rank = |it: &Candidate<'_>| (it.weight == 0, it.distance);
+    let (first, others) = candidates.split_first()?;
+    if others.is_empty() {
+        return Some(0);
     }
+    if others.iter().all(|it| rank(it) == rank(first)) {
+        let picked = policy.pick(candidates, random);
+        return Some(picked.min(candidates.len() - 1));
+    }
+    let best = candidates.iter().map(rank).min()?;
+    let (places, fit): (Vec<usize>, Vec<Candidate<'_>>) = candidates
+        .iter()
+        .enumerate()
+        .filter(|(_, it)| rank(it) == best)
+        .map(|(place, it)| (place, *it))
+        .unzip();
+    let picked = match fit.len() {
+        1 => 0,
+        count => policy.pick(&fit, random).min(count - 1),
+    };
+    places.get(picked).copied()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
 
     use super::*;
     use crate::routing::WeightedRandom;
 
-    static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
-
-    fn pick(weights: &[u32], random: u64) -> Option<usize> {
-        let candidates: Vec<_> = weights
+    /// The places that are chosen of candidates with these weights and distances.
+    fn picked(candidates: &[(u32, usize)]) -> BTreeSet<usize> {
+        let candidates: Vec<_> = candidates
             .iter()
-            .map(|weight| Candidate {
-                name: "node",
-                weight: *weight,
-                in_flight: 0,
-                latency: None,
-                tags: &NO_TAGS,
+            .map(|(weight, distance)| Candidate {
+                distance: *distance,
+                ..Candidate::of(*weight)
             })
             .collect();
-        select(&candidates, &WeightedRandom, &mut || random)
+        let pick = |random| select(&candidates, &WeightedRandom, &mut || random);
+        (0..100).filter_map(pick).collect()
     }
 
     #[test]
     fn weight_zero_is_only_for_when_nothing_else_is_there() {
-        for random in 0..100 {
-            assert_eq!(pick(&[0, 1, 0], random), Some(1));
-            assert!(pick(&[0, 3, 0, 1], random).is_some_and(|place| place == 1 || place == 3));
-        }
-        let among_zeros: std::collections::BTreeSet<_> =
-            (0..10).filter_map(|random| pick(&[0, 0], random)).collect();
-        assert_eq!(among_zeros.len(), 2);
-        assert_eq!(pick(&[], 7), None);
+        assert_eq!(picked(&[(0, 0), (1, 0), (0, 0)]), [1].into());
+        assert_eq!(picked(&[(0, 0), (3, 0), (0, 0), (1, 0)]), [1, 3].into());
+        assert_eq!(picked(&[(0, 0), (0, 0)]), [0, 1].into());
+        assert_eq!(picked(&[]), [].into());
+    }
+
+    // Istio and Envoy call it locality fail-over; Cassandra's drivers had clients that went to the next data centre for no reason.
+    #[test]
+    fn a_far_zone_is_only_for_when_no_near_one_can_serve() {
+        assert_eq!(picked(&[(1, 1), (1, 0), (9, 2), (2, 0)]), [1, 3].into());
+        assert_eq!(picked(&[(1, 2), (1, 1), (5, 2)]), [1].into());
+        // What is near and has no weight is read when nothing else can be.
+        assert_eq!(picked(&[(0, 0), (1, 2)]), [1].into());
+        assert_eq!(picked(&[(0, 2), (0, 1)]), [1].into());
     }
 }

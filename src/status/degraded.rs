@@ -72,6 +72,8 @@ pub enum Degradation {
     /// A standby was left behind by a promotion, with `PromotionConfig::standbys_follow`. See
     /// [`PromotionStatus::following`](super::PromotionStatus::following).
     StandbyLeft,
+    /// No node is in one of the zones that this pool prefers, so all nodes are alike.
+    NoPreferredZone,
     /// Replicas have refused statements that look like reads. These go to the primary.
     Learned,
 }
@@ -95,6 +97,7 @@ impl Degradation {
             Self::SeveralServers => "several_servers",
             Self::PromotionUnable => "promotion_unable",
             Self::StandbyLeft => "standby_left",
+            Self::NoPreferredZone => "no_preferred_zone",
             Self::Learned => "learned",
         }
     }

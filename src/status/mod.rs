@@ -33,6 +33,9 @@ pub struct PoolStatus {
     /// The name of the primary, if one is known.
     #[doc(alias = "master")]
     pub primary: Option<String>,
+    /// Whether the primary is outside of the zone that this pool prefers, so that each write and each transaction takes a
+    /// longer way.
+    pub primary_is_far: bool,
     /// The cluster's system identifier, once a node has told it.
     pub cluster: Option<u64>,
     /// The newest timeline that a node was seen on; 0 while none is known. Each failover begins a new one.
@@ -79,9 +82,30 @@ pub struct RoutingStatus {
     /// Other statements that the mode has kept there: no replica had what they must see at that moment. With
     /// [`Automatic`](Routing::Automatic) many of these find one within a short wait.
     pub could_not_yet: u64,
+    /// Reads that nodes outside of the nearest zone have served, by zone, because no node of a nearer one could. `None` stands
+    /// for nodes of which no zone is known. Empty without [`Config::prefer_zones`](crate::Config::prefer_zones).
+    pub far: Vec<FarReads>,
     /// What else has kept reads on the primary, the ten greatest first. Of a read in a transaction that no replica would
     /// run anyway, that is the reason.
     pub kept_on_primary: Vec<KeptOnPrimary>,
+}
+
+/// Reads that a zone has served though another one is preferred.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct FarReads {
+    /// The zone.
+    pub zone: Option<String>,
+    /// How many statements.
+    pub statements: u64,
+}
+
+impl FarReads {
+    pub(crate) fn new(zone: Option<&str>, statements: u64) -> Self {
+        let zone = zone.map(str::to_owned);
+        Self { zone, statements }
+    }
 }
 
 /// What has kept reads on the primary.
@@ -239,6 +263,10 @@ pub struct NodeStatus {
     pub servers: Vec<String>,
     /// Its weight in the choice of a node for a read.
     pub weight: u32,
+    /// Its zone.
+    pub zone: Option<String>,
+    /// How many of the zones that the pool prefers come before its own; 0 without any.
+    pub distance: usize,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
     /// Open connections of its pool.

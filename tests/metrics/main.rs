@@ -206,6 +206,8 @@ async fn the_list_of_instruments_is_complete() {
                 .consistency(hasty)
                 .max_size(1)
                 .connection_timeout(Duration::from_millis(50))
+                // All nodes are outside of it.
+                .prefer_zones(["elsewhere"])
         })
         .await,
     );

@@ -24,6 +24,7 @@ mod outages_fence;
 mod outages_promotion;
 mod outages_quorum;
 mod outages_reads;
+mod places;
 mod poisoned;
 mod standbys;
 mod state;

@@ -584,7 +584,8 @@ impl Manager {
         }
         self.look_at_histories();
         let learned = self.classifier.learned().len();
-        let now = degraded(&topology, &self.promotion.lock().clone(), learned);
+        let zones = &self.config.prefer_zones;
+        let now = degraded(&topology, zones, &self.promotion.lock().clone(), learned);
         tell_changes(&self.degraded, &now, &self.event_bus);
         self.gauges
             .tell(&topology, &self.write_log, (learned, now.len()));

@@ -39,6 +39,7 @@ pub(crate) struct Login {
     pub(crate) tls: TlsSettings,
     pub(crate) socket: SocketSettings,
     pub(crate) pooler: Option<Pooler>,
+    pub(crate) zone: Option<String>,
     pub(crate) connect_timeout: Option<Duration>,
 }
 
@@ -137,6 +138,7 @@ pub(super) fn read(
         tls: tls::read(&mut reader),
         socket: reader.socket(),
         pooler: reader.pooler(),
+        zone: reader.value(setting::ZONE).map(str::to_owned),
         connect_timeout: reader.seconds("connect_timeout"),
     };
     (errors.len() == before).then_some(login)

@@ -11,7 +11,8 @@ fn full() -> Config {
             NodeConfig::new("postgres://app:secret@db2/app")
                 .name("eu-1")
                 .weight(3)
-                .tag("zone", "a")
+                .zone("a")
+                .tag("size", "large")
                 .max_size(20)
                 .min_idle(1)
                 .connection_timeout(Duration::from_millis(1_500))
@@ -21,7 +22,9 @@ fn full() -> Config {
         )
         .min_idle(2)
         .max_lifetime(None)
-        .policy(Policy::LeastInFlight)
+        .policy(Policy::Nearest {
+            window: Duration::from_millis(5),
+        })
         .routing(Routing::Automatic { share: 0.25 })
         .fallback_share(0.25)
         .start_read_only(true)

@@ -148,7 +148,7 @@ fn a_password_may_be_any_bytes_and_may_come_without_a_user() {
 fn parameters_of_the_pool_are_read() {
     let config = Config::from_url(
         "postgres://u@db1,db2/a?max_size=20&min_idle=2&connection_timeout=1.5&max_lifetime=never\
-         &idle_timeout=5min&failover_wait=1s&max_lag=30s&max_lag_bytes=1000&health_interval=500ms&health_timeout=2s&routing=opt_in&assumed_lag=1s&policy=round_robin&weights=0,3&fallback_share=0.25\
+         &idle_timeout=5min&failover_wait=1s&max_lag=30s&max_lag_bytes=1000&health_interval=500ms&health_timeout=2s&routing=opt_in&assumed_lag=1s&policy=round_robin&prefer_zones=a,b&weights=0,3&fallback_share=0.25\
          &consistency=bounded_staleness:5s&write_scope=session&consistency_wait=1ms&durability=off\
          &start_read_only=true&read_only_transactions_on_replicas=on&sslmode=disable\
          &target_session_attrs=any",
@@ -182,6 +182,10 @@ fn parameters_of_the_pool_are_read() {
         )
         .routing(Routing::OptIn)
         .durability(Durability::Off);
+    let expected = Config {
+        prefer_zones: vec!["a".to_owned(), "b".to_owned()],
+        ..expected
+    };
     let weights: Vec<_> = config.nodes.iter().map(|node| node.weight).collect();
     assert_eq!(weights, [Some(0), Some(3)]);
     let mut unweighted = config;
@@ -443,4 +447,61 @@ fn a_misspelled_parameter_is_told_with_the_one_that_was_meant() {
             ),
         }
     }
+}
+
+#[test]
+fn zones_are_read_as_libpq_reads_ports() {
+    let zones = |url: &str| -> Vec<Option<String>> {
+        let nodes = settings(url).nodes;
+        nodes.into_iter().map(|node| node.zone).collect()
+    };
+    let some = |zone: &str| Some(zone.to_owned());
+    let (a, b) = (some("a"), some("b"));
+    for (url, found) in [
+        ("postgres://h1,h2/x?zone=a", vec![a.clone(), a.clone()]),
+        ("postgres://h1,h2/x?zone=a,b", vec![a.clone(), b.clone()]),
+        ("host=h1,h2,h3 zone='a, b,'", vec![a, b, None]),
+        ("postgres://h1,h2/x?zone=", vec![None, None]),
+        ("postgres://h1,h2/x", vec![None, None]),
+    ] {
+        assert_eq!(zones(url), found, "{url}");
+    }
+    let errors = Config::from_url("postgres://h1,h2,h3/x?zone=a,b").unwrap_err();
+    let words = &["3 hosts", "2 zones", "`zone=a,a,b`"];
+    only_mistake(&errors, words);
+}
+
+#[test]
+fn the_zone_of_a_node_wins_over_its_url_and_that_over_its_tag() {
+    let zone = |node: NodeConfig| {
+        let config = Config::new().node(node);
+        config.validate().unwrap().nodes.remove(0).zone
+    };
+    let tagged = |url: &str| NodeConfig::new(url).tag("zone", "tag");
+    let (bare, with) = ("postgres://h/x", "postgres://h/x?zone=url");
+    assert_eq!(zone(tagged(bare)).as_deref(), Some("tag"));
+    assert_eq!(zone(tagged(with)).as_deref(), Some("url"));
+    assert_eq!(zone(tagged(with).zone("node")).as_deref(), Some("node"));
+    assert_eq!(zone(NodeConfig::new(bare)), None);
+}
+
+#[test]
+fn zones_without_a_name_and_zones_named_twice_are_told() {
+    let preferring = |zones: &[&str]| Config {
+        prefer_zones: zones.iter().map(|zone| (*zone).to_owned()).collect(),
+        ..Config::new().node(NodeConfig::new(REPLICA))
+    };
+    let mistake = |config: Config, words: &[&str]| {
+        only_mistake(&config.check().unwrap_err(), words);
+    };
+    mistake(
+        preferring(&["a", " "]),
+        &["`prefer_zones`", "name 2 is empty"],
+    );
+    mistake(
+        preferring(&["a", "b", "a"]),
+        &["`prefer_zones`", "`a` twice"],
+    );
+    let unnamed = Config::new().node(NodeConfig::new(REPLICA).zone(" "));
+    mistake(unnamed, &["node `db2:5432`", "zone", "empty"]);
 }

@@ -17,7 +17,8 @@ const FEW: u64 = 4;
 ///
 /// A candidate is slow if reads take three times as long there as on the fastest one, and 5 ms longer. It is looked at again
 /// after ten seconds. It is crowded if it has one and a half times its part of the statements that run or wait, and more
-/// than four: so one that answers nothing any more gets few reads before anybody knows why.
+/// than four: so one that answers nothing any more gets few reads before anybody knows why. While the others are in use,
+/// reads wait for them rather than go to a slow one.
 ///
 /// Candidates that are alike get their shares exactly as from [`WeightedRandom`](super::WeightedRandom): who is a little
 /// faster than the others is not preferred, so nobody runs there together.
@@ -41,6 +42,12 @@ impl LoadBalancingPolicy for LatencyAware {
             quick(candidate) && !is_crowded(candidate, running, weights)
         };
         drawn(candidates, fit, random())
+    }
+
+    /// A slow one has free connections because nobody wants it. To wait for a fast one takes less.
+    fn stands_in(&self, other: &Candidate<'_>, chosen: &Candidate<'_>) -> bool {
+        let slow = slow(&[*other, *chosen]);
+        other.latency.is_none_or(|it| it <= slow)
     }
 }
 

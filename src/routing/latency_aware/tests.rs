@@ -1,13 +1,9 @@
 //! Closed loops: so many tasks read, each reads anew when its read has ended.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::routing::{LeastInFlight, RoundRobin, WeightedRandom};
-
-static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
 
 #[derive(Clone, Copy)]
 struct Node {
@@ -49,11 +45,9 @@ impl Random {
 
 fn pick(policy: &dyn LoadBalancingPolicy, nodes: &[Node], random: &mut Random) -> usize {
     let candidate = |node: &Node| Candidate {
-        name: "node",
-        weight: node.weight,
         in_flight: node.in_flight,
         latency: node.latency,
-        tags: &NO_TAGS,
+        ..Candidate::of(node.weight)
     };
     let candidates: Vec<_> = nodes.iter().map(candidate).collect();
     policy.pick(&candidates, &mut || random.next())
