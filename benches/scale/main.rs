@@ -1,6 +1,6 @@
 //! What many replicas, tasks, sessions, texts and processes make of the pool.
 //!
-//! `SCALE=replicas,faults,weights,waiting,sessions,texts,clients` chooses what is measured; by default all is, in less than five
+//! `SCALE=replicas,faults,weights,waiting,sessions,texts,clients` chooses what is measured; by default all is, in about nine
 //! minutes. `SCALE_TEXTS` sets the number of different texts, `SCALE_CLIENTS` that of client processes. Nothing fails for
 //! being slow: the targets are printed with what was measured.
 //!

@@ -20,7 +20,7 @@ const TEXTS: usize = 1_000_000;
 const READERS: usize = 8;
 
 /// As long as texts may take, whatever their number.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The memory of this process in bytes.
 pub(crate) fn resident() -> u64 {

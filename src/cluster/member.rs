@@ -200,7 +200,12 @@ impl Member {
 
     /// Whether it may serve [`Eventual`](crate::Consistency::Eventual) reads.
     pub(crate) fn is_usable_replica(&self) -> bool {
-        self.kind() == Some(NodeKind::Replica) && self.health.serves() && !self.no_reads()
+        self.is_serving_replica() && !self.no_reads()
+    }
+
+    /// Whether it may serve reads that ask for its tag.
+    pub(crate) fn is_serving_replica(&self) -> bool {
+        self.kind() == Some(NodeKind::Replica) && self.health.serves()
     }
 
     /// Whether its WAL is the primary's. Every read except `Eventual` needs this.

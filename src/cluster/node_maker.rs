@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::command::Command;
 use super::member::Member;
 use super::topology::{Gate, Topology};
-use crate::config::{Config, NodeSettings, distance};
+use crate::config::{Config, NodeSettings};
 use crate::node::{ConnectHooks, Node, Reporter};
 
 /// What nodes are made with, now and later.
@@ -37,12 +37,10 @@ impl NodeMaker {
 
     pub(super) fn member(&self, settings: NodeSettings) -> Member {
         let declared = settings.declared;
-        let distance = distance(&self.config.prefer_zones, settings.zone.as_deref());
         let node = Node::new(
             settings,
-            distance,
+            &self.config,
             self.hooks.clone(),
-            self.config.fallback_share,
             self.runtime.clone(),
             Arc::clone(&self.reporter),
         );

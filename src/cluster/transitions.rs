@@ -251,14 +251,8 @@ mod tests {
             credentials: None,
             positions: None,
         };
-        let node = Node::new(
-            settings,
-            0,
-            hooks,
-            0.5,
-            Handle::current(),
-            Arc::new(|_, _| ()),
-        );
+        let (config, report) = (Config::default(), Arc::new(|_: &_, _| ()));
+        let node = Node::new(settings, &config, hooks, Handle::current(), report);
         let mut member = Member::new(node, DeclaredRole::Unknown);
         (member.role, member.timeline, member.cluster) = (Some(role), 1, Some(7));
         member.run = run(started);

@@ -94,6 +94,21 @@ pub enum ConfigError {
         /// The node.
         node: String,
     },
+    /// The name of a tag that can be asked for is empty.
+    #[error("`tagged`: a tag has an empty name: name it or remove it")]
+    TaggedWithoutName,
+    /// No connection would be there for a tag.
+    #[error("`tagged`: the `max_size` of `{tag}` is 0: at least 1, or remove the tag")]
+    TaggedZeroMaxSize {
+        /// The tag.
+        tag: String,
+    },
+    /// No statement for a tag would have any time.
+    #[error("`tagged`: the `statement_deadline` of `{tag}` is zero: more, or none")]
+    TaggedZeroDeadline {
+        /// The tag.
+        tag: String,
+    },
     /// The name of a node's zone is empty.
     #[error("node `{node}`: its zone has an empty name: name it or remove it")]
     EmptyZone {

@@ -25,6 +25,7 @@ mod promotion;
 mod retry;
 mod routing;
 pub(crate) mod setting;
+mod tag;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -32,6 +33,7 @@ mod url_at;
 mod validate;
 mod zone;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -60,6 +62,8 @@ pub use pooler::Pooler;
 pub use promotion::PromotionConfig;
 pub use retry::RetryPolicy;
 pub use routing::{FunctionConfig, InvalidPolicy, InvalidRouting, Policy, Routing};
+pub use tag::TagConfig;
+pub(crate) use tag::has_tag;
 #[cfg(any(feature = "patroni", feature = "srv"))]
 pub(crate) use url_at::url_at;
 pub(crate) use url_at::{check_names_no_address, url_of_address};
@@ -116,6 +120,8 @@ pub struct Config {
     /// to. A read goes to a zone only if no node of an earlier one can serve it. Nodes of other zones, and those of which
     /// no zone is known, come last. Default: none, and all nodes are alike. See [the guide](crate::guide::places).
     pub prefer_zones: Vec<String>,
+    /// What reads get that ask for nodes with a tag, by the tag. Default: nothing, and nobody can ask for one.
+    pub tagged: BTreeMap<String, TagConfig>,
     /// The largest share of the primary's pool that reads may take because no replica can serve them, from 0.0 (none)
     /// to 1.0 (all of it). Beyond it they fail with [`Error::FallbackLimit`](crate::Error::FallbackLimit), so that
     /// losing the replicas does not take the primary down. Default: 0.5.
@@ -170,6 +176,7 @@ impl Default for Config {
             routing: Routing::default(),
             policy: Policy::default(),
             prefer_zones: Vec::new(),
+            tagged: BTreeMap::new(),
             fallback_share: 0.5,
             start_read_only: false,
             read_only_transactions_on_replicas: false,
@@ -335,6 +342,7 @@ impl fmt::Debug for Config {
             .field("routing", &self.routing)
             .field("policy", &self.policy)
             .field("prefer_zones", &self.prefer_zones)
+            .field("tagged", &self.tagged)
             .field("fallback_share", &self.fallback_share)
             .field("start_read_only", &self.start_read_only)
             .field(

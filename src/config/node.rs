@@ -75,8 +75,8 @@ pub struct NodeConfig {
         serde(default, skip_serializing_if = "Option::is_none")
     )]
     pub weight: Option<i64>,
-    /// Nothing is read there while it is a replica, not even if nothing else can be read. It is watched, counts in a
-    /// majority, and may become the primary. Default: false.
+    /// Nothing is read there while it is a replica, not even if nothing else can be read, but by who asks for one of its
+    /// [tags](Self::tags). It is watched, counts in a majority, and may become the primary. Default: false.
     #[cfg_attr(feature = "serde", serde(default))]
     pub no_reads: bool,
     /// Where it is: the name of a region, a data centre or a rack. See
@@ -86,7 +86,8 @@ pub struct NodeConfig {
         serde(default, skip_serializing_if = "Option::is_none")
     )]
     pub zone: Option<String>,
-    /// Free labels, which a policy of your own can direct reads by. Default: none.
+    /// Free labels, which reads can ask for ([`tagged`](crate::ReplicatedConnection::tagged)) and a policy of your own can
+    /// look at. Who has the value `false` does not have the tag. Default: none.
     #[cfg_attr(
         feature = "serde",
         serde(default, skip_serializing_if = "BTreeMap::is_empty")

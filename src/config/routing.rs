@@ -141,7 +141,7 @@ impl Policy {
     const EXPECTED: &'static str = "a policy: `latency_aware`, `nearest`, `nearest:5ms`, `weighted_random`, \
                                     `least_in_flight` or `round_robin`";
 
-    /// The window of `nearest` if none is written. MongoDB's drivers have the same (`localThresholdMS`): the zones of one
+    /// The window of `nearest` if none is written. `MongoDB`'s drivers have the same (`localThresholdMS`): the zones of one
     /// region are nearer to each other, and other regions are further away.
     const WINDOW: Duration = Duration::from_millis(15);
 

@@ -7,7 +7,7 @@ use super::checked::{Host, NodeSettings, Settings};
 use super::conn_string::{Address, ConnString, is_like_url};
 use super::login::{self, Login, Lookup};
 use super::routing::{Routing, is_share};
-use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, Pooler, zone};
+use super::{Config, DeclaredRole, MAX_WEIGHT, NodeConfig, PoolConfig, Pooler, tag, zone};
 use crate::config::{ConfigError, ConfigErrors};
 
 /// [`Config::validate`].
@@ -138,6 +138,7 @@ fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
         errors,
     );
     check_routing(config.routing, errors);
+    tag::check(&config.tagged, errors);
     zone::check_preferred(&config.prefer_zones, errors);
     if !is_share(config.fallback_share) {
         errors.push(ConfigError::FallbackShare {

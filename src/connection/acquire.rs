@@ -11,7 +11,7 @@ use super::spans::{self, Awaited};
 use crate::cluster::{Gate, Member, Purpose, Topology};
 use crate::deadline;
 use crate::error::{Error, SqlState};
-use crate::node::{InLine, Lease, Node, NodeConnection, Pooled, Whose, ask_role};
+use crate::node::{InLine, Lane, Lease, Node, NodeConnection, NodePool, Pooled, Whose, ask_role};
 use crate::route::{NodeKind, RouteReason};
 use crate::wire::ServerRole;
 
@@ -84,7 +84,7 @@ impl ReplicatedConnection {
         let Some(member) = primary.filter(|_| topology.knows_primary()) else {
             return Ok(None);
         };
-        let Some(pooled) = self.checkout_now(&member.node) else {
+        let Some(pooled) = self.checkout_now(&member.node.pool) else {
             return Ok(None);
         };
         let lease = Lease::new(pooled, Arc::clone(&member.node), None);
@@ -118,14 +118,14 @@ impl ReplicatedConnection {
             None
         };
 
-        let mut pooled = match self.checkout_now(&node) {
+        let mut pooled = match self.checkout_now(&node.pool) {
             Some(pooled) => pooled,
             None => {
                 let rules = |topology: &Topology| {
                     let primary = topology.primary_for(purpose);
                     primary.is_some_and(|it| Arc::ptr_eq(&it.node, &node))
                 };
-                match Box::pin(self.checkout_waiting(&node, rules)).await? {
+                match Box::pin(self.checkout_waiting(&node, Lane::default(), rules)).await? {
                     Some(pooled) => pooled,
                     None => return Err(no_primary(&self.cluster.topology())),
                 }
@@ -283,6 +283,9 @@ impl ReplicatedConnection {
                 Found::Chosen(chosen) => return Ok(chosen),
                 Found::Busy(first) => first,
             };
+            if reading.tagged.is_some() {
+                self.give_primary_back();
+            }
             if self.holds_or_awaits_primary() {
                 // Waiting here could deadlock with those who hold replicas and wait for the primary.
                 return Ok(Chosen::Primary {
@@ -295,11 +298,11 @@ impl ReplicatedConnection {
                 let member = topology.member(&node);
                 member.is_some_and(|member| reading.may_use(member))
             };
-            match Box::pin(self.checkout_waiting(&node, serves)).await {
+            match Box::pin(self.checkout_waiting(&node, reading.lane(), serves)).await {
                 Ok(None) => {}
                 Ok(Some(pooled)) => {
                     let lease = self.lend(Lease::new(pooled, node, None));
-                    return Ok(Chosen::Replica(self.keep_replica(lease)));
+                    return Ok(Chosen::Replica(self.keep_replica(lease, reading)));
                 }
                 Err(Error::Connect(_)) => reading.avoid.push(node),
                 Err(other) => return Err(other),
@@ -309,12 +312,17 @@ impl ReplicatedConnection {
 
     /// The same without a wait.
     pub(super) fn replica_at_once(&self, topology: &Topology, reading: &Reading<'_>) -> Found {
-        if let Some(lease) = self.sticky_replica(topology, reading) {
+        // What a session keeps is of everybody's connections.
+        let kept = match reading.tagged {
+            None => self.sticky_replica(topology, reading),
+            Some(_) => None,
+        };
+        if let Some(lease) = kept {
             return Found::Chosen(Chosen::Replica(lease));
         }
         let Some(first) = self.pick(topology, reading) else {
             let unmet = |member: &Member| reading.may_use(member);
-            if topology.usable_replicas().any(unmet) {
+            if reading.replicas(topology).any(unmet) {
                 return Found::Chosen(Chosen::Unmet);
             }
             let reason = if reading.avoid.is_empty() {
@@ -333,7 +341,7 @@ impl ReplicatedConnection {
             });
         }
         match self.free_replica(topology, &first.node, reading) {
-            Some(lease) => Found::Chosen(Chosen::Replica(self.keep_replica(lease))),
+            Some(lease) => Found::Chosen(Chosen::Replica(self.keep_replica(lease, reading))),
             None => Found::Busy(Arc::clone(&first.node)),
         }
     }
@@ -386,10 +394,10 @@ impl ReplicatedConnection {
         if last.kind != NodeKind::Replica || !self.may_stay(topology, member, reading) {
             return None;
         }
-        let lease = self.lent_now(&last.node)?;
+        let lease = self.lent_now(&last.node, reading)?;
         // It was not chosen for this read; see `Lease::is_to_be_timed`.
         lease.is_to_be_timed();
-        Some(self.keep_replica(lease))
+        Some(self.keep_replica(lease, reading))
     }
 
     /// A connection that is free at once, of `first` or of any other usable replica.
@@ -399,24 +407,25 @@ impl ReplicatedConnection {
         first: &Arc<Node>,
         reading: &Reading<'_>,
     ) -> Option<Arc<Lease>> {
-        let others = topology
-            .usable_replicas()
+        let others = reading
+            .replicas(topology)
             .filter(|member| self.stands_in(member, topology.member(first), reading))
             .map(|member| &member.node)
             .filter(|node| !Arc::ptr_eq(node, first));
         let mut nodes = std::iter::once(first).chain(others);
-        nodes.find_map(|node| self.lent_now(node))
+        nodes.find_map(|node| self.lent_now(node, reading))
     }
 
     /// A connection of the node that is free at once.
-    fn lent_now(&self, node: &Arc<Node>) -> Option<Arc<Lease>> {
-        let pooled = self.checkout_now(node)?;
+    fn lent_now(&self, node: &Arc<Node>, reading: &Reading<'_>) -> Option<Arc<Lease>> {
+        let pooled = self.checkout_now(node.pool_of(reading.lane())?)?;
         Some(self.lend(Lease::new(pooled, Arc::clone(node), None)))
     }
 
-    /// Keeps the connection for the next read, unless the session holds or waits for the primary's connection.
-    pub(super) fn keep_replica(&self, lease: Arc<Lease>) -> Arc<Lease> {
-        if !self.holds_or_awaits_primary() {
+    /// Keeps the connection for the next read, unless it was asked for by a tag, or the session holds or waits for the
+    /// primary's connection.
+    pub(super) fn keep_replica(&self, lease: Arc<Lease>, reading: &Reading<'_>) -> Arc<Lease> {
+        if reading.tagged.is_none() && !self.holds_or_awaits_primary() {
             self.session().replica = Some(Arc::clone(&lease));
         }
         lease
@@ -427,6 +436,18 @@ impl ReplicatedConnection {
         let replica = self.session().replica.take();
         // It goes back without the lock.
         drop(replica);
+    }
+
+    /// A report is long, so it keeps no connection of the primary's that nothing depends on.
+    fn give_primary_back(&self) {
+        let primary = {
+            let mut session = self.session();
+            session.notice_transaction_end();
+            let bound = session.transaction.is_some() || session.pinned;
+            session.primary.take_if(|_| !bound)
+        };
+        // It goes back without the lock.
+        drop(primary);
     }
 
     fn holds_or_awaits_primary(&self) -> bool {
@@ -443,26 +464,30 @@ impl ReplicatedConnection {
         self.cluster.settled().await
     }
 
-    pub(super) fn checkout_now(&self, node: &Node) -> Option<Pooled> {
-        self.cluster.at_once(|| node.pool.try_checkout())
+    pub(super) fn checkout_now(&self, pool: &NodePool) -> Option<Pooled> {
+        self.cluster.at_once(|| pool.try_checkout())
     }
 
     /// A connection of the node, as soon as one is free. `None` as soon as the node has another role.
     async fn checkout_waiting(
         &self,
         node: &Arc<Node>,
+        lane: Lane,
         is_wanted: impl Fn(&Topology) -> bool,
     ) -> Result<Option<Pooled>, Error> {
+        let Some(pool) = node.pool_of(lane) else {
+            return Ok(None);
+        };
         let span = spans::connect(node);
         let awaited = Awaited::new(&span);
-        let mut place = node.pool.join();
+        let mut place = pool.join();
         let soon = async {
             let given = place.soon().await?;
             if is_wanted(&self.cluster.topology()) {
                 return Some(Some(given));
             }
             // Within the runtime, to who is next.
-            node.pool.put_back(given);
+            pool.put_back(given);
             Some(None)
         };
         let pooled = match self.cluster.within(soon).await {

@@ -76,37 +76,12 @@ impl ReplicatedConnection {
             &requirement,
             (only_rolls_back, keeps_names),
         );
+        let tagged = session.tagged.clone();
         drop(session);
-        Execution {
-            verdict,
-            decision,
-            avoid: Vec::new(),
-            heals: 0,
-            healing: None,
-            outdated: 0,
-            custom_types: false,
-            learn: false,
-            fallback: false,
-            went: None,
-            only_rolls_back,
-            requirement,
-            pending_write,
-            under_way: false,
-            unsent: false,
-            refused: false,
-            started: Instant::now(),
-            asked_after: 0,
-            pending_commit: None,
-            settings,
-            settings_refused: false,
-            progress: None,
-            to_show: None,
-            behind: Behind::No,
-            prepared: Box::default(),
-            sqlstate: None,
-            node: None,
-            spans: None,
-        }
+        let mut execution = Execution::new(verdict, decision, requirement);
+        (execution.tagged, execution.pending_write) = (tagged, pending_write);
+        (execution.only_rolls_back, execution.settings) = (only_rolls_back, settings);
+        execution
     }
 
     /// Runs a statement, in the time that it may take.
@@ -292,6 +267,11 @@ impl ReplicatedConnection {
         if state && discards_all(sql) && self.session().discard_all() {
             return Some(Ok(()));
         }
+        if let Some(tagged) = &execution.tagged {
+            if let Err(unknown) = tagged.check(&self.cluster.config) {
+                return Some(Err(unknown));
+            }
+        }
         self.end_of_lost_transaction(execution)
     }
 
@@ -321,7 +301,8 @@ impl ReplicatedConnection {
         // What comes after it needs all that a read outside of it needs.
         session.notice_transaction_end();
         let level = self.level_of(session);
-        if !may_move || session.forced == Some(NodeKind::Replica) || session.transaction.is_some() {
+        let anything = session.forced == Some(NodeKind::Replica) && session.tagged.is_none();
+        if !may_move || anything || session.transaction.is_some() {
             return match level {
                 Consistency::Eventual => ReadRequirement::anything(),
                 _ => ReadRequirement::default(),

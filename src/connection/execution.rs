@@ -10,6 +10,7 @@ use super::pending_write::PendingWrite;
 use super::reading::Reading;
 use super::session_settings::Setting;
 use super::spans::Spans;
+use super::tagged::Tagged;
 use super::to_show::ToShow;
 use crate::classify::{TransactionControl, Verdict};
 use crate::cluster::Purpose;
@@ -24,6 +25,8 @@ use crate::routing::{Decision, Stale};
 pub(super) struct Execution {
     pub(super) verdict: Verdict,
     pub(super) decision: Decision,
+    /// Replicas with a tag are to run it.
+    pub(super) tagged: Option<Arc<Tagged>>,
     /// Replicas that have failed it.
     pub(super) avoid: Vec<Arc<Node>>,
     /// How many times a connection's outdated memory made it fail, and which memory last.
@@ -94,6 +97,41 @@ pub(super) enum Behind {
 }
 
 impl Execution {
+    /// One that was not sent yet.
+    pub(super) fn new(verdict: Verdict, decision: Decision, requirement: ReadRequirement) -> Self {
+        Self {
+            verdict,
+            decision,
+            tagged: None,
+            avoid: Vec::new(),
+            heals: 0,
+            healing: None,
+            outdated: 0,
+            custom_types: false,
+            learn: false,
+            fallback: false,
+            went: None,
+            only_rolls_back: false,
+            requirement,
+            pending_write: None,
+            under_way: false,
+            unsent: false,
+            refused: false,
+            started: Instant::now(),
+            asked_after: 0,
+            pending_commit: None,
+            settings: Box::default(),
+            settings_refused: false,
+            progress: None,
+            to_show: None,
+            behind: Behind::No,
+            prepared: Box::default(),
+            sqlstate: None,
+            node: None,
+            spans: None,
+        }
+    }
+
     /// Notes where the next attempt goes.
     pub(super) fn goes(&mut self, went: Went, node: &Arc<Node>) {
         let is_known = self.went == Some(went)
@@ -112,6 +150,7 @@ impl Execution {
             avoid: &mut self.avoid,
             requirement: &mut self.requirement,
             started,
+            tagged: self.tagged.as_deref(),
         }
     }
 

@@ -26,6 +26,7 @@ mod session_settings;
 mod session_state;
 mod spans;
 mod stream;
+mod tagged;
 mod time_limit;
 mod to_show;
 mod traits;
@@ -67,6 +68,7 @@ pub use replication::{Replicas, Replication};
 pub use scope::Scope;
 use session_state::{LastRoute, SessionState};
 pub use stream::RowStream;
+use tagged::Tagged;
 use transaction_builder::AsyncFunc;
 pub use transaction_builder::TransactionBuilder;
 
@@ -190,6 +192,30 @@ impl ReplicatedConnection {
     /// ```
     pub fn replica_allowed(&mut self) -> Scope<'_> {
         Scope::replica_allowed(self)
+    }
+
+    /// A view of this connection whose statements all go to replicas with this [tag](crate::NodeConfig::tags), over
+    /// connections and with limits that [`Config::tagged`](crate::Config::tagged) gives them. So a report takes no
+    /// connection from a web request.
+    ///
+    /// Its reads see what the level of the connection says, as elsewhere, and wait longer for that
+    /// ([`TagConfig::wait`](crate::config::TagConfig::wait)). Nothing falls back on the primary or on other replicas: without a node
+    /// that can serve, statements fail with [`Error::NoTaggedReplica`] or [`Error::TaggedBehind`], and nothing has run. A
+    /// read that a recovery conflict cancels runs again on another replica with the tag. What a replica refuses is the
+    /// caller's error. [`snapshot`](Self::snapshot) works there.
+    ///
+    /// ```no_run
+    /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {
+    /// use diesel_async::RunQueryDsl;
+    ///
+    /// let report = diesel::sql_query("SELECT path, count(*) FROM visits GROUP BY path");
+    /// report.execute(&mut conn.tagged("analytics")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn tagged(&mut self, tag: &str) -> Scope<'_> {
+        let tagged = Tagged::new(tag, &self.cluster.config);
+        Scope::tagged(self, tagged)
     }
 
     /// Which node served the last statement, and why that one.

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::ReplicatedConnection;
 use super::proof::{GENTLY, Proof};
 use super::session_state::HeldBackFrom;
+use super::tagged::Tagged;
 use super::to_show::ToShow;
 use crate::cluster::{Member, Purpose, Topology, lag};
 use crate::config::{HealthConfig, WriteScope};
@@ -15,7 +16,7 @@ use crate::consistency::{ReadRequirement, WriteLog};
 use crate::deadline;
 use crate::error::Error;
 use crate::metrics::Route as Went;
-use crate::node::{Lease, Node};
+use crate::node::{Lane, Lease, Node, NodePool};
 use crate::route::{NodeKind, RouteReason};
 use crate::routing::{Candidate, Figures, select};
 
@@ -37,6 +38,8 @@ pub(super) struct Reading<'a> {
     pub(super) avoid: &'a mut Vec<Arc<Node>>,
     pub(super) requirement: &'a mut ReadRequirement,
     pub(super) started: Instant,
+    /// Replicas with a tag are to serve it.
+    pub(super) tagged: Option<&'a Tagged>,
 }
 
 /// What a read gets that wants a replica.
@@ -111,9 +114,33 @@ impl Reading<'_> {
     /// Whether the replica may serve it, now or when it has caught up. All but `Eventual` reads need a replica whose
     /// log is the primary's.
     pub(super) fn may_use(&self, member: &Member) -> bool {
-        member.is_usable_replica()
+        self.is_open_for(member)
             && (member.is_trusted() || self.requirement.accepts_untrusted())
             && self.may_try(member)
+    }
+
+    /// Whether the member is a replica that serves reads like this one. A node that is read by its tag alone serves who
+    /// asks for it.
+    fn is_open_for(&self, member: &Member) -> bool {
+        match self.tagged {
+            None => member.is_usable_replica(),
+            Some(tagged) => {
+                member.is_serving_replica() && member.node.pool_of(tagged.lane()).is_some()
+            }
+        }
+    }
+
+    /// Whose connections it takes.
+    pub(super) fn lane(&self) -> Lane {
+        self.tagged.map_or_else(Lane::default, Tagged::lane)
+    }
+
+    /// The replicas that serve reads like this one.
+    pub(super) fn replicas<'t>(&self, topology: &'t Topology) -> impl Iterator<Item = &'t Member> {
+        topology
+            .members
+            .iter()
+            .filter(|member| self.is_open_for(member))
     }
 }
 
@@ -149,6 +176,9 @@ impl ReplicatedConnection {
                 }
                 Chosen::Primary { reason: why, .. } if reading.reason == RouteReason::Forced => {
                     let nodes = self.cluster.topology().describe();
+                    if let Some(tagged) = reading.tagged {
+                        return Err(tagged.unserved(why, nodes));
+                    }
                     return Err(match why {
                         RouteReason::ReplicaBusy => Error::ReplicasBusy { nodes },
                         _ => Error::NoReplica { nodes },
@@ -238,7 +268,7 @@ impl ReplicatedConnection {
             return false;
         }
         self.refresh(reading.requirement);
-        let mut replicas = topology.usable_replicas();
+        let mut replicas = reading.replicas(&topology);
         replicas.any(|member| self.qualifies(member, reading))
     }
 
@@ -276,8 +306,8 @@ impl ReplicatedConnection {
                 (None, RouteReason::PrimaryWeight)
             }
             Some(member) => (Some(Arc::clone(&member.node)), reading.reason),
-            None if topology
-                .usable_replicas()
+            None if reading
+                .replicas(&topology)
                 .any(|member| reading.may_use(member)) =>
             {
                 (None, reading.requirement.otherwise())
@@ -398,10 +428,16 @@ impl ReplicatedConnection {
         requirement.is_met_by(&member.reports, write_log)
     }
 
+    /// How long the read waits for a replica to catch up.
+    pub(super) fn patience(&self, reading: &Reading<'_>) -> Duration {
+        let tagged = reading.tagged.map(Tagged::wait);
+        tagged.unwrap_or_else(|| self.cluster.consistency().wait)
+    }
+
     /// Waits until a replica can serve the read. `false` if none could in time, or none will.
     async fn caught_up(&self, reading: &mut Reading<'_>) -> bool {
         let write_log = &self.cluster.write_log;
-        let deadline = deadline::after(reading.started, self.cluster.consistency().wait);
+        let deadline = deadline::after(reading.started, self.patience(reading));
         if Instant::now() >= deadline {
             return false;
         }
@@ -411,7 +447,7 @@ impl ReplicatedConnection {
             let may_show = reading.may_use(member) && may_show(member, reading.requirement);
             may_show && !member.reports.is_mute()
         };
-        if !topology.usable_replicas().any(may_tell) {
+        if !reading.replicas(&topology).any(may_tell) {
             return false;
         }
         let _asked: Vec<_> = self
@@ -423,7 +459,7 @@ impl ReplicatedConnection {
         let mut look = || {
             self.refresh(reading.requirement);
             let topology = self.cluster.topology();
-            let mut replicas = topology.usable_replicas();
+            let mut replicas = reading.replicas(&topology);
             if replicas.any(|member| self.qualifies(member, reading)) {
                 return Some(true);
             }
@@ -488,7 +524,7 @@ impl ReplicatedConnection {
             other.node.distance < member.node.distance && other.weight() > 0 && may(other)
         };
         let is_near = member.node.distance == 0;
-        may(member) && (is_near || !topology.usable_replicas().any(nearer))
+        may(member) && (is_near || !reading.replicas(topology).any(nearer))
     }
 
     /// Whether a replica may serve a read because all connections of the chosen one are in use. One of weight 0, or of a
@@ -540,7 +576,7 @@ impl ReplicatedConnection {
         });
         // Loops, because `collect` and `extend` of a `SmallVec` cost more than all the rest.
         let mut members = SmallVec::<[&Member; FEW_NODES]>::new();
-        for member in topology.usable_replicas() {
+        for member in reading.replicas(topology) {
             if self.qualifies(member, reading) {
                 members.push(member);
             }
@@ -584,14 +620,16 @@ impl ReplicatedConnection {
         first: Arc<Node>,
         reading: &Reading<'_>,
     ) -> Arc<Node> {
-        let can_grow =
-            |member: &Member| member.node.pool.can_grow() && member.health.hindrance().is_none();
+        let can_grow = |member: &Member| {
+            let pool = member.node.pool_of(reading.lane());
+            pool.is_some_and(NodePool::can_grow) && member.health.hindrance().is_none()
+        };
         if topology.member(&first).is_none_or(can_grow) {
             return first;
         }
         let chosen = topology.member(&first);
-        let mut others = topology
-            .usable_replicas()
+        let mut others = reading
+            .replicas(topology)
             .filter(|member| can_grow(member) && self.stands_in(member, chosen, reading));
         others
             .next()

@@ -202,7 +202,6 @@ impl ReplicatedConnection {
             recovery = recovery.as_str(),
             "replica_failed_statement"
         );
-        let primary = |reason| Decision::Primary(reason);
         match recovery {
             Recovery::Return => {
                 if remark.is_some_and(|remark| remark.sqlstate == SqlState::QUERY_CANCELED) {
@@ -224,8 +223,11 @@ impl ReplicatedConnection {
             Recovery::FreshConnection => {
                 lease.condemn();
                 execution.heals += 1;
+                if execution.heals >= HEALS && self.session().forced.is_some() {
+                    return Err(error);
+                }
                 if execution.heals >= HEALS {
-                    execution.decision = primary(RouteReason::ReplicaFailed);
+                    execution.decision = Decision::Primary(RouteReason::ReplicaFailed);
                     execution.fallback = true;
                 }
             }
@@ -236,7 +238,7 @@ impl ReplicatedConnection {
                     let pending_write = self.pending_write(&self.session());
                     execution.pending_write = Some(pending_write);
                 }
-                execution.decision = primary(if learn {
+                execution.decision = Decision::Primary(if learn {
                     RouteReason::Learned
                 } else {
                     RouteReason::ReplicaFailed

@@ -1,14 +1,16 @@
 //! A view of a connection with another kind of node, another level, or a limit of time.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ReplicatedConnection;
+use super::tagged::Tagged;
 use crate::config::Consistency;
 use crate::deadline;
 use crate::route::NodeKind;
 
-/// A [`ReplicatedConnection`] whose statements all go to one kind of node, whose reads see what another level says, or
+/// A [`ReplicatedConnection`] whose statements all go to one kind of node or to those with a tag, whose reads see what another level says, or
 /// whose statements have a limit of time.
 ///
 /// It is a connection itself, transactions included. It ends when it is dropped. An open transaction stays where it
@@ -23,6 +25,7 @@ pub struct Scope<'a> {
 #[derive(Debug)]
 struct Outer {
     forced: Option<NodeKind>,
+    tagged: Option<Arc<Tagged>>,
     replica_allowed: bool,
     consistency: Option<Consistency>,
     deadline: Option<Instant>,
@@ -34,6 +37,7 @@ impl<'a> Scope<'a> {
             let session = connection.session();
             Outer {
                 forced: session.forced,
+                tagged: session.tagged.clone(),
                 replica_allowed: session.replica_allowed,
                 consistency: session.consistency,
                 deadline: session.deadline,
@@ -45,6 +49,12 @@ impl<'a> Scope<'a> {
     pub(super) fn forced(connection: &'a mut ReplicatedConnection, kind: NodeKind) -> Self {
         let scope = Self::new(connection);
         scope.connection.session().forced = Some(kind);
+        scope
+    }
+
+    pub(super) fn tagged(connection: &'a mut ReplicatedConnection, tagged: Arc<Tagged>) -> Self {
+        let scope = Self::forced(connection, NodeKind::Replica);
+        scope.connection.session().tagged = Some(tagged);
         scope
     }
 
@@ -74,6 +84,7 @@ impl Drop for Scope<'_> {
     fn drop(&mut self) {
         let mut session = self.connection.session();
         session.forced = self.outer.forced;
+        session.tagged = self.outer.tagged.take();
         session.replica_allowed = self.outer.replica_allowed;
         session.consistency = self.outer.consistency;
         session.deadline = self.outer.deadline;

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::replication::Wanted;
 use super::session_settings::{Ending, SessionSettings, Setting, starts_with};
+use super::tagged::Tagged;
 use crate::classify::{Cause, TransactionControl, Verdict};
 use crate::config::Consistency;
 use crate::consistency::SessionHistory;
@@ -25,6 +26,8 @@ pub(super) struct SessionState {
     /// How many statements wait for the primary's connection.
     pub(super) awaiting_primary: usize,
     pub(super) forced: Option<NodeKind>,
+    /// Replicas with a tag are meant.
+    pub(super) tagged: Option<Arc<Tagged>>,
     /// Reads may move to replicas, also where only those may that are marked.
     pub(super) replica_allowed: bool,
     /// When its statements have to be at their end.
@@ -86,6 +89,7 @@ impl SessionState {
             transaction: None,
             awaiting_primary: 0,
             forced: None,
+            tagged: None,
             replica_allowed: false,
             deadline: None,
             begins_on_replicas: None,
@@ -242,6 +246,7 @@ impl SessionState {
         *self = Self {
             awaiting_primary: kept.awaiting_primary,
             forced: kept.forced,
+            tagged: kept.tagged,
             replica_allowed: kept.replica_allowed,
             history: kept.history,
             consistency: kept.consistency,

@@ -16,8 +16,12 @@ use crate::metrics;
 impl ReplicatedConnection {
     /// When the next statement has to be at its end, and how long it may take until then.
     pub(super) fn time_limit(&self) -> Option<(Instant, Duration)> {
-        let scope = self.session().deadline;
-        let default = self.cluster.config.statement_deadline;
+        let (scope, tagged) = {
+            let session = self.session();
+            let tagged = session.tagged.as_ref();
+            (session.deadline, tagged.map(|it| it.statement_deadline()))
+        };
+        let default = tagged.unwrap_or(self.cluster.config.statement_deadline);
         if scope.is_none() && default.is_none() {
             return None;
         }

@@ -50,14 +50,14 @@ impl ReplicatedConnection {
     /// A connection whose server is to wait, if one can. `None` if replicas have to be asked, or one shows it by now.
     pub(super) async fn waits_on_server(&self, reading: &mut Reading<'_>) -> Option<Served> {
         let config = self.cluster.consistency();
-        let deadline = deadline::after(reading.started, config.wait);
+        let deadline = deadline::after(reading.started, self.patience(reading));
         let possible = config.wait_for_lsn && reading.requirement.may_become_a_position();
         if !possible || Instant::now() >= deadline {
             return None;
         }
         let topology = self.cluster.topology();
-        if !topology
-            .usable_replicas()
+        if !reading
+            .replicas(&topology)
             .any(|member| can_wait(member, &topology, reading))
         {
             return None;
@@ -84,7 +84,7 @@ impl ReplicatedConnection {
         let mut look = || {
             self.refresh(reading.requirement);
             let topology = self.cluster.topology();
-            let mut replicas = topology.usable_replicas();
+            let mut replicas = reading.replicas(&topology);
             if replicas.any(|member| self.qualifies(member, reading)) {
                 return Some(None);
             }
@@ -127,8 +127,8 @@ impl ReplicatedConnection {
     ) -> Option<Served> {
         let wait = WaitForLsn::new(position, deadline.checked_duration_since(Instant::now())?)?;
         let health = &self.cluster.config.health;
-        let mut members: SmallVec<[&Member; FEW_NODES]> = topology
-            .usable_replicas()
+        let mut members: SmallVec<[&Member; FEW_NODES]> = reading
+            .replicas(topology)
             .filter(|member| can_wait(member, topology, reading) && member.is_preferred(health))
             .collect();
         let first = self.choose(&members, reading.started)?;
@@ -136,14 +136,14 @@ impl ReplicatedConnection {
         let distance = members[0].node.distance;
         members.retain(|member| member.node.distance <= distance);
         members.into_iter().find_map(|member| {
-            let permit = Arc::clone(&member.node.pool.waits).try_acquire_owned();
-            let permit = permit.ok()?;
-            let pooled = self.checkout_now(&member.node)?;
+            let pool = member.node.pool_of(reading.lane())?;
+            let permit = Arc::clone(&pool.waits).try_acquire_owned().ok()?;
+            let pooled = self.checkout_now(pool)?;
             let lease = Lease::new(pooled, Arc::clone(&member.node), None);
             if self.leads_elsewhere(member, &lease) || lease.shows.is_told_by_source() {
                 return None;
             }
-            let lease = self.keep_replica(self.lend(lease));
+            let lease = self.keep_replica(self.lend(lease), reading);
             let to_show = ServerWait {
                 wait,
                 end: deadline::after(deadline, ANSWER),

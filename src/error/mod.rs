@@ -112,6 +112,42 @@ pub enum Error {
         nodes: Vec<String>,
     },
 
+    /// The caller asked for nodes with a tag, and none can serve. The primary does not stand in.
+    #[error("no replica with the tag `{tag}` can serve reads at present; {}", list(.nodes))]
+    NoTaggedReplica {
+        /// The tag.
+        tag: String,
+        /// The state of each node, in words.
+        nodes: Vec<String>,
+    },
+
+    /// The caller asked for nodes with a tag, and none showed in time what the session must see. The primary does not
+    /// stand in.
+    #[error(
+        "no replica with the tag `{tag}` shows what this session must see within {waited:?}: give it longer \
+         (`TagConfig::wait`), or let the read see less (`with_consistency`); {}", list(.nodes)
+    )]
+    TaggedBehind {
+        /// The tag.
+        tag: String,
+        /// How long it waited at the most.
+        waited: Duration,
+        /// The state of each node, in words.
+        nodes: Vec<String>,
+    },
+
+    /// The caller asked for nodes with a tag for which the pool has no connections.
+    #[error(
+        "the pool has no connections for the tag `{tag}`: add them with `Builder::tagged` or `Config::tagged`; it has \
+         {}", tags(.known)
+    )]
+    UnknownTag {
+        /// The tag.
+        tag: String,
+        /// The tags for which it has some.
+        known: Vec<String>,
+    },
+
     /// The caller asked for a replica while holding the primary's connection, and no replica's connection was free at
     /// once. Waiting for one pool while holding another can deadlock.
     #[error(
@@ -389,10 +425,18 @@ impl Error {
             | Self::NoPrimary { .. }
             | Self::WritesPaused { .. }
             | Self::NoReplica { .. }
+            | Self::NoTaggedReplica { .. }
             | Self::NoQuorum { .. }
             | Self::NotReady { .. } => true,
             _ => false,
         }
+    }
+}
+
+fn tags(known: &[String]) -> String {
+    match known {
+        [] => "none".to_owned(),
+        known => format!("some for {}", known.join(", ")),
     }
 }
 

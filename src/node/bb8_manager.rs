@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use bb8::{ErrorSink, ManageConnection};
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 
 use super::connect::Connector;
 use super::connection::NodeConnection;
+use super::lane::Lane;
 use crate::error::{ConnectError, ConnectErrorKind};
 use crate::metrics::NodeMeter;
 
@@ -33,6 +35,9 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct ConnectionManager {
     pub(super) connector: Arc<Connector>,
+    /// How many of its connections are open, in use or not.
+    pub(super) open: Arc<AtomicUsize>,
+    pub(super) lane: Lane,
     pub(super) meter: Arc<NodeMeter>,
 }
 
@@ -59,7 +64,7 @@ impl ManageConnection for ConnectionManager {
         let _turn = self.connector.turn().await;
         let started = Instant::now();
         // The application's code runs in there. bb8 would count a connection for ever whose making panicked.
-        let connecting = AssertUnwindSafe(self.connector.connect()).catch_unwind();
+        let connecting = AssertUnwindSafe(self.connector.connect(&self.open)).catch_unwind();
         let connected = connecting.await.unwrap_or_else(|_| {
             let kind = ConnectErrorKind::SetUp;
             Err(ConnectError::new(
@@ -71,7 +76,7 @@ impl ManageConnection for ConnectionManager {
         if connected.is_ok() {
             self.meter.created_connection(started.elapsed());
         }
-        let connected = connected.map(Box::new);
+        let connected = connected.map(|connection| Box::new(connection.of(self.lane)));
         connected.map_err(|error| Refusal::Connect(error, started))
     }
 

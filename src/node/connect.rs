@@ -76,8 +76,6 @@ pub(crate) struct Connector {
     generation: Mutex<Arc<Generation>>,
     /// Turns for opening connections for statements.
     turns: Semaphore,
-    /// How many connections of ours are open, in use or not.
-    open: Arc<AtomicUsize>,
     /// The last attempt to open a connection for statements failed.
     failing: AtomicBool,
     /// This role may not ask for the run of the server.
@@ -122,7 +120,6 @@ impl Connector {
             lifetime,
             failing: AtomicBool::new(false),
             hides_its_run: AtomicBool::new(false),
-            open: Arc::default(),
         }
     }
 
@@ -137,10 +134,6 @@ impl Connector {
 
     pub(crate) fn node(&self) -> &str {
         &self.settings.name
-    }
-
-    pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
     }
 
     /// Ends every connection for statements, also one that runs a statement. The monitor's connection stays. New ones
@@ -170,11 +163,14 @@ impl Connector {
         self.generation.lock()
     }
 
-    /// Opens a connection and sets it up, within `connect_timeout`.
-    pub(crate) async fn connect(&self) -> Result<NodeConnection, ConnectError> {
+    /// Opens a connection and sets it up, within `connect_timeout`. While it is open it counts in `open`.
+    pub(crate) async fn connect(
+        &self,
+        open: &Arc<AtomicUsize>,
+    ) -> Result<NodeConnection, ConnectError> {
         let generation = Arc::clone(&self.generation());
         let connected = self
-            .connect_counted(&self.open, &generation, For::Statements)
+            .connect_counted(open, &generation, For::Statements)
             .await;
         self.failing.store(connected.is_err(), Ordering::Release);
         connected
@@ -557,7 +553,6 @@ impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector")
             .field("node", &self.settings.name)
-            .field("open", &self.open())
             .finish_non_exhaustive()
     }
 }

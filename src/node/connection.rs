@@ -9,6 +9,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection};
 use parking_lot::Mutex;
 
 use super::dial::Peer;
+use super::lane::Lane;
 use super::run::Run;
 use super::shows::Shows;
 use crate::wire::{Driver, Notifications, Wire};
@@ -31,6 +32,8 @@ pub(crate) struct NodeConnection {
     cache_size: CacheSize,
     /// The generation of the cluster's memory from which on it has prepared statements.
     remembers: u64,
+    /// Whose pool it belongs to.
+    pub(super) lane: Lane,
     pub(crate) driver: Driver,
 }
 
@@ -58,8 +61,13 @@ impl NodeConnection {
             prepared,
             cache_size: CacheSize::Unbounded,
             remembers: 0,
+            lane: Lane::default(),
             driver,
         }
+    }
+
+    pub(super) fn of(self, lane: Lane) -> Self {
+        Self { lane, ..self }
     }
 
     /// The connection, driven by its task. A thread that waits for a statement may have driven it before.

@@ -8,6 +8,7 @@ mod connection;
 mod dial;
 mod facts;
 mod fence;
+mod lane;
 mod lease;
 mod line;
 mod login;
@@ -44,6 +45,7 @@ pub(crate) use connect::{ConnectHooks, Connector, SetupHook, ask_role};
 pub(crate) use connection::NodeConnection;
 pub(crate) use facts::{Facts, Place, Receiver};
 pub(crate) use fence::Whose;
+pub(crate) use lane::Lane;
 pub(crate) use lease::{Failure, Lease, Use};
 pub(crate) use mark::Mark;
 pub(crate) use monitor_connection::{MonitorConnection, code_changes};
@@ -59,7 +61,7 @@ pub(crate) use wait_for_lsn::WaitForLsn;
 
 use pace::Pace;
 
-use crate::config::NodeSettings;
+use crate::config::{Config, NodeSettings, distance, has_tag};
 use crate::error::ConnectError;
 use crate::metrics::NodeMeter;
 
@@ -86,7 +88,10 @@ pub(crate) struct Node {
     /// How many of the zones that the pool prefers come before its own.
     pub(crate) distance: usize,
     pub(crate) tags: BTreeMap<String, String>,
+    /// The connections that everybody uses.
     pub(crate) pool: NodePool,
+    /// Those for reads that ask for a tag.
+    tagged: Vec<(Lane, NodePool)>,
     pub(crate) meter: Arc<NodeMeter>,
     /// Statements, and transactions on this node alone, under way.
     in_flight: AtomicUsize,
@@ -97,17 +102,16 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// `distance`: see there. `fallback_share` is the share of the pool that reads of other nodes may take. `report` hears of
-    /// trouble.
+    /// `config` is that of the whole pool. `report` hears of trouble.
     pub(crate) fn new(
         settings: NodeSettings,
-        distance: usize,
+        config: &Config,
         hooks: ConnectHooks,
-        fallback_share: f64,
         runtime: Handle,
         report: Reporter,
     ) -> Arc<Self> {
         let name = settings.name.clone();
+        let distance = distance(&config.prefer_zones, settings.zone.as_deref());
         let (zone, tags) = (settings.zone.clone(), settings.tags.clone());
         // bb8 starts its reaper when the pool is built.
         let _runtime = runtime.enter();
@@ -120,13 +124,20 @@ impl Node {
             };
             let (address, port) = settings.host.address();
             let meter = Arc::new(NodeMeter::new(&name, &address, port));
-            let connector = Connector::new(settings, hooks, Arc::new(report));
+            let connector = Arc::new(Connector::new(settings, hooks, Arc::new(report)));
+            let tagged = config.tagged.iter().filter(|(tag, _)| has_tag(&tags, tag));
+            let tagged = tagged.filter_map(|(tag, it)| {
+                let lane = Lane::of(tag, &config.tagged)?;
+                let (connector, meter) = (Arc::clone(&connector), Arc::clone(&meter));
+                Some((lane, NodePool::for_tag(connector, lane, it.max_size, meter)))
+            });
             Self {
+                tagged: tagged.collect(),
                 name,
                 zone: zone.map(Arc::from),
                 distance,
                 tags,
-                pool: NodePool::new(connector, fallback_share, Arc::clone(&meter)),
+                pool: NodePool::new(connector, config.fallback_share, Arc::clone(&meter)),
                 meter,
                 in_flight: AtomicUsize::new(0),
                 pace: Pace::new(Instant::now()),
@@ -136,13 +147,36 @@ impl Node {
         })
     }
 
+    /// The connections of a lane, if the node has some.
+    pub(crate) fn pool_of(&self, lane: Lane) -> Option<&NodePool> {
+        if lane.is_general() {
+            return Some(&self.pool);
+        }
+        let mut tagged = self.tagged.iter();
+        tagged.find(|(of, _)| *of == lane).map(|(_, pool)| pool)
+    }
+
+    /// The pool that a connection belongs to.
+    fn home_of(&self, connection: &NodeConnection) -> &NodePool {
+        self.pool_of(connection.lane).unwrap_or(&self.pool)
+    }
+
+    /// Whether any connection for statements is open, in use or not.
+    pub(crate) fn is_connected(&self) -> bool {
+        let tagged = self.tagged.iter().map(|(_, pool)| pool);
+        std::iter::once(&self.pool)
+            .chain(tagged)
+            .any(|pool| pool.open() > 0)
+    }
+
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::Acquire)
     }
 
     /// How much it has to do: what is under way, and what waits for a connection.
     pub(crate) fn load(&self) -> usize {
-        self.in_flight() + self.pool.waiting()
+        let waiting = self.tagged.iter().map(|(_, pool)| pool.waiting());
+        self.in_flight() + self.pool.waiting() + waiting.sum::<usize>()
     }
 
     /// The node is busy while the guard lives.

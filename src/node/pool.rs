@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bb8::{Pool, PooledConnection};
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use super::bb8_manager::{ConnectionManager, Failures, Sink, is_fit};
 use super::connect::Connector;
 use super::facts::{Facts, ask, identify};
+use super::lane::Lane;
 use super::line::{Line, Waiter};
 use super::{Ending, enter};
 use crate::deadline;
@@ -49,6 +51,9 @@ pub(crate) struct NodePool {
     closed: watch::Sender<u64>,
     runtime: Handle,
     connector: Arc<Connector>,
+    max_size: u32,
+    /// How many connections are open, in use or not.
+    open: Arc<AtomicUsize>,
     failures: watch::Sender<Failures>,
     /// How many of the connections may serve reads that failed elsewhere.
     pub(crate) fallback: Arc<Semaphore>,
@@ -59,16 +64,48 @@ pub(crate) struct NodePool {
 }
 
 impl NodePool {
-    /// Within the runtime on which its connections live.
-    pub(super) fn new(connector: Connector, fallback_share: f64, meter: Arc<NodeMeter>) -> Self {
-        let fallback = share_of(connector.settings.pool.max_size, fallback_share);
-        let waits = connector.settings.pool.max_size / 2;
-        let connector = Arc::new(connector);
+    /// Everybody's connections. Within the runtime on which they live.
+    pub(super) fn new(
+        connector: Arc<Connector>,
+        fallback_share: f64,
+        meter: Arc<NodeMeter>,
+    ) -> Self {
+        let size = connector.settings.pool.max_size;
+        let min_idle = connector.settings.pool.min_idle;
+        Self::sized(
+            connector,
+            Lane::default(),
+            (size, min_idle),
+            fallback_share,
+            meter,
+        )
+    }
+
+    /// The connections for reads that ask for a tag.
+    pub(super) fn for_tag(
+        connector: Arc<Connector>,
+        lane: Lane,
+        max_size: u32,
+        meter: Arc<NodeMeter>,
+    ) -> Self {
+        Self::sized(connector, lane, (max_size, None), 0.0, meter)
+    }
+
+    fn sized(
+        connector: Arc<Connector>,
+        lane: Lane,
+        (max_size, min_idle): (u32, Option<u32>),
+        fallback_share: f64,
+        meter: Arc<NodeMeter>,
+    ) -> Self {
+        let fallback = share_of(max_size, fallback_share);
+        let waits = max_size / 2;
+        let open = Arc::<AtomicUsize>::default();
         let failures = watch::Sender::new(Failures::default());
         let settings = &connector.settings.pool;
         let pool = Pool::builder()
-            .max_size(settings.max_size)
-            .min_idle(settings.min_idle)
+            .max_size(max_size)
+            .min_idle(min_idle)
             .connection_timeout(settings.connection_timeout)
             .max_lifetime(settings.max_lifetime)
             .idle_timeout(settings.idle_timeout)
@@ -82,6 +119,8 @@ impl NodePool {
             }))
             .build_unchecked(ConnectionManager {
                 connector: Arc::clone(&connector),
+                open: Arc::clone(&open),
+                lane,
                 meter: Arc::clone(&meter),
             });
         Self {
@@ -90,6 +129,8 @@ impl NodePool {
             closed: watch::Sender::new(0),
             runtime: Handle::current(),
             connector,
+            max_size,
+            open,
             failures,
             fallback: Arc::new(Semaphore::new(fallback)),
             fallback_limit: fallback,
@@ -125,14 +166,18 @@ impl NodePool {
     }
 
     pub(crate) fn max_size(&self) -> u32 {
-        self.connector.settings.pool.max_size
+        self.max_size
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
     }
 
     /// Opens a connection outside of any checkout, asks the server what it is, and keeps the
     /// connection in the pool.
     pub(crate) async fn probe(&self) -> Result<Probe, ConnectError> {
         let started = Instant::now();
-        let mut connection = self.connector.connect().await?;
+        let mut connection = self.connector.connect(&self.open).await?;
         self.meter.created_connection(started.elapsed());
         let limit = self.connector.settings.pool.connect_timeout;
         let asked = async {
@@ -299,7 +344,7 @@ impl InLine<'_> {
                     let failure = failures.borrow_and_update().last.clone();
                     // With connections in use, one of them comes back; with none, nothing will.
                     if let (Ok(()), Some(error)) = (changed, failure) {
-                        if node.connector.open() == 0 {
+                        if node.open() == 0 {
                             return Err(error.into());
                         }
                         seen = Some(error);
@@ -307,7 +352,7 @@ impl InLine<'_> {
                 }
                 // What was open at that time may end without coming back.
                 () = tokio::time::sleep(LOOK), if seen.is_some() => {
-                    if let Some(error) = seen.take_if(|_| node.connector.open() == 0) {
+                    if let Some(error) = seen.take_if(|_| node.open() == 0) {
                         return Err(error.into());
                     }
                 }

@@ -80,7 +80,7 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
         return;
     };
     if !pooled.is_usable() {
-        node.pool.close(pooled);
+        node.home_of(&pooled).close(pooled);
         return;
     }
     if condition.untrusted {
@@ -92,26 +92,26 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
     }
     if pooled.wire.pooling().shares_servers() && !condition.is_clean() {
         // What undoes it would run on a server of somebody else.
-        node.pool.close(pooled);
+        node.home_of(&pooled).close(pooled);
         return;
     }
     pooled.set_cache_size(diesel::connection::CacheSize::Unbounded);
     if condition.is_clean() && pooled.wire.is_idle() {
-        node.pool.put_back(pooled);
+        node.home_of(&pooled).put_back(pooled);
         return;
     }
     if !condition.is_clean() || !pooled.wire.is_answered() {
         let node = Arc::clone(node);
         node.runtime.clone().spawn(async move {
             match restore(&mut pooled, &condition, &node).await {
-                true => node.pool.put_back(pooled),
+                true => node.home_of(&pooled).put_back(pooled),
                 false => end(pooled, &node).await,
             }
         });
         return;
     }
     // Answered, and a transaction is open.
-    node.pool.close(pooled);
+    node.home_of(&pooled).close(pooled);
 }
 
 /// Has the server stop what nobody waits for any more, and closes the connection. It keeps its place in the
@@ -119,7 +119,7 @@ pub(super) fn give_back(mut pooled: Pooled, condition: Condition, node: &Arc<Nod
 /// more of it at work than its size.
 async fn end(pooled: Pooled, node: &Node) {
     stop(&pooled, node).await;
-    node.pool.close(pooled);
+    node.home_of(&pooled).close(pooled);
 }
 
 async fn stop(pooled: &Pooled, node: &Node) {

@@ -15,7 +15,7 @@ use crate::blocking::block_on;
 use crate::cluster::{Cluster, Options, background, options, started};
 use crate::config::{
     CommitResolution, Config, ConsistencyConfig, DeclaredRole, Durability, HealthConfig,
-    NodeConfig, Policy, Routing,
+    NodeConfig, Policy, Routing, TagConfig,
 };
 use crate::credentials::Credentials;
 use crate::discovery::Discovery;
@@ -168,6 +168,13 @@ impl Builder {
     /// ```
     pub fn prefer_zones(mut self, zones: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.config.prefer_zones = zones.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Lets reads ask for nodes with this tag, by [`tagged`](crate::ReplicatedConnection::tagged), with connections of their
+    /// own to each of these nodes. May be called repeatedly, for one tag each. See [`Config::tagged`].
+    pub fn tagged(mut self, tag: impl Into<String>, config: TagConfig) -> Self {
+        self.config.tagged.insert(tag.into(), config);
         self
     }
 

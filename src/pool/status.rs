@@ -1,16 +1,17 @@
 //! Puts together what a pool tells of itself.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use crate::cluster::{Cluster, Kept, Member, Topology, degraded, lag, remedy};
 use crate::config::Routing;
 use crate::consistency::Stage;
-use crate::node::{self, Facts, Place};
+use crate::node::{self, Facts, Lane, Place};
 use crate::position::Position;
 use crate::route::NodeKind;
 use crate::status::{
     Degradation, Degraded, FarReads, FollowingState, KeptOnPrimary, Limit, NodeStatus, PoolStatus,
-    PromotionStatus, RoutingStatus,
+    PromotionStatus, RoutingStatus, TaggedConnections,
 };
 
 pub(super) fn of(cluster: &Cluster) -> PoolStatus {
@@ -135,11 +136,24 @@ fn node(
         zone: member.node.zone.as_deref().map(str::to_owned),
         distance: member.node.distance,
         tags: member.node.tags.clone(),
+        tagged: tagged(member, cluster),
         connections: pool.connections,
         idle_connections: pool.idle_connections,
         max_size: member.node.pool.max_size(),
         in_flight: member.node.in_flight(),
     }
+}
+
+fn tagged(member: &Member, cluster: &Cluster) -> BTreeMap<String, TaggedConnections> {
+    let tagged = &cluster.config.tagged;
+    let of = |tag: &String| {
+        let pool = member.node.pool_of(Lane::of(tag, tagged)?)?;
+        let state = pool.state();
+        let open =
+            TaggedConnections::new(state.connections, state.idle_connections, pool.max_size());
+        Some((tag.clone(), open))
+    };
+    tagged.keys().filter_map(of).collect()
 }
 
 /// `None` if it may not be asked.

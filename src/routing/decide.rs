@@ -81,9 +81,11 @@ fn decide_freely(verdict: Verdict, session: SessionView) -> Decision {
     match session.forced {
         Some(NodeKind::Primary) => return Decision::Primary(RouteReason::Forced),
         Some(NodeKind::Replica) => {
+            // When a transaction begins, nothing has run in it.
+            let begins = begins_read_only(verdict);
             return Decision::Replica {
                 reason: RouteReason::Forced,
-                may_move: verdict.reason == RouteReason::PlainSelect,
+                may_move: begins || verdict.reason == RouteReason::PlainSelect,
             };
         }
         None => {}
@@ -111,20 +113,7 @@ fn decide_freely(verdict: Verdict, session: SessionView) -> Decision {
             }
         };
     }
-    let read_only_transaction = matches!(
-        verdict.control,
-        Some(TransactionControl::Begin {
-            read_only: true,
-            // Refused by every standby.
-            serializable: false,
-        })
-    );
-    // Together with other statements it means something else.
-    let alone = verdict.reason == RouteReason::TransactionControl
-        && !verdict.writes
-        && verdict.leaves == Leaves::Nothing;
-    if alone
-        && read_only_transaction
+    if begins_read_only(verdict)
         && session.read_only_transactions_on_replicas
         && session.only_primary.is_none()
     {
@@ -134,6 +123,23 @@ fn decide_freely(verdict: Verdict, session: SessionView) -> Decision {
         };
     }
     Decision::Primary(verdict.reason)
+}
+
+/// Whether it begins a transaction that every replica accepts, and does nothing else.
+fn begins_read_only(verdict: Verdict) -> bool {
+    let read_only_transaction = matches!(
+        verdict.control,
+        Some(TransactionControl::Begin {
+            read_only: true,
+            // Refused by every standby.
+            serializable: false,
+        })
+    );
+    // Together with other statements it means something else.
+    read_only_transaction
+        && verdict.reason == RouteReason::TransactionControl
+        && !verdict.writes
+        && verdict.leaves == Leaves::Nothing
 }
 
 #[cfg(test)]

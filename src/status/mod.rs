@@ -269,6 +269,8 @@ pub struct NodeStatus {
     pub distance: usize,
     /// Its tags.
     pub tags: BTreeMap<String, String>,
+    /// Its connections for reads that ask for one of its tags, by the tag; see [`Config::tagged`](crate::Config::tagged).
+    pub tagged: BTreeMap<String, TaggedConnections>,
     /// Open connections of its pool.
     pub connections: u32,
     /// Of these, those that nobody uses.
@@ -277,6 +279,29 @@ pub struct NodeStatus {
     pub max_size: u32,
     /// Statements that it is running for this pool.
     pub in_flight: usize,
+}
+
+/// A node's connections for reads that ask for a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct TaggedConnections {
+    /// Open ones.
+    pub connections: u32,
+    /// Of these, those that nobody uses.
+    pub idle_connections: u32,
+    /// The most that may be open.
+    pub max_size: u32,
+}
+
+impl TaggedConnections {
+    pub(crate) fn new(connections: u32, idle_connections: u32, max_size: u32) -> Self {
+        Self {
+            connections,
+            idle_connections,
+            max_size,
+        }
+    }
 }
 
 /// A right that the pool's role lacks on a server.

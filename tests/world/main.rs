@@ -33,6 +33,7 @@ mod statements;
 #[path = "../it/support.rs"]
 mod support;
 mod synchronous;
+mod tagged;
 mod told;
 mod turns;
 mod unready;

@@ -418,7 +418,7 @@ impl Manager {
         let queues =
             error.kind == ConnectErrorKind::TimedOut && connector.pooling() != Pooling::None;
         let away = error.is_outage() && !queues;
-        if away || !self.is_up(node) || connector.open() == 0 {
+        if away || !self.is_up(node) || !node.is_connected() {
             return false;
         }
         let cause = error.to_string();
