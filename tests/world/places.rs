@@ -115,7 +115,7 @@ async fn reads_stay_near_while_they_can_and_go_on_zone_by_zone() {
         .collect();
     assert_eq!(far, [(Some("b"), 20), (Some("c"), 22)]);
 
-    // aws-advanced-jdbc-wrapper #1139 and others: what went far stays there, though the near node is back.
+    // What went far must not stay there.
     on(&local, |local| local.replicas()[0].start().unwrap()).await;
     eventually("the near one is back", || async {
         read(&pool).await.node == "replica-1"
@@ -219,7 +219,7 @@ async fn nearest_is_a_window_and_not_a_single_node() {
     assert_eq!(Vec::from_iter(far.keys()), ["replica-3", "replica-4"]);
 }
 
-// Health compares a node with its peers; another continent is no illness.
+// ray #39169, orca PR 18877: a health check that is meant for one place takes whoever is on another continent for ill.
 #[tokio::test]
 async fn who_is_far_is_not_slow() {
     let local = wide_cluster().await;

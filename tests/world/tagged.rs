@@ -54,7 +54,8 @@ async fn reported(conn: &mut ReplicatedConnection) -> String {
     who(&mut *conn.tagged(TAG)).await
 }
 
-// rails #36234 and others: a replica for reports is one of the replicas, and gets web requests, or the reports get theirs.
+// passport #2139: reports need a replica of their own, with other limits. gorm's dbresolver #47: what was meant for one replica
+// fails, or goes anywhere, when that is gone.
 #[tokio::test]
 async fn reports_and_web_requests_each_have_their_nodes() {
     let local = cluster(3).await;
@@ -79,7 +80,7 @@ async fn reports_and_web_requests_each_have_their_nodes() {
     assert_ne!(who(&mut conn).await, "replica-3");
 }
 
-// HikariCP's wiki, sqlx #3232: one pool for short and for long queries, and the long ones have all connections.
+// metabase #23243: one pool for all, and the long queries have its connections.
 #[tokio::test]
 async fn a_report_takes_no_connection_from_a_web_request_nor_the_other_way() {
     let local = cluster(1).await;
@@ -130,7 +131,7 @@ async fn a_report_takes_no_connection_from_a_web_request_nor_the_other_way() {
     assert!(status.node("primary").unwrap().tagged.is_empty());
 }
 
-// makara #203, octopus #361: a named replica is read however old it is.
+// aws-advanced-jdbc-wrapper PR 2109: whoever names a reader reads it however old it is.
 #[tokio::test]
 async fn a_report_sees_what_its_session_has_written_or_is_told() {
     let local = cluster(2).await;
@@ -171,7 +172,8 @@ const REPORT: &str = "CREATE FUNCTION report() RETURNS text STABLE LANGUAGE plpg
     IF current_setting('cluster_name') = 'replica-2' THEN PERFORM pg_sleep(60); END IF;
     RETURN current_setting('cluster_name'); END $$";
 
-// A conflict with recovery cancels long reads first; the report runs again on another node that is meant for it.
+// sequelize #7179, graph-node #4327, spicedb PR 2233, cube #3904: a conflict with recovery cancels long reads first, and they
+// fail. PostgREST #3673: they are tried again on the same replica without end, which holds up its replay.
 #[tokio::test]
 async fn a_report_that_recovery_cancels_runs_again_on_another_with_the_tag() {
     let local = blocking(|| {
