@@ -37,9 +37,12 @@ pub(super) fn measure(member: &Member, topology: &Topology, write_log: &WriteLog
     let round_trip = |member: &Member| member.reports.round_trip();
     let others = topology.members.iter();
     // Who is in another zone is further away, and not slow. But nobody is to be slower than those who are further away.
+    // Where no zone is preferred, none counts.
     let is_peer = |other: &Member| {
         let (other, node) = (&other.node, &member.node);
-        other.name != node.name && (other.zone == node.zone || other.distance > node.distance)
+        let alike = node.distance == 0 || other.zone == node.zone;
+        let as_far = other.distance == node.distance && alike;
+        other.name != node.name && (as_far || other.distance > node.distance)
     };
     let others = others.filter(|other| other.is_of_use() && is_peer(other));
     Measure {

@@ -46,7 +46,6 @@ pub(crate) fn check_url(url: String, before: NodeSettings) -> Result<NodeSetting
         login: found.login,
         host: found.host,
         pooler: found.pooler.or(before.pooler),
-        zone: found.zone.or(before.zone),
         pool: found.pool,
         ..before
     })

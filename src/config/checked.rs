@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::conn_string::Address;
 use super::login::Login;
 use super::pooler::Pooler;
+use super::zone::named;
 use super::{Config, DeclaredRole, PoolConfig};
 
 /// A checked [`Config`].
@@ -32,6 +33,7 @@ pub(crate) struct NodeSettings {
     pub(crate) weight: Option<u32>,
     /// While it is a replica.
     pub(crate) no_reads: bool,
+    /// What its configuration says; see [`zone`](Self::zone).
     pub(crate) zone: Option<String>,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) login: Login,
@@ -59,7 +61,17 @@ impl NodeSettings {
     }
 }
 
+/// The tag that tells the zone of a node whose zone nothing else tells. So a source of nodes can tell it.
+const ZONE_TAG: &str = "zone";
+
 impl NodeSettings {
+    /// Its zone: what its configuration says, else its URL, else a tag.
+    pub(crate) fn zone(&self) -> Option<&str> {
+        let given = self.zone.as_ref().or(self.login.zone.as_ref());
+        let zone = given.or_else(|| self.tags.get(ZONE_TAG));
+        zone.and_then(|zone| named(zone))
+    }
+
     /// Where standbys reach it. `None` if only a socket of this machine is known.
     pub(crate) fn replication_address(&self) -> Option<Address> {
         let around = self.monitor.as_ref().map_or(&self.host, |it| &it.host);

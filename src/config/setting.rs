@@ -51,7 +51,12 @@ pub(super) const SETTINGS: &[(&str, Apply)] = &[
     }),
     ("routing", |to, text| set(&mut to.routing, text)),
     ("policy", |to, text| set(&mut to.policy, text)),
-    ("prefer_zones", |to, text| set(&mut to.prefer_zones, text)),
+    // Their names may have white space in them.
+    ("prefer_zones", |to, text| {
+        let names = text.split(',').map(str::trim).map(str::to_owned);
+        to.prefer_zones = names.filter(|name| !name.is_empty()).collect();
+        Ok(())
+    }),
     ("fallback_share", |to, text| {
         set(&mut to.fallback_share, text)
     }),

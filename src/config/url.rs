@@ -28,6 +28,7 @@ pub(super) fn read(
     } else {
         take_pool_parameters(config, &mut parsed, errors)
     };
+    let zones = zone::take(&mut parsed);
     let whole = login::completed(&parsed, label, &login::process, errors);
     let addresses = match whole.addresses() {
         Ok(addresses) => addresses,
@@ -38,7 +39,7 @@ pub(super) fn read(
             node: label.to_owned(),
         });
     }
-    let zones = zone::take(&mut parsed, addresses.len(), label, errors);
+    let zones = zone::of_each(&zones, addresses.len(), label, errors);
     let hosts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
     if login::read(&whole, &hosts.join(","), role, &login::process, errors).is_none() {
         return;

@@ -28,6 +28,7 @@ pub(super) fn validate(config: &Config, environment: Lookup<'_>) -> Result<Setti
     check_set_up(config, &nodes, &mut errors);
     let mut shared = Config {
         nodes: Vec::new(),
+        prefer_zones: zone::preferred(&config.prefer_zones, &mut errors),
         ..config.clone()
     };
     if let Some(level) = config.durability {
@@ -139,7 +140,6 @@ fn check_shared(config: &Config, errors: &mut Vec<ConfigError>) {
     );
     check_routing(config.routing, errors);
     tag::check(&config.tagged, errors);
-    zone::check_preferred(&config.prefer_zones, errors);
     if !is_share(config.fallback_share) {
         errors.push(ConfigError::FallbackShare {
             share: config.fallback_share,
@@ -205,6 +205,7 @@ fn check_node(
         errors.push(ConfigError::EmptyTag { node: name.clone() });
     }
     let weight = check_weight(node.weight, &name, errors);
+    let zone = zone::given(node, &name, errors);
     let mut pool = node.pool.resolve(defaults);
     check_overrides(node, &name, &pool, errors);
     let replication = check_replication_address(node, &name, errors);
@@ -214,7 +215,6 @@ fn check_node(
         pool.connect_timeout = timeout;
     }
     let pooler = node.pooler.or(login.pooler);
-    let zone = zone::of(node, login.zone.clone(), &name, errors);
     let mut settings = NodeSettings {
         name,
         declared: node.role,

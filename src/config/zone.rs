@@ -5,9 +5,6 @@ use super::conn_string::ConnString;
 use super::setting::ZONE;
 use crate::config::ConfigError;
 
-/// The tag that tells the zone of a node whose zone nothing else tells. So a source of nodes can tell it.
-const TAG: &str = "zone";
-
 /// How many of the zones that are preferred come before `zone`. What is in none of them comes last.
 pub(crate) fn distance(preferred: &[String], zone: Option<&str>) -> usize {
     let place = preferred
@@ -16,37 +13,46 @@ pub(crate) fn distance(preferred: &[String], zone: Option<&str>) -> usize {
     place.unwrap_or(preferred.len())
 }
 
-/// The zone of a node: what it says, else its URL, else a tag.
-pub(super) fn of(
+/// The zone without blanks around it, if anything is left.
+pub(super) fn named(zone: &str) -> Option<&str> {
+    Some(zone.trim()).filter(|zone| !zone.is_empty())
+}
+
+/// The zone that a node's configuration gives it.
+pub(super) fn given(
     node: &NodeConfig,
-    in_url: Option<String>,
     name: &str,
     errors: &mut Vec<ConfigError>,
 ) -> Option<String> {
-    let given = node.zone.as_deref().map(str::trim);
-    if given == Some("") {
+    let zone = node.zone.as_deref()?;
+    if named(zone).is_none() {
         let node = name.to_owned();
         errors.push(ConfigError::EmptyZone { node });
     }
-    let tag = || node.tags.get(TAG).map(|tag| tag.trim().to_owned());
-    let zone = given.map(str::to_owned).or(in_url).or_else(tag);
-    zone.filter(|zone| !zone.is_empty())
+    named(zone).map(str::to_owned)
 }
 
-/// Takes out of the URL of several hosts the zone of each, as libpq reads a list of ports: one counts for all.
-pub(super) fn take(
-    url: &mut ConnString,
+/// The zone in the URL of one host.
+pub(super) fn of_one(text: &str, label: &str, errors: &mut Vec<ConfigError>) -> Option<String> {
+    of_each(text, 1, label, errors).pop()?
+}
+
+/// Takes the zones out of the URL of several hosts.
+pub(super) fn take(url: &mut ConnString) -> String {
+    let text = url.param(ZONE).unwrap_or_default().to_owned();
+    url.params.retain(|param| param.name != ZONE);
+    text
+}
+
+/// The zone of each host, as libpq reads a list of ports: one counts for all.
+pub(super) fn of_each(
+    text: &str,
     hosts: usize,
     label: &str,
     errors: &mut Vec<ConfigError>,
 ) -> Vec<Option<String>> {
-    let value = url.param(ZONE).map(str::to_owned);
-    url.params.retain(|param| param.name != ZONE);
-    let value = value.unwrap_or_default();
-    let mut zones: Vec<Option<String>> = value
-        .split(',')
-        .map(|zone| Some(zone.trim().to_owned()).filter(|zone| !zone.is_empty()))
-        .collect();
+    let zones = text.split(',').map(|zone| named(zone).map(str::to_owned));
+    let mut zones: Vec<Option<String>> = zones.collect();
     match zones.len() {
         1 => zones.resize(hosts, zones[0].clone()),
         listed if listed != hosts => errors.push(ConfigError::ZoneCount {
@@ -59,18 +65,22 @@ pub(super) fn take(
     zones
 }
 
-/// Checks the zones that are preferred.
-pub(super) fn check_preferred(zones: &[String], errors: &mut Vec<ConfigError>) {
+/// The zones that are preferred, as they are used. Mistakes are added to `errors`.
+pub(super) fn preferred(zones: &[String], errors: &mut Vec<ConfigError>) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
     for (position, zone) in zones.iter().enumerate() {
-        if zone.trim().is_empty() {
-            errors.push(ConfigError::EmptyPreferredZone {
+        match named(zone) {
+            None => errors.push(ConfigError::EmptyPreferredZone {
                 position: position + 1,
-            });
-        } else if zones[..position].contains(zone) {
-            let zone = zone.clone();
-            errors.push(ConfigError::ZoneTwice { zone });
+            }),
+            Some(zone) if found.iter().any(|it| it == zone) => {
+                let zone = zone.to_owned();
+                errors.push(ConfigError::ZoneTwice { zone });
+            }
+            Some(zone) => found.push(zone.to_owned()),
         }
     }
+    found
 }
 
 #[cfg(test)]

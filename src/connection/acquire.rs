@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
+use super::choice::StandIns;
 use super::reading::{Chosen, Found, Reading};
 use super::spans::{self, Awaited};
 use crate::cluster::{Gate, Member, Purpose, Topology};
@@ -276,14 +277,16 @@ impl ReplicatedConnection {
         reading: &mut Reading<'_>,
         mut found: Option<Found>,
     ) -> Result<Chosen, Error> {
+        let mut which = StandIns::Willing;
         loop {
             let topology = self.topology_with(Topology::knows_replicas).await;
             let found = found.take();
-            let first = match found.unwrap_or_else(|| self.replica_at_once(&topology, reading)) {
+            let at_once = || self.found_at_once(&topology, reading, which);
+            let first = match found.unwrap_or_else(at_once) {
                 Found::Chosen(chosen) => return Ok(chosen),
                 Found::Busy(first) => first,
             };
-            if reading.tagged.is_some() {
+            if reading.tagged.is_some() || primary_is_further(&topology, &first) {
                 self.give_primary_back();
             }
             if self.holds_or_awaits_primary() {
@@ -293,12 +296,23 @@ impl ReplicatedConnection {
                     fallback: false,
                 });
             }
-            let node = self.with_room(&topology, first, reading);
-            let serves = |topology: &Topology| {
-                let member = topology.member(&node);
-                member.is_some_and(|member| reading.may_use(member))
+            let node = self.with_room(&topology, first, reading, which);
+            let patience = match which {
+                StandIns::Willing => self.patience_with(&topology, &node, reading),
+                StandIns::Any => None,
             };
-            match Box::pin(self.checkout_waiting(&node, reading.lane(), serves)).await {
+            let serves = |topology: &Topology| {
+                let may = |it: &Member| {
+                    reading.may_use(it) && !self.is_nearer_there(topology, it, reading)
+                };
+                topology.member(&node).is_some_and(may)
+            };
+            let waiting = Box::pin(self.checkout_waiting(&node, reading.lane(), serves));
+            let Some(waited) = self.within_patience(waiting, patience).await else {
+                which = StandIns::Any;
+                continue;
+            };
+            match waited {
                 Ok(None) => {}
                 Ok(Some(pooled)) => {
                     let lease = self.lend(Lease::new(pooled, node, None));
@@ -310,8 +324,25 @@ impl ReplicatedConnection {
         }
     }
 
+    /// What `waiting` brings. `None` if there is a limit, and it has taken longer.
+    async fn within_patience<T>(
+        &self,
+        waiting: impl Future<Output = T>,
+        patience: Option<Duration>,
+    ) -> Option<T> {
+        let Some(patience) = patience else {
+            return Some(waiting.await);
+        };
+        let limited = async { tokio::time::timeout(patience, waiting).await.ok() };
+        self.cluster.within(limited).await.flatten()
+    }
+
     /// The same without a wait.
     pub(super) fn replica_at_once(&self, topology: &Topology, reading: &Reading<'_>) -> Found {
+        self.found_at_once(topology, reading, StandIns::Willing)
+    }
+
+    fn found_at_once(&self, topology: &Topology, reading: &Reading<'_>, which: StandIns) -> Found {
         // What a session keeps is of everybody's connections.
         let kept = match reading.tagged {
             None => self.sticky_replica(topology, reading),
@@ -340,7 +371,7 @@ impl ReplicatedConnection {
                 fallback: false,
             });
         }
-        match self.free_replica(topology, &first.node, reading) {
+        match self.free_replica(topology, &first.node, reading, which) {
             Some(lease) => Found::Chosen(Chosen::Replica(self.keep_replica(lease, reading))),
             None => Found::Busy(Arc::clone(&first.node)),
         }
@@ -380,7 +411,7 @@ impl ReplicatedConnection {
                     .member(node)
                     .is_some_and(|member| reading.may_use(member))
             })
-            .and_then(|first| self.free_replica(topology, &first, reading));
+            .and_then(|first| self.free_replica(topology, &first, reading, StandIns::Willing));
         Some(another.unwrap_or(lease))
     }
 
@@ -400,20 +431,19 @@ impl ReplicatedConnection {
         Some(self.keep_replica(lease, reading))
     }
 
-    /// A connection that is free at once, of `first` or of any other usable replica.
+    /// A connection that is free at once, of `first` or of another replica that stands in for it.
     fn free_replica(
         &self,
         topology: &Topology,
         first: &Arc<Node>,
         reading: &Reading<'_>,
+        which: StandIns,
     ) -> Option<Arc<Lease>> {
-        let others = reading
-            .replicas(topology)
-            .filter(|member| self.stands_in(member, topology.member(first), reading))
-            .map(|member| &member.node)
-            .filter(|node| !Arc::ptr_eq(node, first));
-        let mut nodes = std::iter::once(first).chain(others);
-        nodes.find_map(|node| self.lent_now(node, reading))
+        self.lent_now(first, reading).or_else(|| {
+            let others = self.stand_ins(topology, first, reading, which);
+            let mut others = others.into_iter();
+            others.find_map(|member| self.lent_now(&member.node, reading))
+        })
     }
 
     /// A connection of the node that is free at once.
@@ -438,7 +468,7 @@ impl ReplicatedConnection {
         drop(replica);
     }
 
-    /// A report is long, so it keeps no connection of the primary's that nothing depends on.
+    /// Gives back a connection of the primary's that nothing depends on, before a wait for one of another node.
     fn give_primary_back(&self) {
         let primary = {
             let mut session = self.session();
@@ -529,6 +559,12 @@ impl ReplicatedConnection {
         self.running.note(&lease);
         Arc::new(lease)
     }
+}
+
+/// Whether the primary is in a zone further away than the node. Then what it serves because it is at hand is no gain.
+fn primary_is_further(topology: &Topology, node: &Arc<Node>) -> bool {
+    let further = |primary: &Member| primary.node.distance > node.distance;
+    topology.primary().is_some_and(further)
 }
 
 /// Whether the connection was set up for a standby, or has heard of one.

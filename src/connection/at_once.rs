@@ -48,7 +48,8 @@ impl ReplicatedConnection {
         if !topology.knows_replicas() {
             return AtOnce::Nothing;
         }
-        let reading = execution.reading(reason, execution.started);
+        let tagged = self.tagged_for(execution.decision);
+        let reading = execution.reading(reason, execution.started, tagged.as_deref());
         let found = self.replica_at_once(&topology, &reading);
         let lease = match found {
             Found::Chosen(Chosen::Replica(lease)) => lease,

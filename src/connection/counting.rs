@@ -6,7 +6,7 @@ use super::ReplicatedConnection;
 use super::action::Action;
 use super::execution::Execution;
 use crate::error::{ErrorExt, SqlState};
-use crate::metrics;
+use crate::metrics::{self, Route as Went};
 use crate::node::Node;
 use crate::route::{NodeKind, RouteReason};
 
@@ -20,7 +20,8 @@ impl ReplicatedConnection {
             node.meter.succeeded(went, execution.started.elapsed());
         }
         let tally = &self.cluster.tally;
-        if node.distance > 0 && went.reason.leaves_the_zone_open() {
+        let reads = execution.verdict.reason == RouteReason::PlainSelect;
+        if node.distance > 0 && reads && chose_a_zone(went) {
             tally.far(&node.zone);
             metrics::far(node.zone.as_deref());
         }
@@ -70,6 +71,16 @@ impl ReplicatedConnection {
         self.rests_after(execution.verdict);
         result.map(|()| action.take_output())
     }
+}
+
+/// Whether a read could have gone elsewhere, for all that its caller said.
+fn chose_a_zone(went: Went) -> bool {
+    let bound = matches!(
+        went.reason,
+        RouteReason::InTransaction | RouteReason::HeldBack
+    );
+    let asked_for_primary = went.reason == RouteReason::Forced && went.kind == NodeKind::Primary;
+    !bound && !asked_for_primary
 }
 
 /// What has kept a statement on the primary that could be elsewhere, but for something that the application or its

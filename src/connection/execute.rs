@@ -76,11 +76,10 @@ impl ReplicatedConnection {
             &requirement,
             (only_rolls_back, keeps_names),
         );
-        let tagged = session.tagged.clone();
         drop(session);
         let mut execution = Execution::new(verdict, decision, requirement);
-        (execution.tagged, execution.pending_write) = (tagged, pending_write);
-        (execution.only_rolls_back, execution.settings) = (only_rolls_back, settings);
+        (execution.pending_write, execution.settings) = (pending_write, settings);
+        execution.only_rolls_back = only_rolls_back;
         execution
     }
 
@@ -267,7 +266,7 @@ impl ReplicatedConnection {
         if state && discards_all(sql) && self.session().discard_all() {
             return Some(Ok(()));
         }
-        if let Some(tagged) = &execution.tagged {
+        if let Some(tagged) = self.tagged_for(execution.decision) {
             if let Err(unknown) = tagged.check(&self.cluster.config) {
                 return Some(Err(unknown));
             }
@@ -513,11 +512,13 @@ impl ReplicatedConnection {
         let purpose = execution.purpose();
         let (reason, fallback, purpose) = match execution.decision {
             Decision::Replica { reason, .. } => {
-                let reading = execution.reading(reason, Instant::now());
+                let tagged = self.tagged_for(execution.decision);
+                let reading = execution.reading(reason, Instant::now(), tagged.as_deref());
                 return self.reading_lease(reading, found).await;
             }
             Decision::HeldBack(reason) => {
-                let reading = execution.reading(reason, Instant::now());
+                let tagged = self.tagged_for(execution.decision);
+                let reading = execution.reading(reason, Instant::now(), tagged.as_deref());
                 return self.held_back_lease(reading, purpose).await;
             }
             // It ended while this statement was on its way.

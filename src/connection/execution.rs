@@ -25,8 +25,6 @@ use crate::routing::{Decision, Stale};
 pub(super) struct Execution {
     pub(super) verdict: Verdict,
     pub(super) decision: Decision,
-    /// Replicas with a tag are to run it.
-    pub(super) tagged: Option<Arc<Tagged>>,
     /// Replicas that have failed it.
     pub(super) avoid: Vec<Arc<Node>>,
     /// How many times a connection's outdated memory made it fail, and which memory last.
@@ -102,7 +100,6 @@ impl Execution {
         Self {
             verdict,
             decision,
-            tagged: None,
             avoid: Vec::new(),
             heals: 0,
             healing: None,
@@ -143,14 +140,19 @@ impl Execution {
         self.node = Some(Arc::clone(node));
     }
 
-    /// The read that it is, which waits since `started` if it has to.
-    pub(super) fn reading(&mut self, reason: RouteReason, started: Instant) -> Reading<'_> {
+    /// The read that it is, which waits since `started` if it has to. `tagged`: replicas with a tag are to serve it.
+    pub(super) fn reading<'a>(
+        &'a mut self,
+        reason: RouteReason,
+        started: Instant,
+        tagged: Option<&'a Tagged>,
+    ) -> Reading<'a> {
         Reading {
             reason,
             avoid: &mut self.avoid,
             requirement: &mut self.requirement,
             started,
-            tagged: self.tagged.as_deref(),
+            tagged,
         }
     }
 

@@ -4,6 +4,7 @@ mod acquire;
 mod action;
 mod at_once;
 mod cancel_token;
+mod choice;
 mod counting;
 mod execute;
 mod execution;

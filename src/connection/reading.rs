@@ -3,28 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smallvec::SmallVec;
-
 use super::ReplicatedConnection;
 use super::proof::{GENTLY, Proof};
 use super::session_state::HeldBackFrom;
 use super::tagged::Tagged;
 use super::to_show::ToShow;
-use crate::cluster::{Member, Purpose, Topology, lag};
-use crate::config::{HealthConfig, WriteScope};
-use crate::consistency::{ReadRequirement, WriteLog};
+use crate::cluster::{Member, Purpose, Topology};
+use crate::config::WriteScope;
+use crate::consistency::ReadRequirement;
 use crate::deadline;
 use crate::error::Error;
 use crate::metrics::Route as Went;
-use crate::node::{Lane, Lease, Node, NodePool};
+use crate::node::{Lane, Lease, Node};
 use crate::route::{NodeKind, RouteReason};
-use crate::routing::{Candidate, Figures, select};
 
 /// Up to this many connections of the pool in use count as few.
 const FEW: usize = 3;
-
-/// Up to this many nodes a choice takes no memory of its own.
-pub(super) const FEW_NODES: usize = 8;
 
 /// For how long a read without a primary leaves a replica alone that has failed it.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -507,162 +501,6 @@ impl ReplicatedConnection {
         let members: Vec<&Member> = topology.members.iter().filter(asked).collect();
         members.into_iter()
     }
-}
-
-/// Chooses among the nodes that can serve a read, by weight and by health.
-impl ReplicatedConnection {
-    /// Whether reads that went there may go on going there.
-    pub(super) fn may_stay(
-        &self,
-        topology: &Topology,
-        member: &Member,
-        reading: &Reading<'_>,
-    ) -> bool {
-        let health = &self.cluster.config.health;
-        let may = |member: &Member| self.qualifies(member, reading) && member.is_preferred(health);
-        let nearer = |other: &Member| {
-            other.node.distance < member.node.distance && other.weight() > 0 && may(other)
-        };
-        let is_near = member.node.distance == 0;
-        may(member) && (is_near || !reading.replicas(topology).any(nearer))
-    }
-
-    /// Whether a replica may serve a read because all connections of the chosen one are in use. One of weight 0, or of a
-    /// zone further away, waits until the others cannot serve at all. Of the rest the policy may think otherwise.
-    pub(super) fn stands_in(
-        &self,
-        member: &Member,
-        chosen: Option<&Member>,
-        reading: &Reading<'_>,
-    ) -> bool {
-        if !self.qualifies(member, reading) {
-            return false;
-        }
-        let Some(chosen) = chosen else {
-            return member.weight() > 0;
-        };
-        let fits = member.weight() > 0 || chosen.weight() == 0;
-        let is_further = member.node.distance > chosen.node.distance;
-        let looks = [member, chosen].map(|it| Look(it, &self.cluster.write_log));
-        let [other, chosen] = [&looks[0], &looks[1]].map(|it| self.candidate(it, reading.started));
-        fits && !is_further && self.cluster.policy.stands_in(&other, &chosen)
-    }
-
-    /// What a policy is told of a node at this moment.
-    fn candidate<'c>(&self, look: &'c Look<'_>, now: Instant) -> Candidate<'c> {
-        let Look(member, _) = look;
-        let node = &member.node;
-        Candidate {
-            name: &node.name,
-            weight: member.weight(),
-            in_flight: node.load(),
-            latency: node.pace.latency(now),
-            zone: node.zone.as_deref(),
-            tags: &node.tags,
-            distance: node.distance,
-            figures: look,
-        }
-    }
-
-    /// The member that the policy chooses for a read. The primary takes part by its weight.
-    pub(super) fn pick<'t>(
-        &self,
-        topology: &'t Topology,
-        reading: &Reading<'_>,
-    ) -> Option<&'t Member> {
-        let forced = self.session().forced == Some(NodeKind::Replica);
-        let primary = topology.primary().filter(|member| {
-            member.weight() > 0 && !forced && member.is_of_use() && reading.may_try(member)
-        });
-        // Loops, because `collect` and `extend` of a `SmallVec` cost more than all the rest.
-        let mut members = SmallVec::<[&Member; FEW_NODES]>::new();
-        for member in reading.replicas(topology) {
-            if self.qualifies(member, reading) {
-                members.push(member);
-            }
-        }
-        if members.is_empty() {
-            return None;
-        }
-        if let Some(primary) = primary {
-            members.push(primary);
-        }
-        let place = self.choose(&members, reading.started)?;
-        members.get(place).copied()
-    }
-
-    /// The place of the one that the policy chooses at this moment.
-    pub(super) fn choose(&self, members: &[&Member], now: Instant) -> Option<usize> {
-        if let [_] = members {
-            return Some(0);
-        }
-        let sound = members.iter().all(|member| member.health.is_sound());
-        let mut looks = SmallVec::<[Look<'_>; FEW_NODES]>::new();
-        for member in members {
-            looks.push(Look(member, &self.cluster.write_log));
-        }
-        let mut candidates = SmallVec::<[Candidate<'_>; FEW_NODES]>::new();
-        for look in &looks {
-            candidates.push(Candidate {
-                weight: weight(look.0, sound, &self.cluster.config.health),
-                ..self.candidate(look, now)
-            });
-        }
-        select(&candidates, &*self.cluster.policy, &mut || {
-            self.cluster.draws.next()
-        })
-    }
-
-    /// The node to wait for: `first`, unless its pool is full and another's can still grow.
-    pub(super) fn with_room(
-        &self,
-        topology: &Topology,
-        first: Arc<Node>,
-        reading: &Reading<'_>,
-    ) -> Arc<Node> {
-        let can_grow = |member: &Member| {
-            let pool = member.node.pool_of(reading.lane());
-            pool.is_some_and(NodePool::can_grow) && member.health.hindrance().is_none()
-        };
-        if topology.member(&first).is_none_or(can_grow) {
-            return first;
-        }
-        let chosen = topology.member(&first);
-        let mut others = reading
-            .replicas(topology)
-            .filter(|member| can_grow(member) && self.stands_in(member, chosen, reading));
-        others
-            .next()
-            .map_or(first, |member| Arc::clone(&member.node))
-    }
-}
-
-/// What a policy may ask of a candidate.
-#[derive(Debug)]
-struct Look<'a>(&'a Member, &'a WriteLog);
-
-impl Figures for Look<'_> {
-    fn round_trip(&self) -> Option<Duration> {
-        self.0.reports.round_trip()
-    }
-
-    fn lag(&self) -> Option<Duration> {
-        let is_replica = self.0.kind() == Some(NodeKind::Replica);
-        lag(self.0, self.1).1.filter(|_| is_replica)
-    }
-}
-
-/// The weight that counts now. If some candidate has a reduced share, all weights are in thousandths.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "at most 1000 times the largest weight"
-)]
-fn weight(member: &Member, sound: bool, health: &HealthConfig) -> u32 {
-    if sound {
-        return member.weight();
-    }
-    (f64::from(member.weight()) * member.share(health) * 1000.0).ceil() as u32
 }
 
 /// Whether it can be known that a node shows what a read must see.

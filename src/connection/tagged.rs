@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ReplicatedConnection;
 use crate::config::{Config, TagConfig};
 use crate::error::Error;
 use crate::node::Lane;
 use crate::route::RouteReason;
+use crate::routing::Decision;
 
 /// What a view of a connection reads from.
 #[derive(Debug)]
@@ -14,6 +16,21 @@ pub(super) struct Tagged {
     tag: String,
     /// `None` if the pool was not told of the tag.
     known: Option<(Lane, TagConfig)>,
+}
+
+impl ReplicatedConnection {
+    /// The tag that a statement asks for. It lies in the session, and does not change under a statement: a view has the
+    /// connection for itself.
+    pub(super) fn tagged_for(&self, decision: Decision) -> Option<Arc<Tagged>> {
+        match decision {
+            Decision::Replica { reason, .. } | Decision::HeldBack(reason)
+                if reason == RouteReason::Forced =>
+            {
+                self.session().tagged.clone()
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Tagged {

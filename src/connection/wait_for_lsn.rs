@@ -15,8 +15,9 @@ use smallvec::SmallVec;
 
 use super::ReplicatedConnection;
 use super::action::Action;
+use super::choice::Members;
 use super::execution::{Behind, Execution};
-use super::reading::{FEW_NODES, Reading, Served, may_show};
+use super::reading::{Reading, Served, may_show};
 use super::to_show::{ServerWait, ToShow};
 use crate::cluster::{Member, Topology};
 use crate::consistency::InVain;
@@ -127,7 +128,7 @@ impl ReplicatedConnection {
     ) -> Option<Served> {
         let wait = WaitForLsn::new(position, deadline.checked_duration_since(Instant::now())?)?;
         let health = &self.cluster.config.health;
-        let mut members: SmallVec<[&Member; FEW_NODES]> = reading
+        let mut members: Members<'_> = reading
             .replicas(topology)
             .filter(|member| can_wait(member, topology, reading) && member.is_preferred(health))
             .collect();

@@ -111,8 +111,9 @@ impl Node {
         report: Reporter,
     ) -> Arc<Self> {
         let name = settings.name.clone();
-        let distance = distance(&config.prefer_zones, settings.zone.as_deref());
-        let (zone, tags) = (settings.zone.clone(), settings.tags.clone());
+        let zone = settings.zone().map(Arc::from);
+        let distance = distance(&config.prefer_zones, zone.as_deref());
+        let tags = settings.tags.clone();
         // bb8 starts its reaper when the pool is built.
         let _runtime = runtime.enter();
         Arc::new_cyclic(|node: &Weak<Self>| {
@@ -134,7 +135,7 @@ impl Node {
             Self {
                 tagged: tagged.collect(),
                 name,
-                zone: zone.map(Arc::from),
+                zone,
                 distance,
                 tags,
                 pool: NodePool::new(connector, config.fallback_share, Arc::clone(&meter)),

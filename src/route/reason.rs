@@ -83,19 +83,6 @@ impl RouteReason {
         Self::Forced,
     ];
 
-    /// Whether a statement that went for this reason could have been served in any zone.
-    pub(crate) const fn leaves_the_zone_open(self) -> bool {
-        matches!(
-            self,
-            Self::PlainSelect
-                | Self::ReadOnlyTransaction
-                | Self::NoUsableReplica
-                | Self::ReplicaFailed
-                | Self::ReplicaBusy
-                | Self::PrimaryWeight
-        )
-    }
-
     /// The reason as one word in snake case, fit for a label of a metric.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

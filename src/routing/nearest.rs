@@ -31,14 +31,19 @@ impl Nearest {
     pub const fn new(window: Duration) -> Self {
         Self { window }
     }
+
+    /// Who is further away is far. `None` if it is not known how far anybody is.
+    fn limit(self, round_trips: impl Iterator<Item = Option<Duration>>) -> Option<Duration> {
+        let nearest = round_trips.flatten().min()?;
+        Some(nearest.saturating_add(self.window))
+    }
 }
 
 impl LoadBalancingPolicy for Nearest {
     fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize {
         let mut round_trips = SmallVec::<[Option<Duration>; FEW]>::new();
         round_trips.extend(candidates.iter().map(Candidate::round_trip));
-        let nearest = round_trips.iter().flatten().min();
-        let limit = nearest.map(|nearest| nearest.saturating_add(self.window));
+        let limit = self.limit(round_trips.iter().copied());
         let is_near = |place: usize| {
             limit.is_none() || round_trips[place].is_some_and(|it| Some(it) <= limit)
         };
@@ -50,11 +55,9 @@ impl LoadBalancingPolicy for Nearest {
         places.get(picked).copied().unwrap_or_default()
     }
 
-    fn stands_in(&self, other: &Candidate<'_>, chosen: &Candidate<'_>) -> bool {
-        match (other.round_trip(), chosen.round_trip()) {
-            (Some(other), Some(chosen)) => other <= chosen.saturating_add(self.window),
-            (other, chosen) => other.is_some() || chosen.is_none(),
-        }
+    fn stands_in(&self, other: &Candidate<'_>, candidates: &[Candidate<'_>]) -> bool {
+        let limit = self.limit(candidates.iter().map(Candidate::round_trip));
+        limit.is_none_or(|limit| other.round_trip().is_some_and(|it| it <= limit))
     }
 }
 

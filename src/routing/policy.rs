@@ -24,6 +24,8 @@ pub struct Candidate<'a> {
     pub tags: &'a BTreeMap<String, String>,
     /// How many of the preferred zones come before its own. Candidates of one choice are alike in it.
     pub(crate) distance: usize,
+    /// It is meant for when nothing else can serve.
+    pub(crate) is_last: bool,
     pub(crate) figures: &'a dyn Figures,
 }
 
@@ -74,10 +76,11 @@ pub trait LoadBalancingPolicy: fmt::Debug + Send + Sync {
     /// counts as the last. `random` gives uniformly distributed numbers.
     fn pick(&self, candidates: &[Candidate<'_>], random: &mut dyn FnMut() -> u64) -> usize;
 
-    /// Whether `other` may serve a read for which `chosen` was picked: all connections of `chosen` are in use, and one of
-    /// `other` is free. Else the read waits for `chosen`. Default: it may. It is never asked of one whose zone is further away.
-    fn stands_in(&self, other: &Candidate<'_>, chosen: &Candidate<'_>) -> bool {
-        let _ = (other, chosen);
+    /// Whether `other` may serve a read for which another one of the `candidates` was picked, because all connections of
+    /// that are in use, and one of `other` is free. Else the read waits for the one that was picked, as long as a read takes on
+    /// `other`, and takes `other` then. Default: it may.
+    fn stands_in(&self, other: &Candidate<'_>, candidates: &[Candidate<'_>]) -> bool {
+        let _ = (other, candidates);
         true
     }
 }
@@ -205,6 +208,7 @@ impl Candidate<'static> {
             zone: None,
             tags: &NO_TAGS,
             distance: 0,
+            is_last: weight == 0,
             figures: &Nothing,
         }
     }

@@ -2,14 +2,15 @@
 
 use super::{Candidate, LoadBalancingPolicy};
 
-/// The index of the chosen candidate. Those of weight 0 are chosen only among themselves; of the others the policy chooses
-/// among those of the nearest zone.
+/// The index of the chosen candidate. Those that are meant for when nothing else can serve are chosen only among themselves;
+/// of the others the policy chooses among those of the nearest zone. There, too, those whose weight is 0 now, as they are
+/// doubted or slow, come last. But they come before those of a zone further away: they still serve.
 pub(crate) fn select(
     candidates: &[Candidate<'_>],
     policy: &dyn LoadBalancingPolicy,
     random: &mut dyn FnMut() -> u64,
 ) -> Option<usize> {
-    let rank = |it: &Candidate<'_>| (it.weight == 0, it.distance);
+    let rank = |it: &Candidate<'_>| (it.is_last, it.distance, it.weight == 0);
     let (first, others) = candidates.split_first()?;
     if others.is_empty() {
         return Some(0);
@@ -68,5 +69,23 @@ mod tests {
         // What is near and has no weight is read when nothing else can be.
         assert_eq!(picked(&[(0, 0), (1, 2)]), [1].into());
         assert_eq!(picked(&[(0, 2), (0, 1)]), [1].into());
+    }
+
+    #[test]
+    fn who_is_doubted_or_slow_comes_before_a_far_zone() {
+        let doubted = |distance| Candidate {
+            distance,
+            is_last: false,
+            ..Candidate::of(0)
+        };
+        let far = Candidate {
+            distance: 1,
+            ..Candidate::of(1000)
+        };
+        let near = Candidate::of(1000);
+        let place = |candidates: &[Candidate<'_>]| select(candidates, &WeightedRandom, &mut || 7);
+        assert_eq!(place(&[far, doubted(0)]), Some(1));
+        assert_eq!(place(&[doubted(0), far, near]), Some(2));
+        assert_eq!(place(&[doubted(1), far]), Some(1));
     }
 }

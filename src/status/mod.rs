@@ -82,8 +82,9 @@ pub struct RoutingStatus {
     /// Other statements that the mode has kept there: no replica had what they must see at that moment. With
     /// [`Automatic`](Routing::Automatic) many of these find one within a short wait.
     pub could_not_yet: u64,
-    /// Reads that nodes outside of the nearest zone have served, by zone, because no node of a nearer one could. `None` stands
-    /// for nodes of which no zone is known. Empty without [`Config::prefer_zones`](crate::Config::prefer_zones).
+    /// Reads that nodes outside of the nearest zone have served, by zone, because no node of a nearer one could, or was known
+    /// to show what they had to see; not those within a transaction on the primary. `None` stands for nodes of which no zone
+    /// is known. Empty without [`Config::prefer_zones`](crate::Config::prefer_zones).
     pub far: Vec<FarReads>,
     /// What else has kept reads on the primary, the ten greatest first. Of a read in a transaction that no replica would
     /// run anyway, that is the reason.

@@ -16,7 +16,7 @@ use diesel_replicated::{
 };
 use parking_lot::Mutex;
 
-use crate::support::{all_up, always, blocking, count, eventually, fill, insert, on};
+use crate::support::{all_up, always, blocking, count, eventually, fill, insert, on, own_cluster};
 
 /// Where each node is.
 const ZONES: [(&str, &str); 5] = [
@@ -250,6 +250,7 @@ async fn who_is_far_is_not_slow() {
             let node = NodeConfig::new(url).name(node.name()).zone(zones(node));
             builder.node(node)
         })
+        .prefer_zones(["near"])
         .health(strict);
     let pool = built(pool).await;
     let measured = || async {
@@ -356,10 +357,151 @@ async fn a_policy_is_told_round_trip_lag_and_zone() {
     let told = || async {
         read(&pool).await;
         let told = curious.0.lock().clone();
+        // With one that can serve there is no choice.
         let names: Vec<_> = told.iter().map(|(name, ..)| name.as_str()).collect();
-        assert_eq!(names, ["replica-1 in a", "replica-2 in a"]);
-        told.iter()
-            .all(|(_, round_trip, lag)| round_trip.is_some() && lag.is_some())
+        names == ["replica-1 in a", "replica-2 in a"]
+            && told
+                .iter()
+                .all(|(_, round_trip, lag)| round_trip.is_some() && lag.is_some())
     };
     eventually("all is told", told).await;
+}
+
+/// The primary far, one replica near and one far.
+async fn three() -> (Arc<LocalCluster>, ReplicatedPool) {
+    let local = own_cluster().await;
+    let zones = [
+        (local.primary(), "b"),
+        (&local.replicas()[0], "a"),
+        (&local.replicas()[1], "b"),
+    ];
+    let builder = zones
+        .into_iter()
+        .fold(ReplicatedPool::builder(), |builder, (node, zone)| {
+            let url = node.proxied_url("app").unwrap();
+            builder.node(NodeConfig::new(url).name(node.name()).zone(zone))
+        })
+        .prefer_zones(["a"]);
+    (Arc::clone(&local), built(builder).await)
+}
+
+// A server ends an idle connection, or one that holds up others. The node is being checked then, and well.
+#[tokio::test]
+async fn a_lost_connection_sends_nobody_far() {
+    let (local, pool) = three().await;
+    let mut kept = pool.get().await.unwrap();
+    for _ in 0..5 {
+        zone_of(&mut kept).await;
+        on(&local, |local| {
+            let end = "SELECT pg_terminate_backend(pid, 20000) FROM pg_stat_activity \
+                WHERE backend_type = 'client backend' AND query LIKE '%count%users%' AND pid <> pg_backend_pid()";
+            local.replicas()[0].sql("app", end).unwrap();
+        })
+        .await;
+        for _ in 0..20 {
+            assert_eq!(read(&pool).await.node, "replica-1");
+            assert_eq!(zone_of(&mut kept).await.as_deref(), Some("a"));
+        }
+    }
+}
+
+// A node that is slow beside those further away still serves its zone. What has made it slow would come to the next zone, too.
+#[tokio::test]
+async fn a_slow_near_node_is_told_and_keeps_its_zone() {
+    let (local, pool) = three().await;
+    local.replicas()[0]
+        .proxy()
+        .unwrap()
+        .delay(Duration::from_millis(100));
+    let slow = || async { pool.status().node("replica-1").unwrap().health == NodeHealth::Slow };
+    eventually("it is slow", slow).await;
+    let mut kept = pool.get().await.unwrap();
+    for _ in 0..30 {
+        assert_eq!(read(&pool).await.node, "replica-1");
+        assert_eq!(zone_of(&mut kept).await.as_deref(), Some("a"));
+    }
+}
+
+// Without an order of zones nothing changes: what makes one node slow beside others is found.
+#[tokio::test]
+async fn zones_without_an_order_hide_no_slow_node() {
+    let local = wide_cluster().await;
+    let strict = HealthConfig::default()
+        .interval(Duration::from_millis(50))
+        .slow_floor(Duration::from_millis(20));
+    let pool = built(builder(local.nodes()).health(strict)).await;
+    local.replicas()[3]
+        .proxy()
+        .unwrap()
+        .delay(Duration::from_millis(150));
+    let slow = || async { pool.status().node("replica-4").unwrap().health == NodeHealth::Slow };
+    eventually("the only one of its zone is slow", slow).await;
+}
+
+// Who holds the primary's connection may not wait for another with it. Where the primary is far, it gives that back.
+#[tokio::test]
+async fn who_has_written_far_away_reads_near_though_he_has_to_wait() {
+    let (_local, pool) = three().await;
+    pool.set_max_size("replica-1", 1).await.unwrap();
+    let session = pool.session();
+    let mut writer = session.get().await.unwrap();
+    insert("far").execute(&mut writer).await.unwrap();
+    let near = || async {
+        let mut other = session.get().await.unwrap();
+        zone_of(&mut other).await.as_deref() == Some("a")
+    };
+    eventually("it is near", near).await;
+    let mut holder = pool.get().await.unwrap();
+    assert_eq!(zone_of(&mut holder).await.as_deref(), Some("a"));
+    let reading = tokio::spawn(async move {
+        let seen = writer.snapshot(async |conn| Ok::<_, diesel::result::Error>(count(conn).await));
+        seen.await.unwrap();
+        writer.last_route().unwrap()
+    });
+    always("it waits", Duration::from_millis(100), || async {
+        !reading.is_finished()
+    })
+    .await;
+    drop(holder);
+    assert_eq!(reading.await.unwrap().node, "replica-1");
+}
+
+// One that is slow is better than none: a read waits for the others no longer than it would take there.
+#[tokio::test]
+async fn a_read_that_has_waited_long_takes_a_slow_replica() {
+    let local = own_cluster().await;
+    let [quick, slow] = [&local.replicas()[0], &local.replicas()[1]];
+    slow.proxied_url("app").unwrap();
+    let builder = [local.primary(), quick, slow]
+        .into_iter()
+        .fold(ReplicatedPool::builder(), |builder, node| {
+            builder.node(NodeConfig::new(node.proxied_url("app").unwrap()).name(node.name()))
+        })
+        .max_size(1);
+    let pool = built(builder).await;
+    slow.proxy().unwrap().delay(Duration::from_millis(40));
+    let avoided = || async { reads(&pool, 20).await.get("replica-2").is_none() };
+    eventually("the slow one is avoided", avoided).await;
+    let mut holder = pool.get().await.unwrap();
+    assert_eq!(count(&mut holder).await, 3);
+    assert_eq!(holder.last_route().unwrap().node, "replica-1");
+    for _ in 0..3 {
+        assert_eq!(read(&pool).await.node, "replica-2");
+    }
+}
+
+// A connection that has gone far returns to a primary that reads are meant for, too.
+#[tokio::test]
+async fn a_near_primary_that_is_given_reads_gets_those_that_were_far() {
+    let local = wide_cluster().await;
+    let nodes = [local.primary(), &local.replicas()[3]];
+    let pool = built(builder(nodes).prefer_zones(["b"])).await;
+    let mut kept = pool.get().await.unwrap();
+    assert_eq!(zone_of(&mut kept).await.as_deref(), Some("c"));
+    pool.set_weight("primary", 1).await.unwrap();
+    assert_eq!(zone_of(&mut kept).await.as_deref(), Some("b"));
+    // A view of replicas stays with them, and counts.
+    let before = pool.status().routing.far[0].statements;
+    assert_eq!(zone_of(&mut kept.replica()).await.as_deref(), Some("c"));
+    assert_eq!(pool.status().routing.far[0].statements, before + 1);
 }

@@ -138,7 +138,7 @@ pub(super) fn read(
         tls: tls::read(&mut reader),
         socket: reader.socket(),
         pooler: reader.pooler(),
-        zone: reader.value(setting::ZONE).map(str::to_owned),
+        zone: reader.zone(),
         connect_timeout: reader.seconds("connect_timeout"),
     };
     (errors.len() == before).then_some(login)
@@ -356,6 +356,12 @@ impl Reader<'_> {
             })
         };
         self.value(name).map(named).or_else(usual)
+    }
+
+    /// Of several hosts each has its own URL by now; see [`url::read`](super::url::read).
+    fn zone(&mut self) -> Option<String> {
+        let text = self.whole.param(setting::ZONE)?;
+        super::zone::of_one(text, self.label, self.errors)
     }
 
     fn pooler(&mut self) -> Option<Pooler> {

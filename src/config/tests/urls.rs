@@ -7,7 +7,7 @@ use super::{REPLICA, only_mistake};
 use crate::config::WriteScope;
 use crate::config::{
     Config, Consistency, ConsistencyConfig, DeclaredRole, Durability, HealthConfig, Host,
-    NodeConfig, Policy, Routing, Settings,
+    NodeConfig, NodeSettings, Policy, Routing, Settings, check_url,
 };
 use crate::config::{ConfigError, UrlProblem};
 
@@ -453,7 +453,8 @@ fn a_misspelled_parameter_is_told_with_the_one_that_was_meant() {
 fn zones_are_read_as_libpq_reads_ports() {
     let zones = |url: &str| -> Vec<Option<String>> {
         let nodes = settings(url).nodes;
-        nodes.into_iter().map(|node| node.zone).collect()
+        let zone = |node: &NodeSettings| node.zone().map(str::to_owned);
+        nodes.iter().map(zone).collect()
     };
     let some = |zone: &str| Some(zone.to_owned());
     let (a, b) = (some("a"), some("b"));
@@ -469,13 +470,38 @@ fn zones_are_read_as_libpq_reads_ports() {
     let errors = Config::from_url("postgres://h1,h2,h3/x?zone=a,b").unwrap_err();
     let words = &["3 hosts", "2 zones", "`zone=a,a,b`"];
     only_mistake(&errors, words);
+    let one = NodeConfig::new("postgres://h1/x?zone=a,b");
+    let errors = Config::new().node(one).check().unwrap_err();
+    only_mistake(&errors, &["1 hosts", "2 zones"]);
+    // A name may have white space in it.
+    let url = "postgres://h/x?zone=%20us%20west%20&prefer_zones=us%20west,%20b";
+    assert_eq!(zones(url), [some("us west")]);
+    let preferred = settings(url).shared.prefer_zones;
+    assert_eq!(preferred, ["us west", "b"]);
+}
+
+#[test]
+fn another_url_leaves_the_zone_that_was_given_and_brings_its_own_otherwise() {
+    let zone = |node: NodeConfig, url: &str| {
+        let nodes = Config::new().node(node).validate().unwrap().nodes;
+        let settings = check_url(url.to_owned(), nodes[0].clone()).unwrap();
+        settings.zone().map(str::to_owned)
+    };
+    let (old, new) = ("postgres://h/x?zone=old", "postgres://h/x?zone=new");
+    let given = || NodeConfig::new(old).zone("given");
+    assert_eq!(zone(given(), old).as_deref(), Some("given"));
+    assert_eq!(zone(given(), new).as_deref(), Some("given"));
+    assert_eq!(zone(NodeConfig::new(old), new).as_deref(), Some("new"));
+    let tagged = NodeConfig::new(old).tag("zone", "tag");
+    assert_eq!(zone(tagged, "postgres://h/x").as_deref(), Some("tag"));
 }
 
 #[test]
 fn the_zone_of_a_node_wins_over_its_url_and_that_over_its_tag() {
     let zone = |node: NodeConfig| {
         let config = Config::new().node(node);
-        config.validate().unwrap().nodes.remove(0).zone
+        let nodes = config.validate().unwrap().nodes;
+        nodes[0].zone().map(str::to_owned)
     };
     let tagged = |url: &str| NodeConfig::new(url).tag("zone", "tag");
     let (bare, with) = ("postgres://h/x", "postgres://h/x?zone=url");

@@ -18,7 +18,7 @@ const FEW: u64 = 4;
 /// A candidate is slow if reads take three times as long there as on the fastest one, and 5 ms longer. It is looked at again
 /// after ten seconds. It is crowded if it has one and a half times its part of the statements that run or wait, and more
 /// than four: so one that answers nothing any more gets few reads before anybody knows why. While the others are in use,
-/// reads wait for them rather than go to a slow one.
+/// reads wait for them, but no longer than a read takes on a slow one.
 ///
 /// Candidates that are alike get their shares exactly as from [`WeightedRandom`](super::WeightedRandom): who is a little
 /// faster than the others is not preferred, so nobody runs there together.
@@ -45,9 +45,8 @@ impl LoadBalancingPolicy for LatencyAware {
     }
 
     /// A slow one has free connections because nobody wants it. To wait for a fast one takes less.
-    fn stands_in(&self, other: &Candidate<'_>, chosen: &Candidate<'_>) -> bool {
-        let slow = slow(&[*other, *chosen]);
-        other.latency.is_none_or(|it| it <= slow)
+    fn stands_in(&self, other: &Candidate<'_>, candidates: &[Candidate<'_>]) -> bool {
+        other.latency.is_none_or(|it| it <= slow(candidates))
     }
 }
 
