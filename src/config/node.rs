@@ -76,7 +76,7 @@ pub struct NodeConfig {
     )]
     pub weight: Option<i64>,
     /// Nothing is read there while it is a replica, not even if nothing else can be read, but by who asks for one of its
-    /// [tags](Self::tags). It is watched, counts in a majority, and may become the primary. Default: false.
+    /// [tags](Self::tags) that [`Config::tagged`](crate::Config::tagged) names. It is watched, counts in a majority, and may become the primary. Default: false.
     #[cfg_attr(feature = "serde", serde(default))]
     pub no_reads: bool,
     /// Where it is: the name of a region, a data centre or a rack. See

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use diesel_async::SimpleAsyncConnection;
 
 use super::ReplicatedConnection;
-use super::choice::StandIns;
+use super::choice::{StandIns, with_room};
 use super::reading::{Chosen, Found, Reading};
 use super::spans::{self, Awaited};
 use crate::cluster::{Gate, Member, Purpose, Topology};
@@ -279,14 +279,16 @@ impl ReplicatedConnection {
     ) -> Result<Chosen, Error> {
         let mut which = StandIns::Willing;
         loop {
-            let topology = self.topology_with(Topology::knows_replicas).await;
+            let topology = self
+                .topology_with(|topology| reading.knows_enough(topology))
+                .await;
             let found = found.take();
             let at_once = || self.found_at_once(&topology, reading, which);
             let first = match found.unwrap_or_else(at_once) {
                 Found::Chosen(chosen) => return Ok(chosen),
                 Found::Busy(first) => first,
             };
-            if reading.tagged.is_some() || primary_is_further(&topology, &first) {
+            if primary_is_further(&topology, &first) {
                 self.give_primary_back();
             }
             if self.holds_or_awaits_primary() {
@@ -296,11 +298,13 @@ impl ReplicatedConnection {
                     fallback: false,
                 });
             }
-            let node = self.with_room(&topology, first, reading, which);
+            let others = self.others(&topology, &first, reading);
+            let node = with_room(&topology, first, others.which(which), reading);
             let patience = match which {
-                StandIns::Willing => self.patience_with(&topology, &node, reading),
+                StandIns::Willing => others.patience(reading.started),
                 StandIns::Any => None,
             };
+            drop(others);
             let serves = |topology: &Topology| {
                 let may = |it: &Member| {
                     reading.may_use(it) && !self.is_nearer_there(topology, it, reading)
@@ -319,6 +323,8 @@ impl ReplicatedConnection {
                     return Ok(Chosen::Replica(self.keep_replica(lease, reading)));
                 }
                 Err(Error::Connect(_)) => reading.avoid.push(node),
+                // There are others, which were not to be taken at once.
+                Err(Error::PoolExhausted { .. }) if patience.is_some() => which = StandIns::Any,
                 Err(other) => return Err(other),
             }
         }
@@ -343,12 +349,11 @@ impl ReplicatedConnection {
     }
 
     fn found_at_once(&self, topology: &Topology, reading: &Reading<'_>, which: StandIns) -> Found {
-        // What a session keeps is of everybody's connections.
-        let kept = match reading.tagged {
-            None => self.sticky_replica(topology, reading),
-            Some(_) => None,
-        };
-        if let Some(lease) = kept {
+        if reading.tagged.is_some() {
+            // A report may be long, and what a session keeps is of everybody's connections.
+            self.give_replica_back();
+            self.give_primary_back();
+        } else if let Some(lease) = self.sticky_replica(topology, reading) {
             return Found::Chosen(Chosen::Replica(lease));
         }
         let Some(first) = self.pick(topology, reading) else {
@@ -440,8 +445,8 @@ impl ReplicatedConnection {
         which: StandIns,
     ) -> Option<Arc<Lease>> {
         self.lent_now(first, reading).or_else(|| {
-            let others = self.stand_ins(topology, first, reading, which);
-            let mut others = others.into_iter();
+            let others = self.others(topology, first, reading);
+            let mut others = others.which(which);
             others.find_map(|member| self.lent_now(&member.node, reading))
         })
     }
@@ -468,13 +473,17 @@ impl ReplicatedConnection {
         drop(replica);
     }
 
-    /// Gives back a connection of the primary's that nothing depends on, before a wait for one of another node.
+    /// Gives back a connection of the primary's that nothing depends on and nobody uses: another statement may be about to
+    /// begin a transaction there.
     fn give_primary_back(&self) {
         let primary = {
             let mut session = self.session();
             session.notice_transaction_end();
             let bound = session.transaction.is_some() || session.pinned;
-            session.primary.take_if(|_| !bound)
+            let is_idle = |lease: &mut Arc<Lease>| {
+                Arc::strong_count(lease) == 1 && !lease.wire.in_transaction()
+            };
+            session.primary.take_if(|lease| !bound && is_idle(lease))
         };
         // It goes back without the lock.
         drop(primary);

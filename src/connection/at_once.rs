@@ -45,11 +45,11 @@ impl ReplicatedConnection {
             self.refresh(&mut execution.requirement);
         }
         let topology = self.cluster.topology();
-        if !topology.knows_replicas() {
-            return AtOnce::Nothing;
-        }
         let tagged = self.tagged_for(execution.decision);
         let reading = execution.reading(reason, execution.started, tagged.as_deref());
+        if !reading.knows_enough(&topology) {
+            return AtOnce::Nothing;
+        }
         let found = self.replica_at_once(&topology, &reading);
         let lease = match found {
             Found::Chosen(Chosen::Replica(lease)) => lease,

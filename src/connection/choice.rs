@@ -24,13 +24,37 @@ pub(super) type Members<'t> = SmallVec<[&'t Member; FEW_NODES]>;
 /// known how long that one takes.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Which of those stand in for a busy node that cannot be waited for otherwise.
+/// Which replicas may serve a read because all connections of the chosen one are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StandIns {
     /// Those that the policy lets.
     Willing,
-    /// Any of the same zone: the wait has taken longer than a read takes there.
+    /// Any that is as near: the wait has taken longer than a read takes there.
     Any,
+}
+
+/// The replicas that are as near as the chosen one, and can serve the read.
+pub(super) struct Others<'t> {
+    willing: Members<'t>,
+    /// Those that the policy would rather not take.
+    unwilling: Members<'t>,
+}
+
+impl<'t> Others<'t> {
+    pub(super) fn which(&self, which: StandIns) -> impl Iterator<Item = &'t Member> {
+        let unwilling = self
+            .unwilling
+            .iter()
+            .filter(move |_| which == StandIns::Any);
+        self.willing.iter().chain(unwilling).copied()
+    }
+
+    /// How long to wait for a busy node before one is taken that the policy would rather not take: as long as a read takes
+    /// there. `None` if there is no such one.
+    pub(super) fn patience(&self, now: Instant) -> Option<Duration> {
+        let takes = |it: &&Member| it.node.pace.latency(now).unwrap_or(PATIENCE);
+        self.unwilling.iter().map(takes).min()
+    }
 }
 
 impl ReplicatedConnection {
@@ -73,17 +97,17 @@ impl ReplicatedConnection {
         takes_part.then_some(primary)
     }
 
-    /// The replicas that may serve a read because all connections of the chosen one are in use. One of weight 0, or of a
-    /// zone further away, waits until the others cannot serve at all. Of the rest the policy may think otherwise.
-    pub(super) fn stand_ins<'t>(
+    /// The replicas that may stand in for the chosen one. One of weight 0, or of a zone further away, waits until the others
+    /// cannot serve at all.
+    pub(super) fn others<'t>(
         &self,
         topology: &'t Topology,
         first: &Arc<Node>,
         reading: &Reading<'_>,
-        which: StandIns,
-    ) -> Members<'t> {
+    ) -> Others<'t> {
+        let (mut willing, mut unwilling) = (Members::new(), Members::new());
         let Some(chosen) = topology.member(first) else {
-            return Members::new();
+            return Others { willing, unwilling };
         };
         let rank = |it: &Member| (it.weight() == 0, it.node.distance);
         let alike = |it: &&Member| rank(it) == rank(chosen) && self.qualifies(it, reading);
@@ -96,30 +120,16 @@ impl ReplicatedConnection {
             .iter()
             .map(|look| self.candidate(look, reading.started))
             .collect();
-        let policy = &self.cluster.policy;
-        let willing =
-            |it: &Candidate<'_>| which == StandIns::Any || policy.stands_in(it, &candidates);
-        let others = members.iter().zip(&candidates);
-        others
-            .filter(|(member, it)| !Arc::ptr_eq(&member.node, first) && willing(it))
-            .map(|(member, _)| *member)
-            .collect()
-    }
-
-    /// How long to wait for a busy node before one is taken that the policy would rather not take: as long as a read takes
-    /// there. `None` if there is no such one.
-    pub(super) fn patience_with(
-        &self,
-        topology: &Topology,
-        first: &Arc<Node>,
-        reading: &Reading<'_>,
-    ) -> Option<Duration> {
-        let of = |which| self.stand_ins(topology, first, reading, which);
-        let (willing, any) = (of(StandIns::Willing), of(StandIns::Any));
-        let is_willing = |it: &Member| willing.iter().any(|one| std::ptr::eq(*one, it));
-        let unwilling = any.into_iter().filter(|it| !is_willing(it));
-        let takes = |it: &Member| it.node.pace.latency(reading.started);
-        unwilling.map(|it| takes(it).unwrap_or(PATIENCE)).min()
+        for (member, candidate) in members.iter().zip(&candidates) {
+            if Arc::ptr_eq(&member.node, first) {
+                continue;
+            }
+            match self.cluster.policy.stands_in(candidate, &candidates) {
+                true => willing.push(member),
+                false => unwilling.push(member),
+            }
+        }
+        Others { willing, unwilling }
     }
 
     /// What a policy is told of a node at this moment.
@@ -188,26 +198,24 @@ impl ReplicatedConnection {
             self.cluster.draws.next()
         })
     }
+}
 
-    /// The node to wait for: `first`, unless its pool is full and another's can still grow.
-    pub(super) fn with_room(
-        &self,
-        topology: &Topology,
-        first: Arc<Node>,
-        reading: &Reading<'_>,
-        which: StandIns,
-    ) -> Arc<Node> {
-        let can_grow = |member: &Member| {
-            let pool = member.node.pool_of(reading.lane());
-            pool.is_some_and(NodePool::can_grow) && member.health.hindrance().is_none()
-        };
-        if topology.member(&first).is_none_or(can_grow) {
-            return first;
-        }
-        let others = self.stand_ins(topology, &first, reading, which);
-        let growing = others.into_iter().find(|member| can_grow(member));
-        growing.map_or(first, |member| Arc::clone(&member.node))
+/// The node to wait for: `first`, unless its pool is full and another's can still grow.
+pub(super) fn with_room<'t>(
+    topology: &Topology,
+    first: Arc<Node>,
+    mut others: impl Iterator<Item = &'t Member>,
+    reading: &Reading<'_>,
+) -> Arc<Node> {
+    let can_grow = |member: &Member| {
+        let pool = member.node.pool_of(reading.lane());
+        pool.is_some_and(NodePool::can_grow) && member.health.hindrance().is_none()
+    };
+    if topology.member(&first).is_none_or(can_grow) {
+        return first;
     }
+    let growing = others.find(|member| can_grow(member));
+    growing.map_or(first, |member| Arc::clone(&member.node))
 }
 
 /// What a policy may ask of a candidate.

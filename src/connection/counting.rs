@@ -77,7 +77,7 @@ impl ReplicatedConnection {
 fn chose_a_zone(went: Went) -> bool {
     let bound = matches!(
         went.reason,
-        RouteReason::InTransaction | RouteReason::HeldBack
+        RouteReason::InTransaction | RouteReason::SessionState | RouteReason::HeldBack
     );
     let asked_for_primary = went.reason == RouteReason::Forced && went.kind == NodeKind::Primary;
     !bound && !asked_for_primary

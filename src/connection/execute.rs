@@ -296,12 +296,18 @@ impl ReplicatedConnection {
                     ..
                 })
             );
+        // Elsewhere the primary would serve what is no plain read.
+        let by_tag = session.tagged.is_some()
+            && match verdict.control {
+                None => verdict.leaves != Leaves::Settings,
+                Some(control) => matches!(control, TransactionControl::Begin { .. }),
+            };
         // A transaction that has failed, or that the text of a statement has ended, ends without a call to this code.
         // What comes after it needs all that a read outside of it needs.
         session.notice_transaction_end();
         let level = self.level_of(session);
         let anything = session.forced == Some(NodeKind::Replica) && session.tagged.is_none();
-        if !may_move || anything || session.transaction.is_some() {
+        if !(may_move || by_tag) || anything || session.transaction.is_some() {
             return match level {
                 Consistency::Eventual => ReadRequirement::anything(),
                 _ => ReadRequirement::default(),
@@ -578,7 +584,7 @@ impl ReplicatedConnection {
             if lease.wire.role() == Some(ServerRole::Primary) {
                 self.note_promotion(lease);
             }
-            if lease.is_to_be_timed() {
+            if lease.is_general() && lease.is_to_be_timed() {
                 let now = Instant::now();
                 lease.node().pace.measured(execution.took(now), now);
             }

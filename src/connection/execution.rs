@@ -153,6 +153,7 @@ impl Execution {
             requirement: &mut self.requirement,
             started,
             tagged,
+            behind: false,
         }
     }
 
@@ -170,7 +171,11 @@ impl Execution {
 
     /// Nobody waits any more for a read that has not come to its end on a replica.
     pub(super) fn gave_up(&self) {
-        if let (Some(node), Decision::Replica { .. }) = (&self.node, &self.decision) {
+        // A report that is given up says nothing of other reads.
+        let (node, Decision::Replica { reason, .. }) = (&self.node, &self.decision) else {
+            return;
+        };
+        if let Some(node) = node.as_ref().filter(|_| *reason != RouteReason::Forced) {
             let now = Instant::now();
             node.pace.at_least(self.took(now), now);
         }

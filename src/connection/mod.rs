@@ -201,9 +201,15 @@ impl ReplicatedConnection {
     ///
     /// Its reads see what the level of the connection says, as elsewhere, and wait longer for that
     /// ([`TagConfig::wait`](crate::config::TagConfig::wait)). Nothing falls back on the primary or on other replicas: without a node
-    /// that can serve, statements fail with [`Error::NoTaggedReplica`] or [`Error::TaggedBehind`], and nothing has run. A
-    /// read that a recovery conflict cancels runs again on another replica with the tag. What a replica refuses is the
+    /// that can serve, statements fail with [`Error::NoTaggedReplica`], [`Error::TaggedBehind`],
+    /// [`Error::TaggedNeedsPrimary`], or, of a tag that the pool was not told of, [`Error::UnknownTag`]; nothing is left of
+    /// them. (With [`Routing::Observe`](crate::Routing::Observe) plain reads run on the primary, as all do.) A read that a
+    /// recovery conflict cancels runs again on another replica with the tag, if there is one. What a replica refuses is the
     /// caller's error. [`snapshot`](Self::snapshot) works there.
+    ///
+    /// Before such a read the connection gives back what it keeps of everybody's connections and nothing depends on. With
+    /// session state or an open transaction on the primary it keeps that, and fails with [`Error::ReplicasBusy`] where it
+    /// would have to wait for another one.
     ///
     /// ```no_run
     /// # async fn example(conn: &mut diesel_replicated::ReplicatedConnection) -> diesel::QueryResult<()> {

@@ -35,6 +35,7 @@ impl ReplicatedConnection {
         &self,
         lease: &Arc<Lease>,
         (requirement, began): (&mut ReadRequirement, Instant),
+        patience: Duration,
     ) -> (Proof, Duration) {
         let topology = self.cluster.topology();
         let member = match self.proof_at_once(&topology, lease, requirement) {
@@ -49,13 +50,14 @@ impl ReplicatedConnection {
             {
                 Proof::of(Box::pin(self.is_of_cluster(lease, &topology)).await)
             } else {
-                Box::pin(self.proof_over_itself(lease, &topology, (requirement, began))).await
+                let end = deadline::after(began, patience);
+                Box::pin(self.proof_over_itself(lease, &topology, (requirement, end))).await
             };
             return (proof, started.elapsed());
         }
         let write_log = &self.cluster.write_log;
         let _asked = member.reports.want();
-        let deadline = deadline::after(started, self.cluster.consistency().wait);
+        let deadline = deadline::after(started, patience);
         let look = || {
             self.refresh(requirement);
             let asked = member.reports.asked_since(lease.opened);
@@ -137,10 +139,9 @@ impl ReplicatedConnection {
         &self,
         lease: &Arc<Lease>,
         topology: &Topology,
-        (requirement, began): (&mut ReadRequirement, Instant),
+        (requirement, deadline): (&mut ReadRequirement, Instant),
     ) -> Proof {
         let write_log = &self.cluster.write_log;
-        let deadline = deadline::after(began, self.cluster.consistency().wait);
         loop {
             self.refresh(requirement);
             let position = requirement.to_show(topology.timeline(), write_log);

@@ -34,6 +34,8 @@ pub(super) struct Reading<'a> {
     pub(super) started: Instant,
     /// Replicas with a tag are to serve it.
     pub(super) tagged: Option<&'a Tagged>,
+    /// A replica was found that did not show in time what it must see.
+    pub(super) behind: bool,
 }
 
 /// What a read gets that wants a replica.
@@ -129,6 +131,14 @@ impl Reading<'_> {
         self.tagged.map_or_else(Lane::default, Tagged::lane)
     }
 
+    /// Whether it may choose among the replicas: one that it asks for is known, or all have been asked.
+    pub(super) fn knows_enough(&self, topology: &Topology) -> bool {
+        match self.tagged {
+            None => topology.knows_replicas(),
+            Some(_) => topology.is_settled() || self.replicas(topology).any(|it| self.may_use(it)),
+        }
+    }
+
     /// The replicas that serve reads like this one.
     pub(super) fn replicas<'t>(&self, topology: &'t Topology) -> impl Iterator<Item = &'t Member> {
         topology
@@ -171,7 +181,8 @@ impl ReplicatedConnection {
                 Chosen::Primary { reason: why, .. } if reading.reason == RouteReason::Forced => {
                     let nodes = self.cluster.topology().describe();
                     if let Some(tagged) = reading.tagged {
-                        return Err(tagged.unserved(why, nodes));
+                        let behind = reading.behind;
+                        return Err(tagged.unserved(why, behind, waited, nodes));
                     }
                     return Err(match why {
                         RouteReason::ReplicaBusy => Error::ReplicasBusy { nodes },
@@ -318,8 +329,9 @@ impl ReplicatedConnection {
         reading: &mut Reading<'_>,
         waited: &mut Duration,
     ) -> Option<Served> {
+        let patience = self.patience(reading);
         let (proof, took) = self
-            .proof(&lease, (reading.requirement, reading.started))
+            .proof(&lease, (reading.requirement, reading.started), patience)
             .await;
         *waited += took;
         let to_show = match proof {
@@ -327,6 +339,7 @@ impl ReplicatedConnection {
             Proof::ToShow(wanted) => Some(Box::new(ToShow::AtOnce(wanted))),
             Proof::Behind => {
                 self.session().replica = None;
+                reading.behind = true;
                 reading.avoid.push(Arc::clone(lease.node()));
                 return None;
             }
@@ -432,7 +445,7 @@ impl ReplicatedConnection {
     async fn caught_up(&self, reading: &mut Reading<'_>) -> bool {
         let write_log = &self.cluster.write_log;
         let deadline = deadline::after(reading.started, self.patience(reading));
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline || reading.requirement.only_primary().is_some() {
             return false;
         }
         let topology = self.cluster.topology();
@@ -460,7 +473,9 @@ impl ReplicatedConnection {
             if gently {
                 self.ask_gently(&topology, reading);
             }
-            let in_vain = reading.requirement.is_beyond_primary(write_log, started);
+            let requirement = &reading.requirement;
+            let in_vain = requirement.is_beyond_primary(write_log, started)
+                || requirement.only_primary().is_some();
             in_vain.then_some(false)
         };
         self.look_until(deadline, gently, &mut look).await == Some(true)

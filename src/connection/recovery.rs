@@ -217,7 +217,7 @@ impl ReplicatedConnection {
                 execution.avoid.push(Arc::clone(lease.node()));
             }
             Recovery::OtherNode => {
-                lease.node().pace.failed(Instant::now());
+                lease.failed_read(Instant::now());
                 execution.avoid.push(Arc::clone(lease.node()));
             }
             Recovery::FreshConnection => {

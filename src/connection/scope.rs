@@ -48,7 +48,10 @@ impl<'a> Scope<'a> {
 
     pub(super) fn forced(connection: &'a mut ReplicatedConnection, kind: NodeKind) -> Self {
         let scope = Self::new(connection);
-        scope.connection.session().forced = Some(kind);
+        {
+            let mut session = scope.connection.session();
+            (session.forced, session.tagged) = (Some(kind), None);
+        }
         scope
     }
 

@@ -70,19 +70,26 @@ impl Tagged {
         }
     }
 
-    /// The error for a read that no node with the tag can serve, for this reason.
-    pub(super) fn unserved(&self, reason: RouteReason, nodes: Vec<String>) -> Error {
+    /// The error for a read that no node with the tag can serve, for this reason, after this time. `behind`: one was there
+    /// that did not show enough.
+    pub(super) fn unserved(
+        &self,
+        reason: RouteReason,
+        behind: bool,
+        waited: Duration,
+        nodes: Vec<String>,
+    ) -> Error {
         let tag = self.tag.clone();
         match reason {
             RouteReason::ReplicaBusy => Error::ReplicasBusy { nodes },
-            RouteReason::NoUsableReplica | RouteReason::ReplicaFailed => {
+            RouteReason::NoUsableReplica | RouteReason::ReplicaFailed if !behind => {
                 Error::NoTaggedReplica { tag, nodes }
             }
-            _ => Error::TaggedBehind {
-                tag,
-                waited: self.wait(),
-                nodes,
-            },
+            RouteReason::Strong | RouteReason::LostWrite | RouteReason::UnclearWrite => {
+                let reason = reason.to_string();
+                Error::TaggedNeedsPrimary { tag, reason }
+            }
+            _ => Error::TaggedBehind { tag, waited, nodes },
         }
     }
 }

@@ -18,7 +18,10 @@ impl ReplicatedConnection {
     pub(super) fn time_limit(&self) -> Option<(Instant, Duration)> {
         let (scope, tagged) = {
             let session = self.session();
-            let tagged = session.tagged.as_ref();
+            // A transaction that is open on the primary stays there.
+            let transaction = session.transaction.as_ref();
+            let elsewhere = transaction.is_some_and(|open| open.replica.is_none());
+            let tagged = session.tagged.as_ref().filter(|_| !elsewhere);
             (session.deadline, tagged.map(|it| it.statement_deadline()))
         };
         let default = tagged.unwrap_or(self.cluster.config.statement_deadline);

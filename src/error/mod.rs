@@ -130,10 +130,22 @@ pub enum Error {
     TaggedBehind {
         /// The tag.
         tag: String,
-        /// How long it waited at the most.
+        /// How long it waited.
         waited: Duration,
         /// The state of each node, in words.
         nodes: Vec<String>,
+    },
+
+    /// The caller asked for nodes with a tag, and only the primary can show what the read must see.
+    #[error(
+        "no replica with the tag `{tag}` may serve this read: only the primary can show what it must see ({reason}); let \
+         it see less (`with_consistency`)"
+    )]
+    TaggedNeedsPrimary {
+        /// The tag.
+        tag: String,
+        /// Why, as a [`RouteReason`](crate::status::RouteReason) says it.
+        reason: String,
     },
 
     /// The caller asked for nodes with a tag for which the pool has no connections.

@@ -76,6 +76,18 @@ impl Lease {
         }
     }
 
+    /// Whether the connection is of those that everybody uses.
+    pub(crate) fn is_general(&self) -> bool {
+        self.connection().lane.is_general()
+    }
+
+    /// A read failed there that another node serves. What a report fails by says nothing of other reads.
+    pub(crate) fn failed_read(&self, now: Instant) {
+        if self.is_general() {
+            self.node().pace.failed(now);
+        }
+    }
+
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.cancel.node
     }

@@ -176,8 +176,7 @@ impl Node {
 
     /// How much it has to do: what is under way, and what waits for a connection.
     pub(crate) fn load(&self) -> usize {
-        let waiting = self.tagged.iter().map(|(_, pool)| pool.waiting());
-        self.in_flight() + self.pool.waiting() + waiting.sum::<usize>()
+        self.in_flight() + self.pool.waiting()
     }
 
     /// The node is busy while the guard lives.

@@ -94,7 +94,8 @@ impl Plan {
         // Who comes back has its whole share at once: the more there is to see.
         let health = HealthConfig::default().slow_start(std::time::Duration::ZERO);
         let builder = builder.consistency(consistency).health(health);
-        let pool = builder.build().await.unwrap();
+        // A process may start in the middle of a failover. It begins when there is a primary.
+        let pool = builder.start_read_only(true).build().await.unwrap();
         let numbers = Arc::new(AtomicU64::new(self.first));
         let left = Arc::new(AtomicU64::new(self.operations));
         let tasks = (0..4u64).map(|task| {

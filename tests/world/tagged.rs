@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use diesel::QueryDsl;
 use diesel::result::Error as DieselError;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::config::TagConfig;
 use diesel_replicated::testing::LocalCluster;
 use diesel_replicated::{
@@ -95,6 +95,9 @@ async fn a_report_takes_no_connection_from_a_web_request_nor_the_other_way() {
         .tagged(TAG, TagConfig::default().max_size(1));
     let pool = built(builder).await;
     let (mut report, mut web) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    // What it has of everybody's it gives back.
+    assert_eq!(who(&mut report).await, "replica-1");
+    run(&mut report.primary(), "SELECT 1").await.unwrap();
     let (begun, has_begun) = oneshot::channel();
     let (over, is_over) = oneshot::channel();
     let report = async {
@@ -110,6 +113,9 @@ async fn a_report_takes_no_connection_from_a_web_request_nor_the_other_way() {
         has_begun.await.unwrap();
         // The report has its only connection.
         assert_eq!(who(&mut web).await, "replica-1");
+        run(&mut pool.get().await.unwrap().primary(), "SELECT 1")
+            .await
+            .unwrap();
         let another = pool.clone();
         let another = tokio::spawn(async move {
             let mut conn = another.get().await.unwrap();
@@ -148,6 +154,32 @@ async fn a_report_sees_what_its_session_has_written_or_is_told() {
     let words = error.to_string();
     assert!(
         words.contains("`analytics` shows what this session must see"),
+        "{words}"
+    );
+    // So are a read that no replica would get elsewhere, and a transaction.
+    let volatile = diesel::sql_query("SELECT random()");
+    let volatile = volatile.execute(&mut *conn.tagged(TAG)).await.unwrap_err();
+    let begun = conn
+        .tagged(TAG)
+        .transaction(async |_| Ok::<_, DieselError>(()))
+        .await
+        .unwrap_err();
+    for error in [volatile, begun] {
+        assert!(
+            error
+                .to_string()
+                .contains("shows what this session must see"),
+            "{error}"
+        );
+    }
+    let strong = run(
+        &mut conn.tagged(TAG).with_consistency(Consistency::Strong),
+        "SELECT 1",
+    )
+    .await;
+    let words = strong.unwrap_err().to_string();
+    assert!(
+        words.contains("only the primary can show") && words.contains("(strong)"),
         "{words}"
     );
     let mut report = conn.tagged(TAG);
@@ -232,7 +264,12 @@ async fn a_report_has_a_limit_of_its_own_and_ends_with_its_view() {
     let late = diesel::sql_query("SELECT pg_sleep(30)");
     let error = late.execute(&mut *conn.tagged(TAG)).await.unwrap_err();
     assert!(error.to_string().contains("300ms"), "{error}");
-    // The next one is everybody's, and goes where everybody's go.
+    // Who asks for the primary within the view has its limit, as the next one has.
+    let slow = diesel::sql_query("SELECT pg_sleep(0.4)");
+    slow.execute(&mut *conn.tagged(TAG).primary())
+        .await
+        .unwrap();
+    assert_eq!(conn.last_route().unwrap().node, "primary");
     diesel::sql_query("SELECT pg_sleep(0.4)")
         .execute(&mut conn)
         .await
