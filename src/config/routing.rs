@@ -32,7 +32,7 @@ pub enum Routing {
     /// safe, or by its name as what is to be read elsewhere:
     /// [`snapshot`](crate::ReplicatedConnection::snapshot), a transaction
     /// [`on_replicas`](crate::connection::TransactionBuilder::on_replicas),
-    /// [`replica`](crate::ReplicatedConnection::replica). In text: `opt_in`.
+    /// [`replica`](crate::ReplicatedConnection::replica), [`tagged`](crate::ReplicatedConnection::tagged). In text: `opt_in`.
     OptIn,
     /// What is known to be safe on a replica, and what is marked. The default. In text: `automatic`, or
     /// `automatic:5%`.

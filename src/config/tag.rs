@@ -8,7 +8,8 @@ use crate::config::ConfigError;
 
 settings! {
     /// What reads get that ask for nodes with a tag, by [`tagged`](crate::ReplicatedConnection::tagged): connections of their
-    /// own and limits of their own. So a report takes no connection from a web request.
+    /// own and limits of their own. So a report takes no connection from a web request. It does not change while the pool
+    /// runs, and a connection that is made from a URL has none.
     ///
     /// ```
     /// use std::time::Duration;

@@ -88,7 +88,7 @@ pub const INSTRUMENTS: &[Instrument] = &[
     instrument(OPERATION_DURATION, Histogram, "s", &["db.system.name", "server.address", "server.port", "db.response.status_code", "error.type"],
         "How long statements took, with waiting and other attempts; of rows, up to the first. One that fails after its first row counts once more, as failed."),
     instrument(CONNECTION_COUNT, Gauge, "{connection}", &["db.client.connection.pool.name", "db.client.connection.state"],
-        "Open connections, `used` or `idle`."),
+        "Open connections, `used` or `idle`, without those for tags; waits and times are of these, too."),
     instrument(CONNECTION_MAX, Gauge, "{connection}", POOL, "The most connections that may be open."),
     instrument(PENDING_REQUESTS, Gauge, "{request}", POOL, "Statements that wait for a connection now."),
     instrument(TIMEOUTS, Counter, "{timeout}", POOL, "Statements that have waited for a connection in vain."),

@@ -255,7 +255,8 @@ impl ReplicatedPool {
     /// Gives a node another URL, the primary as well: another password, another address of its server, or another
     /// server of the same cluster in its place. All else stays as it is. A connection is opened first; if that fails,
     /// nothing changes. Returns when the statements and transactions on the old connections have ended; these
-    /// connections are closed then, with what sessions have left on them.
+    /// connections are closed then, with what sessions have left on them. A long report is one of these. A zone that stood in
+    /// the old URL has to stand in the new one, too.
     ///
     /// For passwords that change again and again, [`Builder::credentials`] is the better way.
     ///
