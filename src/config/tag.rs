@@ -51,18 +51,17 @@ pub(crate) fn has_tag(tags: &BTreeMap<String, String>, tag: &str) -> bool {
 /// Checks what is said of tags.
 pub(super) fn check(tagged: &BTreeMap<String, TagConfig>, errors: &mut Vec<ConfigError>) {
     for (tag, config) in tagged {
-        let tag = || tag.clone();
-        if tag().trim().is_empty() {
+        if tag.trim().is_empty() {
             errors.push(ConfigError::TaggedWithoutName);
         }
         if config.max_size == 0 {
-            errors.push(ConfigError::TaggedZeroMaxSize { tag: tag() });
+            errors.push(ConfigError::TaggedZeroMaxSize { tag: tag.clone() });
         }
         if config
             .statement_deadline
             .is_some_and(|limit| limit.is_zero())
         {
-            errors.push(ConfigError::TaggedZeroDeadline { tag: tag() });
+            errors.push(ConfigError::TaggedZeroDeadline { tag: tag.clone() });
         }
     }
 }

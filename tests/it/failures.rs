@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 
 use crate::support::{
     Number, Shared, all_up, blocking, builder_for, count, eventually, fill, insert, own_cluster,
-    run, users, who,
+    own_cluster_of, run, users, who,
 };
 
 async fn start() -> (Arc<LocalCluster>, ReplicatedPool) {
@@ -338,12 +338,7 @@ async fn a_node_that_restarts_in_the_middle_of_a_stream_ends_the_stream_with_an_
 
 #[tokio::test]
 async fn a_black_hole_costs_a_connect_no_more_than_its_timeout() {
-    let local = blocking(|| {
-        let local = LocalCluster::builder().replicas(1).start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await;
+    let local = own_cluster_of(1).await;
     let replica = &local.replicas()[0];
     replica.proxy().unwrap().black_hole();
     let pool = ReplicatedPool::builder()

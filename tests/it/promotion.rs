@@ -12,7 +12,7 @@ use diesel_replicated::{Error, ErrorExt, Event, NodeConfig, Outcome, ReplicatedP
 use futures_util::StreamExt;
 
 use crate::support::{
-    all_up, blocking, builder_for, eventually, fill, on, own_cluster, run, users,
+    all_up, blocking, builder_for, eventually, on, own_cluster, own_cluster_of, run, users,
 };
 
 /// Longer than any promotion of a test takes on a busy machine.
@@ -76,12 +76,7 @@ async fn the_dead_primary_is_replaced_by_itself_and_writes_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_processes_one_promotes() {
-    let local = blocking(|| {
-        let local = LocalCluster::builder().replicas(4).start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await;
+    let local = own_cluster_of(4).await;
     let mut pools = Vec::new();
     for _ in 0..6 {
         pools.push(pool(&local, PromotionConfig::automatic().after(Duration::ZERO)).await);

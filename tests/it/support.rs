@@ -86,8 +86,13 @@ pub fn fill(cluster: &LocalCluster, database: &str) {
 
 /// A cluster for one test alone, to break, with [`SCHEMA`] in its database `app`.
 pub async fn own_cluster() -> Arc<LocalCluster> {
-    blocking(|| {
-        let local = LocalCluster::start().unwrap();
+    own_cluster_of(2).await
+}
+
+/// The same with so many replicas.
+pub async fn own_cluster_of(replicas: usize) -> Arc<LocalCluster> {
+    blocking(move || {
+        let local = LocalCluster::builder().replicas(replicas).start().unwrap();
         fill(&local, "app");
         Arc::new(local)
     })

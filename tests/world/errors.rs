@@ -11,8 +11,8 @@ use diesel_replicated::testing::{LocalCluster, LocalNode, StopMode};
 use diesel_replicated::{Builder, ErrorExt, Outcome, ReplicatedConnection, ReplicatedPool};
 
 use crate::support::{
-    Number, all_up, blocking, builder, builder_for, cluster, count, database, eventually, fill,
-    insert, on, own_cluster, run, shut_out, users, who,
+    Number, all_up, blocking, builder, builder_for, cluster, count, database, eventually, insert,
+    on, own_cluster, own_cluster_of, run, shut_out, users, who,
 };
 
 /// Nothing was ever held against a node.
@@ -456,12 +456,7 @@ async fn a_set_up_that_fails_puts_no_node_down_while_connections_live() {
 
 /// A cluster of one replica whose replay is paused, after `before` arrived there and before `after` does.
 async fn behind(before: &'static str, after: &'static str) -> Arc<LocalCluster> {
-    let local = blocking(|| {
-        let local = LocalCluster::builder().replicas(1).start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await;
+    let local = own_cluster_of(1).await;
     on(&local, move |local| {
         local.primary().sql("app", before).unwrap();
         local.wait_caught_up().unwrap();

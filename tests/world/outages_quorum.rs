@@ -12,7 +12,7 @@ use diesel_replicated::{
     ReplicatedPool,
 };
 
-use crate::support::{all_up, blocking, eventually, fill, insert, on, own_cluster, run, users};
+use crate::support::{all_up, eventually, insert, on, own_cluster, own_cluster_of, run, users};
 
 fn proxied(node: &LocalNode) -> NodeConfig {
     NodeConfig::new(node.proxied_url("app").unwrap()).name(node.name().to_owned())
@@ -33,15 +33,6 @@ fn builder(local: &LocalCluster) -> Builder {
 fn answers(node: &LocalNode) -> bool {
     let port = node.proxy().unwrap().port();
     std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).is_ok()
-}
-
-async fn five_nodes() -> Arc<LocalCluster> {
-    blocking(|| {
-        let local = LocalCluster::builder().replicas(4).start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await
 }
 
 /// The highest id that a plain read sees.
@@ -216,7 +207,7 @@ async fn a_strong_read_beside_a_cut_off_primary_is_refused() {
 #[tokio::test]
 async fn a_bounded_read_beside_a_cut_off_primary_is_refused() {
     let level = Consistency::BoundedStaleness(Duration::from_secs(1));
-    reads_beside_a_new_primary(five_nodes().await, 1, level).await;
+    reads_beside_a_new_primary(own_cluster_of(4).await, 1, level).await;
 }
 
 #[tokio::test]

@@ -16,7 +16,8 @@ use diesel_replicated::{
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Shared, all_up, blocking, builder_for, eventually, fill, insert, on, own_cluster, run, users,
+    Shared, all_up, blocking, builder_for, eventually, fill, insert, on, own_cluster,
+    own_cluster_of, run, users,
 };
 
 /// A pool on a cluster of its own, with the default consistency.
@@ -339,12 +340,7 @@ async fn a_causal_session_does_not_go_back_when_the_primary_dies() {
 // A connection breaks under a read, and there is no other node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_whose_connection_breaks_goes_on_on_the_only_replica() {
-    let local = blocking(|| {
-        let local = LocalCluster::builder().replicas(1).start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await;
+    let local = own_cluster_of(1).await;
     let builder = builder_for(&local, "app").allow_function("pg_sleep");
     let pool = builder
         .failover_wait(Duration::from_secs(60))

@@ -16,7 +16,7 @@ use diesel_replicated::{
 };
 use parking_lot::Mutex;
 
-use crate::support::{all_up, always, blocking, count, eventually, fill, insert, on, own_cluster};
+use crate::support::{all_up, always, count, eventually, insert, on, own_cluster, own_cluster_of};
 
 /// Where each node is.
 const ZONES: [(&str, &str); 5] = [
@@ -26,15 +26,6 @@ const ZONES: [(&str, &str); 5] = [
     ("replica-3", "b"),
     ("replica-4", "c"),
 ];
-
-async fn wide_cluster() -> Arc<LocalCluster> {
-    blocking(|| {
-        let local = LocalCluster::builder().replicas(4).start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await
-}
 
 /// A pool over these nodes, each behind a proxy and in its zone.
 fn builder<'a>(nodes: impl IntoIterator<Item = &'a LocalNode>) -> Builder {
@@ -75,8 +66,8 @@ async fn zone_of(conn: &mut ReplicatedConnection) -> Option<String> {
     conn.last_route().unwrap().zone
 }
 
-fn is_down(pool: &ReplicatedPool, node: &str) -> bool {
-    pool.status().node(node).unwrap().health == NodeHealth::Down
+fn health(pool: &ReplicatedPool, node: &str) -> NodeHealth {
+    pool.status().node(node).unwrap().health
 }
 
 // seaweedfs #2441: "prefer this data centre" read the other one, too. scylladb #9077: a warmer cache far away won over the near
@@ -84,7 +75,7 @@ fn is_down(pool: &ReplicatedPool, node: &str) -> bool {
 // zones to fall back to.
 #[tokio::test]
 async fn reads_stay_near_while_they_can_and_go_on_zone_by_zone() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     let pool = built(builder(local.nodes()).prefer_zones(["a", "b"])).await;
     let near = reads(&pool, 60).await;
     assert_eq!(Vec::from_iter(near.keys()), ["replica-1", "replica-2"]);
@@ -131,7 +122,7 @@ async fn reads_stay_near_while_they_can_and_go_on_zone_by_zone() {
 // Envoy sends what a zone is too busy for to other zones; a peak of one place is then a peak of all.
 #[tokio::test]
 async fn a_busy_near_node_sends_nobody_far() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     let nodes = [local.primary(), &local.replicas()[0], &local.replicas()[2]];
     let pool = built(builder(nodes).prefer_zones(["a"]).max_size(1)).await;
     let mut holder = pool.get().await.unwrap();
@@ -153,7 +144,7 @@ async fn a_busy_near_node_sends_nobody_far() {
 // MongoDB specifications PR 811: who cannot serve counts for nothing. Here: what is near and lacks what must be seen.
 #[tokio::test]
 async fn what_only_a_far_node_shows_is_read_there() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     let pool = built(builder(local.nodes()).prefer_zones(["a", "b"])).await;
     on(&local, |local| {
         for replica in &local.replicas()[..2] {
@@ -194,7 +185,7 @@ async fn what_only_a_far_node_shows_is_read_there() {
 // mongodb-core PR 331: sorted the wrong way round.
 #[tokio::test]
 async fn nearest_is_a_window_and_not_a_single_node() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     for replica in &local.replicas()[2..] {
         replica.proxied_url("app").unwrap();
         replica.proxy().unwrap().delay(Duration::from_millis(60));
@@ -222,7 +213,7 @@ async fn nearest_is_a_window_and_not_a_single_node() {
 // ray #39169, orca PR 18877: a health check that is meant for one place takes whoever is on another continent for ill.
 #[tokio::test]
 async fn who_is_far_is_not_slow() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     let far = &local.replicas()[2];
     far.proxied_url("app").unwrap();
     far.proxy().unwrap().delay(Duration::from_millis(60));
@@ -259,7 +250,7 @@ async fn who_is_far_is_not_slow() {
     };
     eventually("its round trip is measured", measured).await;
     always("it is up", Duration::from_millis(600), || async {
-        pool.status().node("replica-3").unwrap().health == NodeHealth::Up
+        health(&pool, "replica-3") == NodeHealth::Up
     })
     .await;
 }
@@ -268,7 +259,7 @@ async fn who_is_far_is_not_slow() {
 // csharp-driver PR 88: a local data centre that is guessed may be the wrong one; here nothing is guessed.
 #[tokio::test]
 async fn a_zone_that_no_node_is_in_is_told() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     let pool = built(builder(local.nodes()).prefer_zones(["eu-wset"])).await;
     let status = pool.status();
     let told = status
@@ -295,7 +286,7 @@ async fn a_zone_that_no_node_is_in_is_told() {
 // A failover may carry the writes over the ocean, and nothing fails; so it must be told.
 #[tokio::test]
 async fn a_primary_that_has_moved_away_is_told() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     let pool = built(builder(local.nodes()).prefer_zones(["b"])).await;
     assert!(!pool.status().primary_is_far);
     on(&local, |local| {
@@ -316,7 +307,7 @@ async fn a_primary_that_has_moved_away_is_told() {
     let node = status.node("replica-4").unwrap();
     assert_eq!((node.zone.as_deref(), node.distance), (Some("c"), 1));
     // A write has no choice, so it is no read that went far.
-    assert!(is_down(&pool, "primary") || status.routing.far.is_empty());
+    assert!(health(&pool, "primary") == NodeHealth::Down || status.routing.far.is_empty());
 }
 
 /// Notes what it is told of the candidates.
@@ -339,7 +330,7 @@ impl LoadBalancingPolicy for Curious {
 
 #[tokio::test]
 async fn a_policy_is_told_round_trip_lag_and_zone() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     let curious = Curious::default();
     let policy = curious.clone();
     let pool = built(
@@ -413,7 +404,7 @@ async fn a_slow_near_node_is_told_and_keeps_its_zone() {
         .proxy()
         .unwrap()
         .delay(Duration::from_millis(100));
-    let slow = || async { pool.status().node("replica-1").unwrap().health == NodeHealth::Slow };
+    let slow = || async { health(&pool, "replica-1") == NodeHealth::Slow };
     eventually("it is slow", slow).await;
     let mut kept = pool.get().await.unwrap();
     for _ in 0..30 {
@@ -425,7 +416,7 @@ async fn a_slow_near_node_is_told_and_keeps_its_zone() {
 // Without an order of zones nothing changes: what makes one node slow beside others is found.
 #[tokio::test]
 async fn zones_without_an_order_hide_no_slow_node() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     let strict = HealthConfig::default()
         .interval(Duration::from_millis(50))
         .slow_floor(Duration::from_millis(20));
@@ -434,7 +425,7 @@ async fn zones_without_an_order_hide_no_slow_node() {
         .proxy()
         .unwrap()
         .delay(Duration::from_millis(150));
-    let slow = || async { pool.status().node("replica-4").unwrap().health == NodeHealth::Slow };
+    let slow = || async { health(&pool, "replica-4") == NodeHealth::Slow };
     eventually("the only one of its zone is slow", slow).await;
 }
 
@@ -493,7 +484,7 @@ async fn a_read_that_has_waited_long_takes_a_slow_replica() {
 // A connection that has gone far returns to a primary that reads are meant for, too.
 #[tokio::test]
 async fn a_near_primary_that_is_given_reads_gets_those_that_were_far() {
-    let local = wide_cluster().await;
+    let local = own_cluster_of(4).await;
     let nodes = [local.primary(), &local.replicas()[3]];
     let pool = built(builder(nodes).prefer_zones(["b"])).await;
     let mut kept = pool.get().await.unwrap();

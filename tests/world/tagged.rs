@@ -14,19 +14,11 @@ use diesel_replicated::{
 use tokio::sync::oneshot;
 
 use crate::support::{
-    all_up, always, blocking, builder_for, count, eventually, fill, insert, on, run, users, who,
+    all_up, always, blocking, builder_for, count, eventually, fill, insert, on, own_cluster_of,
+    run, users, who,
 };
 
 const TAG: &str = "analytics";
-
-async fn cluster(replicas: usize) -> Arc<LocalCluster> {
-    blocking(move || {
-        let local = LocalCluster::builder().replicas(replicas).start().unwrap();
-        fill(&local, "app");
-        Arc::new(local)
-    })
-    .await
-}
 
 /// A pool whose replicas from this one on have the tag, and are read by it alone.
 fn builder(local: &LocalCluster, first: usize, tag: TagConfig) -> Builder {
@@ -58,7 +50,7 @@ async fn reported(conn: &mut ReplicatedConnection) -> String {
 // fails, or goes anywhere, when that is gone.
 #[tokio::test]
 async fn reports_and_web_requests_each_have_their_nodes() {
-    let local = cluster(3).await;
+    let local = own_cluster_of(3).await;
     let pool = built(builder(&local, 2, TagConfig::default())).await;
     for _ in 0..20 {
         let mut conn = pool.get().await.unwrap();
@@ -83,7 +75,7 @@ async fn reports_and_web_requests_each_have_their_nodes() {
 // metabase #23243: one pool for all, and the long queries have its connections.
 #[tokio::test]
 async fn a_report_takes_no_connection_from_a_web_request_nor_the_other_way() {
-    let local = cluster(1).await;
+    let local = own_cluster_of(1).await;
     let node = |node: &diesel_replicated::testing::LocalNode| {
         NodeConfig::new(node.url("app")).name(node.name())
     };
@@ -140,7 +132,7 @@ async fn a_report_takes_no_connection_from_a_web_request_nor_the_other_way() {
 // aws-advanced-jdbc-wrapper PR 2109: whoever names a reader reads it however old it is.
 #[tokio::test]
 async fn a_report_sees_what_its_session_has_written_or_is_told() {
-    let local = cluster(2).await;
+    let local = own_cluster_of(2).await;
     let wait = Duration::from_millis(200);
     let pool = built(builder(&local, 1, TagConfig::default().wait(wait))).await;
     on(&local, |local| local.replicas()[1].pause_replay().unwrap()).await;
@@ -256,7 +248,7 @@ async fn a_report_that_recovery_cancels_runs_again_on_another_with_the_tag() {
 
 #[tokio::test]
 async fn a_report_has_a_limit_of_its_own_and_ends_with_its_view() {
-    let local = cluster(1).await;
+    let local = own_cluster_of(1).await;
     let limit = Duration::from_millis(300);
     let pool = builder(&local, 0, TagConfig::default().statement_deadline(limit));
     let pool = built(pool.statement_deadline(Duration::from_secs(60))).await;
@@ -280,7 +272,7 @@ async fn a_report_has_a_limit_of_its_own_and_ends_with_its_view() {
 
 #[tokio::test]
 async fn a_tag_that_the_pool_was_not_told_of_is_named() {
-    let local = cluster(1).await;
+    let local = own_cluster_of(1).await;
     let pool = built(builder(&local, 0, TagConfig::default())).await;
     let mut conn = pool.get().await.unwrap();
     for sql in ["SELECT 1", "INSERT INTO users (name) VALUES ('x')", "BEGIN"] {
