@@ -26,7 +26,7 @@ const SESSIONS: u64 = 6;
 
 /// So many keys are in use at a time; after [`ROTATE`] transactions of a session they are others.
 const KEYS: i64 = 5;
-const ROTATE: i64 = 60;
+const ROTATE: i64 = 30;
 
 /// One step of a transaction, and what it has read.
 #[derive(Clone, Debug)]
@@ -92,13 +92,22 @@ impl Record {
     }
 }
 
-/// One session after another of one task: each goes on until it does not know what became of a transaction.
+/// One session after another of one task: each goes on until its keys are used up, or until it does not know what
+/// became of a transaction.
 async fn work(pool: ReplicatedPool, record: Record, count: i64, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut process = record.process.fetch_add(1, Ordering::Relaxed);
-    let mut conn = pool.get().await.unwrap();
+    let begin = async || {
+        let process = record.process.fetch_add(1, Ordering::Relaxed);
+        (process, pool.get().await.unwrap())
+    };
+    let (mut process, mut conn) = begin().await;
     for number in 0..count {
         let mut steps = plan(&mut random, &record, number / ROTATE * KEYS);
+        if number % ROTATE == 0 {
+            // While so much is written, a session that has read on the primary needs what replicas hardly have.
+            (process, conn) = begin().await;
+            steps = vec![Step::Read(number / ROTATE * KEYS, None)];
+        }
         record.note("invoke", process, &steps);
         let done = perform(&mut conn, &mut steps).await;
         let only_reads = steps.iter().all(|step| matches!(step, Step::Read(..)));
@@ -116,8 +125,7 @@ async fn work(pool: ReplicatedPool, record: Record, count: i64, seed: u64) {
         }
         if kind == "info" {
             record.unknown.fetch_add(1, Ordering::Relaxed);
-            process = record.process.fetch_add(1, Ordering::Relaxed);
-            conn = pool.get().await.unwrap();
+            (process, conn) = begin().await;
         }
     }
 }
