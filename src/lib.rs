@@ -14,6 +14,7 @@ mod deadline;
 pub mod discovery;
 mod election;
 pub mod error;
+mod groups;
 pub mod guide;
 mod health;
 pub mod metrics;
@@ -34,6 +35,12 @@ pub mod token;
 pub mod web;
 mod wire;
 
+/// Several groups of one primary each: what comes with [`MultiPrimaryPool`].
+pub mod multi_primary {
+    pub use crate::groups::{Home, setup_sql};
+    pub use crate::pool::{Forced, Moved, MultiPrimaryBuilder, MultiPrimarySession, Survivor};
+}
+
 /// How a node is chosen for a read.
 pub mod policy {
     pub use crate::routing::{
@@ -45,7 +52,7 @@ pub mod policy {
 pub use config::{Config, Consistency, Durability, NodeConfig, RetryPolicy, Routing};
 pub use connection::{ReplicatedConnection, SyncConnection};
 pub use error::{Error, ErrorExt, Outcome};
-pub use pool::{Builder, ReplicatedPool, Session};
+pub use pool::{Builder, MultiPrimaryPool, ReplicatedPool, Session};
 pub use position::PositionSource;
 pub use route::Route;
 #[cfg(feature = "rustls")]

@@ -37,6 +37,11 @@ pub(super) trait Action: Send {
 
     fn send(&mut self, lease: &Arc<Lease>) -> impl Future<Output = QueryResult<()>> + Send;
 
+    /// Reads all that it brings, so that it is at its end.
+    fn settle(&mut self) -> impl Future<Output = QueryResult<()>> + Send {
+        async { Ok(()) }
+    }
+
     /// The statement is at its end, unless its output goes on: then the output reports.
     fn report_to(&mut self, report: Report) {
         report.acknowledged();
@@ -78,6 +83,10 @@ impl Action for Load {
 
     fn statement(&mut self) -> Option<&mut Statement> {
         Some(&mut self.statement)
+    }
+
+    async fn settle(&mut self) -> QueryResult<()> {
+        self.rows.gather().await
     }
 
     fn report_to(&mut self, report: Report) {

@@ -85,6 +85,14 @@ impl ReplicatedConnection {
 
     /// Runs a statement, in the time that it may take.
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
+        match &self.keyed {
+            Some(keyed) => self.run_keyed(keyed, action).await,
+            None => self.run_here(action).await,
+        }
+    }
+
+    /// The same over one group.
+    pub(super) async fn run_here<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
         let mut execution = self.execution(action);
         // In a box, because it would be part of the future of each statement.
         if let Some(span) = spans::statement(action.sql()).map(Box::new) {
@@ -313,6 +321,15 @@ impl ReplicatedConnection {
                 _ => ReadRequirement::default(),
             };
         }
+        let shows = session.shows;
+        let requirement = self.requirement_of_read(session, level);
+        match shows {
+            Some(place) if level != Consistency::Eventual => requirement.showing(place),
+            _ => requirement,
+        }
+    }
+
+    fn requirement_of_read(&self, session: &SessionState, level: Consistency) -> ReadRequirement {
         let config = &self.cluster.consistency();
         if level == Consistency::Strong && !config.strong_reads_on_replicas {
             return ReadRequirement::primary(RouteReason::Strong);

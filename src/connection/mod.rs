@@ -9,6 +9,8 @@ mod counting;
 mod execute;
 mod execution;
 mod fenced_primary;
+mod guarded;
+mod keyed;
 mod majority;
 mod notifications;
 mod origin;
@@ -62,6 +64,8 @@ use crate::token::SessionToken;
 pub use crate::consistency::Stage;
 pub use cancel_token::CancelToken;
 use cancel_token::Running;
+use keyed::Keyed;
+pub(crate) use keyed::{HomeAt, finish_move, home_at, row_at};
 use origin::Origin;
 pub(crate) use read_level::token_of;
 use reading::Served;
@@ -128,6 +132,8 @@ pub struct ReplicatedConnection {
     cache_size: CacheSize,
     /// What the connection was when a pool over this one first lent it out.
     origin: Origin,
+    /// What it has beside this, over several groups of one primary each.
+    keyed: Option<Box<Keyed>>,
     /// Its statements may move where a share of this size or more may.
     lot: f64,
     /// The last field: server connections are back in their pools before this one counts as back.
@@ -149,6 +155,7 @@ impl ReplicatedConnection {
             instrumentation: Mutex::new(DynInstrumentation::default_instrumentation()),
             cache_size: CacheSize::Unbounded,
             origin: Origin::Own,
+            keyed: None,
             lot,
             _permit: permit,
         })
@@ -228,6 +235,9 @@ impl ReplicatedConnection {
     /// Which node served the last statement, and why that one.
     #[must_use]
     pub fn last_route(&self) -> Option<Route> {
+        if let Some(keyed) = &self.keyed {
+            return keyed.last_route();
+        }
         self.session().last_route.as_ref().map(LastRoute::route)
     }
 

@@ -8,9 +8,10 @@ use super::replication::Wanted;
 use super::session_settings::{Ending, SessionSettings, Setting, starts_with};
 use super::tagged::Tagged;
 use crate::classify::{Cause, TransactionControl, Verdict};
-use crate::config::Consistency;
+use crate::config::{Consistency, Durability};
 use crate::consistency::SessionHistory;
 use crate::node::{Busy, Lease, Node};
+use crate::position::Position;
 use crate::route::{self, NodeKind, Route, RouteReason};
 use crate::routing::{Decision, HeldBack, SessionView, TransactionView, decide};
 use crate::statement::OidMap;
@@ -55,7 +56,21 @@ pub(super) struct SessionState {
     pub(super) own_types: Option<Arc<OidMap>>,
     /// Something ran that was neither a plain read nor a setting.
     pub(super) worked: bool,
+    /// Reads must see the log up to here, whatever else they need: what other groups have written is in it.
+    pub(super) shows: Option<Position>,
     pub(super) last_route: Option<LastRoute>,
+}
+
+/// How the statements of a connection are to run, until a scope ends.
+#[derive(Debug)]
+pub(super) struct ScopeState {
+    forced: Option<NodeKind>,
+    tagged: Option<Arc<Tagged>>,
+    replica_allowed: bool,
+    deadline: Option<Instant>,
+    begins_on_replicas: Option<bool>,
+    consistency: Option<Consistency>,
+    durability: Option<Durability>,
 }
 
 /// An open transaction.
@@ -105,8 +120,49 @@ impl SessionState {
             changed_catalog: false,
             own_types: None,
             worked: false,
+            shows: None,
             last_route: None,
         }
+    }
+
+    /// Reads must see the log up to `place` from now on.
+    pub(super) fn must_show(&mut self, place: Option<Position>) {
+        let later = |shows: Position| place.map_or(shows, |place| place.max(shows));
+        self.shows = self.shows.map(later).or(place);
+    }
+
+    /// Whether it has made anything that lasts on its connections.
+    pub(super) fn has_state(&self) -> bool {
+        self.pinned || !self.settings.is_empty()
+    }
+
+    pub(super) fn is_in_transaction(&mut self) -> bool {
+        self.notice_transaction_end();
+        self.transaction_view().is_some()
+    }
+
+    /// How its statements are to run, until a scope ends.
+    pub(super) fn scope(&mut self) -> ScopeState {
+        ScopeState {
+            forced: self.forced,
+            tagged: self.tagged.clone(),
+            replica_allowed: self.replica_allowed,
+            deadline: self.deadline,
+            begins_on_replicas: self.begins_on_replicas.take(),
+            consistency: self.consistency,
+            durability: self.durability.level,
+        }
+    }
+
+    /// Its statements run as those of another connection.
+    pub(super) fn within_scope(&mut self, scope: ScopeState) {
+        self.forced = scope.forced;
+        self.tagged = scope.tagged;
+        self.replica_allowed = scope.replica_allowed;
+        self.deadline = scope.deadline;
+        self.begins_on_replicas = scope.begins_on_replicas;
+        self.consistency = scope.consistency;
+        self.durability.level = scope.durability;
     }
 
     /// Others see a change of the catalog when it is committed. This session sees it at once. Returns whether anybody
@@ -339,6 +395,7 @@ impl LastRoute {
     pub(super) fn route(&self) -> Route {
         Route {
             node: self.node.name.clone(),
+            group: None,
             kind: self.kind,
             zone: self.node.zone.as_deref().map(str::to_owned),
             far: self.node.distance > 0,

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use diesel::QueryResult;
 use diesel_async::{AsyncConnectionCore, AsyncPgConnection};
 use futures_core::Stream;
+use futures_util::stream::{self, StreamExt};
 
 use super::report::{Report, lost};
 use crate::error::{ErrorExt, SqlState};
@@ -50,6 +51,19 @@ impl RowStream {
             }
             self.report = Some(report);
         }
+    }
+
+    /// Reads all rows and keeps them.
+    pub(super) async fn gather(&mut self) -> QueryResult<()> {
+        let mut gathered = Vec::new();
+        while let Some(row) = self.next().await {
+            gathered.push(Ok(row?));
+        }
+        *self = Self {
+            rows: Some(stream::iter(gathered).boxed()),
+            ..Self::default()
+        };
+        Ok(())
     }
 
     fn end(&mut self) {

@@ -164,7 +164,9 @@ impl AsyncConnection for ReplicatedConnection {
     }
 
     fn transaction_state(&mut self) -> &mut AnsiTransactionManager {
-        if self.must_roll_back.swap(false, Ordering::AcqRel) {
+        let keyed = self.keyed.as_ref();
+        let in_a_part = keyed.is_some_and(|keyed| keyed.take_must_roll_back());
+        if self.must_roll_back.swap(false, Ordering::AcqRel) || in_a_part {
             // The call comes back here once, with the flag taken.
             AnsiTransactionManager::transaction_manager_status_mut(self)
                 .set_requires_rollback_maybe_up_to_top_level(true);

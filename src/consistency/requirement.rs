@@ -153,6 +153,13 @@ impl ReadRequirement {
         self
     }
 
+    /// The node must show `place` as well.
+    pub(crate) fn showing(mut self, place: Position) -> Self {
+        self.otherwise = self.otherwise.or(Some(RouteReason::OwnWrite));
+        self.needs().covers(place);
+        self
+    }
+
     /// Why only the primary can serve, if so.
     pub(crate) fn only_primary(&self) -> Option<RouteReason> {
         self.primary

@@ -2,6 +2,7 @@
 
 mod connect;
 mod diesel;
+mod groups;
 #[cfg(feature = "promotion")]
 mod refusal;
 mod sqlstate;
@@ -13,6 +14,7 @@ use crate::position::Position;
 
 pub use self::connect::{ConnectError, ConnectErrorKind};
 pub use self::diesel::ErrorExt;
+pub use self::groups::GroupsError;
 #[cfg(feature = "promotion")]
 pub use self::refusal::PromotionRefusal;
 pub use self::sqlstate::{InvalidSqlState, SqlState};
@@ -44,6 +46,10 @@ pub enum Error {
     /// No connection to the node could be opened, and none is open that could be waited for.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+
+    /// The statement is of several groups, and none can run it.
+    #[error(transparent)]
+    Groups(#[from] GroupsError),
 
     /// No connection of the node's pool came free for the whole wait: there were `max_size`, or no more could be opened.
     #[error("{}", exhausted(.node, *.max_size, *.waited, .connect.as_deref()))]

@@ -2,6 +2,7 @@
 
 mod builder;
 mod following;
+mod multi_primary;
 #[cfg(feature = "promotion")]
 mod promotion;
 mod session;
@@ -24,6 +25,9 @@ use crate::status::{Events, PoolStatus};
 use crate::token::SessionToken;
 
 pub use builder::Builder;
+pub use multi_primary::{
+    Forced, Moved, MultiPrimaryBuilder, MultiPrimaryPool, MultiPrimarySession, Survivor,
+};
 pub use session::Session;
 
 /// A pool over one primary and its replicas. Put it where a Diesel pool was.

@@ -42,6 +42,8 @@ impl fmt::Display for NodeKind {
 pub struct Route {
     /// The node's name.
     pub node: String,
+    /// The node's group, over several groups of one primary each.
+    pub group: Option<String>,
     /// Whether it is the primary or a replica.
     pub kind: NodeKind,
     /// The node's zone.

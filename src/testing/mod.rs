@@ -19,6 +19,7 @@ mod certificates;
 mod cluster;
 mod error;
 mod folders;
+mod groups;
 mod node;
 mod ports;
 mod pristine;
@@ -34,6 +35,7 @@ pub use binaries::Binaries;
 pub use certificates::{Authority, Certificate};
 pub use cluster::{LocalCluster, LocalClusterBuilder};
 pub use error::ClusterError;
+pub use groups::{LocalGroups, LocalGroupsBuilder};
 pub use node::{LocalNode, StopMode};
 pub use proxy::Proxy;
 

@@ -1,0 +1,146 @@
+//! A write that asks its database, in its own transaction, whether its key is at home there.
+//!
+//! Of a statement by itself BEGIN and the question go out in one flight with it, then COMMIT. If the key is not at home,
+//! the transaction has failed before the statement, which the server then refuses: nothing runs.
+
+use std::any::TypeId;
+use std::sync::Arc;
+
+use diesel::QueryResult;
+use diesel::result::Error as DieselError;
+use futures_util::future::join;
+
+use super::action::{Action, Batch};
+use super::report::Report;
+use crate::groups::{Refusal, SQLSTATE};
+use crate::node::Lease;
+use crate::statement::{Bound, Statement};
+
+/// A statement, and the question that guards it.
+pub(super) struct Guarded<'a, A> {
+    inner: &'a mut A,
+    /// The question, as SQL.
+    check: String,
+    /// The statement begins a transaction, which goes on.
+    begins: bool,
+    /// Why the database refused it, at the last attempt.
+    refusal: Option<Refused>,
+}
+
+/// Why nothing ran.
+#[derive(Debug)]
+pub(super) enum Refused {
+    NotAtHome(Refusal),
+    /// The key has moved since the transaction's snapshot was taken.
+    Moved,
+}
+
+impl<'a, A: Action> Guarded<'a, A> {
+    pub(super) fn new(inner: &'a mut A, check: String, begins: bool) -> Self {
+        Self {
+            inner,
+            check,
+            begins,
+            refusal: None,
+        }
+    }
+
+    pub(super) fn take_refusal(&mut self) -> Option<Refused> {
+        self.refusal.take()
+    }
+
+    /// BEGIN and the question, in one text: no server can take one without the other.
+    fn opening(&self) -> String {
+        let begin = match self.begins {
+            true => self.inner.sql().trim_end_matches([';', ' ', '\n']),
+            false => "BEGIN",
+        };
+        format!("{begin}; {}", self.check)
+    }
+
+    fn refused(&mut self, error: &DieselError, lease: &Lease) {
+        let DieselError::DatabaseError(_, information) = error else {
+            return;
+        };
+        let remark = lease.diagnose(error).remark;
+        self.refusal = match remark.map(|remark| remark.sqlstate) {
+            Some(state) if state.as_str() == SQLSTATE => {
+                Some(Refused::NotAtHome(Refusal::read(information.details())))
+            }
+            Some(state) if state.as_str() == "40001" => Some(Refused::Moved),
+            _ => None,
+        };
+    }
+}
+
+impl<A: Action> Action for Guarded<'_, A> {
+    type Output = A::Output;
+
+    fn sql(&self) -> &str {
+        self.inner.sql()
+    }
+
+    fn id(&self) -> Option<TypeId> {
+        self.inner.id()
+    }
+
+    fn bound(&self, number: usize) -> Bound {
+        self.inner.bound(number)
+    }
+
+    fn statement(&mut self) -> Option<&mut Statement> {
+        self.inner.statement()
+    }
+
+    fn report_to(&mut self, report: Report) {
+        self.inner.report_to(report);
+    }
+
+    fn take_output(&mut self) -> A::Output {
+        self.inner.take_output()
+    }
+
+    async fn settle(&mut self) -> QueryResult<()> {
+        self.inner.settle().await
+    }
+
+    async fn send(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
+        self.refusal = None;
+        let opening = self.opening();
+        let mut opens = Batch(&opening);
+        let opened = opens.send(lease);
+        if self.begins {
+            let opened = opened.await;
+            if let Err(error) = &opened {
+                self.refused(error, lease);
+                roll_back(lease).await;
+            }
+            return opened;
+        }
+        let inner = &mut *self.inner;
+        // The opening is sent when it is first polled, so it comes before the statement.
+        let (opened, done) = join(opened, async {
+            inner.send(lease).await?;
+            inner.settle().await
+        })
+        .await;
+        if let Err(error) = opened {
+            self.refused(&error, lease);
+            drop(self.inner.take_output());
+            roll_back(lease).await;
+            return Err(error);
+        }
+        if let Err(error) = done {
+            roll_back(lease).await;
+            return Err(error);
+        }
+        Batch("COMMIT").send(lease).await
+    }
+}
+
+/// What cannot be rolled back ends with its connection.
+async fn roll_back(lease: &Arc<Lease>) {
+    if lease.is_usable() && Batch("ROLLBACK").send(lease).await.is_err() {
+        lease.condemn();
+    }
+}

@@ -1,0 +1,67 @@
+//! Tests without any server.
+
+use super::setup::literal;
+use super::*;
+use crate::position::{Lsn, Position};
+
+fn at(lsn: u64) -> Position {
+    Position::new(1, Lsn(lsn))
+}
+
+fn sighting(worker: i32, timeline: u32, applied: u64, here: u64) -> Sighting {
+    Sighting {
+        worker,
+        timeline,
+        applied: Lsn(applied),
+        here: at(here),
+    }
+}
+
+#[test]
+fn what_is_applied_is_told_by_the_first_place_that_has_it() {
+    let applied = Applied::new(2);
+    assert_eq!(applied.shows(1, at(10)), None);
+    applied.saw(1, sighting(7, 1, 10, 100));
+    applied.saw(1, sighting(7, 1, 10, 150));
+    applied.saw(1, sighting(7, 1, 20, 200));
+    assert_eq!(applied.shows(1, at(5)), Some(at(100)));
+    assert_eq!(applied.shows(1, at(10)), Some(at(100)));
+    assert_eq!(applied.shows(1, at(11)), Some(at(200)));
+    assert_eq!(applied.shows(1, at(21)), None);
+}
+
+#[test]
+fn after_a_failover_of_the_writer_the_old_worker_says_nothing() {
+    let applied = Applied::new(2);
+    applied.saw(1, sighting(7, 1, 30, 100));
+    // The worker is still connected to the primary that was replaced.
+    applied.saw(1, sighting(7, 2, 40, 110));
+    assert_eq!(applied.shows(1, at(30)), None);
+    applied.saw(1, sighting(8, 2, 25, 120));
+    assert_eq!(applied.shows(1, at(25)), Some(at(120)));
+    assert_eq!(applied.shows(1, at(30)), None);
+}
+
+#[test]
+fn homes_only_become_newer() {
+    let homes = Homes::new();
+    homes.learn("ada", 1, 3);
+    homes.learn("ada", 0, 2);
+    assert_eq!(homes.get("ada"), Some((1, 3)));
+}
+
+#[test]
+fn literals_hold_whatever_they_are_given() {
+    assert_eq!(literal(r"o'brien\"), r"E'o''brien\\'");
+}
+
+#[test]
+fn refusals_are_read() {
+    let elsewhere = Refusal::Elsewhere {
+        group: "a b".to_owned(),
+        generation: 4,
+        settled: false,
+    };
+    assert_eq!(Refusal::read(Some("4 f a b")), elsewhere);
+    assert_eq!(Refusal::read(None), Refusal::Unknown);
+}

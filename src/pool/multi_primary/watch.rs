@@ -1,0 +1,123 @@
+//! Asks the primary of each group what it has applied of the others: now and then, and often while somebody wants to
+//! know.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use diesel::sql_types::{Array, Integer, Text};
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::RunQueryDsl;
+
+use crate::config::Consistency;
+use crate::connection::ReplicatedConnection;
+use crate::groups::{Groups, Sighting};
+use crate::position::{Lsn, Position};
+
+/// How often it asks while nobody waits.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it asks while somebody waits.
+const OFTEN: Duration = Duration::from_millis(5);
+
+/// What the workers have told the other groups that they have applied: `latest_end_lsn`, which comes after what it stands
+/// for has become visible. (The progress of the replication origin comes before.) The place in the own log is read after
+/// it.
+const SQL: &str = "SELECT w.subname::text AS subscription, w.pid AS worker, w.latest_end_lsn::text AS applied, \
+        pg_catalog.pg_current_wal_insert_lsn()::text AS here, \
+        ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int \
+            AS timeline \
+    FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid \
+    WHERE s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
+        AND w.relid IS NULL AND w.leader_pid IS NULL AND w.pid IS NOT NULL AND w.latest_end_lsn IS NOT NULL \
+        AND w.subname = ANY ($1)";
+
+#[derive(QueryableByName)]
+struct Row {
+    #[diesel(sql_type = Text)]
+    subscription: String,
+    #[diesel(sql_type = Integer)]
+    worker: i32,
+    #[diesel(sql_type = Text)]
+    applied: String,
+    #[diesel(sql_type = Text)]
+    here: String,
+    #[diesel(sql_type = Integer)]
+    timeline: i32,
+}
+
+/// Starts one task for each group. They end with the pool.
+pub(super) fn start(groups: &Arc<Groups>) {
+    for group in 0..groups.members.len() {
+        let runtime = groups.members[group].cluster.runtime.clone();
+        runtime.spawn(watch(Arc::downgrade(groups), group));
+    }
+}
+
+async fn watch(groups: Weak<Groups>, group: usize) {
+    loop {
+        let Some(alive) = groups.upgrade() else {
+            return;
+        };
+        let member = &alive.members[group];
+        if member.cluster.is_over() {
+            return;
+        }
+        let wanted = member.applied.take_wanted();
+        if let Err(error) = look(&alive, group).await {
+            let (group, error) = (&member.name, error.to_string());
+            tracing::debug!(target: "diesel_replicated", group, error, "group_not_asked");
+        }
+        let cluster = Arc::clone(&member.cluster);
+        let pause = if wanted { OFTEN } else { INTERVAL };
+        let sleep = tokio::time::sleep(pause);
+        if wanted {
+            drop(alive);
+            sleep.await;
+        } else {
+            tokio::select! {
+                () = sleep => {}
+                () = member.applied.is_asked() => {}
+            }
+        }
+        if cluster.is_over() {
+            return;
+        }
+    }
+}
+
+/// Asks once.
+async fn look(groups: &Groups, group: usize) -> QueryResult<()> {
+    let member = &groups.members[group];
+    // Known before the question, the timelines hold for what the answer is about.
+    let timelines: Vec<_> = groups
+        .members
+        .iter()
+        .map(|other| other.cluster.write_log.timeline())
+        .collect();
+    let mut conn = ReplicatedConnection::new(Arc::clone(&member.cluster), Arc::default())?;
+    conn.set_consistency(Consistency::Eventual);
+    let names: Vec<&str> = member.subscriptions.iter().map(String::as_str).collect();
+    let asking = sql_query(SQL).bind::<Array<Text>, _>(names);
+    let rows: Vec<Row> = asking.load(&mut conn.primary()).await?;
+    for row in rows {
+        let mut subscriptions = member.subscriptions.iter();
+        let origin = subscriptions.position(|name| *name == row.subscription);
+        let (Some(origin), Ok(applied), Ok(here)) = (
+            // Nobody knows to which log the place belongs before the other group has told its timeline.
+            origin.filter(|origin| *origin != group && timelines[*origin] != 0),
+            row.applied.parse::<Lsn>(),
+            row.here.parse::<Lsn>(),
+        ) else {
+            continue;
+        };
+        let timeline = u32::try_from(row.timeline).unwrap_or_default();
+        let sighting = Sighting {
+            worker: row.worker,
+            timeline: timelines[origin],
+            applied,
+            here: Position::new(timeline, here),
+        };
+        member.applied.saw(origin, sighting);
+    }
+    Ok(())
+}

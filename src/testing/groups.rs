@@ -1,0 +1,248 @@
+//! Several clusters, each with a primary of its own, that replicate to each other logically.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::proxy::Proxy;
+use super::{ClusterError, LocalCluster, LocalNode, wait_for};
+
+/// Groups of one primary each. What one writes goes to all others by logical replication with
+/// [`origin = none`](https://www.postgresql.org/docs/current/sql-createsubscription.html), which takes PostgreSQL 16 or later.
+///
+/// Each direction between two groups is a [`cable`](Self::cable), which can be cut or delayed.
+pub struct LocalGroups {
+    groups: Vec<(String, LocalCluster)>,
+    cables: Vec<Cable>,
+    database: String,
+}
+
+/// What carries the writes of one group to another.
+struct Cable {
+    from: String,
+    to: String,
+    proxy: Proxy,
+}
+
+impl LocalGroups {
+    /// Starts to describe groups.
+    pub fn builder() -> LocalGroupsBuilder {
+        LocalGroupsBuilder::default()
+    }
+
+    /// The name of the subscription by which a group gets what `from` writes.
+    #[must_use]
+    pub fn subscription(from: &str) -> String {
+        format!("from_{from}")
+    }
+
+    /// The group of this name.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Option<&LocalCluster> {
+        let mut groups = self.groups.iter();
+        groups.find(|(other, _)| other == name).map(|(_, it)| it)
+    }
+
+    /// The names of the groups.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.groups.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The database that they share.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// A URL to all nodes of a group; empty if there is no such group.
+    #[must_use]
+    pub fn url(&self, name: &str) -> String {
+        let group = self.group(name);
+        group.map_or_else(String::new, |group| group.url(&self.database))
+    }
+
+    /// What carries the writes of one group to another.
+    #[must_use]
+    pub fn cable(&self, from: &str, to: &str) -> Option<&Proxy> {
+        let mut cables = self.cables.iter();
+        let cable = cables.find(|cable| cable.from == from && cable.to == to);
+        cable.map(|cable| &cable.proxy)
+    }
+
+    /// Leads what carries the writes of `from` to this node, as after a failover in that group.
+    pub fn lead_from(&self, from: &str, node: &LocalNode) {
+        for cable in self.cables.iter().filter(|cable| cable.from == from) {
+            cable.proxy.lead_to(node.port());
+        }
+    }
+
+    /// Waits until each group that runs has applied what all others have written by now.
+    ///
+    /// # Errors
+    ///
+    /// A group does not catch up, or cannot be asked.
+    pub fn wait_applied(&self) -> Result<(), ClusterError> {
+        let running: Vec<_> = self.groups.iter().collect();
+        for (from, source) in &running {
+            if !source.primary().is_running() {
+                continue;
+            }
+            let position = "SELECT pg_current_wal_insert_lsn()";
+            let position = source.primary().value(&self.database, position)?;
+            let position = position.unwrap_or_default();
+            let reached = format!(
+                "SELECT latest_end_lsn >= '{position}' FROM pg_stat_subscription \
+                 WHERE subname = '{}' AND leader_pid IS NULL AND relid IS NULL",
+                Self::subscription(from)
+            );
+            for (to, target) in running.iter().filter(|(to, _)| to != from) {
+                if !target.primary().is_running() {
+                    continue;
+                }
+                wait_for(&format!("`{to}` applies what `{from}` wrote"), || {
+                    let reached = target.primary().value(&self.database, &reached)?;
+                    Ok((reached.as_deref() == Some("t")).then_some(()))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self) -> Result<(), ClusterError> {
+        let everything = "CREATE PUBLICATION everything FOR ALL TABLES";
+        for (_, group) in &self.groups {
+            group.primary().sql(&self.database, everything)?;
+        }
+        for (from, source) in &self.groups {
+            for (to, target) in self.groups.iter().filter(|(to, _)| to != from) {
+                let proxy = Proxy::start(source.primary().port())?;
+                let subscribe = format!(
+                    "CREATE SUBSCRIPTION {} CONNECTION 'host=127.0.0.1 port={} user=postgres dbname={}' \
+                     PUBLICATION everything WITH (origin = none, copy_data = false, slot_name = 'to_{to}')",
+                    Self::subscription(from),
+                    proxy.port(),
+                    self.database
+                );
+                target.primary().sql(&self.database, &subscribe)?;
+                let (from, to) = (from.clone(), to.clone());
+                self.cables.push(Cable { from, to, proxy });
+            }
+        }
+        self.wait_applied()
+    }
+}
+
+impl fmt::Debug for LocalGroups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalGroups")
+            .field("groups", &self.groups)
+            .field("database", &self.database)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds [`LocalGroups`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct LocalGroupsBuilder {
+    groups: Vec<(String, usize)>,
+    database: String,
+    /// For one group, or for all.
+    schema: Vec<(Option<String>, String)>,
+    settings: Vec<(String, String)>,
+    binaries: Option<PathBuf>,
+}
+
+impl Default for LocalGroupsBuilder {
+    fn default() -> Self {
+        Self {
+            groups: Vec::new(),
+            database: "app".to_owned(),
+            schema: Vec::new(),
+            settings: Vec::new(),
+            binaries: None,
+        }
+    }
+}
+
+impl LocalGroupsBuilder {
+    /// A group of one primary with so many replicas.
+    pub fn group(mut self, name: impl Into<String>, replicas: usize) -> Self {
+        self.groups.push((name.into(), replicas));
+        self
+    }
+
+    /// The name of the database that all share. Defaults to `app`.
+    pub fn database(mut self, name: impl Into<String>) -> Self {
+        self.database = name.into();
+        self
+    }
+
+    /// What makes the tables of every group, before anything is replicated.
+    pub fn schema(mut self, sql: impl Into<String>) -> Self {
+        self.schema.push((None, sql.into()));
+        self
+    }
+
+    /// The same for one group.
+    pub fn schema_of(mut self, group: impl Into<String>, sql: impl Into<String>) -> Self {
+        self.schema.push((Some(group.into()), sql.into()));
+        self
+    }
+
+    /// A setting of `postgresql.conf` on every node.
+    pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// The folder of the server's programs. Defaults to what [`Binaries::find`](super::Binaries::find) finds.
+    pub fn binaries(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.binaries = Some(directory.into());
+        self
+    }
+
+    /// Starts the groups, and returns when all replicate.
+    ///
+    /// # Errors
+    ///
+    /// There is no PostgreSQL server of version 16 or later, or it cannot be started.
+    pub fn start(self) -> Result<LocalGroups, ClusterError> {
+        let mut groups = Vec::new();
+        for (name, replicas) in &self.groups {
+            let mut cluster = LocalCluster::builder()
+                .replicas(*replicas)
+                .setting("wal_level", "logical")
+                .setting("max_logical_replication_workers", "20")
+                .setting("max_worker_processes", "40");
+            for (setting, value) in &self.settings {
+                cluster = cluster.setting(setting, value);
+            }
+            if let Some(binaries) = &self.binaries {
+                cluster = cluster.binaries(binaries);
+            }
+            let cluster = cluster.start()?;
+            if cluster.major_version() < OLDEST {
+                return Err(ClusterError::Config(format!(
+                    "groups take PostgreSQL {OLDEST} or later, and this is {}",
+                    cluster.major_version()
+                )));
+            }
+            cluster.create_database(&self.database)?;
+            let is_its = |of: &Option<String>| of.as_ref().is_none_or(|of| of == name);
+            for (_, sql) in self.schema.iter().filter(|(of, _)| is_its(of)) {
+                cluster.primary().sql(&self.database, sql)?;
+            }
+            groups.push((name.clone(), cluster));
+        }
+        let mut groups = LocalGroups {
+            groups,
+            cables: Vec::new(),
+            database: self.database,
+        };
+        groups.connect()?;
+        Ok(groups)
+    }
+}
+
+/// `origin = none`.
+const OLDEST: u32 = 16;
