@@ -643,7 +643,9 @@ impl ReplicatedConnection {
     fn note_seen(&self, session: &SessionState, lease: &Arc<Lease>) {
         session.history.answered_over(&lease.wire);
         self.cluster.write_log.answered_over(&lease.wire);
-        if self.level_of(session) == Consistency::Causal {
+        // What one read saw that was to see everything, no later one of the session may miss.
+        let level = self.level_of(session);
+        if matches!(level, Consistency::Causal | Consistency::Strong) {
             if let Some(member) = self.cluster.topology().member(lease.node()) {
                 // A closed connection may have been to an earlier run of the server.
                 let is_same = !lease.wire.is_closed() && !member.is_another_server(lease.run);

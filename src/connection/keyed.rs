@@ -19,11 +19,9 @@ use super::action::Action;
 use super::guarded::{Guarded, Refused};
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::config::Consistency;
-use crate::consistency::SessionHistory;
 use crate::deadline;
 use crate::error::{Error, ErrorExt, GroupsError, Outcome};
-use crate::groups::{Groups, Refusal, check};
-use crate::position::Position;
+use crate::groups::{Groups, GroupsHistory, Place, Refusal, check};
 use crate::route::{NodeKind, Route, RouteReason};
 
 /// How long a statement waits before it asks again about a key that moves.
@@ -34,8 +32,8 @@ pub(crate) struct Keyed {
     groups: Arc<Groups>,
     /// Without one nothing is written.
     key: Option<Box<str>>,
-    /// What the session has written and seen in each group.
-    histories: Arc<[Arc<SessionHistory>]>,
+    /// What the session has written and seen.
+    history: Arc<GroupsHistory>,
     /// A connection to each group, once used.
     parts: Box<[OnceLock<Arc<ReplicatedConnection>>]>,
     /// Where a transaction is open.
@@ -86,14 +84,14 @@ impl Keyed {
     pub(crate) fn new(
         groups: Arc<Groups>,
         key: Option<Box<str>>,
-        histories: Arc<[Arc<SessionHistory>]>,
+        history: Arc<GroupsHistory>,
     ) -> Self {
         let parts = groups.members.iter().map(|_| OnceLock::new()).collect();
         Self {
             last: AtomicUsize::new(groups.local),
             groups,
             key,
-            histories,
+            history,
             parts,
             open: Mutex::new(None),
             turn: tokio::sync::Mutex::new(()),
@@ -107,7 +105,7 @@ impl Keyed {
             return Ok(part);
         }
         let cluster = Arc::clone(&self.groups.members[group].cluster);
-        let history = Arc::clone(&self.histories[group]);
+        let history = Arc::clone(&self.history.of[group]);
         let new = Arc::new(ReplicatedConnection::new(cluster, history)?);
         Ok(part.get_or_init(|| new))
     }
@@ -133,47 +131,9 @@ impl Keyed {
         taken
     }
 
-    /// What the session needs of each group but this one: `None` if a position is not known yet.
-    fn needs(&self, group: usize, level: Consistency) -> Option<Vec<(usize, Position)>> {
-        let mut needs = Vec::new();
-        if level == Consistency::Eventual {
-            return Some(needs);
-        }
-        for (origin, history) in self.histories.iter().enumerate() {
-            if origin == group || !history.is_touched() {
-                continue;
-            }
-            let cluster = &self.groups.members[origin].cluster;
-            let known = history.positions(&cluster.write_log);
-            if known.unknown.is_some() {
-                ask(cluster);
-                return None;
-            }
-            needs.extend(known.written.map(|written| (origin, written)));
-            if level == Consistency::Causal {
-                if known.unseen || !known.reads.is_empty() {
-                    let _asked: Vec<_> = known.reads.iter().map(|read| read.want()).collect();
-                    return None;
-                }
-                needs.extend(known.seen.map(|seen| (origin, seen)));
-            }
-        }
-        Some(needs)
-    }
-
-    /// Where in this group's log all is that the session needs of the others, if it is there: `Some(None)` if it needs
-    /// nothing of them.
-    fn shows(&self, group: usize, level: Consistency) -> Option<Option<Position>> {
-        let applied = &self.groups.members[group].applied;
-        let mut place: Option<Position> = None;
-        for (origin, position) in self.needs(group, level)? {
-            let Some(here) = applied.shows(origin, position) else {
-                applied.want();
-                return None;
-            };
-            place = Some(place.map_or(here, |place| place.max(here)));
-        }
-        Some(place)
+    /// What a group must show to serve a read.
+    fn shows(&self, group: usize, level: Consistency, home: Option<usize>) -> Option<Place> {
+        self.history.shown_by(&self.groups, group, level, home)
     }
 
     /// The group that serves a read now: the local one if it has what the session needs, else the key's home.
@@ -182,10 +142,12 @@ impl Keyed {
         level: Consistency,
         home: Option<usize>,
         local: bool,
-    ) -> Option<(usize, Option<Position>)> {
+    ) -> Option<(usize, Place)> {
         let near = Some(self.groups.local).filter(|_| local);
-        let mut candidates = near.into_iter().chain(home.filter(|home| near != Some(*home)));
-        candidates.find_map(|group| Some((group, self.shows(group, level)?)))
+        let mut candidates = near
+            .into_iter()
+            .chain(home.filter(|home| near != Some(*home)));
+        candidates.find_map(|group| Some((group, self.shows(group, level, home)?)))
     }
 
     /// Whether a connection holds what a read elsewhere would miss.
@@ -195,24 +157,22 @@ impl Keyed {
     }
 }
 
-/// Has the primary of a cluster tell its position.
-fn ask(cluster: &crate::cluster::Cluster) {
-    let topology = cluster.topology();
-    let asked = topology.primary().map(|member| member.reports.want());
-    drop(asked);
-}
-
 impl ReplicatedConnection {
     /// A connection over several groups.
     pub(crate) fn keyed(
         groups: Arc<Groups>,
         key: Option<Box<str>>,
-        histories: Arc<[Arc<SessionHistory>]>,
+        history: Arc<GroupsHistory>,
     ) -> Result<Self, Error> {
         let local = groups.local;
         let cluster = Arc::clone(&groups.members[local].cluster);
-        let mut connection = Self::new(cluster, Arc::clone(&histories[local]))?;
-        connection.keyed = Some(Box::new(Keyed::new(groups, key, histories)));
+        let mut connection = Self::new(cluster, Arc::clone(&history.of[local]))?;
+        let level = connection.cluster.consistency().level;
+        if level == Consistency::ReadYourWrites {
+            // What a session has read in one group may not be in the other yet. Nobody expects time to go back.
+            connection.set_consistency(Consistency::Causal);
+        }
+        connection.keyed = Some(Box::new(Keyed::new(groups, key, history)));
         Ok(connection)
     }
 
@@ -235,6 +195,11 @@ impl ReplicatedConnection {
                     self.part_of(keyed, home)?.run_here(action).await
                 }
             };
+            if result.is_ok() {
+                keyed
+                    .history
+                    .has_read_in(AtomicUsize::load(&keyed.last, Ordering::Acquire));
+            }
             result
         })
     }
@@ -262,14 +227,26 @@ impl ReplicatedConnection {
             return Err(GroupsError::OwnTransaction.into());
         }
         let plain = verdict.control.is_none() && verdict.reason == RouteReason::PlainSelect;
-        if (plain || read_only) && forced != Some(NodeKind::Primary) {
+        let strong = keyed.key.is_some() && self.reads_at_home();
+        if (plain || read_only) && forced != Some(NodeKind::Primary) && !strong {
             return Ok(Course::Reads);
         }
         let begins = matches!(verdict.control, Some(TransactionControl::Begin { .. }));
-        if !verdict.writes && !begins {
+        if !verdict.writes && !begins && !(plain && strong) {
             return Ok(Course::AtHome);
         }
         Ok(Course::Writes)
+    }
+
+    /// Whether reads must see what everybody has written for the key, or how old it is. Only the home knows, and only its
+    /// database knows that it is the home.
+    fn reads_at_home(&self) -> bool {
+        let session = self.session();
+        let level = self.level_of(&session);
+        matches!(
+            level,
+            Consistency::Strong | Consistency::BoundedStaleness(_)
+        )
     }
 
     /// The connection to a group, with the scope of this one.
@@ -327,7 +304,7 @@ impl ReplicatedConnection {
             let other = home.filter(|home| *home != group);
             match (&result, other) {
                 (Err(error), Some(other)) if away(error) && group == keyed.groups.local => {
-                    let Some(there) = keyed.shows(other, level) else {
+                    let Some(there) = keyed.shows(other, level, home) else {
                         return result;
                     };
                     (group, place) = (other, there);
@@ -343,14 +320,8 @@ impl ReplicatedConnection {
         keyed: &Keyed,
         level: Consistency,
         home: Option<usize>,
-    ) -> Result<(usize, Option<Position>), Error> {
-        // What everybody has written is known at home alone, and so is how old anything is elsewhere.
-        let of_home = matches!(
-            level,
-            Consistency::Strong | Consistency::BoundedStaleness(_)
-        );
-        let state = home.is_some_and(|home| keyed.has_state(home));
-        let local = home.is_none() || !(of_home || state);
+    ) -> Result<(usize, Place), Error> {
+        let local = !home.is_some_and(|home| keyed.has_state(home));
         if let Some(found) = keyed.reader(level, home, local) {
             return Ok(found);
         }
@@ -389,6 +360,8 @@ impl ReplicatedConnection {
             let home = self.home_of(keyed).await?;
             let part = self.part_of(keyed, home)?;
             keyed.last.store(home, Ordering::Release);
+            // A replica cannot be asked whether the key is at home.
+            part.session().forced = Some(NodeKind::Primary);
             let mut guarded = Guarded::new(action, check(key), begins);
             let result = part.run_here(&mut guarded).await;
             let Some(refused) = guarded.take_refusal() else {
@@ -484,7 +457,10 @@ pub(crate) async fn home_at(groups: &Groups, key: &str) -> Result<Option<HomeAt>
     };
     let mut newest = found;
     loop {
-        let known = groups.homes.get(key).map_or(newest.group, |(group, _)| group);
+        let known = groups
+            .homes
+            .get(key)
+            .map_or(newest.group, |(group, _)| group);
         let told = row_at(groups, known, key).await.map_err(not_known)?;
         let Some(told) = told else {
             return Ok(Some(newest));
@@ -513,7 +489,10 @@ pub(crate) async fn finish_move(
         let mut still = Vec::new();
         for group in waiting {
             match row_at(groups, group, key).await.map_err(not_known)? {
-                Some(home) if home.generation > generation || home.settled && home.generation == generation => {
+                Some(home)
+                    if home.generation > generation
+                        || home.settled && home.generation == generation =>
+                {
                     groups.homes.learn(key, home.group, home.generation);
                     return Ok(home);
                 }
@@ -531,7 +510,9 @@ pub(crate) async fn finish_move(
         }
         tokio::time::sleep(PAUSE).await;
     }
-    settle(groups, key, to, generation).await.map_err(not_known)?;
+    settle(groups, key, to, generation)
+        .await
+        .map_err(not_known)?;
     Ok(HomeAt {
         group: to,
         generation,
@@ -562,12 +543,19 @@ fn to_group(groups: &Groups, group: usize) -> Result<ReplicatedConnection, Error
 }
 
 /// The home of a key, as the primary of a group tells it.
-pub(crate) async fn row_at(groups: &Groups, group: usize, key: &str) -> QueryResult<Option<HomeAt>> {
+pub(crate) async fn row_at(
+    groups: &Groups,
+    group: usize,
+    key: &str,
+) -> QueryResult<Option<HomeAt>> {
     use diesel_async::RunQueryDsl;
 
     let sql = "SELECT home, generation, settled FROM diesel_replicated.homes WHERE key = $1";
     let row = sql_query(sql).bind::<Text, _>(key);
-    let row: Option<HomeRow> = row.get_result(&mut to_group(groups, group)?).await.optional()?;
+    let row: Option<HomeRow> = row
+        .get_result(&mut to_group(groups, group)?)
+        .await
+        .optional()?;
     let Some(row) = row else {
         return Ok(None);
     };

@@ -10,6 +10,7 @@ use super::tagged::Tagged;
 use crate::classify::{Cause, TransactionControl, Verdict};
 use crate::config::{Consistency, Durability};
 use crate::consistency::SessionHistory;
+use crate::groups::Place;
 use crate::node::{Busy, Lease, Node};
 use crate::position::Position;
 use crate::route::{self, NodeKind, Route, RouteReason};
@@ -125,10 +126,13 @@ impl SessionState {
         }
     }
 
-    /// Reads must see the log up to `place` from now on.
-    pub(super) fn must_show(&mut self, place: Option<Position>) {
-        let later = |shows: Position| place.map_or(shows, |place| place.max(shows));
-        self.shows = self.shows.map(later).or(place);
+    /// Reads must see this from now on.
+    pub(super) fn must_show(&mut self, place: Place) {
+        let later = |shows: Position| place.position.map_or(shows, |place| place.max(shows));
+        self.shows = self.shows.map(later).or(place.position);
+        if place.primary && self.forced.is_none() {
+            self.forced = Some(NodeKind::Primary);
+        }
     }
 
     /// Whether it has made anything that lasts on its connections.

@@ -219,8 +219,10 @@ impl SessionHistory {
         } else {
             state.unknown()
         };
+        let open = state.seq.is_some() || !state.left.is_empty() || state.in_flight > 0;
         Positions {
             cluster: write_log.with(|view| view.cluster),
+            only_in_doubt: state.in_doubt.is_some() && !open && state.cluster.is_none(),
             written: state.written,
             seen: state.seen,
             unknown,
@@ -351,6 +353,9 @@ pub(crate) struct Positions {
     pub(crate) seen: Option<Position>,
     /// A write on this timeline has no known position yet.
     pub(crate) unknown: Option<u32>,
+    /// The same, and all that is not known is whether a write was committed whose connection broke. That will not be
+    /// learnt.
+    pub(crate) only_in_doubt: bool,
     /// Something that was seen has no known position yet.
     pub(crate) unseen: bool,
     /// When these nodes have been asked, the position of what was seen last is known.

@@ -22,7 +22,9 @@ pub enum GroupsError {
     },
 
     /// The key was on its way to another home all the time.
-    #[error("the key was on its way to another home, or back, for {waited:?}; group `{group}` was asked last")]
+    #[error(
+        "the key was on its way to another home, or back, for {waited:?}; group `{group}` was asked last"
+    )]
     Moving {
         /// The group that was asked last.
         group: String,
@@ -31,22 +33,30 @@ pub enum GroupsError {
     },
 
     /// No group that could serve the read has applied what the session has written or seen in others.
-    #[error("no group has applied within {waited:?} what this session must see; replication between groups is behind")]
+    #[error(
+        "no group has applied within {waited:?} what this session must see; replication between groups is behind"
+    )]
     Behind {
         /// How long the read waited.
         waited: Duration,
     },
 
     /// A text of several statements begins or ends a transaction, so that nothing guards what comes after.
-    #[error("several statements in one text with their own BEGIN or COMMIT cannot be guarded: use `transaction`")]
+    #[error(
+        "several statements in one text with their own BEGIN or COMMIT cannot be guarded: use `transaction`"
+    )]
     OwnTransaction,
 
     /// A read-only transaction that runs near was to be given a setting, which might let it write.
-    #[error("a read-only transaction over several groups takes no settings: begin one that may write")]
+    #[error(
+        "a read-only transaction over several groups takes no settings: begin one that may write"
+    )]
     SetsInReadOnly,
 
     /// A group has not applied in time what another one has written; nothing was moved.
-    #[error("group `{to}` has not applied within {waited:?} what `{from}` has written; nothing was moved")]
+    #[error(
+        "group `{to}` has not applied within {waited:?} what `{from}` has written; nothing was moved"
+    )]
     NotReplicating {
         /// The group that writes.
         from: String,

@@ -7,6 +7,7 @@
 mod applied;
 mod homes;
 mod refusal;
+mod session;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -16,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use applied::{Applied, Sighting};
-pub(crate) use homes::Homes;
 pub use homes::Home;
+pub(crate) use homes::Homes;
 pub(crate) use refusal::{Refusal, SQLSTATE};
+pub(crate) use session::{GroupsHistory, Place};
 pub(crate) use setup::check;
 pub use setup::setup_sql;
 

@@ -117,7 +117,7 @@ impl LocalGroups {
                 let proxy = Proxy::start(source.primary().port())?;
                 let subscribe = format!(
                     "CREATE SUBSCRIPTION {} CONNECTION 'host=127.0.0.1 port={} user=postgres dbname={}' \
-                     PUBLICATION everything WITH (origin = none, copy_data = false, slot_name = 'to_{to}')",
+                     PUBLICATION everything WITH (origin = none, copy_data = false, synchronous_commit = local, slot_name = 'to_{to}')",
                     Self::subscription(from),
                     proxy.port(),
                     self.database

@@ -52,7 +52,11 @@ async fn a_write_that_believes_in_an_old_home_finds_the_new_one() {
     assert_eq!(number(&mut here, SUM).await.unwrap(), 4);
     groups.wait_applied().unwrap();
     for name in groups.names() {
-        let rows = groups.group(name).unwrap().primary().sql("app", "SELECT n FROM notes");
+        let rows = groups
+            .group(name)
+            .unwrap()
+            .primary()
+            .sql("app", "SELECT n FROM notes");
         assert_eq!(rows.unwrap()[0][0].as_deref(), Some("4"), "{name}");
     }
 }

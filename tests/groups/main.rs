@@ -2,5 +2,6 @@
 //! later).
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod history;
 mod homes;
 mod support;

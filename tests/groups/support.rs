@@ -12,7 +12,7 @@ use diesel_replicated::{Builder, MultiPrimaryPool, ReplicatedConnection};
 
 pub const SCHEMA: &str = "
     CREATE TABLE notes (id bigint PRIMARY KEY, owner text NOT NULL, n bigint NOT NULL);
-    CREATE INDEX ON notes (owner);
+    CREATE TABLE counters (key text PRIMARY KEY, count bigint NOT NULL);
 ";
 
 /// Groups with these names, each with a replica. The first is where keys get their first home.

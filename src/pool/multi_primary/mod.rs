@@ -126,7 +126,10 @@ impl MultiPrimaryPool {
     /// Closes the pools of all groups; see [`ReplicatedPool::close`].
     pub async fn close(&self, deadline: Duration) -> usize {
         let closing = self.pools.iter().map(|pool| pool.close(deadline));
-        futures_util::future::join_all(closing).await.into_iter().sum()
+        futures_util::future::join_all(closing)
+            .await
+            .into_iter()
+            .sum()
     }
 
     /// The position of the group of this name.

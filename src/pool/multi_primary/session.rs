@@ -6,41 +6,41 @@ use std::sync::Arc;
 use crate::connection::{ReplicatedConnection, token_of};
 use crate::consistency::SessionHistory;
 use crate::error::Error;
-use crate::groups::Groups;
+use crate::groups::{Groups, GroupsHistory};
 use crate::token::SessionToken;
 
 /// A session over several groups: what one of its connections writes in one group, the others read in any.
 #[derive(Clone)]
 pub struct MultiPrimarySession {
     groups: Arc<Groups>,
-    histories: Arc<[Arc<SessionHistory>]>,
+    history: Arc<GroupsHistory>,
 }
 
 impl MultiPrimarySession {
     pub(super) fn new(groups: &Arc<Groups>) -> Self {
-        let histories = groups.members.iter().map(|_| Arc::default()).collect();
+        let of = groups.members.iter().map(|_| Arc::default());
+        let history = Arc::new(GroupsHistory::new(of));
         Self {
             groups: Arc::clone(groups),
-            histories,
+            history,
         }
     }
 
     pub(super) fn resumed(groups: &Arc<Groups>, token: &str) -> Self {
         let parts: Vec<&str> = token.split('.').collect();
-        let history = |name: &str| {
+        let told = |name: &str| {
             let mut pairs = parts.chunks_exact(2);
             let token = pairs.find(|pair| pair[0] == name)?[1];
             let token: SessionToken = token.parse().ok()?;
-            let resumed = || {
-                SessionHistory::resumed(token.cluster(), token.written(), token.seen())
-            };
+            let resumed =
+                || SessionHistory::resumed(token.cluster(), token.written(), token.seen());
             (!token.is_empty()).then(resumed)
         };
         let members = groups.members.iter();
-        let histories = members.map(|group| Arc::new(history(&group.name).unwrap_or_default()));
+        let of = members.map(|group| Arc::new(told(&group.name).unwrap_or_default()));
         Self {
             groups: Arc::clone(groups),
-            histories: histories.collect(),
+            history: Arc::new(GroupsHistory::new(of)),
         }
     }
 
@@ -71,8 +71,8 @@ impl MultiPrimarySession {
     }
 
     fn connection(&self, key: Option<Box<str>>) -> Result<ReplicatedConnection, Error> {
-        let (groups, histories) = (Arc::clone(&self.groups), Arc::clone(&self.histories));
-        ReplicatedConnection::keyed(groups, key, histories)
+        let (groups, history) = (Arc::clone(&self.groups), Arc::clone(&self.history));
+        ReplicatedConnection::keyed(groups, key, history)
     }
 
     /// The token of what the session has written and seen until now in each group: names of groups and their
@@ -80,9 +80,10 @@ impl MultiPrimarySession {
     /// [`Session::token`](crate::Session::token).
     pub async fn token(&self) -> String {
         let mut parts = Vec::new();
-        for (group, history) in self.groups.members.iter().zip(&*self.histories) {
-            if history.is_touched() {
-                let token = token_of(&group.cluster, history).await;
+        for (at, group) in self.groups.members.iter().enumerate() {
+            let token = token_of(&group.cluster, &self.history.of[at]).await;
+            let token = self.history.seen_elsewhere(&self.groups, at, &token);
+            if !token.is_empty() {
                 parts.push(format!("{}.{token}", group.name));
             }
         }
@@ -93,7 +94,7 @@ impl MultiPrimarySession {
 impl fmt::Debug for MultiPrimarySession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MultiPrimarySession")
-            .field("histories", &self.histories)
+            .field("history", &self.history)
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,7 @@ use diesel::sql_types::{Array, Integer, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 
-use crate::config::Consistency;
+use crate::config::{Consistency, Durability};
 use crate::connection::ReplicatedConnection;
 use crate::groups::{Groups, Sighting};
 use crate::position::{Lsn, Position};
@@ -19,11 +19,17 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How often it asks while somebody waits.
 const OFTEN: Duration = Duration::from_millis(5);
 
+/// A worker may commit without waiting for its disk (`synchronous_commit` of the subscription is `off` by default). What is
+/// not on the disk would be gone after a crash, and the places in the log would be given again. So the question commits
+/// something itself, which waits for all that comes before it.
+///
 /// What the workers have told the other groups that they have applied: `latest_end_lsn`, which comes after what it stands
 /// for has become visible. (The progress of the replication origin comes before.) The place in the own log is read after
 /// it.
 const SQL: &str = "SELECT w.subname::text AS subscription, w.pid AS worker, w.latest_end_lsn::text AS applied, \
         pg_catalog.pg_current_wal_insert_lsn()::text AS here, \
+        CASE WHEN pg_catalog.pg_current_wal_insert_lsn() > pg_catalog.pg_current_wal_flush_lsn() \
+            THEN pg_catalog.pg_current_xact_id()::text END AS flushes, \
         ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int \
             AS timeline \
     FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid \
@@ -96,6 +102,7 @@ async fn look(groups: &Groups, group: usize) -> QueryResult<()> {
         .collect();
     let mut conn = ReplicatedConnection::new(Arc::clone(&member.cluster), Arc::default())?;
     conn.set_consistency(Consistency::Eventual);
+    conn.set_durability(Durability::Local);
     let names: Vec<&str> = member.subscriptions.iter().map(String::as_str).collect();
     let asking = sql_query(SQL).bind::<Array<Text>, _>(names);
     let rows: Vec<Row> = asking.load(&mut conn.primary()).await?;
