@@ -38,7 +38,10 @@ mod wire;
 /// Several groups of one primary each: what comes with [`MultiPrimaryPool`].
 pub mod multi_primary {
     pub use crate::groups::{Home, setup_sql};
-    pub use crate::pool::{Forced, Moved, MultiPrimaryBuilder, MultiPrimarySession, Survivor};
+    pub use crate::pool::{
+        Direction, Finding, Forced, GroupStatus, LateWrite, Moved, MultiPrimaryBuilder,
+        MultiPrimarySession, Survivor,
+    };
 }
 
 /// How a node is chosen for a read.

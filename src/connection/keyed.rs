@@ -72,6 +72,12 @@ struct HomeRow {
     settled: bool,
 }
 
+#[derive(QueryableByName)]
+struct Is {
+    #[diesel(sql_type = Bool)]
+    is_so: bool,
+}
+
 /// Where a key is at home, as one group tells it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HomeAt {
@@ -395,11 +401,21 @@ impl ReplicatedConnection {
             Refused::Moved => return Ok(()),
             Refused::NotAtHome(Refusal::Unknown) => None,
             Refused::NotAtHome(Refusal::Elsewhere {
-                group, generation, ..
+                group,
+                generation,
+                settled,
             }) => {
                 let known = keyed.groups.names();
                 let place = keyed.groups.find(&group);
                 let place = place.ok_or(GroupsError::UnknownGroup { name: group, known })?;
+                if place == asked && !settled {
+                    // Whoever moves it may be gone. Anybody can finish that.
+                    let finishing = try_to_finish(&keyed.groups, key, place, generation);
+                    let finished = self.cluster.within(finishing).await;
+                    if matches!(finished, Some(Ok(Some(_)))) {
+                        return Ok(());
+                    }
+                }
                 Some((place, generation))
             }
         };
@@ -484,25 +500,9 @@ pub(crate) async fn finish_move(
     generation: i64,
 ) -> Result<HomeAt, Error> {
     let deadline = deadline::after(Instant::now(), groups.wait);
-    let mut waiting: Vec<usize> = (0..groups.members.len()).collect();
     loop {
-        let mut still = Vec::new();
-        for group in waiting {
-            match row_at(groups, group, key).await.map_err(not_known)? {
-                Some(home)
-                    if home.generation > generation
-                        || home.settled && home.generation == generation =>
-                {
-                    groups.homes.learn(key, home.group, home.generation);
-                    return Ok(home);
-                }
-                Some(home) if home.generation == generation => {}
-                _ => still.push(group),
-            }
-        }
-        waiting = still;
-        if waiting.is_empty() {
-            break;
+        if let Some(home) = try_to_finish(groups, key, to, generation).await? {
+            return Ok(home);
         }
         if Instant::now() >= deadline {
             let (group, waited) = (groups.members[to].name.clone(), groups.wait);
@@ -510,14 +510,52 @@ pub(crate) async fn finish_move(
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Has the new home of a key settle, if all groups have heard of it. What each has applied by then of the old home comes
+/// before all that the new one writes.
+async fn try_to_finish(
+    groups: &Groups,
+    key: &str,
+    to: usize,
+    generation: i64,
+) -> Result<Option<HomeAt>, Error> {
+    for group in 0..groups.members.len() {
+        let home = match row_at(groups, group, key).await {
+            Ok(home) => home,
+            // It was given up, and gets a new copy of everything if it is taken back.
+            Err(_) if group != to && is_cut_off(groups, to, group).await? => continue,
+            Err(error) => return Err(not_known(error)),
+        };
+        let Some(home) = home.filter(|home| home.generation >= generation) else {
+            return Ok(None);
+        };
+        if home.generation > generation || home.settled {
+            groups.homes.learn(key, home.group, home.generation);
+            return Ok(Some(home));
+        }
+    }
     settle(groups, key, to, generation)
         .await
         .map_err(not_known)?;
-    Ok(HomeAt {
+    Ok(Some(HomeAt {
         group: to,
         generation,
         settled: true,
-    })
+    }))
+}
+
+/// Whether the group `at` has stopped to apply what `from` writes, as a forced move makes it.
+pub(crate) async fn is_cut_off(groups: &Groups, at: usize, from: usize) -> Result<bool, Error> {
+    use diesel_async::RunQueryDsl;
+
+    let sql = "SELECT subenabled AS is_so FROM pg_catalog.pg_subscription WHERE subname = $1 AND subdbid = \
+        (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
+    let row = sql_query(sql).bind::<Text, _>(&groups.members[at].subscriptions[from]);
+    let row: QueryResult<Option<Is>> = row.get_result(&mut to_group(groups, at)?).await.optional();
+    Ok(row
+        .map_err(not_known)?
+        .is_some_and(|enabled| !enabled.is_so))
 }
 
 async fn settle(groups: &Groups, key: &str, to: usize, generation: i64) -> QueryResult<()> {

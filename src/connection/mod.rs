@@ -65,7 +65,7 @@ pub use crate::consistency::Stage;
 pub use cancel_token::CancelToken;
 use cancel_token::Running;
 use keyed::Keyed;
-pub(crate) use keyed::{HomeAt, finish_move, home_at, row_at};
+pub(crate) use keyed::{HomeAt, finish_move, home_at, is_cut_off, row_at};
 use origin::Origin;
 pub(crate) use read_level::token_of;
 use reading::Served;

@@ -26,7 +26,8 @@ use crate::token::SessionToken;
 
 pub use builder::Builder;
 pub use multi_primary::{
-    Forced, Moved, MultiPrimaryBuilder, MultiPrimaryPool, MultiPrimarySession, Survivor,
+    Direction, Finding, Forced, GroupStatus, LateWrite, Moved, MultiPrimaryBuilder,
+    MultiPrimaryPool, MultiPrimarySession, Survivor,
 };
 pub use session::Session;
 

@@ -1,7 +1,13 @@
 //! Several groups of one primary each, on real servers with logical replication in both directions (PostgreSQL 16 or
 //! later).
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    unreachable_pub,
+    reason = "a program of tests, which fail by panicking"
+)]
 
 mod history;
 mod homes;
+mod moves;
 mod support;

@@ -7,7 +7,7 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::RunQueryDsl;
 use diesel_replicated::multi_primary::setup_sql;
-use diesel_replicated::testing::LocalGroups;
+use diesel_replicated::testing::{LocalGroups, LocalNode};
 use diesel_replicated::{Builder, MultiPrimaryPool, ReplicatedConnection};
 
 pub const SCHEMA: &str = "
@@ -27,11 +27,20 @@ pub fn groups(names: &[&str]) -> LocalGroups {
 
 /// A pool over them, near the group `local`.
 pub async fn pool(groups: &LocalGroups, local: &str) -> MultiPrimaryPool {
+    pool_that_waits(groups, local, Duration::from_secs(20)).await
+}
+
+/// The same, whose statements wait for other groups for so long.
+pub async fn pool_that_waits(
+    groups: &LocalGroups,
+    local: &str,
+    wait: Duration,
+) -> MultiPrimaryPool {
     let mut builder = MultiPrimaryPool::builder().local(local);
     for name in groups.names() {
         builder = builder.group(name, Builder::from_url(&groups.url(name)).unwrap());
     }
-    builder.wait(Duration::from_secs(20)).build().await.unwrap()
+    builder.wait(wait).build().await.unwrap()
 }
 
 /// Writes a note: nothing if its number is there already.
@@ -44,9 +53,9 @@ pub async fn write(conn: &mut ReplicatedConnection, id: i64, owner: &str) -> Que
 }
 
 #[derive(QueryableByName)]
-struct Number {
+pub struct Number {
     #[diesel(sql_type = BigInt)]
-    number: i64,
+    pub number: i64,
 }
 
 /// What a read of one number brings.
@@ -56,6 +65,13 @@ pub async fn number(conn: &mut ReplicatedConnection, sql: &str) -> QueryResult<i
 }
 
 pub const SUM: &str = "SELECT coalesce(sum(n), 0)::bigint AS number FROM notes";
+
+/// The first value of the first row of a query on a node; empty without any.
+pub fn rows(node: &LocalNode, sql: &str) -> String {
+    let rows = node.sql("app", sql).unwrap();
+    let first = rows.into_iter().next().unwrap_or_default();
+    first.into_iter().next().flatten().unwrap_or_default()
+}
 
 /// The group and kind of node of the last statement.
 pub fn route(conn: &ReplicatedConnection) -> (String, String) {

@@ -1,6 +1,8 @@
 //! A pool over several groups of one primary each.
 
 mod builder;
+mod check;
+mod late;
 mod moving;
 mod session;
 mod watch;
@@ -16,6 +18,8 @@ use crate::groups::{Groups, Home};
 use super::ReplicatedPool;
 
 pub use builder::MultiPrimaryBuilder;
+pub use check::{Direction, Finding, GroupStatus};
+pub use late::LateWrite;
 pub use moving::{Forced, Moved, Survivor};
 pub use session::MultiPrimarySession;
 

@@ -7,7 +7,7 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 
 use super::MultiPrimaryPool;
-use crate::connection::{finish_move, home_at, row_at};
+use crate::connection::{finish_move, home_at, is_cut_off, row_at};
 use crate::error::{Error, GroupsError};
 use crate::groups::Home;
 use crate::position::Lsn;
@@ -192,7 +192,10 @@ impl MultiPrimaryPool {
             .map_err(asked)?;
         let place: Lsn = place.place.parse().unwrap_or_default();
         for (at, group) in self.groups.members.iter().enumerate() {
-            while at != from && group.applied.latest(from).is_none_or(|it| it < place) {
+            if at == from || is_cut_off(&self.groups, from, at).await? {
+                continue;
+            }
+            while group.applied.latest(from).is_none_or(|it| it < place) {
                 group.applied.want();
                 if Instant::now() >= deadline {
                     return Err(GroupsError::NotReplicating {

@@ -1,0 +1,447 @@
+//! What an operator must see of groups: how each direction stands, and what is not as it must be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text};
+use diesel::{QueryResult, QueryableByName, sql_query};
+use diesel_async::RunQueryDsl;
+
+use super::MultiPrimaryPool;
+use crate::connection::ReplicatedConnection;
+use crate::groups::Groups;
+use crate::position::{Lsn, Position};
+
+/// How one group stands.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct GroupStatus {
+    /// Its name.
+    pub name: String,
+    /// Why its primary cannot be asked; then the rest is empty.
+    pub error: Option<String>,
+    /// How many keys are at home there.
+    pub keys: u64,
+    /// What comes from each other group.
+    pub directions: Vec<Direction>,
+    /// What is not as it must be.
+    pub findings: Vec<Finding>,
+}
+
+/// What one group gets from another.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Direction {
+    /// The group that writes.
+    pub from: String,
+    /// The name of the subscription.
+    pub subscription: String,
+    /// Whether the subscription is there and not disabled.
+    pub enabled: bool,
+    /// Whether a worker applies. One that fails again and again does so only for moments.
+    pub applies: bool,
+    /// The other's log is applied up to here.
+    pub applied: Option<Lsn>,
+    /// So many bytes of the other's log are not applied yet, if both are known.
+    pub behind_bytes: Option<u64>,
+    /// How long ago the other group was where this one is.
+    pub behind: Option<Duration>,
+    /// How many times the worker has failed
+    /// ([`pg_stat_subscription_stats`](https://www.postgresql.org/docs/current/monitoring-stats.html)). The server's log
+    /// tells why.
+    pub errors: u64,
+    /// Conflicts by their kinds, as PostgreSQL 18 counts them. There must be none.
+    pub conflicts: BTreeMap<String, u64>,
+}
+
+/// Something that is not as it must be. The text says what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Finding {
+    /// The database calls itself another group.
+    OtherName(String),
+    /// There is no such subscription.
+    NoSubscription(String),
+    /// The subscription passes on what others have written, in circles.
+    OriginNotNone(String),
+    /// The subscription commits without waiting for its disk: after a crash reads may go back in time.
+    CommitsBeforeDisk(String),
+    /// Another subscription, also enabled, gets something from somewhere. What comes through two is applied in no order.
+    OtherSubscription(String),
+    /// The slot of a subscriber does not survive a failover of this group, by which its subscription ends.
+    SlotWithoutFailover(String),
+    /// The table goes to no other group.
+    NotPublished(String),
+    /// The table has no replica identity, so that its updates and deletes fail.
+    NoReplicaIdentity(String),
+    /// The sequence gives the same numbers in several groups. The second is the SQL that makes it disjoint here.
+    SequenceCollides(String, String),
+    /// The table has other columns in the other group.
+    TableDiffers {
+        /// The table.
+        table: String,
+        /// The other group.
+        group: String,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherName(name) => {
+                write!(
+                    f,
+                    "the database is of group `{name}`: lead the URL to the right one"
+                )
+            }
+            Self::NoSubscription(name) => write!(f, "there is no subscription `{name}`"),
+            Self::OriginNotNone(name) => {
+                write!(
+                    f,
+                    "subscription `{name}` passes on what others wrote: set origin = none"
+                )
+            }
+            Self::CommitsBeforeDisk(name) => write!(
+                f,
+                "subscription `{name}` commits before its disk has it: set synchronous_commit = local"
+            ),
+            Self::OtherSubscription(name) => write!(
+                f,
+                "subscription `{name}` is enabled beside those of the groups: all that moves with a key must come in one"
+            ),
+            Self::SlotWithoutFailover(name) => write!(
+                f,
+                "slot `{name}` does not survive a failover here: set failover = true for its subscription (PostgreSQL 17)"
+            ),
+            Self::NotPublished(table) => write!(f, "table {table} is in no publication"),
+            Self::NoReplicaIdentity(table) => {
+                write!(
+                    f,
+                    "table {table} has no replica identity: give it a primary key"
+                )
+            }
+            Self::SequenceCollides(name, sql) => {
+                write!(
+                    f,
+                    "sequence {name} gives numbers that other groups give, too: {sql}"
+                )
+            }
+            Self::TableDiffers { table, group } => {
+                write!(f, "table {table} has other columns in group `{group}`")
+            }
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct Own {
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = BigInt)]
+    keys: i64,
+    #[diesel(sql_type = Text)]
+    here: String,
+}
+
+#[derive(QueryableByName)]
+struct SubscriptionRow {
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = Bool)]
+    enabled: bool,
+    #[diesel(sql_type = Text)]
+    origin: String,
+    #[diesel(sql_type = Text)]
+    commits: String,
+    #[diesel(sql_type = Bool)]
+    applies: bool,
+    #[diesel(sql_type = Nullable<Text>)]
+    applied: Option<String>,
+    #[diesel(sql_type = BigInt)]
+    errors: i64,
+    #[diesel(sql_type = Array<Text>)]
+    kinds: Vec<String>,
+    #[diesel(sql_type = Array<Text>)]
+    counts: Vec<String>,
+}
+
+#[derive(QueryableByName)]
+struct TableRow {
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = Bool)]
+    published: bool,
+    #[diesel(sql_type = Bool)]
+    identified: bool,
+    #[diesel(sql_type = Text)]
+    columns: String,
+}
+
+#[derive(QueryableByName)]
+struct SequenceRow {
+    #[diesel(sql_type = Text)]
+    name: String,
+    #[diesel(sql_type = BigInt)]
+    step: i64,
+    #[diesel(sql_type = BigInt)]
+    next: i64,
+}
+
+#[derive(QueryableByName)]
+struct SlotRow {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
+const OWN: &str = "SELECT diesel_replicated.this_group() AS name, \
+    (SELECT count(*) FROM diesel_replicated.homes WHERE home = diesel_replicated.this_group()) AS keys, \
+    pg_catalog.pg_current_wal_insert_lsn()::text AS here";
+
+/// Through `to_jsonb`, because the columns of conflicts came with PostgreSQL 18.
+const SUBSCRIPTIONS: &str = "SELECT s.subname::text AS name, s.subenabled AS enabled, s.suborigin AS origin, \
+        s.subsynccommit AS commits, w.pid IS NOT NULL AS applies, w.latest_end_lsn::text AS applied, \
+        coalesce(t.apply_error_count + t.sync_error_count, 0) AS errors, \
+        coalesce(c.kinds, '{}') AS kinds, coalesce(c.counts, '{}') AS counts \
+    FROM pg_catalog.pg_subscription s \
+    LEFT JOIN pg_catalog.pg_stat_subscription w ON w.subid = s.oid AND w.relid IS NULL AND w.leader_pid IS NULL \
+    LEFT JOIN pg_catalog.pg_stat_subscription_stats t ON t.subid = s.oid \
+    LEFT JOIN LATERAL (SELECT array_agg(key ORDER BY key) AS kinds, array_agg(value ORDER BY key) AS counts \
+        FROM pg_catalog.jsonb_each_text(pg_catalog.to_jsonb(t)) WHERE key LIKE 'confl\\_%' AND value <> '0') c ON true \
+    WHERE s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
+    ORDER BY 1";
+
+const TABLES: &str = "SELECT c.oid::regclass::text AS name, \
+        EXISTS (SELECT FROM pg_catalog.pg_publication_tables p \
+            WHERE p.schemaname = n.nspname AND p.tablename = c.relname) AS published, \
+        c.relreplident IN ('f', 'i') OR c.relreplident = 'd' AND EXISTS ( \
+            SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) AS identified, \
+        (SELECT coalesce(string_agg(a.attname || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod), ', ' \
+            ORDER BY a.attname), '') FROM pg_catalog.pg_attribute a \
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns \
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+    WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+    ORDER BY 1";
+
+const SEQUENCES: &str = "SELECT (quote_ident(schemaname) || '.' || quote_ident(sequencename)) AS name, \
+        increment_by AS step, coalesce(last_value + increment_by, start_value) AS next \
+    FROM pg_catalog.pg_sequences ORDER BY 1";
+
+/// Slots of subscribers that are active and do not survive a failover, where a standby could take over.
+const SLOTS: &str = "SELECT s.slot_name::text AS name FROM pg_catalog.pg_replication_slots s \
+    WHERE s.slot_type = 'logical' AND NOT s.temporary AND s.database = pg_catalog.current_database() \
+        AND NOT coalesce((pg_catalog.to_jsonb(s) ->> 'failover')::boolean, false) \
+        AND EXISTS (SELECT FROM pg_catalog.pg_stat_replication r WHERE NOT EXISTS (SELECT FROM \
+            pg_catalog.pg_replication_slots o WHERE o.active_pid = r.pid AND o.slot_type = 'logical')) \
+    ORDER BY 1";
+
+/// What a group has answered.
+#[derive(Default)]
+struct Answer {
+    error: Option<String>,
+    own: Option<Own>,
+    subscriptions: Vec<SubscriptionRow>,
+    tables: Vec<TableRow>,
+    sequences: Vec<SequenceRow>,
+    slots: Vec<SlotRow>,
+}
+
+impl MultiPrimaryPool {
+    /// Asks the primary of each group how it stands, for at most `limit`: what comes from the others, and what is not as it
+    /// must be. For a page that operators look at, and for a check after each change of the schema.
+    pub async fn check(&self, limit: Duration) -> Vec<GroupStatus> {
+        let asking = (0..self.groups.members.len()).map(|group| async move {
+            let answer = tokio::time::timeout(limit, ask(&self.groups, group)).await;
+            let late = |_| {
+                Ok(Answer {
+                    error: Some(format!("no answer within {limit:?}")),
+                    ..Answer::default()
+                })
+            };
+            answer
+                .unwrap_or_else(late)
+                .unwrap_or_else(|error: diesel::result::Error| Answer {
+                    error: Some(error.to_string()),
+                    ..Answer::default()
+                })
+        });
+        let answers: Vec<Answer> = futures_util::future::join_all(asking).await;
+        let groups = 0..self.groups.members.len();
+        groups
+            .map(|group| self.status_of(group, &answers))
+            .collect()
+    }
+
+    fn status_of(&self, group: usize, answers: &[Answer]) -> GroupStatus {
+        let (member, answer) = (&self.groups.members[group], &answers[group]);
+        let mut status = GroupStatus {
+            name: member.name.clone(),
+            error: answer.error.clone(),
+            keys: answer.own.as_ref().map_or(0, |own| own.keys.unsigned_abs()),
+            directions: Vec::new(),
+            findings: Vec::new(),
+        };
+        let Some(own) = &answer.own else {
+            return status;
+        };
+        if own.name != member.name {
+            status.findings.push(Finding::OtherName(own.name.clone()));
+        }
+        for (origin, from) in self.groups.members.iter().enumerate() {
+            if origin != group {
+                let name = &member.subscriptions[origin];
+                let row = answer.subscriptions.iter().find(|row| row.name == *name);
+                status.findings.extend(of_subscription(name, row));
+                status
+                    .directions
+                    .push(self.direction(&from.name, origin, name, row, answers));
+            }
+        }
+        let known: BTreeSet<&String> = member.subscriptions.iter().collect();
+        let others = answer.subscriptions.iter();
+        let others = others.filter(|row| row.enabled && !known.contains(&row.name));
+        let others = others.map(|row| Finding::OtherSubscription(row.name.clone()));
+        status.findings.extend(others);
+        let slots = answer.slots.iter();
+        let slots = slots.map(|row| Finding::SlotWithoutFailover(row.name.clone()));
+        status.findings.extend(slots);
+        status
+            .findings
+            .extend(of_tables(&self.groups, group, answers));
+        status.findings.extend(of_sequences(group, answers));
+        status
+    }
+
+    fn direction(
+        &self,
+        from: &str,
+        origin: usize,
+        subscription: &str,
+        row: Option<&SubscriptionRow>,
+        answers: &[Answer],
+    ) -> Direction {
+        let lsn = |text: &String| text.parse::<Lsn>().ok();
+        let applied = row.and_then(|row| row.applied.as_ref()).and_then(lsn);
+        let there = answers[origin].own.as_ref();
+        let there = there.and_then(|own| lsn(&own.here));
+        let write_log = &self.groups.members[origin].cluster.write_log;
+        let behind = applied.and_then(|applied| {
+            let position = Position::new(write_log.timeline(), applied);
+            write_log.with(|view| view.history.age(position, Instant::now()))
+        });
+        let behind_bytes = there.zip(applied);
+        let behind_bytes = behind_bytes.map(|(there, applied)| there.0.saturating_sub(applied.0));
+        let conflicts = row
+            .into_iter()
+            .flat_map(|row| row.kinds.iter().zip(&row.counts));
+        let conflicts = conflicts.filter_map(|(kind, count)| {
+            let kind = kind.trim_start_matches("confl_").to_owned();
+            Some((kind, count.parse().ok()?))
+        });
+        Direction {
+            from: from.to_owned(),
+            subscription: subscription.to_owned(),
+            enabled: row.is_some_and(|row| row.enabled),
+            applies: row.is_some_and(|row| row.applies),
+            applied,
+            behind_bytes,
+            behind: if behind_bytes == Some(0) {
+                Some(Duration::ZERO)
+            } else {
+                behind
+            },
+            errors: row.map_or(0, |row| row.errors.unsigned_abs()),
+            conflicts: conflicts.collect(),
+        }
+    }
+}
+
+async fn ask(groups: &Groups, group: usize) -> QueryResult<Answer> {
+    let cluster = std::sync::Arc::clone(&groups.members[group].cluster);
+    let mut conn = ReplicatedConnection::new(cluster, std::sync::Arc::default())?;
+    let mut conn = conn.primary();
+    Ok(Answer {
+        error: None,
+        own: Some(sql_query(OWN).get_result(&mut conn).await?),
+        subscriptions: sql_query(SUBSCRIPTIONS).load(&mut conn).await?,
+        tables: sql_query(TABLES).load(&mut conn).await?,
+        sequences: sql_query(SEQUENCES).load(&mut conn).await?,
+        slots: sql_query(SLOTS).load(&mut conn).await?,
+    })
+}
+
+fn of_subscription(name: &str, row: Option<&SubscriptionRow>) -> Vec<Finding> {
+    let Some(row) = row else {
+        return vec![Finding::NoSubscription(name.to_owned())];
+    };
+    let mut findings = Vec::new();
+    if row.origin != "none" {
+        findings.push(Finding::OriginNotNone(name.to_owned()));
+    }
+    if row.commits == "off" {
+        findings.push(Finding::CommitsBeforeDisk(name.to_owned()));
+    }
+    findings
+}
+
+fn of_tables(groups: &Groups, group: usize, answers: &[Answer]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for table in &answers[group].tables {
+        if !table.published {
+            findings.push(Finding::NotPublished(table.name.clone()));
+            continue;
+        }
+        if !table.identified {
+            findings.push(Finding::NoReplicaIdentity(table.name.clone()));
+        }
+        for (other, answer) in answers.iter().enumerate() {
+            let there = answer.tables.iter().find(|it| it.name == table.name);
+            let same = there.is_some_and(|there| there.columns == table.columns);
+            if answer.own.is_some() && !same {
+                findings.push(Finding::TableDiffers {
+                    table: table.name.clone(),
+                    group: groups.members[other].name.clone(),
+                });
+            }
+        }
+    }
+    findings
+}
+
+/// Sequences are disjoint if they go in steps as large as there are groups, each from another start.
+fn of_sequences(group: usize, answers: &[Answer]) -> Vec<Finding> {
+    let groups = i64::try_from(answers.len()).unwrap_or(i64::MAX);
+    let mut findings = Vec::new();
+    for sequence in &answers[group].sequences {
+        let collides = |(other, answer): (usize, &Answer)| {
+            let there = answer.sequences.iter().find(|it| it.name == sequence.name);
+            let shares = there.is_some_and(|there| {
+                there.step != sequence.step
+                    || there.step.abs() < groups
+                    || there.next.rem_euclid(there.step) == sequence.next.rem_euclid(there.step)
+            });
+            other != group && shares
+        };
+        if answers.iter().enumerate().any(collides) {
+            let number = i64::try_from(group).unwrap_or_default();
+            let most = answers.iter().flat_map(|answer| &answer.sequences);
+            let most = most
+                .filter(|it| it.name == sequence.name)
+                .map(|it| it.next)
+                .max();
+            let most = most.unwrap_or(sequence.next);
+            // The first number from there on that leaves this group's rest.
+            let start = most + (number - most).rem_euclid(groups);
+            let sql = format!(
+                "ALTER SEQUENCE {} INCREMENT BY {groups} RESTART WITH {start}",
+                sequence.name
+            );
+            findings.push(Finding::SequenceCollides(sequence.name.clone(), sql));
+        }
+    }
+    findings
+}
