@@ -9,6 +9,7 @@
 //! - [`routing`]: Which statement goes where.
 //! - [`consistency`]: What a read sees.
 //! - [`places`]: Servers in several zones: reads that stay near.
+//! - [`several_primaries`]: Writes in several places: groups of one primary each.
 //! - [`failover`]: What happens when the primary changes.
 //! - [`patroni`]: Under Patroni, with what was measured.
 //! - [`pg_auto_failover`]: The same, under `pg_auto_failover`.
@@ -43,6 +44,9 @@ pub mod consistency {}
 
 #[doc = include_str!("places.md")]
 pub mod places {}
+
+#[doc = include_str!("several_primaries.md")]
+pub mod several_primaries {}
 
 #[doc = include_str!("failover.md")]
 pub mod failover {}
