@@ -10,7 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::Groups;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
 use crate::config::Consistency;
 use crate::consistency::SessionHistory;
 use crate::position::Position;
@@ -113,6 +113,9 @@ impl GroupsHistory {
             }
             needs.others.extend(known.written.map(|it| (origin, it)));
             if level == Consistency::Causal {
+                if !is_there(cluster) {
+                    continue;
+                }
                 if known.unseen || !known.reads.is_empty() {
                     known.reads.iter().for_each(|it| it.nudge_gently());
                     ask(cluster);
@@ -135,10 +138,10 @@ impl GroupsHistory {
                 continue;
             };
             for (origin, position) in read.others.iter_mut().enumerate() {
-                if origin == at {
+                let cluster = &groups.members[origin].cluster;
+                if origin == at || !is_there(cluster) {
                     continue;
                 }
-                let cluster = &groups.members[origin].cluster;
                 *position = position.or_else(|| cluster.write_log.asked_since(ended));
                 match *position {
                     Some(position) if origin == group => {
@@ -188,6 +191,13 @@ impl GroupsHistory {
         let cluster = cluster.unwrap_or_else(|| token.cluster());
         SessionToken::new(cluster, token.written(), seen)
     }
+}
+
+/// Whether a group takes writes, as far as is known. What a session has only seen in one that is away, nobody can tell, and
+/// reads elsewhere do not wait for it.
+fn is_there(cluster: &Cluster) -> bool {
+    let topology = cluster.topology();
+    topology.primary().is_some_and(Member::is_up)
 }
 
 /// Has the primary of a cluster tell its position.

@@ -10,4 +10,5 @@
 mod history;
 mod homes;
 mod moves;
+mod outages;
 mod support;

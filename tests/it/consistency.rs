@@ -311,6 +311,26 @@ async fn a_causal_session_never_sees_less_than_it_has_seen() {
     assert_eq!(seen, 3);
 }
 
+/// Found by a history over several groups: reads after a `Strong` one were older.
+#[tokio::test]
+async fn a_causal_session_sees_no_less_than_a_strong_read_of_it_has_seen() {
+    let local = own_cluster().await;
+    let pool = build(builder_for(&local, "app").consistency(Consistency::Causal)).await;
+    on_replicas(&local, |node| node.pause_replay().unwrap()).await;
+    let other = Arc::clone(&local);
+    let sql = "INSERT INTO users (name) VALUES ('new')";
+    blocking(move || other.primary().sql("app", sql).unwrap()).await;
+    let session = pool.session();
+    let mut conn = session.get().await.unwrap();
+    let seen = count(&mut conn.with_consistency(Consistency::Strong)).await;
+    assert_eq!(seen, 4);
+    assert_eq!(count(&mut conn).await, 4, "on the same connection");
+    drop(conn);
+    let mut conn = session.get().await.unwrap();
+    assert_eq!(count(&mut conn).await, 4, "on another one");
+    on_replicas(&local, |node| node.resume_replay().unwrap()).await;
+}
+
 #[tokio::test]
 async fn a_causal_session_does_not_go_back_to_a_primary_that_shows_less() {
     let local = own_cluster().await;

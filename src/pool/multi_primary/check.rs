@@ -437,7 +437,7 @@ fn of_sequences(group: usize, answers: &[Answer]) -> Vec<Finding> {
             // The first number from there on that leaves this group's rest.
             let start = most + (number - most).rem_euclid(groups);
             let sql = format!(
-                "ALTER SEQUENCE {} INCREMENT BY {groups} RESTART WITH {start}",
+                "ALTER SEQUENCE {} INCREMENT BY {groups} START WITH {start} RESTART",
                 sequence.name
             );
             findings.push(Finding::SequenceCollides(sequence.name.clone(), sql));

@@ -8,6 +8,7 @@ use diesel_async::RunQueryDsl;
 
 use super::MultiPrimaryPool;
 use crate::error::{Error, GroupsError};
+use crate::position::Lsn;
 
 /// A change that a group has made and another one has not applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ struct Slot {
     slot: String,
     #[diesel(sql_type = Array<Text>)]
     publications: Vec<String>,
+    #[diesel(sql_type = Text)]
+    applied: String,
 }
 
 #[derive(QueryableByName)]
@@ -35,7 +38,9 @@ struct Message {
     data: Option<Vec<u8>>,
 }
 
-const SLOT: &str = "SELECT s.subslotname::text AS slot, s.subpublications AS publications \
+/// After a crash a slot may tell what was applied already. The subscriber knows better.
+const SLOT: &str = "SELECT s.subslotname::text AS slot, s.subpublications AS publications, \
+        coalesce(pg_catalog.pg_replication_origin_progress('pg_' || s.oid, true)::text, '0/0') AS applied \
     FROM pg_catalog.pg_subscription s WHERE s.subslotname IS NOT NULL AND s.subname = $1 AND s.subdbid = \
         (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
 
@@ -67,14 +72,15 @@ impl MultiPrimaryPool {
             let peek = sql_query(PEEK).bind::<Text, _>(slot.slot);
             let peek = peek.bind::<Text, _>(publications);
             let messages: Vec<Message> = peek.load(&mut conn.primary()).await?;
-            QueryResult::Ok(messages)
+            let applied = slot.applied.parse::<Lsn>().unwrap_or_default();
+            QueryResult::Ok((messages, applied))
         };
-        let messages = peeking.await.map_err(|error| {
+        let (messages, applied) = peeking.await.map_err(|error| {
             let cause = error.to_string();
             Error::from(GroupsError::HomeNotKnown { cause })
         })?;
         let messages = messages.into_iter().filter_map(|message| message.data);
-        Ok(changes(messages))
+        Ok(changes(messages, applied))
     }
 }
 
@@ -85,13 +91,23 @@ struct Table {
 }
 
 /// Reads the [messages](https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html) of `pgoutput`.
-fn changes(messages: impl Iterator<Item = Vec<u8>>) -> Vec<LateWrite> {
+fn changes(messages: impl Iterator<Item = Vec<u8>>, applied: Lsn) -> Vec<LateWrite> {
     let mut tables = BTreeMap::new();
     let mut changes = Vec::new();
+    let mut is_late = true;
     for message in messages {
         let mut reader = Reader(&message);
+        let before = changes.len();
+        // A transaction begins with the place of its commit.
+        if let [b'B', rest @ ..] = message.as_slice() {
+            let commit = rest.first_chunk();
+            is_late = commit.is_none_or(|commit| u64::from_be_bytes(*commit) >= applied.0);
+        }
         // A message that ends too early is none that this version knows.
         let _ = read(&mut reader, &mut tables, &mut changes);
+        if !is_late {
+            changes.truncate(before);
+        }
     }
     changes
 }
@@ -215,8 +231,20 @@ mod tests {
         let delete = b"D\x00\x00\x00\x07K\x00\x02t\x00\x00\x00\x012n".to_vec();
         let torn = b"I\x00\x00\x00\x07N\x00\x02t\x00".to_vec();
         let truncate = b"T\x00\x00\x00\x01\x00\x00\x00\x00\x07".to_vec();
-        let all = [relation(), insert, update.to_vec(), delete, torn, truncate];
-        let changes = changes(all.into_iter());
+        let begin = |commit: u64| [b"B".as_slice(), &commit.to_be_bytes(), &[0; 12]].concat();
+        let (old, new) = (begin(9), begin(10));
+        let all = [
+            relation(),
+            old,
+            insert.clone(),
+            new,
+            insert,
+            update.to_vec(),
+            delete,
+            torn,
+            truncate,
+        ];
+        let changes = changes(all.into_iter(), Lsn(10));
         let kinds: Vec<_> = changes.iter().map(|change| change.kind).collect();
         assert_eq!(kinds, ["insert", "update", "delete", "truncate"]);
         assert!(changes.iter().all(|change| change.table == "public.notes"));

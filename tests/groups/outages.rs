@@ -1,0 +1,228 @@
+//! Groups that are away, gone, or come back.
+
+use std::time::Duration;
+
+use diesel_replicated::multi_primary::{Finding, GroupStatus};
+use diesel_replicated::{ErrorExt, Outcome};
+
+use crate::support::{SUM, groups, number, pool, pool_that_waits, route, rows, write};
+
+/// Akka's documentation (akka-sdk 711) warns that what a lost region wrote last is replicated when it returns, in no order
+/// with what was written since.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_group_wrote_last_is_shown_and_never_applied_by_itself() {
+    let groups = groups(&["eu", "us"]);
+    let pool = pool_that_waits(&groups, "eu", Duration::from_secs(2)).await;
+    for key in ["ada", "bob"] {
+        pool.place(key, "us").await.unwrap();
+        let mut conn = pool.for_key(key).await.unwrap();
+        write(&mut conn, i64::try_from(key.len()).unwrap(), "both")
+            .await
+            .unwrap();
+    }
+    groups.wait_applied().unwrap();
+    // The ocean cable breaks, and then the group goes down.
+    for (from, to) in [("us", "eu"), ("eu", "us")] {
+        groups.cable(from, to).unwrap().cut();
+    }
+    let mut conn = pool.for_key("ada").await.unwrap();
+    write(&mut conn, 3, "late").await.unwrap();
+    write(&mut conn, 4, "late").await.unwrap();
+    let us = groups.group("us").unwrap();
+    us.primary().kill().unwrap();
+    let before = rows(
+        groups.group("eu").unwrap().primary(),
+        "SELECT sum(n) FROM notes",
+    );
+    let forced = pool.force_move_home("us", "eu").await.unwrap();
+    assert_eq!((forced.keys, forced.survivors.len()), (2, 1));
+    // A session that has written what is lost is told, rather than shown an older state.
+    let error = number(&mut conn, SUM).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::NotRun);
+    let mut fresh = pool.for_key("ada").await.unwrap();
+    assert_eq!(number(&mut fresh, SUM).await.unwrap().to_string(), before);
+    write(&mut fresh, 3, "new").await.unwrap();
+    assert_eq!(route(&fresh).0, "eu");
+    // It comes back.
+    us.primary().start().unwrap();
+    for (from, to) in [("us", "eu"), ("eu", "us")] {
+        groups.cable(from, to).unwrap().heal();
+    }
+    let home = "SELECT home FROM diesel_replicated.homes WHERE key = 'ada'";
+    while rows(us.primary(), home) != "eu" {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let late = loop {
+        match pool.late_writes("us", "eu").await {
+            Ok(late) => break late,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
+    let told: Vec<_> = late
+        .iter()
+        .map(|it| (it.kind, it.table.as_str(), it.row[0].1.clone()))
+        .collect();
+    let row = |id: &str| Some(id.to_owned());
+    assert_eq!(
+        told,
+        [
+            ("update", "public.notes", row("3")),
+            ("insert", "public.notes", row("4"))
+        ]
+    );
+    let eu = groups.group("eu").unwrap().primary();
+    assert_eq!(rows(eu, "SELECT count(*) FROM notes WHERE id = 4"), "0");
+    let status = pool.check(Duration::from_secs(5)).await;
+    let from_us = &status[0].directions[0];
+    assert!(!from_us.enabled && from_us.from == "us", "{from_us:?}");
+    // Whoever still believes in the old home is refused there.
+    let other = pool_that_waits(&groups, "us", Duration::from_secs(2)).await;
+    let mut conn = other.for_key("ada").await.unwrap();
+    write(&mut conn, 5, "ada").await.unwrap();
+    assert_eq!(route(&conn).0, "eu");
+}
+
+/// Cosmos's client (azure-cosmos-dotnet-v3 2489) goes on with another region for minutes, or for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_stay_near_while_the_home_is_away_and_return_when_the_near_group_was() {
+    let groups = groups(&["eu", "us"]);
+    let pool = pool_that_waits(&groups, "eu", Duration::from_secs(2)).await;
+    pool.place("ada", "us").await.unwrap();
+    groups.wait_applied().unwrap();
+    let mut conn = pool.for_key("ada").await.unwrap();
+    number(&mut conn, SUM).await.unwrap();
+    let us = groups.group("us").unwrap();
+    for node in us.nodes() {
+        node.kill().unwrap();
+    }
+    for _ in 0..20 {
+        number(&mut conn, SUM).await.unwrap();
+        assert_eq!(route(&conn).0, "eu");
+    }
+    for node in us.nodes() {
+        node.start().unwrap();
+    }
+    let eu = groups.group("eu").unwrap();
+    for node in eu.nodes() {
+        node.kill().unwrap();
+    }
+    while number(&mut conn, SUM).await.is_err() {}
+    assert_eq!(route(&conn).0, "us");
+    for node in eu.nodes() {
+        node.start().unwrap();
+    }
+    while route(&conn).0 != "eu" {
+        number(&mut conn, SUM).await.unwrap();
+    }
+}
+
+fn findings(status: &[GroupStatus], name: &str) -> Vec<Finding> {
+    let mut status = status.iter();
+    let status = status.find(|status| status.name == name).unwrap();
+    status.findings.clone()
+}
+
+/// Row loss and stopped workers that nobody saw: pglogical 31, 40, 210, orioledb 672, pgactive 105.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_as_it_must_be_is_named() {
+    let groups = groups(&["eu", "us"]);
+    let pool = pool(&groups, "eu").await;
+    let eu = groups.group("eu").unwrap().primary();
+    let us = groups.group("us").unwrap().primary();
+    let status = pool.check(Duration::from_secs(5)).await;
+    assert_eq!(status.len(), 2);
+    for group in &status {
+        assert_eq!(group.error, None);
+        let slots = |it: &Finding| matches!(it, Finding::SlotWithoutFailover(_));
+        assert!(group.findings.iter().all(slots), "{:?}", group.findings);
+        assert!(group.directions[0].enabled && group.directions[0].applies);
+    }
+    let ddl = "CREATE TABLE numbered (id serial, text text); CREATE UNLOGGED TABLE apart (id int)";
+    eu.sql("app", ddl).unwrap();
+    us.sql(
+        "app",
+        "CREATE TABLE numbered (id bigserial PRIMARY KEY, text text)",
+    )
+    .unwrap();
+    us.sql(
+        "app",
+        "ALTER SUBSCRIPTION from_eu SET (synchronous_commit = off)",
+    )
+    .unwrap();
+    let status = pool.check(Duration::from_secs(5)).await;
+    let in_eu = findings(&status, "eu");
+    let table = "numbered".to_owned();
+    assert!(
+        in_eu.contains(&Finding::NoReplicaIdentity(table.clone())),
+        "{in_eu:?}"
+    );
+    let group = "us".to_owned();
+    assert!(
+        in_eu.contains(&Finding::TableDiffers { table, group }),
+        "{in_eu:?}"
+    );
+    let in_us = findings(&status, "us");
+    let commits = Finding::CommitsBeforeDisk("from_eu".to_owned());
+    assert!(in_us.contains(&commits), "{in_us:?}");
+    // The SQL that is told makes the sequences disjoint.
+    for (node, found) in [(eu, in_eu), (us, in_us)] {
+        for finding in found {
+            if let Finding::SequenceCollides(_, sql) = finding {
+                node.sql("app", &sql).unwrap();
+            }
+        }
+    }
+    let status = pool.check(Duration::from_secs(5)).await;
+    let collides = |it: &Finding| matches!(it, Finding::SequenceCollides(..));
+    assert!(!findings(&status, "eu").iter().any(collides));
+    // A row that somebody has written past the pool.
+    let cables = [("eu", "us"), ("us", "eu")];
+    let cables = cables.map(|(from, to)| groups.cable(from, to).unwrap());
+    cables.iter().for_each(|cable| cable.cut());
+    for node in [eu, us] {
+        node.sql("app", "INSERT INTO notes VALUES (7, 'past', 1)")
+            .unwrap();
+    }
+    cables.iter().for_each(|cable| cable.heal());
+    let counts = groups.group("eu").unwrap().major_version() >= 18;
+    loop {
+        let status = pool.check(Duration::from_secs(5)).await;
+        let direction = &status[0].directions[0];
+        if direction.errors > 0 && (!counts || direction.conflicts.contains_key("insert_exists")) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // A group that is away is named, and the others are told.
+    us.kill().unwrap();
+    let status = pool.check(Duration::from_secs(2)).await;
+    assert!(status[1].error.is_some() && status[0].error.is_none());
+}
+
+/// patroni 1056 and 1749, pg_failover_slots 10, xtdb 5828: a subscription ends with the server that it came from, and nobody
+/// notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failover_without_its_slot_keys_do_not_move_and_reads_go_home() {
+    let groups = groups(&["eu", "us"]);
+    let pool = pool_that_waits(&groups, "us", Duration::from_secs(3)).await;
+    pool.place("ada", "eu").await.unwrap();
+    let mut conn = pool.for_key("ada").await.unwrap();
+    write(&mut conn, 1, "ada").await.unwrap();
+    groups.wait_applied().unwrap();
+    let warned = pool.check(Duration::from_secs(5)).await;
+    let slot = Finding::SlotWithoutFailover("to_us".to_owned());
+    assert!(findings(&warned, "eu").contains(&slot), "{warned:?}");
+    let eu = groups.group("eu").unwrap();
+    eu.wait_caught_up().unwrap();
+    eu.primary().kill().unwrap();
+    let promoted = &eu.replicas()[0];
+    promoted.promote().unwrap();
+    groups.lead_from("eu", promoted);
+    while write(&mut conn, 1, "ada").await.is_err() {}
+    assert_eq!(number(&mut conn, SUM).await.unwrap(), 2);
+    assert_eq!(route(&conn).0, "eu");
+    let error = pool.move_home(["ada"], "us").await.unwrap_err();
+    assert!(error.to_string().contains("nothing was moved"), "{error}");
+    let status = pool.check(Duration::from_secs(5)).await;
+    assert!(!status[1].directions[0].applies, "{status:?}");
+}
