@@ -6,6 +6,8 @@
 mod app;
 #[path = "blog/browser.rs"]
 mod browser;
+#[path = "blog/groups.rs"]
+mod groups;
 #[path = "blog/live.rs"]
 mod live;
 #[path = "blog/outages.rs"]

@@ -1,4 +1,5 @@
-//! A small blog on one PostgreSQL primary and its replicas: `cargo run --example blog`.
+//! A small blog on one PostgreSQL primary and its replicas: `cargo run --example blog`. With `--groups` it is in two places
+//! at once, each with a primary of its own.
 //!
 //! Without `DATABASE_URL` it starts a cluster of its own, and takes it away at the end.
 //! `BLOG_LISTEN` is the address to listen on (127.0.0.1:3000), `RUST_LOG` what to log. With `BLOG_ROUTING_KEY` whoever
@@ -7,6 +8,7 @@
 
 mod app;
 mod database;
+mod groups;
 
 use std::env::VarError;
 use std::error::Error;
@@ -60,6 +62,9 @@ async fn run() -> Result<(), Failure> {
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| format!("cannot listen on {address} (see BLOG_LISTEN): {error}"))?;
+    if std::env::args().any(|argument| argument == "--groups") {
+        return run_groups(listener, stop).await;
+    }
     app::record();
     let database = Database::open().await?;
     let pool = tokio::select! {
@@ -76,6 +81,35 @@ async fn run() -> Result<(), Failure> {
     };
     database.close().await;
     result
+}
+
+/// The blog in two places.
+async fn run_groups(listener: TcpListener, mut stop: watch::Receiver<bool>) -> Result<(), Failure> {
+    tracing::info!("starting two primaries, each with a replica");
+    let world = tokio::select! {
+        world = groups::World::start() => world?,
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    };
+    let text = format!(
+        "\nThe blog is in two places:\n  http://{0}/?from=eu\n  http://{0}/?from=us\n\nCtrl-C ends it.\n\n",
+        listener.local_addr()?
+    );
+    let _ = io::stdout().write_all(text.as_bytes());
+    let router = groups::router(std::sync::Arc::clone(&world));
+    let mut stopped = stop.clone();
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    });
+    let mut server = pin!(server.into_future());
+    tokio::select! {
+        _ = &mut server => {}
+        () = async {
+            let _ = stop.wait_for(|stop| *stop).await;
+            tokio::time::sleep(PATIENCE).await;
+        } => {}
+    }
+    world.close().await;
+    Ok(())
 }
 
 /// What opens the switch of the routing. Without it nobody can move that on servers of others.

@@ -238,7 +238,7 @@ impl ReplicatedConnection {
             return Ok(Course::Reads);
         }
         let begins = matches!(verdict.control, Some(TransactionControl::Begin { .. }));
-        if !verdict.writes && !begins && !(plain && strong) {
+        if !(verdict.writes || begins || plain && strong) {
             return Ok(Course::AtHome);
         }
         Ok(Course::Writes)
@@ -366,8 +366,10 @@ impl ReplicatedConnection {
             let home = self.home_of(keyed).await?;
             let part = self.part_of(keyed, home)?;
             keyed.last.store(home, Ordering::Release);
-            // A replica cannot be asked whether the key is at home.
-            part.session().forced = Some(NodeKind::Primary);
+            if !begins && !verdict.writes {
+                // A replica cannot be asked whether the key is at home.
+                part.session().forced = Some(NodeKind::Primary);
+            }
             let mut guarded = Guarded::new(action, check(key), begins);
             let result = part.run_here(&mut guarded).await;
             let Some(refused) = guarded.take_refusal() else {
@@ -520,8 +522,10 @@ async fn try_to_finish(
     to: usize,
     generation: i64,
 ) -> Result<Option<HomeAt>, Error> {
-    for group in 0..groups.members.len() {
-        let home = match row_at(groups, group, key).await {
+    let asking = (0..groups.members.len()).map(|group| row_at(groups, group, key));
+    let rows = futures_util::future::join_all(asking).await;
+    for (group, row) in rows.into_iter().enumerate() {
+        let home = match row {
             Ok(home) => home,
             // It was given up, and gets a new copy of everything if it is taken back.
             Err(_) if group != to && is_cut_off(groups, to, group).await? => continue,

@@ -83,10 +83,12 @@ BEGIN
         ON CONFLICT DO NOTHING;
 END $$;
 
-CREATE OR REPLACE FUNCTION diesel_replicated.move_home(wanted text, target text) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION diesel_replicated.move_home(wanted text, target text, most_millis bigint) RETURNS bigint
+LANGUAGE plpgsql AS $$
 DECLARE
     moved bigint;
 BEGIN
+    PERFORM pg_catalog.set_config('lock_timeout', most_millis::text, true);
     PERFORM pg_catalog.pg_advisory_xact_lock(1752133989, pg_catalog.hashtext(wanted));
     UPDATE diesel_replicated.homes SET home = target, generation = generation + 1, settled = false
         WHERE key = wanted AND home = diesel_replicated.this_group() AND settled

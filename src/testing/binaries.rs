@@ -8,6 +8,9 @@ use super::error::{ClusterError, io};
 
 const OLDEST: u32 = 14;
 
+/// The folder of a server for what the usual one is too old for.
+const NEW: &str = "DIESEL_REPLICATED_NEW_PG_BIN";
+
 /// The folder that holds `initdb` and `postgres`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Binaries {
@@ -40,6 +43,24 @@ impl Binaries {
             }
         }
         Err(ClusterError::NoServer { looked })
+    }
+
+    /// As [`find`](Self::find), but of version `oldest` or later: if that finds an older one, looks in
+    /// `DIESEL_REPLICATED_NEW_PG_BIN`.
+    pub(super) fn find_since(oldest: u32) -> Result<Self, ClusterError> {
+        let found = Self::find()?;
+        if found.major >= oldest {
+            return Ok(found);
+        }
+        let new = std::env::var_os(NEW).filter(|folder| !folder.is_empty());
+        let new = new.map(Self::in_directory).transpose()?;
+        new.filter(|new| new.major >= oldest).ok_or_else(|| {
+            ClusterError::Config(format!(
+                "this takes PostgreSQL {oldest} or later, and {} is {}: name the folder of a newer one in {NEW}",
+                found.directory.display(),
+                found.major
+            ))
+        })
     }
 
     /// Uses the programs in this folder.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::proxy::Proxy;
-use super::{ClusterError, LocalCluster, LocalNode, wait_for};
+use super::{Binaries, ClusterError, LocalCluster, LocalNode, wait_for};
 
 /// Groups of one primary each. What one writes goes to all others by logical replication with
 /// [`origin = none`](https://www.postgresql.org/docs/current/sql-createsubscription.html), which takes PostgreSQL 16 or later.
@@ -195,7 +195,8 @@ impl LocalGroupsBuilder {
         self
     }
 
-    /// The folder of the server's programs. Defaults to what [`Binaries::find`](super::Binaries::find) finds.
+    /// The folder of the server's programs. Defaults to what [`Binaries::find`](super::Binaries::find) finds; if that is too
+    /// old, to the folder that `DIESEL_REPLICATED_NEW_PG_BIN` names.
     pub fn binaries(mut self, directory: impl Into<PathBuf>) -> Self {
         self.binaries = Some(directory.into());
         self
@@ -207,26 +208,22 @@ impl LocalGroupsBuilder {
     ///
     /// There is no PostgreSQL server of version 16 or later, or it cannot be started.
     pub fn start(self) -> Result<LocalGroups, ClusterError> {
+        let binaries = match &self.binaries {
+            Some(directory) => directory.clone(),
+            None => Binaries::find_since(OLDEST)?.directory().to_owned(),
+        };
         let mut groups = Vec::new();
         for (name, replicas) in &self.groups {
             let mut cluster = LocalCluster::builder()
                 .replicas(*replicas)
+                .binaries(&binaries)
                 .setting("wal_level", "logical")
                 .setting("max_logical_replication_workers", "20")
                 .setting("max_worker_processes", "40");
             for (setting, value) in &self.settings {
                 cluster = cluster.setting(setting, value);
             }
-            if let Some(binaries) = &self.binaries {
-                cluster = cluster.binaries(binaries);
-            }
             let cluster = cluster.start()?;
-            if cluster.major_version() < OLDEST {
-                return Err(ClusterError::Config(format!(
-                    "groups take PostgreSQL {OLDEST} or later, and this is {}",
-                    cluster.major_version()
-                )));
-            }
             cluster.create_database(&self.database)?;
             let is_its = |of: &Option<String>| of.as_ref().is_none_or(|of| of == name);
             for (_, sql) in self.schema.iter().filter(|(of, _)| is_its(of)) {

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -176,8 +176,12 @@ fn link(client: &TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
     there
 }
 
-/// Passes data one way until either end closes.
-fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared) -> io::Result<()> {
+/// Passes data one way until either end closes. What is read while earlier data is on its way travels behind it, as in a
+/// long cable.
+fn pump(mut from: TcpStream, to: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+    let (sender, receiver) = mpsc::channel();
+    let (end, other) = (to.try_clone()?, Arc::clone(shared));
+    let writer = thread::spawn(move || deliver(&receiver, to, &other));
     let mut buffer = [0; 16 * 1024];
     let result = loop {
         let read = match from.read(&mut buffer) {
@@ -186,25 +190,38 @@ fn pump(mut from: TcpStream, mut to: TcpStream, shared: &Shared) -> io::Result<(
             Err(error) => break Err(error),
         };
         let delay = Duration::from_micros(shared.delay_micros.load(Ordering::Acquire));
-        let rate = shared.bytes_per_second.load(Ordering::Acquire);
-        if !delay.is_zero() {
-            thread::sleep(delay);
+        if sender
+            .send((Instant::now() + delay, buffer[..read].to_vec()))
+            .is_err()
+        {
+            break Ok(());
         }
+    };
+    drop(sender);
+    let _ = writer.join();
+    let _ = end.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+    result
+}
+
+/// Hands each piece over when it is due.
+fn deliver(pieces: &mpsc::Receiver<(Instant, Vec<u8>)>, mut to: TcpStream, shared: &Shared) {
+    while let Ok((due, piece)) = pieces.recv() {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let rate = shared.bytes_per_second.load(Ordering::Acquire);
         if rate > 0 {
-            thread::sleep(
-                Duration::from_secs(read as u64) / u32::try_from(rate).unwrap_or(u32::MAX),
-            );
+            let time = Duration::from_secs(piece.len() as u64);
+            thread::sleep(time / u32::try_from(rate).unwrap_or(u32::MAX));
         }
         while shared.black_hole.load(Ordering::Acquire) && !shared.is_over() {
             thread::sleep(LOOK);
         }
-        if let Err(error) = to.write_all(&buffer[..read]) {
-            break Err(error);
+        if to.write_all(&piece).is_err() {
+            // The other side hears of it when it reads.
+            let _ = to.shutdown(Shutdown::Both);
+            return;
         }
-    };
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = from.shutdown(Shutdown::Both);
-    result
+    }
 }
 
 impl fmt::Debug for Proxy {

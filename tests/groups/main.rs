@@ -12,3 +12,4 @@ mod homes;
 mod moves;
 mod outages;
 mod support;
+mod trips;

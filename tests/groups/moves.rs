@@ -103,7 +103,7 @@ async fn a_move_whose_maker_is_gone_is_finished_by_whoever_writes() {
     let pool = pool(&groups, "eu").await;
     pool.place("ada", "eu").await.unwrap();
     let eu = groups.group("eu").unwrap().primary();
-    rows(eu, "SELECT diesel_replicated.move_home('ada', 'us')");
+    rows(eu, "SELECT diesel_replicated.move_home('ada', 'us', 1000)");
     let mut conn = pool.for_key("ada").await.unwrap();
     assert_eq!(write(&mut conn, 1, "ada").await.unwrap(), 1);
     assert_eq!(conn.last_route().unwrap().group.as_deref(), Some("us"));
@@ -131,7 +131,7 @@ async fn writes_of_a_key_that_is_stuck_on_its_way_say_that_nothing_ran() {
     pool.place("ada", "eu").await.unwrap();
     groups.cable("eu", "us").unwrap().cut();
     let eu = groups.group("eu").unwrap().primary();
-    rows(eu, "SELECT diesel_replicated.move_home('ada', 'us')");
+    rows(eu, "SELECT diesel_replicated.move_home('ada', 'us', 1000)");
     let mut conn = pool.for_key("ada").await.unwrap();
     let error = write(&mut conn, 1, "ada").await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::NotRun);

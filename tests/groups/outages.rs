@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use diesel_replicated::multi_primary::{Finding, GroupStatus};
-use diesel_replicated::{ErrorExt, Outcome};
+use diesel_replicated::testing::LocalGroups;
+use diesel_replicated::{ErrorExt, MultiPrimaryPool, Outcome};
 
 use crate::support::{SUM, groups, number, pool, pool_that_waits, route, rows, write};
 
@@ -43,7 +44,12 @@ async fn what_a_lost_group_wrote_last_is_shown_and_never_applied_by_itself() {
     assert_eq!(number(&mut fresh, SUM).await.unwrap().to_string(), before);
     write(&mut fresh, 3, "new").await.unwrap();
     assert_eq!(route(&fresh).0, "eu");
-    // It comes back.
+    comes_back(&groups, &pool).await;
+}
+
+/// The group that was given up is there again.
+async fn comes_back(groups: &LocalGroups, pool: &MultiPrimaryPool) {
+    let us = groups.group("us").unwrap();
     us.primary().start().unwrap();
     for (from, to) in [("us", "eu"), ("eu", "us")] {
         groups.cable(from, to).unwrap().heal();
@@ -76,7 +82,7 @@ async fn what_a_lost_group_wrote_last_is_shown_and_never_applied_by_itself() {
     let from_us = &status[0].directions[0];
     assert!(!from_us.enabled && from_us.from == "us", "{from_us:?}");
     // Whoever still believes in the old home is refused there.
-    let other = pool_that_waits(&groups, "us", Duration::from_secs(2)).await;
+    let other = pool_that_waits(groups, "us", Duration::from_secs(2)).await;
     let mut conn = other.for_key("ada").await.unwrap();
     write(&mut conn, 5, "ada").await.unwrap();
     assert_eq!(route(&conn).0, "eu");
@@ -175,11 +181,20 @@ async fn what_is_not_as_it_must_be_is_named() {
     let status = pool.check(Duration::from_secs(5)).await;
     let collides = |it: &Finding| matches!(it, Finding::SequenceCollides(..));
     assert!(!findings(&status, "eu").iter().any(collides));
-    // A row that somebody has written past the pool.
+    conflicts_are_counted(&groups, &pool).await;
+    // A group that is away is named, and the others are told.
+    us.kill().unwrap();
+    let status = pool.check(Duration::from_secs(2)).await;
+    assert!(status[1].error.is_some() && status[0].error.is_none());
+}
+
+/// A row that somebody has written past the pool.
+async fn conflicts_are_counted(groups: &LocalGroups, pool: &MultiPrimaryPool) {
+    let nodes = ["eu", "us"].map(|name| groups.group(name).unwrap().primary());
     let cables = [("eu", "us"), ("us", "eu")];
     let cables = cables.map(|(from, to)| groups.cable(from, to).unwrap());
     cables.iter().for_each(|cable| cable.cut());
-    for node in [eu, us] {
+    for node in nodes {
         node.sql("app", "INSERT INTO notes VALUES (7, 'past', 1)")
             .unwrap();
     }
@@ -193,13 +208,9 @@ async fn what_is_not_as_it_must_be_is_named() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // A group that is away is named, and the others are told.
-    us.kill().unwrap();
-    let status = pool.check(Duration::from_secs(2)).await;
-    assert!(status[1].error.is_some() && status[0].error.is_none());
 }
 
-/// patroni 1056 and 1749, pg_failover_slots 10, xtdb 5828: a subscription ends with the server that it came from, and nobody
+/// patroni 1056 and 1749, `pg_failover_slots` 10, xtdb 5828: a subscription ends with the server that it came from, and nobody
 /// notices.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_failover_without_its_slot_keys_do_not_move_and_reads_go_home() {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::{QueryableByName, sql_query};
-use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::MultiPrimaryPool;
 use crate::connection::{finish_move, home_at, is_cut_off, row_at};
@@ -169,17 +169,13 @@ impl MultiPrimaryPool {
 
     /// Has the home let go of a key, when its writes are at their ends. `None` if the key is not at home there.
     async fn let_go(&self, key: &str, home: usize, to: &str) -> Result<Option<i64>, Error> {
-        let limit = self.groups.wait.as_millis();
+        let limit = i64::try_from(self.groups.wait.as_millis()).unwrap_or(i64::MAX);
         let mut conn = self.pools[home].get().await?;
-        let moving = conn.transaction(async |conn| {
-            conn.batch_execute(&format!("SET LOCAL lock_timeout = {limit}"))
-                .await?;
-            let sql = "SELECT diesel_replicated.move_home($1, $2) AS generation";
-            let row = sql_query(sql).bind::<Text, _>(key).bind::<Text, _>(to);
-            let row: Generation = row.get_result(conn).await?;
-            diesel::QueryResult::Ok(row.generation)
-        });
-        moving.await.map_err(asked)
+        let sql = "SELECT diesel_replicated.move_home($1, $2, $3) AS generation";
+        let row = sql_query(sql).bind::<Text, _>(key).bind::<Text, _>(to);
+        let row = row.bind::<BigInt, _>(limit.max(1));
+        let row: Generation = row.get_result(&mut conn).await.map_err(asked)?;
+        Ok(row.generation)
     }
 
     /// Waits until all other groups have applied what `from` has written by now.
