@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header, request};
 use diesel_replicated::ReplicatedPool;
 use diesel_replicated::status::NodeKind;
 use diesel_replicated::testing::LocalCluster;

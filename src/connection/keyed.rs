@@ -8,24 +8,22 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use diesel::QueryResult;
-use diesel::result::OptionalExtension;
-use diesel::sql_types::{BigInt, Bool, Text};
-use diesel::{QueryableByName, sql_query};
 use futures_core::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::ReplicatedConnection;
 use super::action::Action;
+use super::cancel_token::Running;
 use super::guarded::{Guarded, Refused};
+use super::homes::{PAUSE, look_up, try_to_finish};
+use super::session_settings::SessionSettings;
 use crate::classify::{Leaves, TransactionControl, Verdict};
 use crate::config::Consistency;
 use crate::deadline;
 use crate::error::{Error, ErrorExt, GroupsError, Outcome};
 use crate::groups::{Groups, GroupsHistory, Place, Refusal, check};
+use crate::position::Position;
 use crate::route::{NodeKind, Route, RouteReason};
-
-/// How long a statement waits before it asks again about a key that moves.
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// What a connection over several groups has beside its own.
 pub(crate) struct Keyed {
@@ -34,10 +32,14 @@ pub(crate) struct Keyed {
     key: Option<Box<str>>,
     /// What the session has written and seen.
     history: Arc<GroupsHistory>,
+    /// What a cancel token may have to reach, in whichever group.
+    running: Arc<Running>,
     /// A connection to each group, once used.
     parts: Box<[OnceLock<Arc<ReplicatedConnection>>]>,
     /// Where a transaction is open.
     open: Mutex<Option<Open>>,
+    /// The settings that the session has made, in whichever group.
+    settings: Mutex<SessionSettings>,
     /// The group of the last statement.
     last: AtomicUsize,
     /// Statements run one after the other: a write is a transaction of several messages.
@@ -62,35 +64,12 @@ enum Course {
     AtHome,
 }
 
-#[derive(QueryableByName)]
-struct HomeRow {
-    #[diesel(sql_type = Text)]
-    home: String,
-    #[diesel(sql_type = BigInt)]
-    generation: i64,
-    #[diesel(sql_type = Bool)]
-    settled: bool,
-}
-
-#[derive(QueryableByName)]
-struct Is {
-    #[diesel(sql_type = Bool)]
-    is_so: bool,
-}
-
-/// Where a key is at home, as one group tells it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct HomeAt {
-    pub(crate) group: usize,
-    pub(crate) generation: i64,
-    pub(crate) settled: bool,
-}
-
 impl Keyed {
     pub(crate) fn new(
         groups: Arc<Groups>,
         key: Option<Box<str>>,
         history: Arc<GroupsHistory>,
+        running: Arc<Running>,
     ) -> Self {
         let parts = groups.members.iter().map(|_| OnceLock::new()).collect();
         Self {
@@ -98,8 +77,10 @@ impl Keyed {
             groups,
             key,
             history,
+            running,
             parts,
             open: Mutex::new(None),
+            settings: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         }
     }
@@ -112,8 +93,20 @@ impl Keyed {
         }
         let cluster = Arc::clone(&self.groups.members[group].cluster);
         let history = Arc::clone(&self.history.of[group]);
-        let new = Arc::new(ReplicatedConnection::new(cluster, history)?);
-        Ok(part.get_or_init(|| new))
+        let mut new = ReplicatedConnection::new(cluster, history)?;
+        new.running = Arc::clone(&self.running);
+        Ok(part.get_or_init(|| Arc::new(new)))
+    }
+
+    pub(super) fn lost_write(&self) -> Option<Position> {
+        let groups = self.groups.members.iter().zip(&*self.history.of);
+        let mut lost = groups.filter_map(|(group, history)| history.lost(&group.cluster.write_log));
+        lost.next()
+    }
+
+    pub(super) fn last_is_unconfirmed(&self) -> bool {
+        let last = AtomicUsize::load(&self.last, Ordering::Acquire);
+        self.history.of[last].last_is_unconfirmed()
     }
 
     fn name(&self, group: usize) -> String {
@@ -121,7 +114,7 @@ impl Keyed {
     }
 
     pub(super) fn last_route(&self) -> Option<Route> {
-        let group = self.last.load(Ordering::Acquire);
+        let group = AtomicUsize::load(&self.last, Ordering::Acquire);
         let mut route = self.parts[group].get()?.last_route()?;
         route.group = Some(self.name(group));
         Some(route)
@@ -156,10 +149,41 @@ impl Keyed {
         candidates.find_map(|group| Some((group, self.shows(group, level, home)?)))
     }
 
-    /// Whether a connection holds what a read elsewhere would miss.
-    fn has_state(&self, group: usize) -> bool {
-        let part = self.parts[group].get();
-        part.is_some_and(|part| part.session().has_state())
+    /// The group where the session has left what no other connection can have.
+    fn pinned_to(&self) -> Option<usize> {
+        let pinned = |part: &OnceLock<Arc<ReplicatedConnection>>| {
+            part.get().is_some_and(|part| part.session().pinned)
+        };
+        self.parts.iter().position(pinned)
+    }
+
+    /// After a statement over the connection to this group.
+    fn ran_in(&self, group: usize) {
+        if let Some(part) = self.parts[group].get() {
+            let session = part.session();
+            self.settings.lock().follow(&session.settings);
+        }
+    }
+}
+
+impl Keyed {
+    /// Runs a statement, which may begin a transaction. If it is dropped on the way, the transaction counts as open, as
+    /// over one group.
+    async fn begins<T>(
+        &self,
+        begins: bool,
+        open: Open,
+        running: impl Future<Output = QueryResult<T>>,
+    ) -> QueryResult<T> {
+        if !begins {
+            return running.await;
+        }
+        *self.open.lock() = Some(open);
+        let result = running.await;
+        if result.is_err() {
+            *self.open.lock() = None;
+        }
+        result
     }
 }
 
@@ -178,7 +202,8 @@ impl ReplicatedConnection {
             // What a session has read in one group may not be in the other yet. Nobody expects time to go back.
             connection.set_consistency(Consistency::Causal);
         }
-        connection.keyed = Some(Box::new(Keyed::new(groups, key, history)));
+        let running = Arc::clone(&connection.running);
+        connection.keyed = Some(Box::new(Keyed::new(groups, key, history, running)));
         Ok(connection)
     }
 
@@ -201,13 +226,21 @@ impl ReplicatedConnection {
                     self.part_of(keyed, home)?.run_here(action).await
                 }
             };
+            let group = AtomicUsize::load(&keyed.last, Ordering::Acquire);
+            keyed.ran_in(group);
             if result.is_ok() {
-                keyed
-                    .history
-                    .has_read_in(AtomicUsize::load(&keyed.last, Ordering::Acquire));
+                keyed.history.has_read_in(group);
             }
             result
         })
+    }
+
+    /// Refuses what means the connection of one group.
+    pub(super) fn is_of_one_group(&self, what: &'static str) -> Result<(), Error> {
+        match self.keyed {
+            None => Ok(()),
+            Some(_) => Err(GroupsError::OfOneGroup { what }.into()),
+        }
     }
 
     /// What becomes of a statement, by what it is.
@@ -218,6 +251,11 @@ impl ReplicatedConnection {
                 || verdict.leaves != Leaves::Nothing;
             if !open.guarded && sets {
                 return Err(GroupsError::SetsInReadOnly.into());
+            }
+            // `AND CHAIN` begins the next one without a question.
+            let ends = verdict.control == Some(TransactionControl::End);
+            if ends && sql.to_ascii_lowercase().contains("chain") {
+                return Err(GroupsError::OwnTransaction.into());
             }
             return Ok(Course::Within(open.group));
         }
@@ -233,20 +271,20 @@ impl ReplicatedConnection {
             return Err(GroupsError::OwnTransaction.into());
         }
         let plain = verdict.control.is_none() && verdict.reason == RouteReason::PlainSelect;
-        let strong = keyed.key.is_some() && self.reads_at_home();
-        if (plain || read_only) && forced != Some(NodeKind::Primary) && !strong {
+        // What must be seen of the key, only its home knows, and only the home's database knows that it is the home.
+        let strong = forced == Some(NodeKind::Primary) || self.reads_all();
+        if (plain || read_only) && !(strong && keyed.key.is_some()) {
             return Ok(Course::Reads);
         }
         let begins = matches!(verdict.control, Some(TransactionControl::Begin { .. }));
-        if !(verdict.writes || begins || plain && strong) {
-            return Ok(Course::AtHome);
+        if verdict.writes || begins || plain {
+            return Ok(Course::Writes);
         }
-        Ok(Course::Writes)
+        Ok(Course::AtHome)
     }
 
-    /// Whether reads must see what everybody has written for the key, or how old it is. Only the home knows, and only its
-    /// database knows that it is the home.
-    fn reads_at_home(&self) -> bool {
+    /// Whether reads must see what everybody has written, or how old it is.
+    fn reads_all(&self) -> bool {
         let session = self.session();
         let level = self.level_of(&session);
         matches!(
@@ -257,9 +295,15 @@ impl ReplicatedConnection {
 
     /// The connection to a group, with the scope of this one.
     fn part_of<'k>(&self, keyed: &'k Keyed, group: usize) -> Result<&'k Arc<Self>, Error> {
+        if keyed.pinned_to().is_some_and(|pinned| pinned != group) {
+            return Err(GroupsError::StateElsewhere.into());
+        }
         let part = keyed.part(group)?;
         let scope = self.session().scope();
-        part.session().within_scope(scope);
+        let mut session = part.session();
+        session.within_scope(scope);
+        session.follow(&keyed.settings.lock());
+        drop(session);
         Ok(part)
     }
 
@@ -291,8 +335,9 @@ impl ReplicatedConnection {
             let session = self.session();
             self.level_of(&session)
         };
+        // Without a home that is known, the local group serves what it can.
         let home = match keyed.key {
-            Some(_) => Some(self.home_of(keyed).await?),
+            Some(_) => self.home_of(keyed).await.ok(),
             None => None,
         };
         let (mut group, mut place) = self.reading_group(keyed, level, home).await?;
@@ -300,11 +345,9 @@ impl ReplicatedConnection {
             let part = self.part_of(keyed, group)?;
             part.session().must_show(place);
             keyed.last.store(group, Ordering::Release);
-            let result = part.run_here(action).await;
-            if begins && result.is_ok() {
-                let guarded = false;
-                *keyed.open.lock() = Some(Open { group, guarded });
-            }
+            let guarded = false;
+            let result = keyed.begins(begins, Open { group, guarded }, part.run_here(action));
+            let result = result.await;
             // A near group that cannot serve sends nobody away while the home can.
             let away = |error: &diesel::result::Error| error.outcome() != Outcome::Failed;
             let other = home.filter(|home| *home != group);
@@ -327,7 +370,9 @@ impl ReplicatedConnection {
         level: Consistency,
         home: Option<usize>,
     ) -> Result<(usize, Place), Error> {
-        let local = !home.is_some_and(|home| keyed.has_state(home));
+        let pinned = keyed.pinned_to();
+        let home = pinned.or(home);
+        let local = pinned.is_none_or(|pinned| pinned == keyed.groups.local);
         if let Some(found) = keyed.reader(level, home, local) {
             return Ok(found);
         }
@@ -371,17 +416,25 @@ impl ReplicatedConnection {
                 part.session().forced = Some(NodeKind::Primary);
             }
             let mut guarded = Guarded::new(action, check(key), begins);
-            let result = part.run_here(&mut guarded).await;
-            let Some(refused) = guarded.take_refusal() else {
-                if begins && result.is_ok() {
-                    *keyed.open.lock() = Some(Open {
-                        group: home,
-                        guarded: true,
-                    });
-                }
-                return result;
+            let open = Open {
+                group: home,
+                guarded: true,
             };
-            self.learns(keyed, key, home, refused).await?;
+            let running = keyed.begins(begins, open, part.run_here(&mut guarded));
+            let result = running.await;
+            let not_run = |error: &diesel::result::Error| error.outcome() == Outcome::NotRun;
+            let not_run = result.as_ref().err().is_some_and(not_run);
+            match guarded.take_refusal() {
+                Some(refused) => self.learns(keyed, key, home, refused).await?,
+                None if not_run => {
+                    // The home is away. Another group may have taken over.
+                    let _ = look_up(&keyed.groups, key).await;
+                    if self.home_of(keyed).await? == home {
+                        return result;
+                    }
+                }
+                None => return result,
+            }
             if Instant::now() >= deadline {
                 let waited = keyed.groups.wait;
                 let group = keyed.name(home);
@@ -445,171 +498,4 @@ impl ReplicatedConnection {
         let found = look_up(&keyed.groups, key).await?;
         Ok(found.ok_or(GroupsError::NoHome)?.group)
     }
-}
-
-/// Asks one group after the other, the local one first.
-async fn look_up(groups: &Groups, key: &str) -> Result<Option<HomeAt>, Error> {
-    let local = groups.local;
-    let others = (0..groups.members.len()).filter(|group| *group != local);
-    let mut failed = None;
-    for group in std::iter::once(local).chain(others) {
-        match row_at(groups, group, key).await {
-            Ok(Some(home)) => {
-                groups.homes.learn(key, home.group, home.generation);
-                return Ok(Some(home));
-            }
-            Ok(None) => {}
-            Err(error) => failed = failed.or(Some(error.to_string())),
-        }
-    }
-    match failed {
-        Some(cause) => Err(GroupsError::HomeNotKnown { cause }.into()),
-        None => Ok(None),
-    }
-}
-
-/// Where a key is at home, as the group says that is known to be its home, or that this one names, and so on.
-pub(crate) async fn home_at(groups: &Groups, key: &str) -> Result<Option<HomeAt>, Error> {
-    let Some(found) = look_up(groups, key).await? else {
-        return Ok(None);
-    };
-    let mut newest = found;
-    loop {
-        let known = groups
-            .homes
-            .get(key)
-            .map_or(newest.group, |(group, _)| group);
-        let told = row_at(groups, known, key).await.map_err(not_known)?;
-        let Some(told) = told else {
-            return Ok(Some(newest));
-        };
-        groups.homes.learn(key, told.group, told.generation);
-        if told.generation < newest.generation {
-            return Ok(Some(newest));
-        }
-        newest = told;
-        if told.group == known {
-            return Ok(Some(told));
-        }
-    }
-}
-
-/// Waits until all groups have heard that `key` has moved to the group `to`, and has that settle.
-pub(crate) async fn finish_move(
-    groups: &Groups,
-    key: &str,
-    to: usize,
-    generation: i64,
-) -> Result<HomeAt, Error> {
-    let deadline = deadline::after(Instant::now(), groups.wait);
-    loop {
-        if let Some(home) = try_to_finish(groups, key, to, generation).await? {
-            return Ok(home);
-        }
-        if Instant::now() >= deadline {
-            let (group, waited) = (groups.members[to].name.clone(), groups.wait);
-            return Err(GroupsError::Moving { group, waited }.into());
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-}
-
-/// Has the new home of a key settle, if all groups have heard of it. What each has applied by then of the old home comes
-/// before all that the new one writes.
-async fn try_to_finish(
-    groups: &Groups,
-    key: &str,
-    to: usize,
-    generation: i64,
-) -> Result<Option<HomeAt>, Error> {
-    let asking = (0..groups.members.len()).map(|group| row_at(groups, group, key));
-    let rows = futures_util::future::join_all(asking).await;
-    for (group, row) in rows.into_iter().enumerate() {
-        let home = match row {
-            Ok(home) => home,
-            // It was given up, and gets a new copy of everything if it is taken back.
-            Err(_) if group != to && is_cut_off(groups, to, group).await? => continue,
-            Err(error) => return Err(not_known(error)),
-        };
-        let Some(home) = home.filter(|home| home.generation >= generation) else {
-            return Ok(None);
-        };
-        if home.generation > generation || home.settled {
-            groups.homes.learn(key, home.group, home.generation);
-            return Ok(Some(home));
-        }
-    }
-    settle(groups, key, to, generation)
-        .await
-        .map_err(not_known)?;
-    Ok(Some(HomeAt {
-        group: to,
-        generation,
-        settled: true,
-    }))
-}
-
-/// Whether the group `at` has stopped to apply what `from` writes, as a forced move makes it.
-pub(crate) async fn is_cut_off(groups: &Groups, at: usize, from: usize) -> Result<bool, Error> {
-    use diesel_async::RunQueryDsl;
-
-    let sql = "SELECT subenabled AS is_so FROM pg_catalog.pg_subscription WHERE subname = $1 AND subdbid = \
-        (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())";
-    let row = sql_query(sql).bind::<Text, _>(&groups.members[at].subscriptions[from]);
-    let row: QueryResult<Option<Is>> = row.get_result(&mut to_group(groups, at)?).await.optional();
-    Ok(row
-        .map_err(not_known)?
-        .is_some_and(|enabled| !enabled.is_so))
-}
-
-async fn settle(groups: &Groups, key: &str, to: usize, generation: i64) -> QueryResult<()> {
-    use diesel_async::RunQueryDsl;
-
-    let settle = sql_query("SELECT diesel_replicated.settle_home($1, $2)");
-    let settle = settle.bind::<Text, _>(key).bind::<BigInt, _>(generation);
-    settle.execute(&mut to_group(groups, to)?).await?;
-    Ok(())
-}
-
-fn not_known(error: diesel::result::Error) -> Error {
-    let cause = error.to_string();
-    GroupsError::HomeNotKnown { cause }.into()
-}
-
-/// A connection to the primary of a group, for questions about homes.
-fn to_group(groups: &Groups, group: usize) -> Result<ReplicatedConnection, Error> {
-    let cluster = Arc::clone(&groups.members[group].cluster);
-    let connection = ReplicatedConnection::new(cluster, Arc::default())?;
-    connection.session().forced = Some(NodeKind::Primary);
-    Ok(connection)
-}
-
-/// The home of a key, as the primary of a group tells it.
-pub(crate) async fn row_at(
-    groups: &Groups,
-    group: usize,
-    key: &str,
-) -> QueryResult<Option<HomeAt>> {
-    use diesel_async::RunQueryDsl;
-
-    let sql = "SELECT home, generation, settled FROM diesel_replicated.homes WHERE key = $1";
-    let row = sql_query(sql).bind::<Text, _>(key);
-    let row: Option<HomeRow> = row
-        .get_result(&mut to_group(groups, group)?)
-        .await
-        .optional()?;
-    let Some(row) = row else {
-        return Ok(None);
-    };
-    let known = groups.names();
-    let place = groups.find(&row.home);
-    let place = place.ok_or_else(|| {
-        let name = row.home.clone();
-        Error::from(GroupsError::UnknownGroup { name, known })
-    })?;
-    Ok(Some(HomeAt {
-        group: place,
-        generation: row.generation,
-        settled: row.settled,
-    }))
 }

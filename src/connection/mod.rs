@@ -10,6 +10,7 @@ mod execute;
 mod execution;
 mod fenced_primary;
 mod guarded;
+mod homes;
 mod keyed;
 mod majority;
 mod notifications;
@@ -49,6 +50,7 @@ use diesel::result::Error as DieselError;
 use diesel_async::async_connection_wrapper::AsyncConnectionWrapper;
 use diesel_async::{AnsiTransactionManager, AsyncPgConnection};
 use futures_core::Stream;
+use futures_util::StreamExt;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::blocking::OnThisThread;
@@ -64,8 +66,8 @@ use crate::token::SessionToken;
 pub use crate::consistency::Stage;
 pub use cancel_token::CancelToken;
 use cancel_token::Running;
+pub(crate) use homes::{HomeAt, finish_move, home_at, is_cut_off, row_at};
 use keyed::Keyed;
-pub(crate) use keyed::{HomeAt, finish_move, home_at, is_cut_off, row_at};
 use origin::Origin;
 pub(crate) use read_level::token_of;
 use reading::Served;
@@ -248,9 +250,10 @@ impl ReplicatedConnection {
     ///
     /// # Errors
     ///
-    /// The primary cannot be reached, or a row stream still uses its connection.
+    /// The primary cannot be reached, or a row stream still uses its connection. Over several groups it is refused.
     #[doc(alias = "master")]
     pub async fn primary_connection(&mut self) -> QueryResult<&mut AsyncPgConnection> {
+        self.is_of_one_group("primary_connection")?;
         self.session().notice_transaction_end();
         drop(self.transaction_lease()?);
         let transaction = self.session().transaction.clone();
@@ -330,7 +333,9 @@ impl ReplicatedConnection {
         Scope::until(self, limit)
     }
 
-    /// The token of what this session has written and seen until now. See [`Session::token`](crate::Session::token).
+    /// The token of what this session has written and seen until now. See [`Session::token`](crate::Session::token). Over
+    /// several groups it tells of the local one alone; see
+    /// [`MultiPrimarySession::token`](crate::multi_primary::MultiPrimarySession::token).
     pub async fn session_token(&self) -> SessionToken {
         let history = Arc::clone(&self.session().history);
         token_of(&self.cluster, &history).await
@@ -346,6 +351,9 @@ impl ReplicatedConnection {
     /// It is known before the new primary serves the session.
     #[must_use]
     pub fn lost_write(&self) -> Option<Position> {
+        if let Some(keyed) = &self.keyed {
+            return keyed.lost_write();
+        }
         let session = self.session();
         session.history.lost(&self.cluster.write_log)
     }
@@ -363,6 +371,9 @@ impl ReplicatedConnection {
     /// [Synchronous Replication](https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION).
     #[must_use]
     pub fn last_commit_is_unconfirmed(&self) -> bool {
+        if let Some(keyed) = &self.keyed {
+            return keyed.last_is_unconfirmed();
+        }
         let session = self.session();
         session.history.last_is_unconfirmed()
     }
@@ -401,6 +412,7 @@ impl ReplicatedConnection {
         stage: Stage,
         timeout: Duration,
     ) -> Result<Replication, Error> {
+        self.is_of_one_group("wait_for_replicas")?;
         self.replicated(replicas, stage, timeout).await
     }
 
@@ -536,9 +548,12 @@ impl ReplicatedConnection {
     pub fn notifications_stream(
         &mut self,
     ) -> impl Stream<Item = QueryResult<PgNotification>> + Send + '_ {
+        let refused = self.is_of_one_group("notifications_stream").err();
+        let refused = refused.map(|error| Err(error.into()));
         let session = self.session.get_mut();
         session.notice_transaction_end();
-        notifications::stream(session.primary.as_mut().map(Arc::get_mut))
+        let stream = notifications::stream(session.primary.as_mut().map(Arc::get_mut));
+        futures_util::stream::iter(refused).chain(stream)
     }
 
     /// A token that cancels what this connection runs at the time when the token is used.

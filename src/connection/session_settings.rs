@@ -72,6 +72,13 @@ impl SessionSettings {
         self.version += 1;
     }
 
+    /// Becomes the settings that another connection of the session has made.
+    pub(super) fn follow(&mut self, other: &Self) {
+        if self.made != other.made {
+            self.go_back_to(other);
+        }
+    }
+
     /// Goes back to earlier settings. No connection is known to have them.
     pub(super) fn go_back_to(&mut self, before: &Self) {
         self.made.clone_from(&before.made);

@@ -135,9 +135,12 @@ impl SessionState {
         }
     }
 
-    /// Whether it has made anything that lasts on its connections.
-    pub(super) fn has_state(&self) -> bool {
-        self.pinned || !self.settings.is_empty()
+    /// Has the settings that another connection of the session has made.
+    pub(super) fn follow(&mut self, settings: &SessionSettings) {
+        self.settings.follow(settings);
+        if !self.settings.keep_names() && self.own_types.is_none() {
+            self.own_types = Some(Arc::default());
+        }
     }
 
     pub(super) fn is_in_transaction(&mut self) -> bool {

@@ -47,6 +47,22 @@ pub enum GroupsError {
     )]
     OwnTransaction,
 
+    /// What was called is of one group, and this connection is over several.
+    #[error(
+        "`{what}` is of one group, and this connection is over several: use a connection of `group`"
+    )]
+    OfOneGroup {
+        /// The method.
+        what: &'static str,
+    },
+
+    /// The session has left something in one group that no other has, and the key is at home elsewhere.
+    #[error(
+        "this connection has state in another group than the key's home (temporary tables, locks, LISTEN, prepared \
+         statements): take a new one"
+    )]
+    StateElsewhere,
+
     /// A read-only transaction that runs near was to be given a setting, which might let it write.
     #[error(
         "a read-only transaction over several groups takes no settings: begin one that may write"

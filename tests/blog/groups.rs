@@ -3,9 +3,9 @@
 use super::*;
 
 #[path = "../../examples/blog/groups/mod.rs"]
-pub(crate) mod groups;
+pub(crate) mod places;
 
-use groups::World;
+use places::World;
 
 struct Oceans {
     router: Router,
@@ -14,11 +14,7 @@ struct Oceans {
 }
 
 impl Oceans {
-    async fn ask(
-        &mut self,
-        request: axum::http::request::Builder,
-        body: &str,
-    ) -> (StatusCode, String) {
+    async fn ask(&mut self, request: request::Builder, body: &str) -> (StatusCode, String) {
         let request = request.header(header::COOKIE, &self.cookie);
         let form = "application/x-www-form-urlencoded";
         let request = request.header(header::CONTENT_TYPE, form);
@@ -49,7 +45,7 @@ impl Oceans {
 #[tokio::test(flavor = "multi_thread")]
 async fn in_two_places_users_are_written_at_home_and_read_near() {
     let world = World::start().await.unwrap();
-    let router = groups::router(Arc::clone(&world));
+    let router = places::router(Arc::clone(&world));
     let cookie = String::new();
     let mut oceans = Oceans {
         router,

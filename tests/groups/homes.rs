@@ -72,8 +72,8 @@ async fn what_has_no_key_writes_nothing() {
     let mut conn = pool.for_key("nobody").await.unwrap();
     let error = write(&mut conn, 1, "nobody").await.unwrap_err();
     assert!(error.to_string().contains("place"), "{error}");
-    let rows = sql_query("SELECT 1").execute(&mut conn).await.unwrap_err();
-    assert!(rows.to_string().contains("place"), "{rows}");
+    // What is near can be read all the same.
+    assert_eq!(number(&mut conn, SUM).await.unwrap(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -167,3 +167,69 @@ async fn a_transaction_that_is_retried_goes_on_at_the_new_home() {
     (&mut moves).await.unwrap();
     assert_eq!(number(&mut conn, SUM).await.unwrap(), written);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_go_along_with_a_key_that_moves_and_other_state_is_missed_aloud() {
+    let groups = groups(&["eu", "us"]);
+    for name in groups.names() {
+        let primary = groups.group(name).unwrap().primary();
+        let schema =
+            "CREATE SCHEMA other; CREATE TABLE other.notes (LIKE public.notes INCLUDING ALL)";
+        primary.sql("app", schema).unwrap();
+    }
+    let pool = pool(&groups, "eu").await;
+    pool.place("ada", "eu").await.unwrap();
+    let mut conn = pool.for_key("ada").await.unwrap();
+    conn.batch_execute("SET search_path = other, public")
+        .await
+        .unwrap();
+    write(&mut conn, 1, "ada").await.unwrap();
+    pool.move_home(["ada"], "us").await.unwrap();
+    write(&mut conn, 2, "ada").await.unwrap();
+    assert_eq!(conn.last_route().unwrap().group.as_deref(), Some("us"));
+    let us = groups.group("us").unwrap().primary();
+    assert_eq!(
+        rows(us, "SELECT count(*) FROM other.notes WHERE id = 2"),
+        "1"
+    );
+    conn.batch_execute("CREATE TEMP TABLE kept (id int)")
+        .await
+        .unwrap();
+    pool.move_home(["ada"], "eu").await.unwrap();
+    let error = write(&mut conn, 3, "ada").await.unwrap_err();
+    assert!(error.to_string().contains("temporary tables"), "{error}");
+    assert_eq!(error.outcome(), Outcome::NotRun);
+    let mut conn = pool.for_key("ada").await.unwrap();
+    write(&mut conn, 3, "ada").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_around_the_question_is_refused() {
+    let groups = groups(&["eu", "us"]);
+    let pool = pool(&groups, "eu").await;
+    pool.place("ada", "us").await.unwrap();
+    let mut conn = pool.for_key("ada").await.unwrap();
+    conn.primary_connection().await.map(drop).unwrap_err();
+    let none = conn.wait_for_replicas(
+        diesel_replicated::connection::Replicas::All,
+        diesel_replicated::connection::Stage::Applied,
+        Duration::from_secs(1),
+    );
+    none.await.map(drop).unwrap_err();
+    let news =
+        futures_util::StreamExt::next(&mut std::pin::pin!(conn.notifications_stream())).await;
+    assert!(news.unwrap().unwrap_err().to_string().contains("group"));
+    conn.batch_execute("BEGIN").await.unwrap();
+    let chain = conn.batch_execute("COMMIT AND CHAIN").await.unwrap_err();
+    assert_eq!(chain.outcome(), Outcome::NotRun);
+    conn.batch_execute("ROLLBACK").await.unwrap();
+    write(&mut conn, 1, "ada").await.unwrap();
+    // A view of the primary is one of the home's, and asks it.
+    assert_eq!(number(&mut conn.primary(), SUM).await.unwrap(), 1);
+    assert_eq!(conn.last_route().unwrap().group.as_deref(), Some("us"));
+    pool.move_home(["ada"], "eu").await.unwrap();
+    let other = crate::support::pool(&groups, "us").await;
+    let mut there = other.for_key("ada").await.unwrap();
+    write(&mut there, 1, "ada").await.unwrap();
+    assert_eq!(number(&mut conn.primary(), SUM).await.unwrap(), 2);
+}

@@ -237,3 +237,23 @@ async fn after_a_failover_without_its_slot_keys_do_not_move_and_reads_go_home() 
     let status = pool.check(Duration::from_secs(5)).await;
     assert!(!status[1].directions[0].applies, "{status:?}");
 }
+
+/// As in cosmos 2489: a process that took no part in the forced move still believes in the group that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_believes_in_a_lost_group_finds_who_took_over() {
+    let groups = groups(&["eu", "us"]);
+    let pool = pool_that_waits(&groups, "eu", Duration::from_secs(10)).await;
+    let other = pool_that_waits(&groups, "eu", Duration::from_secs(10)).await;
+    pool.place("ada", "us").await.unwrap();
+    let mut conn = other.for_key("ada").await.unwrap();
+    write(&mut conn, 1, "ada").await.unwrap();
+    groups.wait_applied().unwrap();
+    for node in groups.group("us").unwrap().nodes() {
+        node.kill().unwrap();
+    }
+    pool.force_move_home("us", "eu").await.unwrap();
+    let mut conn = other.for_key("ada").await.unwrap();
+    while write(&mut conn, 1, "ada").await.is_err() {}
+    assert_eq!(route(&conn).0, "eu");
+    assert_eq!(number(&mut conn, SUM).await.unwrap(), 2);
+}
