@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::node::conninfo;
 use super::proxy::Proxy;
 use super::{Binaries, ClusterError, LocalCluster, LocalNode, wait_for};
 
@@ -14,6 +15,7 @@ pub struct LocalGroups {
     groups: Vec<(String, LocalCluster)>,
     cables: Vec<Cable>,
     database: String,
+    failover_slots: bool,
 }
 
 /// What carries the writes of one group to another.
@@ -107,17 +109,73 @@ impl LocalGroups {
         Ok(())
     }
 
+    /// Waits until the slots of the subscribers of this group are on its replicas, from where a failover can go on with
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// They do not come, or a node cannot be asked.
+    pub fn wait_slots(&self, name: &str) -> Result<(), ClusterError> {
+        let synced = format!(
+            "SELECT count(*) = {} FROM pg_replication_slots WHERE synced AND NOT temporary",
+            self.groups.len() - 1
+        );
+        for replica in self
+            .group(name)
+            .into_iter()
+            .flat_map(LocalCluster::replicas)
+        {
+            wait_for(&format!("`{}` has the slots", replica.name()), || {
+                let synced = replica.value("postgres", &synced)?;
+                Ok((synced.as_deref() == Some("t")).then_some(()))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Has each replica of a group keep the slots of its subscribers, and these wait for the replicas.
+    fn keep_slots(&self, group: &LocalCluster) -> Result<(), ClusterError> {
+        let (mut slots, primary) = (Vec::new(), group.primary());
+        for (number, replica) in group.replicas().iter().enumerate() {
+            let slot = format!("standby_{number}");
+            let make = format!("SELECT pg_create_physical_replication_slot('{slot}')");
+            primary.sql("postgres", &make)?;
+            let upstream = conninfo(primary, replica.name());
+            for setting in [
+                format!("primary_conninfo = '{upstream} dbname={}'", self.database),
+                format!("primary_slot_name = '{slot}'"),
+                "hot_standby_feedback = on".to_owned(),
+                "sync_replication_slots = on".to_owned(),
+            ] {
+                replica.sql("postgres", &format!("ALTER SYSTEM SET {setting}"))?;
+            }
+            replica.sql("postgres", "SELECT pg_reload_conf()")?;
+            slots.push(slot);
+        }
+        let wait = slots.join(",");
+        let wait = format!("ALTER SYSTEM SET synchronized_standby_slots = '{wait}'");
+        primary.sql("postgres", &wait)?;
+        primary.sql("postgres", "SELECT pg_reload_conf()").map(drop)
+    }
+
     fn connect(&mut self) -> Result<(), ClusterError> {
         let everything = "CREATE PUBLICATION everything FOR ALL TABLES";
         for (_, group) in &self.groups {
             group.primary().sql(&self.database, everything)?;
+            if self.failover_slots {
+                self.keep_slots(group)?;
+            }
         }
+        let failover = match self.failover_slots {
+            true => ", failover = true",
+            false => "",
+        };
         for (from, source) in &self.groups {
             for (to, target) in self.groups.iter().filter(|(to, _)| to != from) {
                 let proxy = Proxy::start(source.primary().port())?;
                 let subscribe = format!(
                     "CREATE SUBSCRIPTION {} CONNECTION 'host=127.0.0.1 port={} user=postgres dbname={}' \
-                     PUBLICATION everything WITH (origin = none, copy_data = false, synchronous_commit = local, slot_name = 'to_{to}')",
+                     PUBLICATION everything WITH (origin = none, copy_data = false, synchronous_commit = local, slot_name = 'to_{to}'{failover})",
                     Self::subscription(from),
                     proxy.port(),
                     self.database
@@ -150,6 +208,7 @@ pub struct LocalGroupsBuilder {
     schema: Vec<(Option<String>, String)>,
     settings: Vec<(String, String)>,
     binaries: Option<PathBuf>,
+    failover_slots: bool,
 }
 
 impl Default for LocalGroupsBuilder {
@@ -160,6 +219,7 @@ impl Default for LocalGroupsBuilder {
             schema: Vec::new(),
             settings: Vec::new(),
             binaries: None,
+            failover_slots: true,
         }
     }
 }
@@ -189,6 +249,14 @@ impl LocalGroupsBuilder {
         self
     }
 
+    /// A failover of a group ends what the others get from it, as before PostgreSQL 17. By default the
+    /// [slots](https://www.postgresql.org/docs/current/logical-replication-failover.html) of the subscribers survive it, where
+    /// the server can do that.
+    pub fn without_failover_slots(mut self) -> Self {
+        self.failover_slots = false;
+        self
+    }
+
     /// A setting of `postgresql.conf` on every node.
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((name.into(), value.into()));
@@ -209,14 +277,14 @@ impl LocalGroupsBuilder {
     /// There is no PostgreSQL server of version 16 or later, or it cannot be started.
     pub fn start(self) -> Result<LocalGroups, ClusterError> {
         let binaries = match &self.binaries {
-            Some(directory) => directory.clone(),
-            None => Binaries::find_since(OLDEST)?.directory().to_owned(),
+            Some(directory) => Binaries::in_directory(directory)?,
+            None => Binaries::find_since(OLDEST)?,
         };
         let mut groups = Vec::new();
         for (name, replicas) in &self.groups {
             let mut cluster = LocalCluster::builder()
                 .replicas(*replicas)
-                .binaries(&binaries)
+                .binaries(binaries.directory())
                 .setting("wal_level", "logical")
                 .setting("max_logical_replication_workers", "20")
                 .setting("max_worker_processes", "40");
@@ -235,6 +303,7 @@ impl LocalGroupsBuilder {
             groups,
             cables: Vec::new(),
             database: self.database,
+            failover_slots: self.failover_slots && binaries.major_version() >= KEEPS_SLOTS,
         };
         groups.connect()?;
         Ok(groups)
@@ -243,3 +312,6 @@ impl LocalGroupsBuilder {
 
 /// `origin = none`.
 const OLDEST: u32 = 16;
+
+/// `failover = true`.
+const KEEPS_SLOTS: u32 = 17;

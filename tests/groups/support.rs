@@ -7,7 +7,7 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Text};
 use diesel_async::RunQueryDsl;
 use diesel_replicated::multi_primary::setup_sql;
-use diesel_replicated::testing::{LocalGroups, LocalNode};
+use diesel_replicated::testing::{LocalGroups, LocalGroupsBuilder, LocalNode};
 use diesel_replicated::{Builder, MultiPrimaryPool, ReplicatedConnection};
 
 pub const SCHEMA: &str = "
@@ -17,7 +17,12 @@ pub const SCHEMA: &str = "
 
 /// Groups with these names, each with a replica. The first is where keys get their first home.
 pub fn groups(names: &[&str]) -> LocalGroups {
-    let mut builder = LocalGroups::builder().schema(SCHEMA);
+    groups_by(LocalGroups::builder(), names)
+}
+
+/// The same, where the builder says more.
+pub fn groups_by(builder: LocalGroupsBuilder, names: &[&str]) -> LocalGroups {
+    let mut builder = builder.schema(SCHEMA);
     for name in names {
         builder = builder.group(*name, 1);
         builder = builder.schema_of(*name, setup_sql(name, names[0]));
