@@ -18,6 +18,7 @@ mod lists;
 mod queries;
 mod scan;
 mod set_statements;
+mod shape;
 mod statement;
 mod tokens;
 mod transaction;
@@ -50,6 +51,7 @@ pub(crate) use leaves::Leaves;
 pub(crate) use queries::{CODE_SQL, FUNCTIONS_SQL, OPERATORS_SQL};
 use scan::Names;
 pub(crate) use set_statements::{Argument, Change, can_travel, changes};
+pub(crate) use shape::Shape;
 pub(crate) use transaction::TransactionControl;
 
 /// How many functions are named in the log.

@@ -278,7 +278,11 @@ fn explain(tokens: Tokens<'_>, known: Names<'_>) -> Verdict {
     // A list of options rather than `EXPLAIN (SELECT …)`.
     if tokens.is(1, "(") && !is_query(tokens.slice(1, tokens.len())) {
         while at < tokens.len() && !tokens.is(at, ")") {
-            analyze |= tokens.is_any(at, &["analyze", "analyse"]);
+            // An option may be quoted.
+            let option = tokens.raw(at).trim_matches('"');
+            analyze |= ["analyze", "analyse"]
+                .iter()
+                .any(|it| option.eq_ignore_ascii_case(it));
             at += 1;
         }
         at += 1;

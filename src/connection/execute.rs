@@ -85,14 +85,6 @@ impl ReplicatedConnection {
 
     /// Runs a statement, in the time that it may take.
     pub(super) async fn run<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
-        match &self.keyed {
-            Some(keyed) => self.run_keyed(keyed, action).await,
-            None => self.run_here(action).await,
-        }
-    }
-
-    /// The same over one group.
-    pub(super) async fn run_here<A: Action>(&self, action: &mut A) -> QueryResult<A::Output> {
         let mut execution = self.execution(action);
         // In a box, because it would be part of the future of each statement.
         if let Some(span) = spans::statement(action.sql()).map(Box::new) {

@@ -55,7 +55,8 @@ impl<'a, A: Action> Guarded<'a, A> {
             true => self.inner.sql().trim_end_matches([';', ' ', '\n']),
             false => "BEGIN",
         };
-        format!("{begin}; {}", self.check)
+        // On a line of its own: what ends in a comment ends there.
+        format!("{begin}\n; {}", self.check)
     }
 
     fn refused(&mut self, error: &DieselError, lease: &Lease) {
@@ -117,6 +118,8 @@ impl<A: Action> Action for Guarded<'_, A> {
             }
             return opened;
         }
+        // Dropped on the way, the transaction ends with its connection.
+        let unfinished = Unfinished(Some(lease));
         let inner = &mut *self.inner;
         // The opening is sent when it is first polled, so it comes before the statement.
         let (opened, done) = join(opened, async {
@@ -128,13 +131,34 @@ impl<A: Action> Action for Guarded<'_, A> {
             self.refused(&error, lease);
             drop(self.inner.take_output());
             roll_back(lease).await;
+            unfinished.finish();
             return Err(error);
         }
         if let Err(error) = done {
             roll_back(lease).await;
+            unfinished.finish();
             return Err(error);
         }
-        Batch("COMMIT").send(lease).await
+        let committed = Batch("COMMIT").send(lease).await;
+        unfinished.finish();
+        committed
+    }
+}
+
+/// A transaction that is open on a connection, and that nobody but this statement knows of.
+struct Unfinished<'a>(Option<&'a Arc<Lease>>);
+
+impl Unfinished<'_> {
+    fn finish(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(lease) = self.0 {
+            lease.condemn();
+        }
     }
 }
 

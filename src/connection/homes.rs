@@ -58,7 +58,7 @@ pub(super) async fn look_up(groups: &Groups, key: &str) -> Result<Option<HomeAt>
         }
     }
     match failed {
-        Some(cause) => Err(GroupsError::HomeNotKnown { cause }.into()),
+        Some(cause) => Err(GroupsError::NotDone { cause }.into()),
         None => Ok(None),
     }
 }
@@ -164,7 +164,7 @@ async fn settle(groups: &Groups, key: &str, to: usize, generation: i64) -> Query
 
 fn not_known(error: diesel::result::Error) -> Error {
     let cause = error.to_string();
-    GroupsError::HomeNotKnown { cause }.into()
+    GroupsError::NotDone { cause }.into()
 }
 
 /// A connection to the primary of a group, for questions about homes.

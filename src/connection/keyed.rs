@@ -17,7 +17,7 @@ use super::cancel_token::Running;
 use super::guarded::{Guarded, Refused};
 use super::homes::{PAUSE, look_up, try_to_finish};
 use super::session_settings::SessionSettings;
-use crate::classify::{Leaves, TransactionControl, Verdict};
+use crate::classify::{Leaves, Shape, TransactionControl, Verdict};
 use crate::config::Consistency;
 use crate::deadline;
 use crate::error::{Error, ErrorExt, GroupsError, Outcome};
@@ -222,8 +222,11 @@ impl ReplicatedConnection {
                 Course::Writes => self.writes(keyed, verdict, action).await,
                 Course::AtHome => {
                     let home = self.home_of(keyed).await?;
+                    let place = self.shown_at(keyed, home).await?;
                     keyed.last.store(home, Ordering::Release);
-                    self.part_of(keyed, home)?.run_here(action).await
+                    let part = self.part_of(keyed, home)?;
+                    part.session().must_show(place);
+                    part.run(action).await
                 }
             };
             let group = AtomicUsize::load(&keyed.last, Ordering::Acquire);
@@ -245,17 +248,18 @@ impl ReplicatedConnection {
 
     /// What becomes of a statement, by what it is.
     fn course(&self, keyed: &Keyed, verdict: Verdict, sql: &str) -> Result<Course, Error> {
+        // A question guards one transaction.
+        let several = verdict.control.is_some() || sql.contains(';');
+        let shape = several.then(|| Shape::of(sql));
+        if shape.is_some_and(|shape| shape.divides) {
+            return Err(GroupsError::OwnTransaction.into());
+        }
         let open = *keyed.open.lock();
         if let Some(open) = open {
             let sets = verdict.control == Some(TransactionControl::Setting)
                 || verdict.leaves != Leaves::Nothing;
-            if !open.guarded && sets {
+            if !open.guarded && (sets || shape.is_some_and(|shape| shape.sets)) {
                 return Err(GroupsError::SetsInReadOnly.into());
-            }
-            // `AND CHAIN` begins the next one without a question.
-            let ends = verdict.control == Some(TransactionControl::End);
-            if ends && sql.to_ascii_lowercase().contains("chain") {
-                return Err(GroupsError::OwnTransaction.into());
             }
             return Ok(Course::Within(open.group));
         }
@@ -267,17 +271,16 @@ impl ReplicatedConnection {
                 ..
             })
         );
-        if verdict.control.is_some() && sql.trim_end_matches([';', ' ', '\n']).contains(';') {
-            return Err(GroupsError::OwnTransaction.into());
-        }
         let plain = verdict.control.is_none() && verdict.reason == RouteReason::PlainSelect;
         // What must be seen of the key, only its home knows, and only the home's database knows that it is the home.
         let strong = forced == Some(NodeKind::Primary) || self.reads_all();
-        if (plain || read_only) && !(strong && keyed.key.is_some()) {
+        let strong = strong && keyed.key.is_some();
+        if (plain || read_only) && !strong {
             return Ok(Course::Reads);
         }
         let begins = matches!(verdict.control, Some(TransactionControl::Begin { .. }));
-        if verdict.writes || begins || plain {
+        let reads = verdict.control.is_none() && verdict.leaves == Leaves::Nothing;
+        if verdict.writes || begins || strong && reads {
             return Ok(Course::Writes);
         }
         Ok(Course::AtHome)
@@ -316,7 +319,7 @@ impl ReplicatedConnection {
         action: &mut A,
     ) -> QueryResult<A::Output> {
         let part = self.part_of(keyed, group)?;
-        let result = part.run_here(action).await;
+        let result = part.run(action).await;
         if verdict.control == Some(TransactionControl::End) || !part.session().is_in_transaction() {
             *keyed.open.lock() = None;
         }
@@ -346,7 +349,7 @@ impl ReplicatedConnection {
             part.session().must_show(place);
             keyed.last.store(group, Ordering::Release);
             let guarded = false;
-            let result = keyed.begins(begins, Open { group, guarded }, part.run_here(action));
+            let result = keyed.begins(begins, Open { group, guarded }, part.run(action));
             let result = result.await;
             // A near group that cannot serve sends nobody away while the home can.
             let away = |error: &diesel::result::Error| error.outcome() != Outcome::Failed;
@@ -373,13 +376,29 @@ impl ReplicatedConnection {
         let pinned = keyed.pinned_to();
         let home = pinned.or(home);
         let local = pinned.is_none_or(|pinned| pinned == keyed.groups.local);
-        if let Some(found) = keyed.reader(level, home, local) {
+        self.applied(keyed, || keyed.reader(level, home, local))
+            .await
+    }
+
+    /// What the home must show to what reads there, waited for.
+    async fn shown_at(&self, keyed: &Keyed, home: usize) -> Result<Place, Error> {
+        let level = {
+            let session = self.session();
+            self.level_of(&session)
+        };
+        self.applied(keyed, || keyed.shows(home, level, Some(home)))
+            .await
+    }
+
+    /// What `look` finds when groups have applied enough.
+    async fn applied<T>(&self, keyed: &Keyed, look: impl Fn() -> Option<T>) -> Result<T, Error> {
+        if let Some(found) = look() {
             return Ok(found);
         }
         let deadline = deadline::after(Instant::now(), keyed.groups.wait);
         let waiting = async {
             loop {
-                if let Some(found) = keyed.reader(level, home, local) {
+                if let Some(found) = look() {
                     return Some(found);
                 }
                 if Instant::now() >= deadline {
@@ -409,7 +428,13 @@ impl ReplicatedConnection {
         let deadline = deadline::after(Instant::now(), keyed.groups.wait);
         loop {
             let home = self.home_of(keyed).await?;
+            // A write by itself waits for no other group: each goes on while others are away.
+            let place = match begins || !verdict.writes {
+                true => self.shown_at(keyed, home).await?,
+                false => Place::default(),
+            };
             let part = self.part_of(keyed, home)?;
+            part.session().must_show(place);
             keyed.last.store(home, Ordering::Release);
             if !begins && !verdict.writes {
                 // A replica cannot be asked whether the key is at home.
@@ -420,12 +445,12 @@ impl ReplicatedConnection {
                 group: home,
                 guarded: true,
             };
-            let running = keyed.begins(begins, open, part.run_here(&mut guarded));
+            let running = keyed.begins(begins, open, part.run(&mut guarded));
             let result = running.await;
             let not_run = |error: &diesel::result::Error| error.outcome() == Outcome::NotRun;
             let not_run = result.as_ref().err().is_some_and(not_run);
             match guarded.take_refusal() {
-                Some(refused) => self.learns(keyed, key, home, refused).await?,
+                Some(refused) => self.learns(keyed, key, (home, refused), deadline).await?,
                 None if not_run => {
                     // The home is away. Another group may have taken over.
                     let _ = look_up(&keyed.groups, key).await;
@@ -448,42 +473,43 @@ impl ReplicatedConnection {
         &self,
         keyed: &Keyed,
         key: &str,
-        asked: usize,
-        refused: Refused,
+        (asked, refused): (usize, Refused),
+        deadline: Instant,
     ) -> Result<(), Error> {
         let homes = &keyed.groups.homes;
         let told = match refused {
             Refused::Moved => return Ok(()),
             Refused::NotAtHome(Refusal::Unknown) => None,
             Refused::NotAtHome(Refusal::Elsewhere {
-                group,
-                generation,
-                settled,
+                group, generation, ..
             }) => {
                 let known = keyed.groups.names();
                 let place = keyed.groups.find(&group);
                 let place = place.ok_or(GroupsError::UnknownGroup { name: group, known })?;
-                if place == asked && !settled {
-                    // Whoever moves it may be gone. Anybody can finish that.
-                    let finishing = try_to_finish(&keyed.groups, key, place, generation);
-                    let finished = self.cluster.within(finishing).await;
-                    if matches!(finished, Some(Ok(Some(_)))) {
-                        return Ok(());
-                    }
-                }
                 Some((place, generation))
             }
         };
-        let before = homes.get(key);
         if let Some((group, generation)) = told {
             homes.learn(key, group, generation);
         }
-        let now = homes.get(key);
-        // The home has not heard of it yet, or not all groups have.
-        if now == before || now.is_some_and(|(group, _)| group == asked) {
-            let pause = async { tokio::time::sleep(PAUSE).await };
-            self.cluster.within(pause).await;
+        if homes.get(key).is_some_and(|(group, _)| group != asked) {
+            return Ok(());
         }
+        // It asks for the row meanwhile: each refused write would be an error in the server's log. Whoever moves the key
+        // may be gone, and anybody can finish that.
+        let settles = async {
+            while Instant::now() < deadline {
+                tokio::time::sleep(PAUSE).await;
+                let Some((place, generation)) = homes.get(key) else {
+                    return;
+                };
+                let finished = try_to_finish(&keyed.groups, key, place, generation).await;
+                if matches!(finished, Ok(Some(_))) {
+                    return;
+                }
+            }
+        };
+        self.cluster.within(settles).await;
         Ok(())
     }
 

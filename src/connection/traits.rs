@@ -46,7 +46,10 @@ impl ReplicatedConnection {
     ) -> BoxFuture<'a, QueryResult<A::Output>> {
         match action {
             Ok(mut action) => async move {
-                let result = self.run(&mut action).await;
+                let result = match &self.keyed {
+                    None => self.run(&mut action).await,
+                    Some(keyed) => self.run_keyed(keyed, &mut action).await,
+                };
                 self.record_end(action.sql(), result.as_ref().err());
                 result
             }
@@ -61,7 +64,10 @@ impl ReplicatedConnection {
 
     async fn batch(&self, sql: &str) -> QueryResult<()> {
         self.record(InstrumentationEvent::start_query(&StrQueryHelper::new(sql)));
-        let result = self.run(&mut Batch(sql)).await;
+        let result = match &self.keyed {
+            None => self.run(&mut Batch(sql)).await,
+            Some(keyed) => self.run_keyed(keyed, &mut Batch(sql)).await,
+        };
         self.record_end(sql, result.as_ref().err());
         result
     }

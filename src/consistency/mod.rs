@@ -223,6 +223,10 @@ impl SessionHistory {
         Positions {
             cluster: write_log.with(|view| view.cluster),
             only_in_doubt: state.in_doubt.is_some() && !open && state.cluster.is_none(),
+            wrote: open
+                || state.in_doubt.is_some()
+                || state.written.is_some()
+                || state.draws.is_some(),
             written: state.written,
             seen: state.seen,
             unknown,
@@ -356,6 +360,8 @@ pub(crate) struct Positions {
     /// The same, and all that is not known is whether a write was committed whose connection broke. That will not be
     /// learnt.
     pub(crate) only_in_doubt: bool,
+    /// Whether the session has written anything.
+    pub(crate) wrote: bool,
     /// Something that was seen has no known position yet.
     pub(crate) unseen: bool,
     /// When these nodes have been asked, the position of what was seen last is known.

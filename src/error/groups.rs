@@ -14,12 +14,36 @@ pub enum GroupsError {
     #[error("the key has no home in any group: give it one with `place`")]
     NoHome,
 
-    /// Where the key is at home could not be asked.
-    #[error("the home of the key is not known: {cause}")]
-    HomeNotKnown {
-        /// Why the groups could not be asked.
+    /// A group could not be asked for something, or refused it.
+    #[error("a group did not do what it was asked for: {cause}")]
+    NotDone {
+        /// What it said, or why it could not be reached.
         cause: String,
     },
+
+    /// The group was given up by a forced move, and not taken back yet: the others apply nothing that it writes.
+    #[error(
+        "group `{name}` was given up: the others apply nothing that it writes; take it back first"
+    )]
+    GivenUp {
+        /// Its name.
+        name: String,
+    },
+
+    /// A group that was to stop to apply what another one writes still does.
+    #[error(
+        "group `{name}` has not stopped within {waited:?} to apply what the group that is gone wrote; call again"
+    )]
+    StillApplies {
+        /// Its name.
+        name: String,
+        /// How long was waited.
+        waited: Duration,
+    },
+
+    /// What was given as a key is none.
+    #[error("a key has at most 1000 bytes, and no NUL")]
+    Key,
 
     /// The key was on its way to another home all the time.
     #[error(

@@ -2,6 +2,8 @@
 
 use quick_cache::sync::Cache;
 
+use crate::error::GroupsError;
+
 /// Where a key is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -13,6 +15,14 @@ pub struct Home {
     pub generation: i64,
     /// Whether writes may go there. While a key moves they wait.
     pub settled: bool,
+}
+
+/// A text as a key: it has to fit into an index, and into SQL.
+pub(crate) fn checked_key(key: &str) -> Result<&str, GroupsError> {
+    match key.len() <= 1000 && !key.contains('\0') {
+        true => Ok(key),
+        false => Err(GroupsError::Key),
+    }
 }
 
 /// So many keys are remembered.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub(crate) use applied::{Applied, Sighting};
 pub use homes::Home;
-pub(crate) use homes::Homes;
+pub(crate) use homes::{Homes, checked_key};
 pub(crate) use refusal::{Refusal, SQLSTATE};
 pub(crate) use session::{GroupsHistory, Place};
 pub(crate) use setup::check;
@@ -43,7 +43,7 @@ pub(crate) struct Group {
     /// The names of its subscriptions to the others; its own place says nothing.
     pub(crate) subscriptions: Box<[String]>,
     /// What it has applied of the others.
-    pub(crate) applied: Applied,
+    pub(crate) applied: Arc<Applied>,
 }
 
 impl Groups {

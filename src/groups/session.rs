@@ -104,6 +104,10 @@ impl GroupsHistory {
             }
             let cluster = &groups.members[origin].cluster;
             let known = history.positions(&cluster.write_log);
+            // What it has only seen in a group that is away, nobody can tell.
+            if !known.wrote && !is_there(cluster) {
+                continue;
+            }
             // A write that may have been committed is at the key's home, if it was one of this key: the key could not
             // move while it was under way.
             let at_home = Some(group) == home && known.only_in_doubt;
@@ -112,10 +116,7 @@ impl GroupsHistory {
                 return None;
             }
             needs.others.extend(known.written.map(|it| (origin, it)));
-            if level == Consistency::Causal {
-                if !is_there(cluster) {
-                    continue;
-                }
+            if sees_no_less(level) && is_there(cluster) {
                 if known.unseen || !known.reads.is_empty() {
                     known.reads.iter().for_each(|it| it.nudge_gently());
                     ask(cluster);
@@ -124,7 +125,7 @@ impl GroupsHistory {
                 needs.others.extend(known.seen.map(|it| (origin, it)));
             }
         }
-        if level == Consistency::Causal {
+        if sees_no_less(level) {
             self.follows_reads(groups, group, &mut needs)?;
         }
         Some(needs)
@@ -179,7 +180,11 @@ impl GroupsHistory {
                 continue;
             };
             let known = read.others[origin].or_else(|| write_log.asked_since(ended));
-            let known = known.unwrap_or_else(|| Position::somewhere(0));
+            let cluster = &groups.members[origin].cluster;
+            let somewhere = || is_there(cluster).then(|| Position::somewhere(0));
+            let Some(known) = known.or_else(somewhere) else {
+                continue;
+            };
             seen = Some(match seen {
                 Some(seen) if seen.is_somewhere() => seen,
                 Some(_) if known.is_somewhere() => known,
@@ -191,6 +196,11 @@ impl GroupsHistory {
         let cluster = cluster.unwrap_or_else(|| token.cluster());
         SessionToken::new(cluster, token.written(), seen)
     }
+}
+
+/// Whether a read at this level sees nothing older than what the session has seen.
+fn sees_no_less(level: Consistency) -> bool {
+    !matches!(level, Consistency::Eventual | Consistency::ReadYourWrites)
 }
 
 /// Whether a group takes writes, as far as is known. What a session has only seen in one that is away, nobody can tell, and

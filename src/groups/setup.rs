@@ -39,7 +39,8 @@ pub(crate) fn literal(text: &str) -> String {
 /// Who writes holds the key's lock, shared, to the end of the transaction; who moves the key takes it alone. So a move
 /// begins when all writes are at their ends, and whoever comes later sees that the key has moved. From `REPEATABLE READ`
 /// on, the snapshot may be older than the lock; there the row is locked as well, which fails with 40001 if it has changed
-/// since.
+/// since. What only reads needs none of it: where the snapshot shows the key at home, all is there that was acknowledged
+/// before.
 const SETUP: &str = r"
 CREATE SCHEMA IF NOT EXISTS diesel_replicated;
 
@@ -61,7 +62,8 @@ DECLARE
     found diesel_replicated.homes;
 BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock_shared(1752133989, pg_catalog.hashtext(wanted));
-    IF pg_catalog.current_setting('transaction_isolation') = 'read committed' THEN
+    IF pg_catalog.current_setting('transaction_isolation') = 'read committed'
+        OR pg_catalog.current_setting('transaction_read_only') = 'on' THEN
         SELECT * INTO found FROM diesel_replicated.homes WHERE key = wanted;
     ELSE
         SELECT * INTO found FROM diesel_replicated.homes WHERE key = wanted FOR SHARE;

@@ -162,6 +162,7 @@ impl LocalGroups {
         let everything = "CREATE PUBLICATION everything FOR ALL TABLES";
         for (_, group) in &self.groups {
             group.primary().sql(&self.database, everything)?;
+            wait_for_standbys(group)?;
             if self.failover_slots {
                 self.keep_slots(group)?;
             }
@@ -175,7 +176,7 @@ impl LocalGroups {
                 let proxy = Proxy::start(source.primary().port())?;
                 let subscribe = format!(
                     "CREATE SUBSCRIPTION {} CONNECTION 'host=127.0.0.1 port={} user=postgres dbname={}' \
-                     PUBLICATION everything WITH (origin = none, copy_data = false, synchronous_commit = local, slot_name = 'to_{to}'{failover})",
+                     PUBLICATION everything WITH (origin = none, copy_data = false, synchronous_commit = on, slot_name = 'to_{to}'{failover})",
                     Self::subscription(from),
                     proxy.port(),
                     self.database
@@ -286,6 +287,7 @@ impl LocalGroupsBuilder {
                 .replicas(*replicas)
                 .binaries(binaries.directory())
                 .setting("wal_level", "logical")
+                .setting("track_commit_timestamp", "on")
                 .setting("max_logical_replication_workers", "20")
                 .setting("max_worker_processes", "40");
             for (setting, value) in &self.settings {
@@ -308,6 +310,24 @@ impl LocalGroupsBuilder {
         groups.connect()?;
         Ok(groups)
     }
+}
+
+/// Commits wait for one of the replicas. The subscribers of a group are no standbys, so these are named.
+fn wait_for_standbys(group: &LocalCluster) -> Result<(), ClusterError> {
+    let names: Vec<String> = group
+        .replicas()
+        .iter()
+        .map(|it| format!("\"{}\"", it.name()))
+        .collect();
+    if !names.is_empty() {
+        let names = format!(
+            "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({})'",
+            names.join(",")
+        );
+        group.primary().sql("postgres", &names)?;
+        group.primary().sql("postgres", "SELECT pg_reload_conf()")?;
+    }
+    Ok(())
 }
 
 /// `origin = none`.

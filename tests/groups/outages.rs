@@ -142,7 +142,8 @@ async fn what_is_not_as_it_must_be_is_named() {
         assert_eq!(group.findings, []);
         assert!(group.directions[0].enabled && group.directions[0].applies);
     }
-    let ddl = "CREATE TABLE numbered (id serial, text text); CREATE UNLOGGED TABLE apart (id int)";
+    let ddl = "CREATE TABLE numbered (id serial, text text); CREATE UNLOGGED TABLE apart (id int); \
+        ALTER PUBLICATION everything SET (publish = 'insert')";
     eu.sql("app", ddl).unwrap();
     us.sql(
         "app",
@@ -167,6 +168,19 @@ async fn what_is_not_as_it_must_be_is_named() {
         "{in_eu:?}"
     );
     let in_us = findings(&status, "us");
+    assert!(in_eu.contains(&Finding::PublishesNotAll("everything".to_owned())));
+    eu.sql(
+        "app",
+        "ALTER PUBLICATION everything SET (publish = 'insert, update, delete, truncate')",
+    )
+    .unwrap();
+    // It came after the subscription.
+    let (table, subscription) = ("numbered".to_owned(), "from_eu".to_owned());
+    let late = Finding::NotSubscribed {
+        table,
+        subscription,
+    };
+    assert!(in_us.contains(&late), "{in_us:?}");
     let commits = Finding::CommitsBeforeDisk("from_eu".to_owned());
     assert!(in_us.contains(&commits), "{in_us:?}");
     // The SQL that is told makes the sequences disjoint.

@@ -10,6 +10,9 @@ use crate::error::{Error, GroupsError};
 use crate::groups::{Applied, Group, Groups, Homes};
 use crate::pool::Builder;
 
+/// The longest wait for another group.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// Builds a [`MultiPrimaryPool`].
 #[must_use]
 pub struct MultiPrimaryBuilder {
@@ -58,9 +61,9 @@ impl MultiPrimaryBuilder {
     }
 
     /// How long a statement waits for another group: for a key that moves, or until what its session must see is applied.
-    /// Defaults to 5 seconds.
+    /// Defaults to 5 seconds; an hour is the most.
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait;
+        self.wait = wait.min(LONGEST);
         self
     }
 
@@ -104,7 +107,7 @@ impl MultiPrimaryBuilder {
             };
             members.push(Group {
                 subscriptions: names.iter().map(subscription).collect(),
-                applied: Applied::new(names.len()),
+                applied: Arc::new(Applied::new(names.len())),
                 cluster: Arc::clone(&pool.cluster),
                 name,
             });

@@ -65,8 +65,37 @@ pub struct Direction {
 pub enum Finding {
     /// The database calls itself another group.
     OtherName(String),
+    /// Other groups name another group for births.
+    OtherBirths(String),
     /// There is no such subscription.
     NoSubscription(String),
+    /// The subscription is disabled, as a forced move leaves it.
+    Disabled(String),
+    /// The table of another group is not in the subscription, because it came later.
+    NotSubscribed {
+        /// The table.
+        table: String,
+        /// The subscription.
+        subscription: String,
+    },
+    /// The table is still being copied. Until then keys do not move.
+    Copying {
+        /// The table.
+        table: String,
+        /// The subscription.
+        subscription: String,
+    },
+    /// The publication leaves out some kinds of change.
+    PublishesNotAll(String),
+    /// Conflicts of updates are not counted.
+    NoCommitTimestamps,
+    /// There are standbys, and none is synchronous. A failover loses what was applied from others last, and they do not send it
+    /// again.
+    NoSynchronousStandby,
+    /// The subscription does not wait for the synchronous standbys: the same.
+    CommitsBeforeStandbys(String),
+    /// The others get what no standby has yet. After a failover they have what this group has lost, such as a move.
+    SendsBeforeStandbys,
     /// The subscription passes on what others have written, in circles.
     OriginNotNone(String),
     /// The subscription commits without waiting for its disk: after a crash reads may go back in time.
@@ -99,7 +128,40 @@ impl fmt::Display for Finding {
                     "the database is of group `{name}`: lead the URL to the right one"
                 )
             }
+            Self::OtherBirths(name) => write!(
+                f,
+                "keys get their first home in `{name}`, and other groups say otherwise: run the same `setup_sql` everywhere"
+            ),
             Self::NoSubscription(name) => write!(f, "there is no subscription `{name}`"),
+            Self::Disabled(name) => write!(f, "subscription `{name}` is disabled"),
+            Self::NotSubscribed {
+                table,
+                subscription,
+            } => write!(
+                f,
+                "table {table} is not in subscription `{subscription}`: ALTER SUBSCRIPTION {subscription} REFRESH \
+                 PUBLICATION"
+            ),
+            Self::Copying {
+                table,
+                subscription,
+            } => write!(f, "table {table} is still being copied by subscription `{subscription}`"),
+            Self::PublishesNotAll(name) => {
+                write!(f, "publication `{name}` leaves out some kinds of change: set publish to all")
+            }
+            Self::NoCommitTimestamps => f.write_str(
+                "conflicts of updates are not counted: set track_commit_timestamp = on",
+            ),
+            Self::NoSynchronousStandby => f.write_str(
+                "a failover loses what was applied last, for good: set synchronous_standby_names",
+            ),
+            Self::CommitsBeforeStandbys(name) => write!(
+                f,
+                "subscription `{name}` does not wait for the synchronous standbys: set synchronous_commit = on"
+            ),
+            Self::SendsBeforeStandbys => f.write_str(
+                "others get what no standby has yet: set synchronized_standby_slots (PostgreSQL 17)",
+            ),
             Self::OriginNotNone(name) => {
                 write!(
                     f,
@@ -108,7 +170,7 @@ impl fmt::Display for Finding {
             }
             Self::CommitsBeforeDisk(name) => write!(
                 f,
-                "subscription `{name}` commits before its disk has it: set synchronous_commit = local"
+                "subscription `{name}` commits before its disk has it: set synchronous_commit = on"
             ),
             Self::OtherSubscription(name) => write!(
                 f,
@@ -146,6 +208,18 @@ struct Own {
     keys: i64,
     #[diesel(sql_type = Text)]
     here: String,
+    #[diesel(sql_type = Text)]
+    births: String,
+    #[diesel(sql_type = Bool)]
+    timestamps: bool,
+    #[diesel(sql_type = Bool)]
+    has_standbys: bool,
+    #[diesel(sql_type = Bool)]
+    synchronous: bool,
+    #[diesel(sql_type = Bool)]
+    sends_after: bool,
+    #[diesel(sql_type = Array<Text>)]
+    incomplete: Vec<String>,
 }
 
 #[derive(QueryableByName)]
@@ -168,6 +242,10 @@ struct SubscriptionRow {
     kinds: Vec<String>,
     #[diesel(sql_type = Array<Text>)]
     counts: Vec<String>,
+    #[diesel(sql_type = Array<Text>)]
+    tables: Vec<String>,
+    #[diesel(sql_type = Array<Text>)]
+    copying: Vec<String>,
 }
 
 #[derive(QueryableByName)]
@@ -193,6 +271,12 @@ struct SequenceRow {
 }
 
 #[derive(QueryableByName)]
+struct SqlRow {
+    #[diesel(sql_type = Text)]
+    sql: String,
+}
+
+#[derive(QueryableByName)]
 struct SlotRow {
     #[diesel(sql_type = Text)]
     name: String,
@@ -200,13 +284,24 @@ struct SlotRow {
 
 const OWN: &str = "SELECT diesel_replicated.this_group() AS name, \
     (SELECT count(*) FROM diesel_replicated.homes WHERE home = diesel_replicated.this_group()) AS keys, \
-    pg_catalog.pg_current_wal_insert_lsn()::text AS here";
+    pg_catalog.pg_current_wal_insert_lsn()::text AS here, diesel_replicated.births() AS births, \
+    pg_catalog.current_setting('track_commit_timestamp') = 'on' AS timestamps, \
+    EXISTS (SELECT FROM pg_catalog.pg_stat_replication r WHERE NOT EXISTS (SELECT FROM \
+        pg_catalog.pg_replication_slots o WHERE o.active_pid = r.pid AND o.slot_type = 'logical')) AS has_standbys, \
+    pg_catalog.current_setting('synchronous_standby_names') <> '' AS synchronous, \
+    coalesce(pg_catalog.current_setting('synchronized_standby_slots', true), '') <> '' AS sends_after, \
+    (SELECT coalesce(array_agg(pubname::text), '{}') FROM pg_catalog.pg_publication \
+        WHERE NOT (pubinsert AND pubupdate AND pubdelete AND pubtruncate)) AS incomplete";
 
 /// Through `to_jsonb`, because the columns of conflicts came with PostgreSQL 18.
 const SUBSCRIPTIONS: &str = "SELECT s.subname::text AS name, s.subenabled AS enabled, s.suborigin AS origin, \
         s.subsynccommit AS commits, w.pid IS NOT NULL AS applies, w.latest_end_lsn::text AS applied, \
         coalesce(t.apply_error_count + t.sync_error_count, 0) AS errors, \
-        coalesce(c.kinds, '{}') AS kinds, coalesce(c.counts, '{}') AS counts \
+        coalesce(c.kinds, '{}') AS kinds, coalesce(c.counts, '{}') AS counts, \
+        (SELECT coalesce(array_agg(srrelid::regclass::text), '{}') FROM pg_catalog.pg_subscription_rel \
+            WHERE srsubid = s.oid) AS tables, \
+        (SELECT coalesce(array_agg(srrelid::regclass::text), '{}') FROM pg_catalog.pg_subscription_rel \
+            WHERE srsubid = s.oid AND srsubstate <> 'r') AS copying \
     FROM pg_catalog.pg_subscription s \
     LEFT JOIN pg_catalog.pg_stat_subscription w ON w.subid = s.oid AND w.relid IS NULL AND w.leader_pid IS NULL \
     LEFT JOIN pg_catalog.pg_stat_subscription_stats t ON t.subid = s.oid \
@@ -227,9 +322,13 @@ const TABLES: &str = "SELECT c.oid::regclass::text AS name, \
     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
     ORDER BY 1";
 
-const SEQUENCES: &str = "SELECT (quote_ident(schemaname) || '.' || quote_ident(sequencename)) AS name, \
-        increment_by AS step, coalesce(last_value + increment_by, start_value) AS next \
-    FROM pg_catalog.pg_sequences ORDER BY 1";
+/// The names of the sequences, and SQL that tells the next number of each: only the sequence itself knows it exactly.
+const SEQUENCES: &str = "SELECT format('SELECT %L AS name, %s::bigint AS step, \
+        CASE WHEN is_called THEN last_value + %s ELSE last_value END AS next FROM %I.%I', \
+        quote_ident(schemaname) || '.' || quote_ident(sequencename), increment_by, increment_by, schemaname, \
+        sequencename) AS sql \
+    FROM pg_catalog.pg_sequences WHERE pg_catalog.has_sequence_privilege( \
+        quote_ident(schemaname) || '.' || quote_ident(sequencename), 'SELECT') ORDER BY 1";
 
 /// Slots of subscribers that are active and do not survive a failover, where a standby could take over.
 const SLOTS: &str = "SELECT s.slot_name::text AS name FROM pg_catalog.pg_replication_slots s \
@@ -295,7 +394,9 @@ impl MultiPrimaryPool {
             if origin != group {
                 let name = &member.subscriptions[origin];
                 let row = answer.subscriptions.iter().find(|row| row.name == *name);
-                status.findings.extend(of_subscription(name, row));
+                let published = &answers[origin].tables;
+                let found = of_subscription(name, row, own.has_standbys, published);
+                status.findings.extend(found);
                 status
                     .directions
                     .push(self.direction(&from.name, origin, name, row, answers));
@@ -309,6 +410,7 @@ impl MultiPrimaryPool {
         let slots = answer.slots.iter();
         let slots = slots.map(|row| Finding::SlotWithoutFailover(row.name.clone()));
         status.findings.extend(slots);
+        status.findings.extend(of_server(group, answers));
         status
             .findings
             .extend(of_tables(&self.groups, group, answers));
@@ -369,16 +471,72 @@ async fn ask(groups: &Groups, group: usize) -> QueryResult<Answer> {
         own: Some(sql_query(OWN).get_result(&mut conn).await?),
         subscriptions: sql_query(SUBSCRIPTIONS).load(&mut conn).await?,
         tables: sql_query(TABLES).load(&mut conn).await?,
-        sequences: sql_query(SEQUENCES).load(&mut conn).await?,
+        sequences: sequences(&mut conn).await?,
         slots: sql_query(SLOTS).load(&mut conn).await?,
     })
 }
 
-fn of_subscription(name: &str, row: Option<&SubscriptionRow>) -> Vec<Finding> {
+async fn sequences(conn: &mut ReplicatedConnection) -> QueryResult<Vec<SequenceRow>> {
+    let each: Vec<SqlRow> = sql_query(SEQUENCES).load(conn).await?;
+    if each.is_empty() {
+        return Ok(Vec::new());
+    }
+    let each: Vec<String> = each.into_iter().map(|row| row.sql).collect();
+    sql_query(each.join(" UNION ALL ")).load(conn).await
+}
+
+/// What stands in the settings of the server.
+fn of_server(group: usize, answers: &[Answer]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let Some(own) = &answers[group].own else {
+        return findings;
+    };
+    let others = answers.iter().filter_map(|answer| answer.own.as_ref());
+    if others.into_iter().any(|other| other.births != own.births) {
+        findings.push(Finding::OtherBirths(own.births.clone()));
+    }
+    if !own.timestamps {
+        findings.push(Finding::NoCommitTimestamps);
+    }
+    if own.has_standbys && !own.synchronous {
+        findings.push(Finding::NoSynchronousStandby);
+    }
+    if own.has_standbys && !own.sends_after {
+        findings.push(Finding::SendsBeforeStandbys);
+    }
+    let incomplete = own.incomplete.iter().cloned();
+    findings.extend(incomplete.map(Finding::PublishesNotAll));
+    findings
+}
+
+/// `published`: the tables that the other group publishes.
+fn of_subscription(
+    name: &str,
+    row: Option<&SubscriptionRow>,
+    has_standbys: bool,
+    published: &[TableRow],
+) -> Vec<Finding> {
     let Some(row) = row else {
         return vec![Finding::NoSubscription(name.to_owned())];
     };
     let mut findings = Vec::new();
+    if !row.enabled {
+        findings.push(Finding::Disabled(name.to_owned()));
+    }
+    if row.commits == "local" && has_standbys {
+        findings.push(Finding::CommitsBeforeStandbys(name.to_owned()));
+    }
+    let subscription = || name.to_owned();
+    let missing = published.iter().filter(|table| table.published);
+    let missing = missing.filter(|table| !row.tables.contains(&table.name));
+    findings.extend(missing.map(|table| Finding::NotSubscribed {
+        table: table.name.clone(),
+        subscription: subscription(),
+    }));
+    findings.extend(row.copying.iter().map(|table| Finding::Copying {
+        table: table.clone(),
+        subscription: subscription(),
+    }));
     if row.origin != "none" {
         findings.push(Finding::OriginNotNone(name.to_owned()));
     }
@@ -437,7 +595,7 @@ fn of_sequences(group: usize, answers: &[Answer]) -> Vec<Finding> {
             // The first number from there on that leaves this group's rest.
             let start = most + (number - most).rem_euclid(groups);
             let sql = format!(
-                "ALTER SEQUENCE {} INCREMENT BY {groups} START WITH {start} RESTART",
+                "ALTER SEQUENCE {} INCREMENT BY {groups} RESTART WITH {start}",
                 sequence.name
             );
             findings.push(Finding::SequenceCollides(sequence.name.clone(), sql));

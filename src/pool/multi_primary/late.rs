@@ -77,7 +77,7 @@ impl MultiPrimaryPool {
         };
         let (messages, applied) = peeking.await.map_err(|error| {
             let cause = error.to_string();
-            Error::from(GroupsError::HomeNotKnown { cause })
+            Error::from(GroupsError::NotDone { cause })
         })?;
         let messages = messages.into_iter().filter_map(|message| message.data);
         Ok(changes(messages, applied))

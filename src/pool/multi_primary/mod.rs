@@ -2,6 +2,7 @@
 
 mod builder;
 mod check;
+mod force;
 mod late;
 mod moving;
 mod session;
@@ -19,8 +20,9 @@ use super::ReplicatedPool;
 
 pub use builder::MultiPrimaryBuilder;
 pub use check::{Direction, Finding, GroupStatus};
+pub use force::{Forced, Survivor};
 pub use late::LateWrite;
-pub use moving::{Forced, Moved, Survivor};
+pub use moving::Moved;
 pub use session::MultiPrimarySession;
 
 /// A pool over several groups, each of one primary and its replicas, that replicate to each other logically. See

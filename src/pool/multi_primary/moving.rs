@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::{QueryableByName, sql_query};
-use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::RunQueryDsl;
 
 use super::MultiPrimaryPool;
 use crate::connection::{finish_move, home_at, is_cut_off, row_at};
+use crate::deadline;
 use crate::error::{Error, GroupsError};
-use crate::groups::Home;
+use crate::groups::{Home, checked_key};
 use crate::position::Lsn;
 
 /// How often a move looks whether another group has heard of it.
@@ -27,27 +28,6 @@ pub struct Moved {
     pub to: Home,
     /// How long its writes were held.
     pub held: Duration,
-}
-
-/// What a forced move has done.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Forced {
-    /// How many keys have another home.
-    pub keys: u64,
-    /// What each group that is left has applied of the one that is gone. What that wrote later may be lost. Where they
-    /// differ, one of them lacks what others have.
-    pub survivors: Vec<Survivor>,
-}
-
-/// A group that is left after a forced move.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Survivor {
-    /// Its name.
-    pub group: String,
-    /// It has applied the log of the group that is gone up to here, as far as is known.
-    pub applied: Option<Lsn>,
 }
 
 #[derive(QueryableByName)]
@@ -73,9 +53,10 @@ impl MultiPrimaryPool {
     /// There is no group of this name, the group of births cannot be reached, or the home has not heard of the key within
     /// [`wait`](super::MultiPrimaryBuilder::wait): then it will.
     pub async fn place(&self, key: impl AsRef<str>, group: &str) -> Result<Home, Error> {
-        let key = key.as_ref();
-        self.find(group)?;
+        let key = checked_key(key.as_ref())?;
+        let target = self.find(group)?;
         let births = self.births().await?;
+        self.takes_keys(births, target).await?;
         let place = sql_query("SELECT diesel_replicated.place_home($1, $2)");
         let place = place.bind::<Text, _>(key).bind::<Text, _>(group);
         let mut conn = self.pools[births].get().await?;
@@ -88,6 +69,15 @@ impl MultiPrimaryPool {
             false => finish_move(&self.groups, key, born.group, born.generation).await?,
         };
         Ok(self.told(&home))
+    }
+
+    /// Refuses a group that `home` applies nothing of any more.
+    async fn takes_keys(&self, home: usize, target: usize) -> Result<(), Error> {
+        if home != target && is_cut_off(&self.groups, home, target).await? {
+            let name = self.groups.members[target].name.clone();
+            return Err(GroupsError::GivenUp { name }.into());
+        }
+        Ok(())
     }
 
     fn told(&self, home: &crate::connection::HomeAt) -> Home {
@@ -129,7 +119,8 @@ impl MultiPrimaryPool {
     }
 
     async fn move_one(&self, key: &str, target: usize) -> Result<Option<Moved>, Error> {
-        let deadline = Instant::now() + self.groups.wait;
+        let key = checked_key(key)?;
+        let deadline = deadline::after(Instant::now(), self.groups.wait);
         let to = &self.groups.members[target].name;
         loop {
             let home = home_at(&self.groups, key).await?;
@@ -140,6 +131,7 @@ impl MultiPrimaryPool {
                 }
                 return Ok(None);
             }
+            self.takes_keys(home.group, target).await?;
             if home.settled {
                 self.catches_up(home.group, deadline).await?;
                 let began = Instant::now();
@@ -206,55 +198,10 @@ impl MultiPrimaryPool {
         }
         Ok(())
     }
-
-    /// Gives all keys of a group another home without asking it, because it is gone.
-    ///
-    /// What it wrote and nobody has applied may be lost. **Make sure that it takes no writes any more**: its own database
-    /// does not know that its keys have moved until it hears of the others.
-    ///
-    /// First the other groups stop to apply what it writes (`ALTER SUBSCRIPTION … DISABLE`, which takes their owner), so
-    /// that nothing that it wrote last comes later, over what others have written since. To take the group back, compare,
-    /// and make its subscriptions anew.
-    ///
-    /// # Errors
-    ///
-    /// There is no group of this name, or another group than the one that is gone cannot be reached. It may be called
-    /// again.
-    pub async fn force_move_home(&self, from: &str, to: &str) -> Result<Forced, Error> {
-        let (gone, target) = (self.find(from)?, self.find(to)?);
-        if gone == target {
-            let name = from.to_owned();
-            return Err(GroupsError::SameGroup { name }.into());
-        }
-        let mut survivors = Vec::new();
-        for (at, group) in self.groups.members.iter().enumerate() {
-            if at == gone {
-                continue;
-            }
-            let mut conn = self.pools[at].get().await?;
-            let subscription = group.subscriptions[gone].replace('"', "\"\"");
-            let disable = format!("ALTER SUBSCRIPTION \"{subscription}\" DISABLE");
-            conn.batch_execute(&disable).await.map_err(asked)?;
-            survivors.push(Survivor {
-                group: group.name.clone(),
-                applied: group.applied.latest(gone),
-            });
-        }
-        let mut conn = self.pools[target].get().await?;
-        let take = sql_query(
-            "UPDATE diesel_replicated.homes SET home = $1, generation = generation + 1, settled = true WHERE home = $2",
-        );
-        let take = take.bind::<Text, _>(to).bind::<Text, _>(from);
-        let keys = take.execute(&mut conn).await.map_err(asked)?;
-        self.groups.homes.clear();
-        tracing::warn!(target: "diesel_replicated", from, to, keys, "home_forced");
-        let keys = u64::try_from(keys).unwrap_or(u64::MAX);
-        Ok(Forced { keys, survivors })
-    }
 }
 
 /// A group did not answer as it should.
-fn asked(error: diesel::result::Error) -> Error {
+pub(super) fn asked(error: diesel::result::Error) -> Error {
     let cause = error.to_string();
-    GroupsError::HomeNotKnown { cause }.into()
+    GroupsError::NotDone { cause }.into()
 }

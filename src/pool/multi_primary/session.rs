@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::connection::{ReplicatedConnection, token_of};
 use crate::consistency::SessionHistory;
 use crate::error::Error;
-use crate::groups::{Groups, GroupsHistory};
+use crate::groups::{Groups, GroupsHistory, checked_key};
 use crate::token::SessionToken;
 
 /// A session over several groups: what one of its connections writes in one group, the others read in any.
@@ -48,13 +48,13 @@ impl MultiPrimarySession {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`].
+    /// The key is none, or [`Error::Closed`].
     #[expect(
         clippy::unused_async,
         reason = "as in other pools, so that one can be swapped for the other"
     )]
     pub async fn for_key(&self, key: impl AsRef<str>) -> Result<ReplicatedConnection, Error> {
-        self.connection(Some(key.as_ref().into()))
+        self.connection(Some(checked_key(key.as_ref())?.into()))
     }
 
     /// As [`MultiPrimaryPool::get`](super::MultiPrimaryPool::get), within this session.

@@ -4,10 +4,12 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use diesel::sql_types::{Array, Integer, Text};
+use diesel::sql_types::{Array, Bool, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
+use tokio::task::JoinSet;
 
+use crate::cluster::Cluster;
 use crate::config::{Consistency, Durability};
 use crate::connection::ReplicatedConnection;
 use crate::groups::{Groups, Sighting};
@@ -23,10 +25,13 @@ const OFTEN: Duration = Duration::from_millis(5);
 /// not on the disk would be gone after a crash, and the places in the log would be given again. So the question commits
 /// something itself, which waits for all that comes before it.
 ///
+/// While a table is copied, what is applied says nothing of it.
+///
 /// What the workers have told the other groups that they have applied: `latest_end_lsn`, which comes after what it stands
 /// for has become visible. (The progress of the replication origin comes before.) The place in the own log is read after
 /// it.
 const SQL: &str = "SELECT w.subname::text AS subscription, w.pid AS worker, w.latest_end_lsn::text AS applied, \
+        w.received_lsn > w.latest_end_lsn AS quiet, \
         pg_catalog.pg_current_wal_insert_lsn()::text AS here, \
         CASE WHEN pg_catalog.pg_current_wal_insert_lsn() > pg_catalog.pg_current_wal_flush_lsn() \
             THEN pg_catalog.pg_current_xact_id()::text END AS flushes, \
@@ -35,7 +40,8 @@ const SQL: &str = "SELECT w.subname::text AS subscription, w.pid AS worker, w.la
     FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid \
     WHERE s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
         AND w.relid IS NULL AND w.leader_pid IS NULL AND w.pid IS NOT NULL AND w.latest_end_lsn IS NOT NULL \
-        AND w.subname = ANY ($1)";
+        AND w.subname = ANY ($1) \
+        AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r WHERE r.srsubid = s.oid AND r.srsubstate <> 'r')";
 
 #[derive(QueryableByName)]
 struct Row {
@@ -45,6 +51,9 @@ struct Row {
     worker: i32,
     #[diesel(sql_type = Text)]
     applied: String,
+    /// It has received more than it has told of.
+    #[diesel(sql_type = Nullable<Bool>)]
+    quiet: Option<bool>,
     #[diesel(sql_type = Text)]
     here: String,
     #[diesel(sql_type = Integer)]
@@ -60,6 +69,7 @@ pub(super) fn start(groups: &Arc<Groups>) {
 }
 
 async fn watch(groups: Weak<Groups>, group: usize) {
+    let mut prompts = JoinSet::new();
     loop {
         let Some(alive) = groups.upgrade() else {
             return;
@@ -69,30 +79,47 @@ async fn watch(groups: Weak<Groups>, group: usize) {
             return;
         }
         let wanted = member.applied.take_wanted();
-        if let Err(error) = look(&alive, group).await {
-            let (group, error) = (&member.name, error.to_string());
-            tracing::debug!(target: "diesel_replicated", group, error, "group_not_asked");
-        }
-        let cluster = Arc::clone(&member.cluster);
-        let pause = if wanted { OFTEN } else { INTERVAL };
-        let sleep = tokio::time::sleep(pause);
-        if wanted {
-            drop(alive);
-            sleep.await;
-        } else {
-            tokio::select! {
-                () = sleep => {}
-                () = member.applied.is_asked() => {}
+        match look(&alive, group).await {
+            // One prompt at a time, and only for those who wait.
+            Ok(quiet) if wanted => {
+                while prompts.try_join_next().is_some() {}
+                if prompts.is_empty() {
+                    for origin in quiet {
+                        let cluster = Arc::clone(&alive.members[origin].cluster);
+                        prompts.spawn(prompt(cluster));
+                    }
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let (group, error) = (&member.name, error.to_string());
+                tracing::debug!(target: "diesel_replicated", group, error, "group_not_asked");
             }
         }
-        if cluster.is_over() {
-            return;
+        let applied = Arc::clone(&member.applied);
+        // Nobody else may hold the pool by now.
+        drop(alive);
+        if wanted {
+            tokio::time::sleep(OFTEN).await;
+        } else {
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = applied.is_asked() => {}
+            }
         }
     }
 }
 
-/// Asks once.
-async fn look(groups: &Groups, group: usize) -> QueryResult<()> {
+/// Has a group write a little. A worker that has told that it has applied everything gets no message that would have it
+/// say so where it is asked; with more log there is one.
+async fn prompt(cluster: Arc<Cluster>) -> QueryResult<()> {
+    let mut conn = ReplicatedConnection::new(cluster, Arc::default())?;
+    let write = "SELECT pg_catalog.pg_logical_emit_message(true, 'diesel_replicated', '')";
+    sql_query(write).execute(&mut conn).await.map(drop)
+}
+
+/// Asks once. The groups whose workers have received more than they have told of.
+async fn look(groups: &Groups, group: usize) -> QueryResult<Vec<usize>> {
     let member = &groups.members[group];
     // Known before the question, the timelines hold for what the answer is about.
     let timelines: Vec<_> = groups
@@ -106,6 +133,7 @@ async fn look(groups: &Groups, group: usize) -> QueryResult<()> {
     let names: Vec<&str> = member.subscriptions.iter().map(String::as_str).collect();
     let asking = sql_query(SQL).bind::<Array<Text>, _>(names);
     let rows: Vec<Row> = asking.load(&mut conn.primary()).await?;
+    let mut quiet = Vec::new();
     for row in rows {
         let mut subscriptions = member.subscriptions.iter();
         let origin = subscriptions.position(|name| *name == row.subscription);
@@ -125,6 +153,9 @@ async fn look(groups: &Groups, group: usize) -> QueryResult<()> {
             here: Position::new(timeline, here),
         };
         member.applied.saw(origin, sighting);
+        if row.quiet == Some(true) {
+            quiet.push(origin);
+        }
     }
-    Ok(())
+    Ok(quiet)
 }
