@@ -68,11 +68,12 @@ impl Applied {
         sightings.get(at).map(|sighting| sighting.here)
     }
 
-    /// Takes note of what the primary said of `origin`.
-    pub(crate) fn saw(&self, origin: usize, new: Sighting) {
+    /// Takes note of what the primary said of `origin`. `false` if the worker may be connected to a server that was
+    /// replaced.
+    pub(crate) fn saw(&self, origin: usize, new: Sighting) -> bool {
         let mut origins = self.origins.lock();
         let Some(origin) = origins.get_mut(origin) else {
-            return;
+            return true;
         };
         if let Some(last) = origin.sightings.back().copied() {
             // After a failover there or here, less may be applied than was.
@@ -84,7 +85,7 @@ impl Applied {
             }
         }
         if origin.outdated == Some(new.worker) {
-            return;
+            return false;
         }
         origin.outdated = None;
         let last = origin.sightings.back();
@@ -93,6 +94,14 @@ impl Applied {
                 origin.sightings.pop_front();
             }
             origin.sightings.push_back(new);
+        }
+        true
+    }
+
+    /// The worker is connected to the server that rules `origin` now.
+    pub(crate) fn vouches(&self, origin: usize, worker: i32) {
+        if let Some(origin) = self.origins.lock().get_mut(origin) {
+            origin.outdated = origin.outdated.filter(|outdated| *outdated != worker);
         }
     }
 

@@ -37,6 +37,10 @@ fn after_a_failover_of_the_writer_the_old_worker_says_nothing() {
     // The worker is still connected to the primary that was replaced.
     applied.saw(1, sighting(7, 2, 40, 110));
     assert_eq!(applied.shows(1, at(30)), None);
+    // Or it is connected to the new one already, which only that can tell.
+    applied.vouches(1, 7);
+    assert!(applied.saw(1, sighting(7, 2, 24, 115)));
+    assert_eq!(applied.shows(1, at(24)), Some(at(115)));
     applied.saw(1, sighting(8, 2, 25, 120));
     assert_eq!(applied.shows(1, at(25)), Some(at(120)));
     assert_eq!(applied.shows(1, at(30)), None);

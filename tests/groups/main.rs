@@ -7,6 +7,7 @@
     reason = "a program of tests, which fail by panicking"
 )]
 
+mod found;
 mod history;
 mod homes;
 mod moves;

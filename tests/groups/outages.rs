@@ -183,8 +183,22 @@ async fn what_is_not_as_it_must_be_is_named() {
     assert!(in_us.contains(&late), "{in_us:?}");
     let commits = Finding::CommitsBeforeDisk("from_eu".to_owned());
     assert!(in_us.contains(&commits), "{in_us:?}");
-    // The SQL that is told makes the sequences disjoint.
-    for (node, found) in [(eu, in_eu), (us, in_us)] {
+    sequences_become_disjoint(&groups, &pool, [in_eu, in_us]).await;
+    conflicts_are_counted(&groups, &pool).await;
+    // A group that is away is named, and the others are told.
+    us.kill().unwrap();
+    let status = pool.check(Duration::from_secs(2)).await;
+    assert!(status[1].error.is_some() && status[0].error.is_none());
+}
+
+/// The SQL that is told makes the sequences disjoint.
+async fn sequences_become_disjoint(
+    groups: &LocalGroups,
+    pool: &MultiPrimaryPool,
+    found: [Vec<Finding>; 2],
+) {
+    for (name, found) in ["eu", "us"].into_iter().zip(found) {
+        let node = groups.group(name).unwrap().primary();
         for finding in found {
             if let Finding::SequenceCollides(_, sql) = finding {
                 node.sql("app", &sql).unwrap();
@@ -194,11 +208,6 @@ async fn what_is_not_as_it_must_be_is_named() {
     let status = pool.check(Duration::from_secs(5)).await;
     let collides = |it: &Finding| matches!(it, Finding::SequenceCollides(..));
     assert!(!findings(&status, "eu").iter().any(collides));
-    conflicts_are_counted(&groups, &pool).await;
-    // A group that is away is named, and the others are told.
-    us.kill().unwrap();
-    let status = pool.check(Duration::from_secs(2)).await;
-    assert!(status[1].error.is_some() && status[0].error.is_none());
 }
 
 /// A row that somebody has written past the pool.

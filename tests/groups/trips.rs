@@ -55,5 +55,6 @@ async fn a_write_takes_two_trips_and_each_statement_of_a_transaction_one() {
     let next = trips(began);
     println!("write {write}, transaction {transaction}, write of another {next}");
     assert!(write >= 2 && transaction >= 3);
-    assert_eq!((write, transaction, next), (2, 3, 2));
+    // It may be one that has to prepare it.
+    assert!((write, transaction) == (2, 3) && next <= 3);
 }

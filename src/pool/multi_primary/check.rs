@@ -145,23 +145,19 @@ impl fmt::Display for Finding {
             Self::Copying {
                 table,
                 subscription,
-            } => write!(f, "table {table} is still being copied by subscription `{subscription}`"),
-            Self::PublishesNotAll(name) => {
-                write!(f, "publication `{name}` leaves out some kinds of change: set publish to all")
-            }
-            Self::NoCommitTimestamps => f.write_str(
-                "conflicts of updates are not counted: set track_commit_timestamp = on",
-            ),
-            Self::NoSynchronousStandby => f.write_str(
-                "a failover loses what was applied last, for good: set synchronous_standby_names",
-            ),
-            Self::CommitsBeforeStandbys(name) => write!(
+            } => write!(
                 f,
-                "subscription `{name}` does not wait for the synchronous standbys: set synchronous_commit = on"
+                "table {table} is still being copied by subscription `{subscription}`"
             ),
-            Self::SendsBeforeStandbys => f.write_str(
-                "others get what no standby has yet: set synchronized_standby_slots (PostgreSQL 17)",
-            ),
+            Self::PublishesNotAll(name) => {
+                write!(
+                    f,
+                    "publication `{name}` leaves out some kinds of change: set publish to all"
+                )
+            }
+            Self::NoCommitTimestamps => {
+                f.write_str("conflicts of updates are not counted: set track_commit_timestamp = on")
+            }
             Self::OriginNotNone(name) => {
                 write!(
                     f,
@@ -180,6 +176,24 @@ impl fmt::Display for Finding {
                 f,
                 "slot `{name}` does not survive a failover here: set failover = true for its subscription (PostgreSQL 17)"
             ),
+            other => other.of_the_rest(f),
+        }
+    }
+}
+
+impl Finding {
+    fn of_the_rest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SendsBeforeStandbys => f.write_str(
+                "others get what no standby has yet: set synchronized_standby_slots (PostgreSQL 17)",
+            ),
+            Self::CommitsBeforeStandbys(name) => write!(
+                f,
+                "subscription `{name}` does not wait for the synchronous standbys: set synchronous_commit = on"
+            ),
+            Self::NoSynchronousStandby => f.write_str(
+                "a failover loses what was applied last, for good: set synchronous_standby_names",
+            ),
             Self::NotPublished(table) => write!(f, "table {table} is in no publication"),
             Self::NoReplicaIdentity(table) => {
                 write!(
@@ -196,6 +210,8 @@ impl fmt::Display for Finding {
             Self::TableDiffers { table, group } => {
                 write!(f, "table {table} has other columns in group `{group}`")
             }
+            // The rest is told above.
+            _ => Ok(()),
         }
     }
 }

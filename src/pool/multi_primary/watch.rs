@@ -30,7 +30,7 @@ const OFTEN: Duration = Duration::from_millis(5);
 /// What the workers have told the other groups that they have applied: `latest_end_lsn`, which comes after what it stands
 /// for has become visible. (The progress of the replication origin comes before.) The place in the own log is read after
 /// it.
-const SQL: &str = "SELECT w.subname::text AS subscription, w.pid AS worker, w.latest_end_lsn::text AS applied, \
+const SQL: &str = "SELECT w.subname::text AS subscription, w.pid AS worker, s.subslotname::text AS slot, w.latest_end_lsn::text AS applied, \
         w.received_lsn > w.latest_end_lsn AS quiet, \
         pg_catalog.pg_current_wal_insert_lsn()::text AS here, \
         CASE WHEN pg_catalog.pg_current_wal_insert_lsn() > pg_catalog.pg_current_wal_flush_lsn() \
@@ -49,6 +49,8 @@ struct Row {
     subscription: String,
     #[diesel(sql_type = Integer)]
     worker: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    slot: Option<String>,
     #[diesel(sql_type = Text)]
     applied: String,
     /// It has received more than it has told of.
@@ -58,6 +60,12 @@ struct Row {
     here: String,
     #[diesel(sql_type = Integer)]
     timeline: i32,
+}
+
+#[derive(QueryableByName)]
+struct Slot {
+    #[diesel(sql_type = Text)]
+    name: String,
 }
 
 /// Starts one task for each group. They end with the pool.
@@ -118,6 +126,15 @@ async fn prompt(cluster: Arc<Cluster>) -> QueryResult<()> {
     sql_query(write).execute(&mut conn).await.map(drop)
 }
 
+/// Whether the primary of a group sends to this slot now: then the one worker that uses it is connected there.
+async fn serves(cluster: &Arc<Cluster>, slot: String) -> QueryResult<bool> {
+    let mut conn = ReplicatedConnection::new(Arc::clone(cluster), Arc::default())?;
+    let sql = "SELECT slot_name::text AS name FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 AND active";
+    let asking = sql_query(sql).bind::<Text, _>(slot);
+    let active: Vec<Slot> = asking.load(&mut conn.primary()).await?;
+    Ok(active.iter().any(|slot| !slot.name.is_empty()))
+}
+
 /// Asks once. The groups whose workers have received more than they have told of.
 async fn look(groups: &Groups, group: usize) -> QueryResult<Vec<usize>> {
     let member = &groups.members[group];
@@ -152,7 +169,12 @@ async fn look(groups: &Groups, group: usize) -> QueryResult<Vec<usize>> {
             applied,
             here: Position::new(timeline, here),
         };
-        member.applied.saw(origin, sighting);
+        if !member.applied.saw(origin, sighting) {
+            let cluster = &groups.members[origin].cluster;
+            if serves(cluster, row.slot.unwrap_or_default()).await? {
+                member.applied.vouches(origin, row.worker);
+            }
+        }
         if row.quiet == Some(true) {
             quiet.push(origin);
         }
