@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
 use futures_core::future::BoxFuture;
@@ -25,6 +25,12 @@ use crate::groups::{Groups, GroupsHistory, Place, Refusal, check};
 use crate::position::Position;
 use crate::route::{NodeKind, Route, RouteReason};
 
+/// Of so many reads whose requirements are not clear one waits until they are.
+const PATIENT: usize = 8;
+
+/// How long that one waits: longer than a question to another continent takes.
+const CLEARS: Duration = Duration::from_millis(300);
+
 /// What a connection over several groups has beside its own.
 pub(crate) struct Keyed {
     groups: Arc<Groups>,
@@ -42,6 +48,8 @@ pub(crate) struct Keyed {
     settings: Mutex<SessionSettings>,
     /// The group of the last statement.
     last: AtomicUsize,
+    /// How many reads have gone home because it was not clear what the near group must show.
+    unclear: AtomicUsize,
     /// Statements run one after the other: a write is a transaction of several messages.
     turn: tokio::sync::Mutex<()>,
 }
@@ -79,6 +87,7 @@ impl Keyed {
             history,
             running,
             parts,
+            unclear: AtomicUsize::new(0),
             open: Mutex::new(None),
             settings: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
@@ -376,6 +385,21 @@ impl ReplicatedConnection {
         let pinned = keyed.pinned_to();
         let home = pinned.or(home);
         let local = pinned.is_none_or(|pinned| pinned == keyed.groups.local);
+        let near = keyed.groups.local;
+        let unclear = || keyed.history.is_unclear(&keyed.groups, near, level, home);
+        if local && home.is_some_and(|home| home != near) && unclear() {
+            // Each read at home is one more whose position has to be told. Now and then it is waited for.
+            let count = keyed.unclear.fetch_add(1, Ordering::Relaxed);
+            if count % PATIENT == PATIENT - 1 {
+                let clears = async {
+                    let end = Instant::now() + CLEARS;
+                    while unclear() && Instant::now() < end {
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                };
+                self.cluster.within(clears).await;
+            }
+        }
         self.applied(keyed, || keyed.reader(level, home, local))
             .await
     }

@@ -87,6 +87,17 @@ impl GroupsHistory {
         Some(place)
     }
 
+    /// Whether it is not known yet what a read in `group` requires, because positions have not been told.
+    pub(crate) fn is_unclear(
+        &self,
+        groups: &Groups,
+        group: usize,
+        level: Consistency,
+        home: Option<usize>,
+    ) -> bool {
+        self.needs(groups, group, level, home).is_none()
+    }
+
     fn needs(
         &self,
         groups: &Groups,

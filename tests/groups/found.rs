@@ -230,7 +230,7 @@ async fn a_pool_that_is_dropped_asks_nobody_any_more() {
     let eu = groups.group("eu").unwrap().primary();
     // Standbys keep the slots of subscribers by connections of clients.
     let clients = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' \
-        AND pid <> pg_backend_pid() AND application_name NOT LIKE '%slotsync%'";
+        AND pid <> pg_backend_pid() AND application_name NOT LIKE 'replica-%'";
     while rows(eu, clients) != "0" {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
