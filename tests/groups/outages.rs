@@ -252,7 +252,9 @@ async fn after_a_failover_without_its_slot_keys_do_not_move_and_reads_go_home() 
     let promoted = &eu.replicas()[0];
     promoted.promote().unwrap();
     groups.lead_from("eu", promoted);
-    while write(&mut conn, 1, "ada").await.is_err() {}
+    while write(&mut conn, 1, "ada").await.is_err() {
+        conn = pool.for_key("ada").await.unwrap();
+    }
     assert_eq!(number(&mut conn, SUM).await.unwrap(), 2);
     assert_eq!(route(&conn).0, "eu");
     let error = pool.move_home(["ada"], "us").await.unwrap_err();
@@ -276,7 +278,9 @@ async fn a_process_that_believes_in_a_lost_group_finds_who_took_over() {
     }
     pool.force_move_home("us", "eu").await.unwrap();
     let mut conn = other.for_key("ada").await.unwrap();
-    while write(&mut conn, 1, "ada").await.is_err() {}
+    while write(&mut conn, 1, "ada").await.is_err() {
+        conn = other.for_key("ada").await.unwrap();
+    }
     assert_eq!(route(&conn).0, "eu");
     assert_eq!(number(&mut conn, SUM).await.unwrap(), 2);
 }
@@ -305,7 +309,10 @@ async fn a_failover_within_a_group_is_followed_by_the_others() {
     let promoted = &eu.replicas()[0];
     promoted.promote().unwrap();
     groups.lead_from("eu", promoted);
-    while write(&mut conn, 3, "ada").await.is_err() {}
+    // A connection whose state was lost with its server says so, and another one is taken.
+    while write(&mut conn, 3, "ada").await.is_err() {
+        conn = session.for_key("ada").await.unwrap();
+    }
     let sum = number(&mut conn, SUM).await.unwrap();
     assert_eq!(sum, 4);
     // It comes to the other group again, and what that writes comes here.
