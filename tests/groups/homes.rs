@@ -21,6 +21,7 @@ async fn a_key_is_written_at_home_and_read_where_it_is_near() {
     assert_eq!(number(&mut conn, SUM).await.unwrap(), 1);
     // When the local group has it, it serves.
     while route(&conn).0 != "eu" {
+        crate::support::pause().await;
         assert_eq!(number(&mut conn, SUM).await.unwrap(), 1);
     }
     let sum: i64 = conn

@@ -112,12 +112,15 @@ async fn reads_stay_near_while_the_home_is_away_and_return_when_the_near_group_w
     for node in eu.nodes() {
         node.kill().unwrap();
     }
-    while number(&mut conn, SUM).await.is_err() {}
+    while number(&mut conn, SUM).await.is_err() {
+        crate::support::pause().await;
+    }
     assert_eq!(route(&conn).0, "us");
     for node in eu.nodes() {
         node.start().unwrap();
     }
     while route(&conn).0 != "eu" {
+        crate::support::pause().await;
         number(&mut conn, SUM).await.unwrap();
     }
 }
@@ -254,6 +257,7 @@ async fn after_a_failover_without_its_slot_keys_do_not_move_and_reads_go_home() 
     groups.lead_from("eu", promoted);
     while write(&mut conn, 1, "ada").await.is_err() {
         conn = pool.for_key("ada").await.unwrap();
+        crate::support::pause().await;
     }
     assert_eq!(number(&mut conn, SUM).await.unwrap(), 2);
     assert_eq!(route(&conn).0, "eu");
@@ -280,6 +284,7 @@ async fn a_process_that_believes_in_a_lost_group_finds_who_took_over() {
     let mut conn = other.for_key("ada").await.unwrap();
     while write(&mut conn, 1, "ada").await.is_err() {
         conn = other.for_key("ada").await.unwrap();
+        crate::support::pause().await;
     }
     assert_eq!(route(&conn).0, "eu");
     assert_eq!(number(&mut conn, SUM).await.unwrap(), 2);
@@ -312,11 +317,13 @@ async fn a_failover_within_a_group_is_followed_by_the_others() {
     // A connection whose state was lost with its server says so, and another one is taken.
     while write(&mut conn, 3, "ada").await.is_err() {
         conn = session.for_key("ada").await.unwrap();
+        crate::support::pause().await;
     }
     let sum = number(&mut conn, SUM).await.unwrap();
     assert_eq!(sum, 4);
     // It comes to the other group again, and what that writes comes here.
     while route(&conn).0 != "us" {
+        crate::support::pause().await;
         assert_eq!(number(&mut conn, SUM).await.unwrap(), sum);
     }
     let mut bob = session.for_key("bob").await.unwrap();

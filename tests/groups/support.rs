@@ -83,3 +83,8 @@ pub fn route(conn: &ReplicatedConnection) -> (String, String) {
     let route = conn.last_route().unwrap();
     (route.group.unwrap(), route.kind.to_string())
 }
+
+/// Lets others work, between two looks.
+pub async fn pause() {
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
