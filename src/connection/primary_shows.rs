@@ -78,10 +78,12 @@ impl ReplicatedConnection {
         };
         match level {
             _ if open => Ok(()),
-            Consistency::Causal if !history.is_touched() => Ok(()),
-            Consistency::Causal => Box::pin(self.shows_seen(lease, &history)).await,
             Consistency::Strong if self.cluster.consistency().strong_reads_on_replicas => {
                 Box::pin(self.shows_replicas(lease)).await
+            }
+            Consistency::Causal | Consistency::Strong if !history.is_touched() => Ok(()),
+            Consistency::Causal | Consistency::Strong => {
+                Box::pin(self.shows_seen(lease, &history)).await
             }
             _ => Ok(()),
         }
