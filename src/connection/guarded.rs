@@ -59,6 +59,39 @@ impl<'a, A: Action> Guarded<'a, A> {
         format!("{begin}\n; {}", self.check)
     }
 
+    /// Begins a transaction that goes on.
+    async fn open(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
+        let opened = Batch(&self.opening()).send(lease).await;
+        if let Err(error) = &opened {
+            self.refused(error, lease);
+            roll_back(lease).await;
+        }
+        opened
+    }
+
+    /// Sends the statement in a transaction of its own.
+    async fn send_within(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
+        let opening = self.opening();
+        let mut opens = Batch(&opening);
+        let inner = &mut *self.inner;
+        // The opening is sent when it is first polled, so it comes before the statement.
+        let (opened, done) = join(opens.send(lease), async {
+            inner.send(lease).await?;
+            inner.settle().await
+        })
+        .await;
+        if let Err(error) = &opened {
+            self.refused(error, lease);
+            drop(self.inner.take_output());
+        }
+        // Why the transaction failed comes first: what came after it failed for that.
+        if let Err(error) = opened.and(done) {
+            roll_back(lease).await;
+            return Err(error);
+        }
+        Batch("COMMIT").send(lease).await
+    }
+
     fn refused(&mut self, error: &DieselError, lease: &Lease) {
         let DieselError::DatabaseError(_, information) = error else {
             return;
@@ -101,47 +134,16 @@ impl<A: Action> Action for Guarded<'_, A> {
         self.inner.take_output()
     }
 
-    async fn settle(&mut self) -> QueryResult<()> {
-        self.inner.settle().await
-    }
-
     async fn send(&mut self, lease: &Arc<Lease>) -> QueryResult<()> {
         self.refusal = None;
-        let opening = self.opening();
-        let mut opens = Batch(&opening);
-        let opened = opens.send(lease);
         if self.begins {
-            let opened = opened.await;
-            if let Err(error) = &opened {
-                self.refused(error, lease);
-                roll_back(lease).await;
-            }
-            return opened;
+            return self.open(lease).await;
         }
         // Dropped on the way, the transaction ends with its connection.
         let unfinished = Unfinished(Some(lease));
-        let inner = &mut *self.inner;
-        // The opening is sent when it is first polled, so it comes before the statement.
-        let (opened, done) = join(opened, async {
-            inner.send(lease).await?;
-            inner.settle().await
-        })
-        .await;
-        if let Err(error) = opened {
-            self.refused(&error, lease);
-            drop(self.inner.take_output());
-            roll_back(lease).await;
-            unfinished.finish();
-            return Err(error);
-        }
-        if let Err(error) = done {
-            roll_back(lease).await;
-            unfinished.finish();
-            return Err(error);
-        }
-        let committed = Batch("COMMIT").send(lease).await;
+        let sent = self.send_within(lease).await;
         unfinished.finish();
-        committed
+        sent
     }
 }
 

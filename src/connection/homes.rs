@@ -74,7 +74,9 @@ pub(crate) async fn home_at(groups: &Groups, key: &str) -> Result<Option<HomeAt>
             .homes
             .get(key)
             .map_or(newest.group, |(group, _)| group);
-        let told = row_at(groups, known, key).await.map_err(not_known)?;
+        let told = row_at(groups, known, key)
+            .await
+            .map_err(GroupsError::not_done)?;
         let Some(told) = told else {
             return Ok(Some(newest));
         };
@@ -124,7 +126,7 @@ pub(super) async fn try_to_finish(
             Ok(home) => home,
             // It was given up, and gets a new copy of everything if it is taken back.
             Err(_) if group != to && is_cut_off(groups, to, group).await? => continue,
-            Err(error) => return Err(not_known(error)),
+            Err(error) => return Err(GroupsError::not_done(error).into()),
         };
         let Some(home) = home.filter(|home| home.generation >= generation) else {
             return Ok(None);
@@ -136,7 +138,7 @@ pub(super) async fn try_to_finish(
     }
     settle(groups, key, to, generation)
         .await
-        .map_err(not_known)?;
+        .map_err(GroupsError::not_done)?;
     Ok(Some(HomeAt {
         group: to,
         generation,
@@ -151,7 +153,7 @@ pub(crate) async fn is_cut_off(groups: &Groups, at: usize, from: usize) -> Resul
     let row = sql_query(sql).bind::<Text, _>(&groups.members[at].subscriptions[from]);
     let row: QueryResult<Option<Is>> = row.get_result(&mut to_group(groups, at)?).await.optional();
     Ok(row
-        .map_err(not_known)?
+        .map_err(GroupsError::not_done)?
         .is_some_and(|enabled| !enabled.is_so))
 }
 
@@ -160,11 +162,6 @@ async fn settle(groups: &Groups, key: &str, to: usize, generation: i64) -> Query
     let settle = settle.bind::<Text, _>(key).bind::<BigInt, _>(generation);
     settle.execute(&mut to_group(groups, to)?).await?;
     Ok(())
-}
-
-fn not_known(error: diesel::result::Error) -> Error {
-    let cause = error.to_string();
-    GroupsError::NotDone { cause }.into()
 }
 
 /// A connection to the primary of a group, for questions about homes.

@@ -173,9 +173,7 @@ impl Keyed {
             self.settings.lock().follow(&session.settings);
         }
     }
-}
 
-impl Keyed {
     /// Runs a statement, which may begin a transaction. If it is dropped on the way, the transaction counts as open, as
     /// over one group.
     async fn begins<T>(
@@ -297,10 +295,8 @@ impl ReplicatedConnection {
 
     /// Whether reads must see what everybody has written, or how old it is.
     fn reads_all(&self) -> bool {
-        let session = self.session();
-        let level = self.level_of(&session);
         matches!(
-            level,
+            self.consistency(),
             Consistency::Strong | Consistency::BoundedStaleness(_)
         )
     }
@@ -343,10 +339,7 @@ impl ReplicatedConnection {
         action: &mut A,
     ) -> QueryResult<A::Output> {
         let begins = verdict.control.is_some();
-        let level = {
-            let session = self.session();
-            self.level_of(&session)
-        };
+        let level = self.consistency();
         // Without a home that is known, the local group serves what it can.
         let home = match keyed.key {
             Some(_) => self.home_of(keyed).await.ok(),
@@ -406,10 +399,7 @@ impl ReplicatedConnection {
 
     /// What the home must show to what reads there, waited for.
     async fn shown_at(&self, keyed: &Keyed, home: usize) -> Result<Place, Error> {
-        let level = {
-            let session = self.session();
-            self.level_of(&session)
-        };
+        let level = self.consistency();
         self.applied(keyed, || keyed.shows(home, level, Some(home)))
             .await
     }

@@ -2,6 +2,14 @@
 
 use std::time::Duration;
 
+impl GroupsError {
+    /// A group did not answer as it should.
+    pub(crate) fn not_done(error: diesel::result::Error) -> Self {
+        let cause = error.to_string();
+        Self::NotDone { cause }
+    }
+}
+
 /// Why a statement over several groups was not run. Nothing of it has run.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use diesel_replicated::multi_primary::{Finding, GroupStatus};
-use diesel_replicated::testing::LocalGroups;
+use diesel_replicated::testing::{LocalGroups, LocalNode};
 use diesel_replicated::{ErrorExt, MultiPrimaryPool, Outcome};
 
 use crate::support::{SUM, groups, groups_by, number, pool, pool_that_waits, route, rows, write};
@@ -235,6 +235,17 @@ async fn conflicts_are_counted(groups: &LocalGroups, pool: &MultiPrimaryPool) {
     }
 }
 
+/// The primary dies, and the replica that has all that it had takes its place.
+fn eu_fails_over(groups: &LocalGroups) -> &LocalNode {
+    let eu = groups.group("eu").unwrap();
+    eu.wait_caught_up().unwrap();
+    eu.primary().kill().unwrap();
+    let promoted = &eu.replicas()[0];
+    promoted.promote().unwrap();
+    groups.lead_from("eu", promoted);
+    promoted
+}
+
 /// patroni 1056 and 1749, `pg_failover_slots` 10, xtdb 5828: a subscription ends with the server that it came from, and nobody
 /// notices.
 #[tokio::test(flavor = "multi_thread")]
@@ -249,12 +260,7 @@ async fn after_a_failover_without_its_slot_keys_do_not_move_and_reads_go_home() 
     let warned = pool.check(Duration::from_secs(5)).await;
     let slot = Finding::SlotWithoutFailover("to_us".to_owned());
     assert!(findings(&warned, "eu").contains(&slot), "{warned:?}");
-    let eu = groups.group("eu").unwrap();
-    eu.wait_caught_up().unwrap();
-    eu.primary().kill().unwrap();
-    let promoted = &eu.replicas()[0];
-    promoted.promote().unwrap();
-    groups.lead_from("eu", promoted);
+    eu_fails_over(&groups);
     while write(&mut conn, 1, "ada").await.is_err() {
         conn = pool.for_key("ada").await.unwrap();
         crate::support::pause().await;
@@ -309,12 +315,7 @@ async fn a_failover_within_a_group_is_followed_by_the_others() {
     let session = pool.session();
     let mut conn = session.for_key("ada").await.unwrap();
     write(&mut conn, 2, "ada").await.unwrap();
-    let eu = groups.group("eu").unwrap();
-    eu.wait_caught_up().unwrap();
-    eu.primary().kill().unwrap();
-    let promoted = &eu.replicas()[0];
-    promoted.promote().unwrap();
-    groups.lead_from("eu", promoted);
+    let promoted = eu_fails_over(&groups);
     // A connection whose state was lost with its server says so, and another one is taken.
     while write(&mut conn, 3, "ada").await.is_err() {
         conn = session.for_key("ada").await.unwrap();

@@ -8,7 +8,6 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::MultiPrimaryPool;
-use super::moving::asked;
 use crate::connection::{finish_move, row_at};
 use crate::deadline;
 use crate::error::{Error, GroupsError};
@@ -102,7 +101,10 @@ impl MultiPrimaryPool {
         let mut keys = self.take_those_under_way(&others, gone, target).await?;
         let mut conn = self.pools[target].get().await?;
         let take = sql_query(TAKE_ALL).bind::<Text, _>(from);
-        let taken = take.execute(&mut conn).await.map_err(asked)?;
+        let taken = take
+            .execute(&mut conn)
+            .await
+            .map_err(GroupsError::not_done)?;
         keys += u64::try_from(taken).unwrap_or_default();
         self.groups.homes.clear();
         tracing::warn!(target: "diesel_replicated", from, to, keys, "home_forced");
@@ -117,11 +119,16 @@ impl MultiPrimaryPool {
         let mut conn = self.pools[at].get().await?;
         let quoted = subscription.replace('"', "\"\"");
         let disable = format!("ALTER SUBSCRIPTION \"{quoted}\" DISABLE");
-        conn.batch_execute(&disable).await.map_err(asked)?;
+        conn.batch_execute(&disable)
+            .await
+            .map_err(GroupsError::not_done)?;
         let deadline = deadline::after(Instant::now(), self.groups.wait);
         loop {
             let look = sql_query(WORKERS).bind::<Text, _>(subscription);
-            let found: Workers = look.get_result(&mut conn.primary()).await.map_err(asked)?;
+            let found: Workers = look
+                .get_result(&mut conn.primary())
+                .await
+                .map_err(GroupsError::not_done)?;
             if found.workers == 0 {
                 break;
             }
@@ -155,14 +162,16 @@ impl MultiPrimaryPool {
             let found: Vec<Key> = sql_query(look)
                 .load(&mut conn.primary())
                 .await
-                .map_err(asked)?;
+                .map_err(GroupsError::not_done)?;
             under_way.extend(found.into_iter().map(|row| row.key));
         }
         let mut taken = 0;
         for key in under_way {
             let mut rows = Vec::new();
             for at in others {
-                let row = row_at(&self.groups, *at, &key).await.map_err(asked)?;
+                let row = row_at(&self.groups, *at, &key)
+                    .await
+                    .map_err(GroupsError::not_done)?;
                 rows.extend(row.map(|row| (*at, row)));
             }
             let newest = rows.iter().map(|(_, row)| *row);
@@ -182,7 +191,10 @@ impl MultiPrimaryPool {
             let mut conn = self.pools[target].get().await?;
             let take = sql_query(TAKE).bind::<Text, _>(&key);
             let take = take.bind::<BigInt, _>(newest.generation + 1);
-            let done = take.execute(&mut conn).await.map_err(asked)?;
+            let done = take
+                .execute(&mut conn)
+                .await
+                .map_err(GroupsError::not_done)?;
             taken += u64::try_from(done).unwrap_or_default();
         }
         Ok(taken)

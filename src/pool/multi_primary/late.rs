@@ -75,10 +75,7 @@ impl MultiPrimaryPool {
             let applied = slot.applied.parse::<Lsn>().unwrap_or_default();
             QueryResult::Ok((messages, applied))
         };
-        let (messages, applied) = peeking.await.map_err(|error| {
-            let cause = error.to_string();
-            Error::from(GroupsError::NotDone { cause })
-        })?;
+        let (messages, applied) = peeking.await.map_err(GroupsError::not_done)?;
         let messages = messages.into_iter().filter_map(|message| message.data);
         Ok(changes(messages, applied))
     }

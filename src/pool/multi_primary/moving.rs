@@ -60,8 +60,13 @@ impl MultiPrimaryPool {
         let place = sql_query("SELECT diesel_replicated.place_home($1, $2)");
         let place = place.bind::<Text, _>(key).bind::<Text, _>(group);
         let mut conn = self.pools[births].get().await?;
-        place.execute(&mut conn).await.map_err(asked)?;
-        let born = row_at(&self.groups, births, key).await.map_err(asked)?;
+        place
+            .execute(&mut conn)
+            .await
+            .map_err(GroupsError::not_done)?;
+        let born = row_at(&self.groups, births, key)
+            .await
+            .map_err(GroupsError::not_done)?;
         let born = born.ok_or(GroupsError::NoHome)?;
         self.groups.homes.learn(key, born.group, born.generation);
         let home = match born.settled {
@@ -92,7 +97,10 @@ impl MultiPrimaryPool {
     async fn births(&self) -> Result<usize, Error> {
         let mut conn = self.pools[self.groups.local].get().await?;
         let asking = sql_query("SELECT diesel_replicated.births() AS place");
-        let place: Place = asking.get_result(&mut conn).await.map_err(asked)?;
+        let place: Place = asking
+            .get_result(&mut conn)
+            .await
+            .map_err(GroupsError::not_done)?;
         self.find(&place.place)
     }
 
@@ -166,7 +174,10 @@ impl MultiPrimaryPool {
         let sql = "SELECT diesel_replicated.move_home($1, $2, $3) AS generation";
         let row = sql_query(sql).bind::<Text, _>(key).bind::<Text, _>(to);
         let row = row.bind::<BigInt, _>(limit.max(1));
-        let row: Generation = row.get_result(&mut conn).await.map_err(asked)?;
+        let row: Generation = row
+            .get_result(&mut conn)
+            .await
+            .map_err(GroupsError::not_done)?;
         Ok(row.generation)
     }
 
@@ -177,7 +188,7 @@ impl MultiPrimaryPool {
         let place: Place = asking
             .get_result(&mut conn.primary())
             .await
-            .map_err(asked)?;
+            .map_err(GroupsError::not_done)?;
         let place: Lsn = place.place.parse().unwrap_or_default();
         for (at, group) in self.groups.members.iter().enumerate() {
             if at == from || is_cut_off(&self.groups, from, at).await? {
@@ -198,10 +209,4 @@ impl MultiPrimaryPool {
         }
         Ok(())
     }
-}
-
-/// A group did not answer as it should.
-pub(super) fn asked(error: diesel::result::Error) -> Error {
-    let cause = error.to_string();
-    GroupsError::NotDone { cause }.into()
 }
