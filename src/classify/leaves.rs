@@ -8,6 +8,8 @@ pub(crate) enum Leaves {
     Nothing,
     /// Settings that the text itself tells, so that any connection can be given them.
     Settings,
+    /// Nobody knows before the catalog is loaded again.
+    Unsure,
     /// Nobody knows: it runs code that may do anything.
     Unknown,
     /// What only this connection can have: temporary tables, locks, `LISTEN`, prepared statements.
@@ -17,6 +19,6 @@ pub(crate) enum Leaves {
 impl Leaves {
     /// Whether the rest of the session has to stay on the connection.
     pub(crate) fn pins(self) -> bool {
-        self >= Self::Unknown
+        self >= Self::Unsure
     }
 }

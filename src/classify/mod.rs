@@ -97,7 +97,7 @@ impl Verdict {
     /// The same verdict while the catalog is outdated: code may have changed.
     pub(crate) fn on_outdated_catalog(self) -> Self {
         let leaves = if self.may_run_code() {
-            self.leaves.max(Leaves::Unknown)
+            self.leaves.max(Leaves::Unsure)
         } else {
             self.leaves
         };
@@ -161,6 +161,11 @@ impl Classifier {
         } else {
             verdict
         }
+    }
+
+    /// The verdict on a text that ran while the catalog was outdated; `None` while it still is.
+    pub(crate) fn judge_for_good(&self, sql: &str) -> Option<Verdict> {
+        (!self.is_outdated()).then(|| self.judged(None, sql))
     }
 
     fn judged(&self, id: Option<TypeId>, sql: &str) -> Verdict {

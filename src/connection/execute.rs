@@ -63,6 +63,7 @@ impl ReplicatedConnection {
             self.cluster.catalog_wanted();
         }
         let mut session = self.session();
+        session.settle_doubts(&self.cluster.classifier);
         if session.changed_catalog {
             // The loaded catalog does not know what this transaction has changed.
             verdict = verdict.on_outdated_catalog();
@@ -75,6 +76,7 @@ impl ReplicatedConnection {
             verdict,
             &requirement,
             (only_rolls_back, keeps_names),
+            action.sql(),
         );
         drop(session);
         let mut execution = Execution::new(verdict, decision, requirement);
@@ -337,12 +339,14 @@ impl ReplicatedConnection {
         verdict: Verdict,
         requirement: &ReadRequirement,
         (only_rolls_back, keeps_names): (bool, bool),
+        sql: &str,
     ) -> (Decision, Option<PendingWrite>) {
         let decision = session.decide(
             verdict,
             requirement.only_primary(),
             self.cluster.config.read_only_transactions_on_replicas,
             (keeps_names, self.held_back()),
+            sql,
         );
         let on_primary = matches!(decision, Decision::Primary(_) | Decision::HeldBack(_));
         let writes = on_primary && session.commits(verdict, only_rolls_back);
@@ -685,7 +689,7 @@ fn leave(execution: &Execution, lease: &Lease, on_replica: bool) -> Result<(), E
     let node = || lease.node().name.clone();
     match execution.verdict.leaves {
         Leaves::State if on_replica => return Err(Error::SessionStateOnReplica { node: node() }),
-        Leaves::State | Leaves::Unknown => lease.note_state(),
+        Leaves::State | Leaves::Unknown | Leaves::Unsure => lease.note_state(),
         Leaves::Settings => lease.note_settings(execution.settings.iter().map(|made| &*made.name)),
         Leaves::Nothing => {}
     }

@@ -161,7 +161,11 @@ impl Keyed {
     /// The group where the session has left what no other connection can have.
     fn pinned_to(&self) -> Option<usize> {
         let pinned = |part: &OnceLock<Arc<ReplicatedConnection>>| {
-            part.get().is_some_and(|part| part.session().pinned)
+            part.get().is_some_and(|part| {
+                let mut session = part.session();
+                session.settle_doubts(&part.cluster.classifier);
+                session.pinned
+            })
         };
         self.parts.iter().position(pinned)
     }

@@ -6,6 +6,7 @@ mod at_once;
 mod cancel_token;
 mod choice;
 mod counting;
+mod doubts;
 mod execute;
 mod execution;
 mod fenced_primary;
@@ -268,7 +269,7 @@ impl ReplicatedConnection {
         drop(lease);
         let lease = {
             let mut session = self.session();
-            session.pinned = true;
+            session.pin();
             session.primary.clone()
         };
         if let Some(lease) = lease {

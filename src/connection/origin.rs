@@ -105,6 +105,7 @@ impl ReplicatedConnection {
     pub(super) fn settle_origin(&mut self) {
         if self.is_new() {
             let session = self.session.get_mut();
+            session.settle_doubts(&self.cluster.classifier);
             self.origin = if session.pinned || session.transaction.is_some() {
                 Origin::Unknown
             } else {
@@ -117,6 +118,7 @@ impl ReplicatedConnection {
     pub(super) fn has_lost_its_origin(&mut self) -> bool {
         if self.is_new() {
             let session = self.session.get_mut();
+            session.settle_doubts(&self.cluster.classifier);
             // It was lent out unchecked: nobody can tell its hooks from its user.
             let touched = session.pinned || !session.settings.is_empty();
             self.origin = if touched {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use super::doubts::Doubts;
 use super::replication::Wanted;
 use super::session_settings::{Ending, SessionSettings, Setting, starts_with};
 use super::tagged::Tagged;
-use crate::classify::{Cause, TransactionControl, Verdict};
+use crate::classify::{Cause, Classifier, Leaves, TransactionControl, Verdict};
 use crate::config::{Consistency, Durability};
 use crate::consistency::SessionHistory;
 use crate::groups::Place;
@@ -37,6 +38,8 @@ pub(super) struct SessionState {
     /// Whether the next BEGIN may go to a replica if it is read only. If not set, the pool decides.
     pub(super) begins_on_replicas: Option<bool>,
     pub(super) pinned: bool,
+    /// It is pinned only until it is known what these have left.
+    pub(super) doubts: Option<Doubts>,
     /// What has pinned it, by name.
     pub(super) pinned_by: Option<Cause>,
     /// The node whose connection the session was pinned to, and why that connection is gone.
@@ -110,6 +113,7 @@ impl SessionState {
             deadline: None,
             begins_on_replicas: None,
             pinned: false,
+            doubts: None,
             pinned_by: None,
             lost: None,
             settings: SessionSettings::default(),
@@ -132,6 +136,38 @@ impl SessionState {
         self.shows = self.shows.map(later).or(place.position);
         if place.primary && self.forced.is_none() {
             self.forced = Some(NodeKind::Primary);
+        }
+    }
+
+    /// The rest of the session stays on the primary's connection.
+    pub(super) fn pin(&mut self) {
+        self.pinned = true;
+        self.doubts = None;
+    }
+
+    /// Nobody knows yet whether this statement leaves something on the primary's connection. Until then the session stays
+    /// there.
+    fn doubt(&mut self, sql: &str) {
+        if self.pinned && self.doubts.is_none() {
+            return;
+        }
+        self.pinned = true;
+        if !self.doubts.get_or_insert_default().keep(sql) {
+            self.pin();
+        }
+    }
+
+    /// Frees the session if the catalog tells by now that its statements have left nothing.
+    pub(super) fn settle_doubts(&mut self, classifier: &Classifier) {
+        // What an open transaction has changed, nobody else sees.
+        if self.doubts.is_none() || self.changed_catalog || self.transaction.is_some() {
+            return;
+        }
+        let settled = self.doubts.as_ref().and_then(|it| it.settle(classifier));
+        if let Some((pinned, by)) = settled {
+            self.doubts = None;
+            self.pinned = pinned;
+            self.pinned_by = by.or(self.pinned_by);
         }
     }
 
@@ -189,6 +225,7 @@ impl SessionState {
         only_primary: Option<RouteReason>,
         read_only_transactions_on_replicas: bool,
         (keeps_names, held_back): (bool, HeldBack),
+        sql: &str,
     ) -> Decision {
         self.notice_transaction_end();
         let begins_on_replicas = self.begins_on_replicas.take();
@@ -213,8 +250,10 @@ impl SessionState {
             open.read_only &= only_reads(verdict);
         }
         if let Decision::Primary(_) | Decision::HeldBack(_) = decision {
-            if verdict.leaves.pins() {
-                self.pinned = true;
+            if verdict.leaves == Leaves::Unsure {
+                self.doubt(sql);
+            } else if verdict.leaves.pins() {
+                self.pin();
                 self.pinned_by = verdict.cause.or(self.pinned_by);
             }
         }
@@ -336,7 +375,7 @@ impl SessionState {
             && starts_with(sql, "rollback");
         if back {
             // After a rollback to a savepoint, some settings are as they were.
-            self.pinned = true;
+            self.pin();
             lease.note_state();
         }
     }
@@ -368,7 +407,7 @@ impl SessionState {
             Ending::Committed => {}
             Ending::RolledBack => self.settings.go_back_to(&before),
             // Only the connection itself knows the settings now.
-            Ending::Unknown => self.pinned = true,
+            Ending::Unknown => self.pin(),
         }
     }
 

@@ -120,15 +120,29 @@ impl LocalGroups {
             "SELECT count(*) = {} FROM pg_replication_slots WHERE synced AND NOT temporary",
             self.groups.len() - 1
         );
-        for replica in self
-            .group(name)
-            .into_iter()
-            .flat_map(LocalCluster::replicas)
-        {
-            wait_for(&format!("`{}` has the slots", replica.name()), || {
+        let Some(group) = self.group(name) else {
+            return Ok(());
+        };
+        // A slot comes to a standby once its subscriber has confirmed what is younger than the standby's own start.
+        let younger =
+            "SELECT pg_log_standby_snapshot(), pg_logical_emit_message(false, 'slots', '')";
+        for replica in group.replicas() {
+            let look = || {
                 let synced = replica.value("postgres", &synced)?;
                 Ok((synced.as_deref() == Some("t")).then_some(()))
+            };
+            if look()?.is_some() {
+                continue;
+            }
+            // The standby's own worker sleeps for up to half a minute.
+            syncs_by_itself(replica, false)?;
+            wait_for(&format!("`{}` has the slots", replica.name()), || {
+                group.primary().sql(&self.database, younger)?;
+                // It fails while the worker ends.
+                drop(replica.sql(&self.database, "SELECT pg_sync_replication_slots()"));
+                look()
             })?;
+            syncs_by_itself(replica, true)?;
         }
         Ok(())
     }
@@ -145,11 +159,10 @@ impl LocalGroups {
                 format!("primary_conninfo = '{upstream} dbname={}'", self.database),
                 format!("primary_slot_name = '{slot}'"),
                 "hot_standby_feedback = on".to_owned(),
-                "sync_replication_slots = on".to_owned(),
             ] {
                 replica.sql("postgres", &format!("ALTER SYSTEM SET {setting}"))?;
             }
-            replica.sql("postgres", "SELECT pg_reload_conf()")?;
+            syncs_by_itself(replica, true)?;
             slots.push(slot);
         }
         let wait = slots.join(",");
@@ -335,3 +348,11 @@ const OLDEST: u32 = 16;
 
 /// `failover = true`.
 const KEEPS_SLOTS: u32 = 17;
+
+/// Whether a standby keeps the slots of its primary by itself.
+fn syncs_by_itself(replica: &LocalNode, by_itself: bool) -> Result<(), ClusterError> {
+    let setting = if by_itself { "on" } else { "off" };
+    let sql = format!("ALTER SYSTEM SET sync_replication_slots = {setting}");
+    replica.sql("postgres", &sql)?;
+    replica.sql("postgres", "SELECT pg_reload_conf()").map(drop)
+}

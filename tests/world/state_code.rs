@@ -2,6 +2,8 @@
 //!
 //! Found by programs that tried the pool; the reports on the same kinds elsewhere are named where there are any.
 
+use std::time::Duration;
+
 use diesel::sql_query;
 use diesel::sql_types::{Nullable, Text};
 use diesel::{QueryResult, QueryableByName};
@@ -432,5 +434,48 @@ async fn code_that_leaves_nothing_pins_nothing() {
             conn.last_route().unwrap().reason != RouteReason::SessionState
         })
         .await;
+    }
+}
+
+/// After a failover, or a migration of somebody else, nobody knows for a moment what code there is. Workers that hold one
+/// connection for days would otherwise read on the primary for days, and lose their session with its next failover.
+#[tokio::test]
+async fn who_writes_while_code_changes_is_free_again_once_it_is_known_what_ran() {
+    let schema = "CREATE TABLE plain (id integer); CREATE TABLE noted (id integer)";
+    let pool = with(schema).await.max_size(8).build().await.unwrap();
+    let mut migrates = pool.get().await.unwrap();
+    let trigger =
+        "CREATE TRIGGER on_noted AFTER INSERT ON noted FOR EACH ROW EXECUTE FUNCTION on_change()";
+    let (mut one, mut other) = (pool.get().await.unwrap(), pool.get().await.unwrap());
+    run(&mut migrates, trigger).await.unwrap();
+    run(&mut one, "INSERT INTO plain VALUES (1)").await.unwrap();
+    run(&mut other, "INSERT INTO noted VALUES (1)")
+        .await
+        .unwrap();
+    // Who changes the catalog is one of them.
+    let mut migrates = pool.get().await.unwrap();
+    for sql in [
+        "BEGIN",
+        "CREATE TABLE mine (id integer)",
+        "INSERT INTO mine VALUES (1)",
+        "COMMIT",
+    ] {
+        run(&mut migrates, sql).await.unwrap();
+    }
+    for conn in [&mut one, &mut migrates] {
+        loop {
+            assert_eq!(tenant(conn).await, "");
+            if conn.last_route().unwrap().reason != RouteReason::SessionState {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    for _ in 0..3 {
+        assert_eq!(tenant(&mut other).await, "a");
+        assert_eq!(
+            other.last_route().unwrap().reason,
+            RouteReason::SessionState
+        );
     }
 }

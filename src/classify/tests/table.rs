@@ -14,7 +14,7 @@ fn words(verdict: Verdict) -> String {
     words.extend(match verdict.leaves {
         Leaves::Nothing => None,
         Leaves::Settings => Some("settings"),
-        Leaves::Unknown | Leaves::State => Some("pins"),
+        Leaves::Unsure | Leaves::Unknown | Leaves::State => Some("pins"),
     });
     words.extend(verdict.ddl.then_some("ddl"));
     words.extend(verdict.control.map(|control| match control {

@@ -41,7 +41,8 @@ pub struct Direction {
     pub subscription: String,
     /// Whether the subscription is there and not disabled.
     pub enabled: bool,
-    /// Whether a worker applies. One that fails again and again does so only for moments.
+    /// Whether a worker applies: it is there, and has heard from the other group. One that fails again and again does so
+    /// only for moments.
     pub applies: bool,
     /// The other's log is applied up to here.
     pub applied: Option<Lsn>,
@@ -311,7 +312,7 @@ const OWN: &str = "SELECT diesel_replicated.this_group() AS name, \
 
 /// Through `to_jsonb`, because the columns of conflicts came with PostgreSQL 18.
 const SUBSCRIPTIONS: &str = "SELECT s.subname::text AS name, s.subenabled AS enabled, s.suborigin AS origin, \
-        s.subsynccommit AS commits, w.pid IS NOT NULL AS applies, w.latest_end_lsn::text AS applied, \
+        s.subsynccommit AS commits, w.latest_end_lsn IS NOT NULL AS applies, w.latest_end_lsn::text AS applied, \
         coalesce(t.apply_error_count + t.sync_error_count, 0) AS errors, \
         coalesce(c.kinds, '{}') AS kinds, coalesce(c.counts, '{}') AS counts, \
         (SELECT coalesce(array_agg(srrelid::regclass::text), '{}') FROM pg_catalog.pg_subscription_rel \
