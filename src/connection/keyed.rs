@@ -170,6 +170,12 @@ impl Keyed {
         self.parts.iter().position(pinned)
     }
 
+    /// Whether it is not known yet that the session has left something in this group.
+    fn is_in_doubt(&self, group: usize) -> bool {
+        let part = self.parts[group].get();
+        part.is_some_and(|part| part.session().doubts.is_some())
+    }
+
     /// After a statement over the connection to this group.
     fn ran_in(&self, group: usize) {
         if let Some(part) = self.parts[group].get() {
@@ -235,7 +241,7 @@ impl ReplicatedConnection {
                     let home = self.home_of(keyed).await?;
                     let place = self.shown_at(keyed, home).await?;
                     keyed.last.store(home, Ordering::Release);
-                    let part = self.part_of(keyed, home)?;
+                    let part = self.part_of(keyed, home).await?;
                     part.session().must_show(place);
                     part.run(action).await
                 }
@@ -306,9 +312,22 @@ impl ReplicatedConnection {
     }
 
     /// The connection to a group, with the scope of this one.
-    fn part_of<'k>(&self, keyed: &'k Keyed, group: usize) -> Result<&'k Arc<Self>, Error> {
-        if keyed.pinned_to().is_some_and(|pinned| pinned != group) {
-            return Err(GroupsError::StateElsewhere.into());
+    async fn part_of<'k>(&self, keyed: &'k Keyed, group: usize) -> Result<&'k Arc<Self>, Error> {
+        let elsewhere = || keyed.pinned_to().filter(|pinned| *pinned != group);
+        if elsewhere().is_some() {
+            // A catalog that is being loaded may tell that nothing was left there.
+            let settles = async {
+                let deadline = deadline::after(Instant::now(), keyed.groups.wait);
+                while elsewhere().is_some_and(|pinned| keyed.is_in_doubt(pinned))
+                    && Instant::now() < deadline
+                {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            };
+            self.cluster.within(settles).await;
+            if elsewhere().is_some() {
+                return Err(GroupsError::StateElsewhere.into());
+            }
         }
         let part = keyed.part(group)?;
         let scope = self.session().scope();
@@ -327,7 +346,7 @@ impl ReplicatedConnection {
         verdict: Verdict,
         action: &mut A,
     ) -> QueryResult<A::Output> {
-        let part = self.part_of(keyed, group)?;
+        let part = self.part_of(keyed, group).await?;
         let result = part.run(action).await;
         if verdict.control == Some(TransactionControl::End) || !part.session().is_in_transaction() {
             *keyed.open.lock() = None;
@@ -351,7 +370,7 @@ impl ReplicatedConnection {
         };
         let (mut group, mut place) = self.reading_group(keyed, level, home).await?;
         loop {
-            let part = self.part_of(keyed, group)?;
+            let part = self.part_of(keyed, group).await?;
             part.session().must_show(place);
             keyed.last.store(group, Ordering::Release);
             let guarded = false;
@@ -451,7 +470,7 @@ impl ReplicatedConnection {
                 true => self.shown_at(keyed, home).await?,
                 false => Place::default(),
             };
-            let part = self.part_of(keyed, home)?;
+            let part = self.part_of(keyed, home).await?;
             part.session().must_show(place);
             keyed.last.store(home, Ordering::Release);
             if !begins && !verdict.writes {

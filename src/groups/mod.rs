@@ -6,6 +6,7 @@
 
 mod applied;
 mod homes;
+mod presence;
 mod refusal;
 mod session;
 mod setup;
@@ -14,17 +15,18 @@ mod tests;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(crate) use applied::{Applied, Sighting};
 pub use homes::Home;
 pub(crate) use homes::{Homes, checked_key};
+pub(crate) use presence::Presence;
 pub(crate) use refusal::{Refusal, SQLSTATE};
 pub(crate) use session::{GroupsHistory, Place};
 pub(crate) use setup::check;
 pub use setup::setup_sql;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Member};
 
 /// All groups, as one process sees them.
 pub(crate) struct Groups {
@@ -44,6 +46,7 @@ pub(crate) struct Group {
     pub(crate) subscriptions: Box<[String]>,
     /// What it has applied of the others.
     pub(crate) applied: Arc<Applied>,
+    pub(crate) presence: Presence,
 }
 
 impl Groups {
@@ -57,6 +60,16 @@ impl Groups {
             .iter()
             .map(|group| group.name.clone())
             .collect()
+    }
+
+    /// Whether a group takes writes, as far as is known, or may soon again. A failover within it takes less time than
+    /// statements wait. Who waits from its beginning is still served after it counts as away.
+    pub(crate) fn is_there(&self, group: usize) -> bool {
+        let member = &self.members[group];
+        let topology = member.cluster.topology();
+        let up = topology.primary().is_some_and(Member::is_up);
+        let away = member.presence.note(up, Instant::now());
+        away.is_none_or(|away| away < self.wait.mul_f32(0.8))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::Groups;
-use crate::cluster::{Cluster, Member};
+use crate::cluster::Cluster;
 use crate::config::Consistency;
 use crate::consistency::SessionHistory;
 use crate::position::Position;
@@ -115,8 +115,8 @@ impl GroupsHistory {
             }
             let cluster = &groups.members[origin].cluster;
             let known = history.positions(&cluster.write_log);
-            // What it has only seen in a group that is away, nobody can tell.
-            if !known.wrote && !is_there(cluster) {
+            // What it has only seen in a group that stays away, nobody can tell, and reads elsewhere do not wait for it.
+            if !known.wrote && !groups.is_there(origin) {
                 continue;
             }
             // A write that may have been committed is at the key's home, if it was one of this key: the key could not
@@ -127,7 +127,7 @@ impl GroupsHistory {
                 return None;
             }
             needs.others.extend(known.written.map(|it| (origin, it)));
-            if sees_no_less(level) && is_there(cluster) {
+            if sees_no_less(level) && groups.is_there(origin) {
                 if known.unseen || !known.reads.is_empty() {
                     known.reads.iter().for_each(|it| it.nudge_gently());
                     ask(cluster);
@@ -151,7 +151,7 @@ impl GroupsHistory {
             };
             for (origin, position) in read.others.iter_mut().enumerate() {
                 let cluster = &groups.members[origin].cluster;
-                if origin == at || !is_there(cluster) {
+                if origin == at || !groups.is_there(origin) {
                     continue;
                 }
                 *position = position.or_else(|| cluster.write_log.asked_since(ended));
@@ -191,8 +191,7 @@ impl GroupsHistory {
                 continue;
             };
             let known = read.others[origin].or_else(|| write_log.asked_since(ended));
-            let cluster = &groups.members[origin].cluster;
-            let somewhere = || is_there(cluster).then(|| Position::somewhere(0));
+            let somewhere = || groups.is_there(origin).then(|| Position::somewhere(0));
             let Some(known) = known.or_else(somewhere) else {
                 continue;
             };
@@ -212,13 +211,6 @@ impl GroupsHistory {
 /// Whether a read at this level sees nothing older than what the session has seen.
 fn sees_no_less(level: Consistency) -> bool {
     !matches!(level, Consistency::Eventual | Consistency::ReadYourWrites)
-}
-
-/// Whether a group takes writes, as far as is known. What a session has only seen in one that is away, nobody can tell, and
-/// reads elsewhere do not wait for it.
-fn is_there(cluster: &Cluster) -> bool {
-    let topology = cluster.topology();
-    topology.primary().is_some_and(Member::is_up)
 }
 
 /// Has the primary of a cluster tell its position.

@@ -238,18 +238,8 @@ impl LocalCluster {
     ///
     /// The primary cannot be reached, or a replica does not catch up.
     pub fn wait_caught_up(&self) -> Result<(), ClusterError> {
-        let position = self
-            .primary
-            .value("postgres", "SELECT pg_current_wal_flush_lsn()")?
-            .unwrap_or_default();
-        let reached = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn");
-        for replica in self.replicas.iter().filter(|replica| replica.is_running()) {
-            wait_for(&format!("`{}` replays {position}", replica.name()), || {
-                let caught_up = replica.value("postgres", &reached)?;
-                Ok((caught_up.as_deref() == Some("t")).then_some(()))
-            })?;
-        }
-        Ok(())
+        let running = self.replicas.iter().filter(|replica| replica.is_running());
+        wait_replayed(&self.primary, running)
     }
 
     fn wait_until_streaming(&self) -> Result<(), ClusterError> {
@@ -262,6 +252,23 @@ impl LocalCluster {
         }
         self.wait_caught_up()
     }
+}
+
+/// Waits until each of these standbys has replayed what the primary has written by now.
+pub(super) fn wait_replayed<'a>(
+    primary: &LocalNode,
+    standbys: impl IntoIterator<Item = &'a LocalNode>,
+) -> Result<(), ClusterError> {
+    let position = primary.value("postgres", "SELECT pg_current_wal_flush_lsn()")?;
+    let position = position.unwrap_or_default();
+    let reached = format!("SELECT pg_last_wal_replay_lsn() >= '{position}'::pg_lsn");
+    for standby in standbys {
+        wait_for(&format!("`{}` replays {position}", standby.name()), || {
+            let caught_up = standby.value("postgres", &reached)?;
+            Ok((caught_up.as_deref() == Some("t")).then_some(()))
+        })?;
+    }
+    Ok(())
 }
 
 impl Drop for LocalCluster {

@@ -1,8 +1,12 @@
 //! Several clusters, each with a primary of its own, that replicate to each other logically.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use parking_lot::Mutex;
+
+use super::cluster::wait_replayed;
 use super::node::conninfo;
 use super::proxy::Proxy;
 use super::{Binaries, ClusterError, LocalCluster, LocalNode, wait_for};
@@ -13,6 +17,8 @@ use super::{Binaries, ClusterError, LocalCluster, LocalNode, wait_for};
 /// Each direction between two groups is a [`cable`](Self::cable), which can be cut or delayed.
 pub struct LocalGroups {
     groups: Vec<(String, LocalCluster)>,
+    /// The names of the nodes that took over, by group.
+    leaders: Mutex<BTreeMap<String, String>>,
     cables: Vec<Cable>,
     database: String,
     failover_slots: bool,
@@ -70,8 +76,69 @@ impl LocalGroups {
         cable.map(|cable| &cable.proxy)
     }
 
+    /// The node that takes the writes of a group: its first one, or the one that has taken over.
+    #[must_use]
+    pub fn primary_of(&self, name: &str) -> Option<&LocalNode> {
+        let group = self.group(name)?;
+        let leaders = self.leaders.lock();
+        let leader = leaders.get(name).and_then(|leader| group.node(leader));
+        Some(leader.unwrap_or_else(|| group.primary()))
+    }
+
+    /// The nodes of a group that follow its primary, or are to.
+    fn standbys_of(&self, name: &str) -> Vec<&LocalNode> {
+        let primary = self.primary_of(name).map(LocalNode::name);
+        let nodes = self.group(name).into_iter().flat_map(LocalCluster::nodes);
+        nodes.filter(|node| Some(node.name()) != primary).collect()
+    }
+
+    /// Kills the primary of a group and promotes its first standby, once that has the slots of the subscribers and what the
+    /// primary has written by now. What the others subscribe to is the promoted node then. Returns that.
+    ///
+    /// # Errors
+    ///
+    /// The slots do not come to the standby, or a node cannot be asked.
+    pub fn fail_over(&self, name: &str) -> Result<&LocalNode, ClusterError> {
+        if self.failover_slots {
+            self.wait_slots(name)?;
+        }
+        let none = || ClusterError::Config(format!("group `{name}` has no standby"));
+        let standby = self.standbys_of(name).into_iter().next();
+        let (primary, standby) = self.primary_of(name).zip(standby).ok_or_else(none)?;
+        wait_replayed(primary, [standby])?;
+        primary.kill()?;
+        standby.promote()?;
+        self.lead_from(name, standby);
+        Ok(standby)
+    }
+
+    /// Has the other nodes of a group follow the one that has taken over: they are made anew.
+    ///
+    /// # Errors
+    ///
+    /// A node cannot be made or asked.
+    pub fn rejoin(&self, name: &str) -> Result<(), ClusterError> {
+        let (Some(group), Some(primary)) = (self.group(name), self.primary_of(name)) else {
+            return Ok(());
+        };
+        for standby in self.standbys_of(name) {
+            group.rebuild(standby, primary)?;
+        }
+        // A receiver that goes from one timeline to the next does not hear of a new slot.
+        wait_replayed(primary, self.standbys_of(name))?;
+        self.keep_standbys(name)?;
+        wait_for(&format!("the standbys of `{name}` stream"), || {
+            let unused = "SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT active";
+            let unused = primary.value("postgres", unused)?;
+            Ok((unused.as_deref() == Some("0")).then_some(()))
+        })
+    }
+
     /// Leads what carries the writes of `from` to this node, as after a failover in that group.
     pub fn lead_from(&self, from: &str, node: &LocalNode) {
+        let mut leaders = self.leaders.lock();
+        leaders.insert(from.to_owned(), node.name().to_owned());
+        drop(leaders);
         for cable in self.cables.iter().filter(|cable| cable.from == from) {
             cable.proxy.lead_to(node.port());
         }
@@ -83,13 +150,12 @@ impl LocalGroups {
     ///
     /// A group does not catch up, or cannot be asked.
     pub fn wait_applied(&self) -> Result<(), ClusterError> {
-        let running: Vec<_> = self.groups.iter().collect();
+        let primaries = self.groups.iter();
+        let primaries = primaries.filter_map(|(name, _)| Some((name, self.primary_of(name)?)));
+        let running: Vec<_> = primaries.filter(|(_, it)| it.is_running()).collect();
         for (from, source) in &running {
-            if !source.primary().is_running() {
-                continue;
-            }
             let position = "SELECT pg_current_wal_insert_lsn()";
-            let position = source.primary().value(&self.database, position)?;
+            let position = source.value(&self.database, position)?;
             let position = position.unwrap_or_default();
             let reached = format!(
                 "SELECT latest_end_lsn >= '{position}' FROM pg_stat_subscription \
@@ -97,11 +163,8 @@ impl LocalGroups {
                 Self::subscription(from)
             );
             for (to, target) in running.iter().filter(|(to, _)| to != from) {
-                if !target.primary().is_running() {
-                    continue;
-                }
                 wait_for(&format!("`{to}` applies what `{from}` wrote"), || {
-                    let reached = target.primary().value(&self.database, &reached)?;
+                    let reached = target.value(&self.database, &reached)?;
                     Ok((reached.as_deref() == Some("t")).then_some(()))
                 })?;
             }
@@ -109,7 +172,7 @@ impl LocalGroups {
         Ok(())
     }
 
-    /// Waits until the slots of the subscribers of this group are on its replicas, from where a failover can go on with
+    /// Waits until the slots of the subscribers of this group are on its standbys, from where a failover can go on with
     /// them.
     ///
     /// # Errors
@@ -120,13 +183,13 @@ impl LocalGroups {
             "SELECT count(*) = {} FROM pg_replication_slots WHERE synced AND NOT temporary",
             self.groups.len() - 1
         );
-        let Some(group) = self.group(name) else {
+        let Some(primary) = self.primary_of(name) else {
             return Ok(());
         };
         // A slot comes to a standby once its subscriber has confirmed what is younger than the standby's own start.
         let younger =
             "SELECT pg_log_standby_snapshot(), pg_logical_emit_message(false, 'slots', '')";
-        for replica in group.replicas() {
+        for replica in self.standbys_of(name) {
             let look = || {
                 let synced = replica.value("postgres", &synced)?;
                 Ok((synced.as_deref() == Some("t")).then_some(()))
@@ -134,51 +197,58 @@ impl LocalGroups {
             if look()?.is_some() {
                 continue;
             }
-            // The standby's own worker sleeps for up to half a minute.
-            syncs_by_itself(replica, false)?;
+            // While there is news, the standby's worker sleeps for less than a second.
             wait_for(&format!("`{}` has the slots", replica.name()), || {
-                group.primary().sql(&self.database, younger)?;
-                // It fails while the worker ends.
-                drop(replica.sql(&self.database, "SELECT pg_sync_replication_slots()"));
+                primary.sql(&self.database, younger)?;
                 look()
             })?;
-            syncs_by_itself(replica, true)?;
         }
         Ok(())
     }
 
-    /// Has each replica of a group keep the slots of its subscribers, and these wait for the replicas.
-    fn keep_slots(&self, group: &LocalCluster) -> Result<(), ClusterError> {
-        let (mut slots, primary) = (Vec::new(), group.primary());
-        for (number, replica) in group.replicas().iter().enumerate() {
+    /// Has the commits of a group wait for one of its standbys, and each of these keep the slots of the subscribers, who get
+    /// nothing before them.
+    fn keep_standbys(&self, name: &str) -> Result<(), ClusterError> {
+        let (Some(primary), standbys) = (self.primary_of(name), self.standbys_of(name)) else {
+            return Ok(());
+        };
+        if standbys.is_empty() {
+            return Ok(());
+        }
+        let mut slots = Vec::new();
+        for (number, standby) in standbys.iter().enumerate().filter(|_| self.failover_slots) {
             let slot = format!("standby_{number}");
             let make = format!("SELECT pg_create_physical_replication_slot('{slot}')");
             primary.sql("postgres", &make)?;
-            let upstream = conninfo(primary, replica.name());
+            let upstream = conninfo(primary, standby.name());
             for setting in [
                 format!("primary_conninfo = '{upstream} dbname={}'", self.database),
                 format!("primary_slot_name = '{slot}'"),
                 "hot_standby_feedback = on".to_owned(),
             ] {
-                replica.sql("postgres", &format!("ALTER SYSTEM SET {setting}"))?;
+                standby.sql("postgres", &format!("ALTER SYSTEM SET {setting}"))?;
             }
-            syncs_by_itself(replica, true)?;
+            syncs_by_itself(standby, true)?;
             slots.push(slot);
         }
-        let wait = slots.join(",");
-        let wait = format!("ALTER SYSTEM SET synchronized_standby_slots = '{wait}'");
+        if self.failover_slots {
+            let wait = slots.join(",");
+            let wait = format!("ALTER SYSTEM SET synchronized_standby_slots = '{wait}'");
+            primary.sql("postgres", &wait)?;
+        }
+        // The subscribers of a group are no standbys, so these are named.
+        let names = standbys.iter().map(|it| format!("\"{}\"", it.name()));
+        let names = names.collect::<Vec<_>>().join(",");
+        let wait = format!("ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({names})'");
         primary.sql("postgres", &wait)?;
         primary.sql("postgres", "SELECT pg_reload_conf()").map(drop)
     }
 
     fn connect(&mut self) -> Result<(), ClusterError> {
         let everything = "CREATE PUBLICATION everything FOR ALL TABLES";
-        for (_, group) in &self.groups {
+        for (name, group) in &self.groups {
             group.primary().sql(&self.database, everything)?;
-            wait_for_standbys(group)?;
-            if self.failover_slots {
-                self.keep_slots(group)?;
-            }
+            self.keep_standbys(name)?;
         }
         let failover = match self.failover_slots {
             true => ", failover = true",
@@ -316,6 +386,7 @@ impl LocalGroupsBuilder {
         }
         let mut groups = LocalGroups {
             groups,
+            leaders: Mutex::default(),
             cables: Vec::new(),
             database: self.database,
             failover_slots: self.failover_slots && binaries.major_version() >= KEEPS_SLOTS,
@@ -323,24 +394,6 @@ impl LocalGroupsBuilder {
         groups.connect()?;
         Ok(groups)
     }
-}
-
-/// Commits wait for one of the replicas. The subscribers of a group are no standbys, so these are named.
-fn wait_for_standbys(group: &LocalCluster) -> Result<(), ClusterError> {
-    let names: Vec<String> = group
-        .replicas()
-        .iter()
-        .map(|it| format!("\"{}\"", it.name()))
-        .collect();
-    if !names.is_empty() {
-        let names = format!(
-            "ALTER SYSTEM SET synchronous_standby_names = 'ANY 1 ({})'",
-            names.join(",")
-        );
-        group.primary().sql("postgres", &names)?;
-        group.primary().sql("postgres", "SELECT pg_reload_conf()")?;
-    }
-    Ok(())
 }
 
 /// `origin = none`.

@@ -49,6 +49,7 @@ struct Record {
     failed: AtomicU64,
     moves: AtomicU64,
     faults: AtomicU64,
+    failovers: AtomicU64,
     far: AtomicU64,
     near: AtomicU64,
     errors: Mutex<BTreeMap<String, u64>>,
@@ -60,12 +61,13 @@ impl Record {
         let ops = self.ops.lock().unwrap();
         let unknown = ops.values().flatten().filter(|op| op.count.is_none());
         println!(
-            "{what}: {} operations, {} near and {} far reads, {} moves, {} faults, {} failed, {} in doubt",
+            "{what}: {} operations, {} near and {} far reads, {} moves, {} faults, {} failovers, {} failed, {} in doubt",
             ops.values().map(Vec::len).sum::<usize>(),
             count(&self.near),
             count(&self.far),
             count(&self.moves),
             count(&self.faults),
+            count(&self.failovers),
             count(&self.failed),
             unknown.count(),
         );
@@ -247,8 +249,13 @@ fn is_over(over: &AtomicBool) -> bool {
     AtomicBool::load(over, Ordering::Relaxed)
 }
 
-/// Cuts cables, restarts and kills servers.
-fn disturb(groups: &LocalGroups, over: &AtomicBool, record: &Record, seed: u64) {
+/// Cuts cables, restarts and kills servers, and has standbys take over.
+fn disturb(
+    groups: &LocalGroups,
+    (failovers, over): (bool, &AtomicBool),
+    record: &Record,
+    seed: u64,
+) {
     let mut random = StdRng::seed_from_u64(seed);
     let names: Vec<&str> = groups.names().collect();
     let pause = |random: &mut StdRng, most: u64| {
@@ -257,16 +264,23 @@ fn disturb(groups: &LocalGroups, over: &AtomicBool, record: &Record, seed: u64) 
     while !is_over(over) {
         pause(&mut random, 300);
         let at = *names.choose(&mut random).unwrap();
+        let primary = groups.primary_of(at).unwrap();
         match random.random_range(0..10) {
-            0 => groups.group(at).unwrap().primary().restart().unwrap(),
+            0..5 if failovers => {
+                groups.fail_over(at).unwrap();
+                pause(&mut random, 500);
+                groups.rejoin(at).unwrap();
+                record.failovers.fetch_add(1, Ordering::Relaxed);
+            }
+            0 => primary.restart().unwrap(),
             1 => {
-                let primary = groups.group(at).unwrap().primary();
                 primary.kill().unwrap();
                 pause(&mut random, 300);
                 primary.start().unwrap();
             }
             2..4 => {
-                let replica = &groups.group(at).unwrap().replicas()[0];
+                let mut nodes = groups.group(at).unwrap().nodes();
+                let replica = nodes.find(|node| node.name() != primary.name()).unwrap();
                 replica.pause_replay().unwrap();
                 pause(&mut random, 200);
                 replica.resume_replay().unwrap();
@@ -378,14 +392,14 @@ async fn run(
     groups: &Arc<LocalGroups>,
     record: &Arc<Record>,
     (seed, operations): (u64, u64),
-    writers: Writers,
+    (writers, failovers): (Writers, bool),
 ) {
     let names: Vec<&str> = groups.names().collect();
     let pools = pools(groups, &names).await;
     let over = Arc::new(AtomicBool::new(false));
     let disturbing = std::thread::spawn({
         let (groups, over, record) = (Arc::clone(groups), Arc::clone(&over), Arc::clone(record));
-        move || disturb(&groups, &over, &record, seed)
+        move || disturb(&groups, (failovers, &over), &record, seed)
     });
     let moving = move_keys(pools.clone(), Arc::clone(record), Arc::clone(&over), seed);
     let moving = tokio::spawn(moving);
@@ -404,7 +418,7 @@ async fn run(
 }
 
 /// What was promised and not kept, and whether the groups differ at the end.
-fn history(names: &[&str], writers: Writers) -> (Vec<String>, bool) {
+fn history(names: &[&str], writers: Writers, failovers: bool) -> (Vec<String>, bool) {
     let number = |name: &str| {
         std::env::var(name)
             .ok()
@@ -416,12 +430,13 @@ fn history(names: &[&str], writers: Writers) -> (Vec<String>, bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = { runtime }.worker_threads(2).enable_all().build().unwrap();
     let record = Arc::<Record>::default();
-    runtime.block_on(run(&groups, &record, (seed, operations), writers));
+    let how = (writers, failovers);
+    runtime.block_on(run(&groups, &record, (seed, operations), how));
     groups.wait_applied().unwrap();
     let rows = |name: &str| {
         let sql = "SELECT 'c', key, count::text, '' FROM counters UNION ALL \
             SELECT 'h', key, home, generation || ' ' || settled FROM diesel_replicated.homes ORDER BY 1, 2";
-        let primary = groups.group(name).unwrap().primary();
+        let primary = groups.primary_of(name).unwrap();
         primary.sql("app", sql).unwrap()
     };
     let first = rows(names[0]);
@@ -442,20 +457,26 @@ fn history(names: &[&str], writers: Writers) -> (Vec<String>, bool) {
 
 #[test]
 fn nothing_is_lost_and_nothing_diverges_while_keys_move_between_two_groups() {
-    let (broken, differs) = history(&["eu", "us"], Writers::AtHome);
+    let (broken, differs) = history(&["eu", "us"], Writers::AtHome, false);
     assert!(broken.is_empty() && !differs, "{broken:#?} {differs}");
 }
 
 #[test]
 fn nothing_is_lost_and_nothing_diverges_while_keys_move_between_three_groups() {
-    let (broken, differs) = history(&["eu", "us", "ap"], Writers::AtHome);
+    let (broken, differs) = history(&["eu", "us", "ap"], Writers::AtHome, false);
+    assert!(broken.is_empty() && !differs, "{broken:#?} {differs}");
+}
+
+#[test]
+fn nothing_is_lost_and_nothing_diverges_while_standbys_take_over_in_two_groups() {
+    let (broken, differs) = history(&["eu", "us"], Writers::AtHome, true);
     assert!(broken.is_empty() && !differs, "{broken:#?} {differs}");
 }
 
 /// The checker would say so if two groups wrote for one key.
 #[test]
 fn writers_that_choose_freely_diverge() {
-    let (broken, differs) = history(&["eu", "us"], Writers::Anywhere);
+    let (broken, differs) = history(&["eu", "us"], Writers::Anywhere, false);
     // Mostly the groups differ, too; the last write of each row may happen to be the same.
     assert!(!broken.is_empty(), "{differs}");
 }

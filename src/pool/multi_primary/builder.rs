@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{MultiPrimaryPool, watch};
 use crate::error::{Error, GroupsError};
-use crate::groups::{Applied, Group, Groups, Homes};
+use crate::groups::{Applied, Group, Groups, Homes, Presence};
 use crate::pool::Builder;
 
 /// The longest wait for another group.
@@ -108,6 +108,7 @@ impl MultiPrimaryBuilder {
             members.push(Group {
                 subscriptions: names.iter().map(subscription).collect(),
                 applied: Arc::new(Applied::new(names.len())),
+                presence: Presence::default(),
                 cluster: Arc::clone(&pool.cluster),
                 name,
             });

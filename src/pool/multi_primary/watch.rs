@@ -86,6 +86,7 @@ async fn watch(groups: Weak<Groups>, group: usize) {
         if member.cluster.is_over() {
             return;
         }
+        alive.is_there(group);
         let wanted = member.applied.take_wanted();
         match look(&alive, group).await {
             // One prompt at a time, and only for those who wait.
