@@ -1,4 +1,4 @@
-//! A standby can show a commit before the primary does. `Causal` and `Strong` reads on the primary wait until the
+//! A standby, or a subscriber, can show a commit before the primary does. `Causal` and `Strong` reads on the primary wait until the
 //! primary shows it too.
 //!
 //! The pool asks a standby which transactions are over there that still run on the primary: the primary must show
@@ -89,7 +89,7 @@ impl ReplicatedConnection {
         }
     }
 
-    /// Waits until the primary shows what the session has seen on replicas.
+    /// Waits until the primary shows what the session has seen on replicas, or in other groups.
     async fn shows_seen(&self, lease: &Arc<Lease>, history: &SessionHistory) -> QueryResult<()> {
         let write_log = &self.cluster.write_log;
         let topology = self.cluster.topology();
@@ -116,6 +116,9 @@ impl ReplicatedConnection {
         };
         if !is_shown {
             self.shows_anything(lease).await?;
+            if let ShownUpTo::UpTo(seen) = ahead {
+                write_log.shows(seen);
+            }
         }
         history.is_shown_by_primary(ahead);
         Ok(())

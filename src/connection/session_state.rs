@@ -10,7 +10,7 @@ use super::session_settings::{Ending, SessionSettings, Setting, starts_with};
 use super::tagged::Tagged;
 use crate::classify::{Cause, Classifier, Leaves, TransactionControl, Verdict};
 use crate::config::{Consistency, Durability};
-use crate::consistency::SessionHistory;
+use crate::consistency::{SessionHistory, ShownUpTo};
 use crate::groups::Place;
 use crate::node::{Busy, Lease, Node};
 use crate::position::Position;
@@ -134,7 +134,11 @@ impl SessionState {
     pub(super) fn must_show(&mut self, place: Place) {
         let later = |shows: Position| place.position.map_or(shows, |place| place.max(shows));
         self.shows = self.shows.map(later).or(place.position);
-        if place.primary && self.forced.is_none() {
+        let Some(elsewhere) = place.elsewhere else {
+            return;
+        };
+        self.history.was_shown_elsewhere(elsewhere);
+        if elsewhere == ShownUpTo::Anything && self.forced.is_none() {
             self.forced = Some(NodeKind::Primary);
         }
     }

@@ -88,13 +88,24 @@ struct State {
     era: u64,
 }
 
-/// What standbys have shown, and the primary perhaps does not show yet.
+/// What standbys or subscribers have shown, and the primary perhaps does not show yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ShownUpTo {
     /// Everything that is visible where the log was replayed up to here.
     UpTo(Position),
     /// The node is gone. It may have shown everything up to now.
     Anything,
+}
+
+impl ShownUpTo {
+    /// Both.
+    pub(crate) fn and(self, other: Option<Self>) -> Self {
+        match (self, other) {
+            (Self::UpTo(one), Some(Self::UpTo(other))) => Self::UpTo(one.max(other)),
+            (Self::Anything, _) | (_, Some(Self::Anything)) => Self::Anything,
+            (one, None) => one,
+        }
+    }
 }
 
 impl SessionHistory {
@@ -316,6 +327,12 @@ impl SessionHistory {
         state.learn(write_log);
         state.drop_lost(write_log);
         state.shown_by_standbys
+    }
+
+    /// The session may have seen this on a subscriber.
+    pub(crate) fn was_shown_elsewhere(&self, what: ShownUpTo) {
+        let mut state = self.state();
+        state.shown_by_standbys = Some(what.and(state.shown_by_standbys));
     }
 
     /// Records that the primary shows this now.
@@ -581,12 +598,9 @@ impl State {
             };
             let place = shown.position;
             seen = later(seen, place);
-            shown_by_standbys = match shown_by_standbys {
-                _ if !shown.by_standby() => shown_by_standbys,
-                Some(ShownUpTo::Anything) => Some(ShownUpTo::Anything),
-                Some(ShownUpTo::UpTo(before)) => Some(ShownUpTo::UpTo(before.max(place))),
-                None => Some(ShownUpTo::UpTo(place)),
-            };
+            if shown.by_standby() {
+                shown_by_standbys = Some(ShownUpTo::UpTo(place).and(shown_by_standbys));
+            }
             false
         });
         (self.seen, self.shown_by_standbys) = (seen, shown_by_standbys);

@@ -309,7 +309,7 @@ pub enum Error {
 
     /// Replicas have shown what the primary does not show yet: a commit there still waits for a synchronous standby.
     #[error(
-        "replicas have shown commits that the primary does not show yet, because they still wait for \
+        "replicas or other groups have shown commits that the primary does not show yet, because they still wait for \
          a synchronous standby"
     )]
     PrimaryBehind,

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::Groups;
 use crate::cluster::Cluster;
 use crate::config::Consistency;
-use crate::consistency::SessionHistory;
+use crate::consistency::{SessionHistory, ShownUpTo};
 use crate::position::Position;
 use crate::token::SessionToken;
 
@@ -38,8 +38,9 @@ struct LastRead {
 pub(crate) struct Place {
     /// This much of its own log.
     pub(crate) position: Option<Position>,
-    /// All that its primary shows.
-    pub(crate) primary: bool,
+    /// What others may have shown of it already. A subscriber shows a commit while that still waits for a synchronous
+    /// standby, and then its primary does not show it yet.
+    pub(crate) elsewhere: Option<ShownUpTo>,
 }
 
 /// What a read requires of a group and of what that has applied.
@@ -159,12 +160,14 @@ impl GroupsHistory {
                     Some(position) if origin == group => {
                         let own = needs.own.position;
                         needs.own.position = Some(own.map_or(position, |own| own.max(position)));
+                        let shown = ShownUpTo::UpTo(position);
+                        needs.own.elsewhere = Some(shown.and(needs.own.elsewhere));
                     }
                     Some(position) => needs.others.push((origin, position)),
-                    // Its primary shows all that it has written.
+                    // Its primary will show all that it has written.
                     None if origin == group => {
                         ask(cluster);
-                        needs.own.primary = true;
+                        needs.own.elsewhere = Some(ShownUpTo::Anything);
                     }
                     None => {
                         ask(cluster);

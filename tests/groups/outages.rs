@@ -285,6 +285,38 @@ async fn a_process_that_believes_in_a_lost_group_finds_who_took_over() {
     assert_eq!(number(&mut conn, SUM).await.unwrap(), 2);
 }
 
+/// Found by histories with failovers: a subscriber gets a commit that still waits for a synchronous standby, and the
+/// primary does not show that yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_home_shows_no_less_than_a_session_has_seen_near_while_commits_wait_for_a_standby() {
+    let groups = groups_by(
+        LocalGroups::builder().without_failover_slots(),
+        &["eu", "us"],
+    );
+    let pool = pool(&groups, "eu").await;
+    pool.place("ada", "us").await.unwrap();
+    groups.wait_applied().unwrap();
+    let standby = &groups.group("us").unwrap().replicas()[0];
+    standby.freeze();
+    let mut writer = pool.for_key("ada").await.unwrap();
+    let writing = tokio::spawn(async move { write(&mut writer, 1, "ada").await });
+    let mut conn = pool.for_key("ada").await.unwrap();
+    while number(&mut conn, SUM).await.unwrap() == 0 {
+        crate::support::pause().await;
+    }
+    assert_eq!(route(&conn).0, "eu");
+    for _ in 0..2 {
+        let strong = &mut conn.with_consistency(Consistency::Strong);
+        let error = number(strong, SUM).await.unwrap_err();
+        assert!(error.to_string().contains("synchronous"), "{error}");
+        assert_eq!(error.outcome(), Outcome::NotRun);
+    }
+    standby.thaw();
+    writing.await.unwrap().unwrap();
+    let strong = &mut conn.with_consistency(Consistency::Strong);
+    assert_eq!(number(strong, SUM).await.unwrap(), 1);
+}
+
 /// Found by histories with failovers: while the group is down, nobody can tell what a session has seen there.
 #[tokio::test(flavor = "multi_thread")]
 async fn time_does_not_go_back_while_a_group_fails_over_whose_rows_a_session_has_seen() {
