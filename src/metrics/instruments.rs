@@ -54,6 +54,7 @@ use InstrumentKind::{Counter, Gauge, Histogram};
 
 const POOL: &[&str] = &["db.client.connection.pool.name"];
 const NODE: &[&str] = &["node"];
+const DIRECTION: &[&str] = &["group", "from"];
 
 pub(super) const OPERATION_DURATION: &str = "db.client.operation.duration";
 pub(super) const CONNECTION_COUNT: &str = "db.client.connection.count";
@@ -80,6 +81,12 @@ pub(super) const DEGRADATIONS: &str = "diesel_replicated.degradations";
 pub(super) const FAILOVERS: &str = "diesel_replicated.failovers";
 pub(super) const WRITE_PAUSE: &str = "diesel_replicated.write_pause.duration";
 pub(super) const TOKENS_REFUSED: &str = "diesel_replicated.session_tokens.refused";
+pub(super) const GROUP_APPLIES: &str = "diesel_replicated.group.applies";
+pub(super) const GROUP_LAG: &str = "diesel_replicated.group.lag";
+pub(super) const GROUP_LAG_BYTES: &str = "diesel_replicated.group.lag_bytes";
+pub(super) const GROUP_ERRORS: &str = "diesel_replicated.group.apply_errors";
+pub(super) const GROUP_CONFLICTS: &str = "diesel_replicated.group.conflicts";
+pub(super) const HOME_MOVES: &str = "diesel_replicated.home_move.duration";
 pub(super) const EVENTS: &str = "diesel_replicated.events";
 
 /// All instruments, with the feature `metrics`. An exporter may take the buckets of its histograms from here.
@@ -119,5 +126,13 @@ pub const INSTRUMENTS: &[Instrument] = &[
     instrument(FAILOVERS, Counter, "{failover}", &[], "Changes from one primary to another."),
     instrument(WRITE_PAUSE, Histogram, "s", &[], "How long no primary was known that takes writes, until one did again."),
     instrument(TOKENS_REFUSED, Counter, "{token}", &[], "Session tokens of requests that were not accepted."),
+    instrument(GROUP_APPLIES, Gauge, "1", DIRECTION,
+        "Over several groups: 1 if `group` applies what `from` writes, 0 if not; NaN if the primary of `group` cannot be asked."),
+    instrument(GROUP_LAG, Gauge, "s", DIRECTION, "How long ago the other group was where this one is; NaN if that is not known."),
+    instrument(GROUP_LAG_BYTES, Gauge, "By", DIRECTION, "How much of the other group's log is not applied; NaN if that is not known."),
+    instrument(GROUP_ERRORS, Counter, "{error}", DIRECTION, "How many times the worker has failed that applies."),
+    instrument(GROUP_CONFLICTS, Counter, "{conflict}", &["group", "from", "kind"],
+        "Conflicts, as PostgreSQL 18 counts them by kinds. There must be none."),
+    instrument(HOME_MOVES, Histogram, "s", DIRECTION, "How long the writes of a key were held while its home moved to `group`."),
     instrument(EVENTS, Counter, "{event}", &["event"], "What happened to the nodes, by the name of the event."),
 ];

@@ -29,15 +29,18 @@ mod recorded;
 #[cfg(not(feature = "metrics"))]
 mod silent;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 pub use instruments::{BUCKETS, INSTRUMENTS, Instrument, InstrumentKind};
 #[cfg(feature = "metrics")]
 pub(crate) use recorded::{
-    NodeMeter, Pending, event, failed, far, is_recording, pool, writes_go_on,
+    NodeMeter, Pending, direction, event, failed, far, home_moved, is_recording, pool, writes_go_on,
 };
 #[cfg(not(feature = "metrics"))]
-pub(crate) use silent::{NodeMeter, Pending, event, failed, far, is_recording, pool, writes_go_on};
+pub(crate) use silent::{
+    NodeMeter, Pending, direction, event, failed, far, home_moved, is_recording, pool, writes_go_on,
+};
 
 #[cfg(all(feature = "metrics", feature = "tower"))]
 pub(crate) use recorded::token_refused;
@@ -90,4 +93,16 @@ pub(crate) struct PoolState {
     pub(crate) takes_reads: bool,
     pub(crate) learned: usize,
     pub(crate) degradations: usize,
+}
+
+/// How what one group gets from another stands.
+#[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "nobody records"))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DirectionState<'a> {
+    pub(crate) applies: bool,
+    pub(crate) lag: Option<Duration>,
+    pub(crate) lag_bytes: Option<u64>,
+    /// How many times the worker has failed.
+    pub(crate) errors: u64,
+    pub(crate) conflicts: &'a BTreeMap<String, u64>,
 }

@@ -10,7 +10,7 @@ use metrics::{
 use parking_lot::{Mutex, RwLock};
 
 use super::instruments as names;
-use super::{InstrumentKind, NodeState, PoolState, Route};
+use super::{DirectionState, InstrumentKind, NodeState, PoolState, Route};
 use crate::error::Outcome;
 use crate::route::{NodeKind, RouteReason};
 
@@ -317,6 +317,40 @@ pub(crate) fn writes_go_on(pause: Duration, by_another: bool) {
             counter(names::FAILOVERS, Vec::new()).increment(1);
         }
     }
+}
+
+/// How what `group` gets from another group stands; `None` if nobody can tell.
+pub(crate) fn direction(group: &str, from: &str, state: Option<DirectionState<'_>>) {
+    if !is_recording() {
+        return;
+    }
+    let labels = || of_direction(group, from);
+    let tell = |name, value: Option<f64>| gauge(name, labels()).set(value.unwrap_or(f64::NAN));
+    let lag = state.and_then(|state| state.lag);
+    let lag_bytes = state.and_then(|state| state.lag_bytes);
+    tell(names::GROUP_APPLIES, state.map(|it| of_bool(it.applies)));
+    tell(names::GROUP_LAG, lag.map(|lag| lag.as_secs_f64()));
+    tell(names::GROUP_LAG_BYTES, lag_bytes.map(of_u64));
+    if let Some(state) = state {
+        counter(names::GROUP_ERRORS, labels()).absolute(state.errors);
+        for (kind, count) in state.conflicts {
+            let mut labels = labels();
+            labels.push(Label::new("kind", kind.clone()));
+            counter(names::GROUP_CONFLICTS, labels).absolute(*count);
+        }
+    }
+}
+
+/// A key's home has moved. For so long its writes were held.
+pub(crate) fn home_moved(from: &str, to: &str, held: Duration) {
+    if is_recording() {
+        histogram(names::HOME_MOVES, of_direction(to, from)).record(held);
+    }
+}
+
+fn of_direction(group: &str, from: &str) -> Vec<Label> {
+    let group = Label::new("group", group.to_owned());
+    vec![group, Label::new("from", from.to_owned())]
 }
 
 #[cfg(feature = "tower")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{NodeState, PoolState, Route};
+use super::{DirectionState, NodeState, PoolState, Route};
 use crate::error::Outcome;
 
 #[derive(Debug)]
@@ -51,6 +51,10 @@ pub(crate) fn event(_: &'static str) {}
 pub(crate) fn far(_: Option<&str>) {}
 
 pub(crate) fn writes_go_on(_: Duration, _: bool) {}
+
+pub(crate) fn direction(_: &str, _: &str, _: Option<DirectionState<'_>>) {}
+
+pub(crate) fn home_moved(_: &str, _: &str, _: Duration) {}
 
 #[cfg(feature = "tower")]
 pub(crate) fn token_refused() {}

@@ -22,8 +22,9 @@ use diesel::sql_types::Text;
 use diesel_async::{AsyncConnection, RunQueryDsl};
 use diesel_replicated::config::{ConsistencyConfig, HealthConfig, WriteScope};
 use diesel_replicated::metrics::{INSTRUMENTS, InstrumentKind};
-use diesel_replicated::testing::LocalCluster;
-use diesel_replicated::{Builder, NodeConfig, ReplicatedPool, Routing};
+use diesel_replicated::multi_primary::setup_sql;
+use diesel_replicated::testing::{LocalCluster, LocalGroups};
+use diesel_replicated::{Builder, MultiPrimaryPool, NodeConfig, ReplicatedPool, Routing};
 
 use page::Page;
 use support::{count, eventually, insert, on, own_cluster, run, takes_a_write};
@@ -230,6 +231,7 @@ async fn the_list_of_instruments_is_complete() {
     drop((conn, other));
     observe(&pool).await;
     refuse_a_token(&pool).await;
+    let (_groups, _pool) = a_conflict().await;
     on(&local, |local| {
         local.primary().kill().unwrap();
         local.replicas()[0].promote().unwrap();
@@ -257,6 +259,31 @@ async fn the_list_of_instruments_is_complete() {
             assert!(known || bucket, "{name} has the label {label}");
         }
     }
+}
+
+/// A key that has moved, and a row that two groups have written past the pool.
+async fn a_conflict() -> (LocalGroups, MultiPrimaryPool) {
+    let groups = ["eu", "us"].into_iter().fold(
+        LocalGroups::builder().schema("CREATE TABLE notes (id bigint PRIMARY KEY)"),
+        |groups, name| groups.group(name, 0).schema_of(name, setup_sql(name, "eu")),
+    );
+    let groups = groups.start().unwrap();
+    let mut pool = MultiPrimaryPool::builder();
+    for name in groups.names() {
+        pool = pool.group(name, Builder::from_url(&groups.url(name)).unwrap());
+    }
+    let pool = pool.build().await.unwrap();
+    pool.place("ada", "eu").await.unwrap();
+    pool.move_home(["ada"], "us").await.unwrap();
+    let cables = [("eu", "us"), ("us", "eu")];
+    let cables = cables.map(|(from, to)| groups.cable(from, to).unwrap());
+    cables.iter().for_each(|cable| cable.cut());
+    for name in ["eu", "us"] {
+        let primary = groups.primary_of(name).unwrap();
+        primary.sql("app", "INSERT INTO notes VALUES (7)").unwrap();
+    }
+    cables.iter().for_each(|cable| cable.heal());
+    (groups, pool)
 }
 
 async fn observe(pool: &ReplicatedPool) {

@@ -1,17 +1,18 @@
 //! What an operator must see of groups: how each direction stands, and what is not as it must be.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 
 use super::MultiPrimaryPool;
+use super::direction::{Direction, SubscriptionRow, subscriptions};
 use crate::connection::ReplicatedConnection;
 use crate::groups::Groups;
-use crate::position::{Lsn, Position};
+use crate::position::Lsn;
 
 /// How one group stands.
 #[derive(Clone, Debug)]
@@ -28,34 +29,6 @@ pub struct GroupStatus {
     pub directions: Vec<Direction>,
     /// What is not as it must be.
     pub findings: Vec<Finding>,
-}
-
-/// What one group gets from another.
-#[derive(Clone, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
-#[non_exhaustive]
-pub struct Direction {
-    /// The group that writes.
-    pub from: String,
-    /// The name of the subscription.
-    pub subscription: String,
-    /// Whether the subscription is there and not disabled.
-    pub enabled: bool,
-    /// Whether a worker applies: it is there, and has heard from the other group. One that fails again and again does so
-    /// only for moments.
-    pub applies: bool,
-    /// The other's log is applied up to here.
-    pub applied: Option<Lsn>,
-    /// So many bytes of the other's log are not applied yet, if both are known.
-    pub behind_bytes: Option<u64>,
-    /// How long ago the other group was where this one is.
-    pub behind: Option<Duration>,
-    /// How many times the worker has failed
-    /// ([`pg_stat_subscription_stats`](https://www.postgresql.org/docs/current/monitoring-stats.html)). The server's log
-    /// tells why.
-    pub errors: u64,
-    /// Conflicts by their kinds, as PostgreSQL 18 counts them. There must be none.
-    pub conflicts: BTreeMap<String, u64>,
 }
 
 /// Something that is not as it must be. The text says what to do.
@@ -240,32 +213,6 @@ struct Own {
 }
 
 #[derive(QueryableByName)]
-struct SubscriptionRow {
-    #[diesel(sql_type = Text)]
-    name: String,
-    #[diesel(sql_type = Bool)]
-    enabled: bool,
-    #[diesel(sql_type = Text)]
-    origin: String,
-    #[diesel(sql_type = Text)]
-    commits: String,
-    #[diesel(sql_type = Bool)]
-    applies: bool,
-    #[diesel(sql_type = Nullable<Text>)]
-    applied: Option<String>,
-    #[diesel(sql_type = BigInt)]
-    errors: i64,
-    #[diesel(sql_type = Array<Text>)]
-    kinds: Vec<String>,
-    #[diesel(sql_type = Array<Text>)]
-    counts: Vec<String>,
-    #[diesel(sql_type = Array<Text>)]
-    tables: Vec<String>,
-    #[diesel(sql_type = Array<Text>)]
-    copying: Vec<String>,
-}
-
-#[derive(QueryableByName)]
 struct TableRow {
     #[diesel(sql_type = Text)]
     name: String,
@@ -309,23 +256,6 @@ const OWN: &str = "SELECT diesel_replicated.this_group() AS name, \
     coalesce(pg_catalog.current_setting('synchronized_standby_slots', true), '') <> '' AS sends_after, \
     (SELECT coalesce(array_agg(pubname::text), '{}') FROM pg_catalog.pg_publication \
         WHERE NOT (pubinsert AND pubupdate AND pubdelete AND pubtruncate)) AS incomplete";
-
-/// Through `to_jsonb`, because the columns of conflicts came with PostgreSQL 18.
-const SUBSCRIPTIONS: &str = "SELECT s.subname::text AS name, s.subenabled AS enabled, s.suborigin AS origin, \
-        s.subsynccommit AS commits, w.latest_end_lsn IS NOT NULL AS applies, w.latest_end_lsn::text AS applied, \
-        coalesce(t.apply_error_count + t.sync_error_count, 0) AS errors, \
-        coalesce(c.kinds, '{}') AS kinds, coalesce(c.counts, '{}') AS counts, \
-        (SELECT coalesce(array_agg(srrelid::regclass::text), '{}') FROM pg_catalog.pg_subscription_rel \
-            WHERE srsubid = s.oid) AS tables, \
-        (SELECT coalesce(array_agg(srrelid::regclass::text), '{}') FROM pg_catalog.pg_subscription_rel \
-            WHERE srsubid = s.oid AND srsubstate <> 'r') AS copying \
-    FROM pg_catalog.pg_subscription s \
-    LEFT JOIN pg_catalog.pg_stat_subscription w ON w.subid = s.oid AND w.relid IS NULL AND w.leader_pid IS NULL \
-    LEFT JOIN pg_catalog.pg_stat_subscription_stats t ON t.subid = s.oid \
-    LEFT JOIN LATERAL (SELECT array_agg(key ORDER BY key) AS kinds, array_agg(value ORDER BY key) AS counts \
-        FROM pg_catalog.jsonb_each_text(pg_catalog.to_jsonb(t)) WHERE key LIKE 'confl\\_%' AND value <> '0') c ON true \
-    WHERE s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
-    ORDER BY 1";
 
 const TABLES: &str = "SELECT c.oid::regclass::text AS name, \
         EXISTS (SELECT FROM pg_catalog.pg_publication_tables p \
@@ -407,16 +337,17 @@ impl MultiPrimaryPool {
         if own.name != member.name {
             status.findings.push(Finding::OtherName(own.name.clone()));
         }
-        for (origin, from) in self.groups.members.iter().enumerate() {
+        for (origin, other) in answers.iter().enumerate() {
             if origin != group {
                 let name = &member.subscriptions[origin];
                 let row = answer.subscriptions.iter().find(|row| row.name == *name);
-                let published = &answers[origin].tables;
+                let published = &other.tables;
                 let found = of_subscription(name, row, own.has_standbys, published);
                 status.findings.extend(found);
-                status
-                    .directions
-                    .push(self.direction(&from.name, origin, name, row, answers));
+                let there = other.own.as_ref();
+                let there = there.and_then(|own| own.here.parse::<Lsn>().ok());
+                let direction = Direction::new(&self.groups, (group, origin), row, there);
+                status.directions.push(direction);
             }
         }
         let known: BTreeSet<&String> = member.subscriptions.iter().collect();
@@ -434,49 +365,6 @@ impl MultiPrimaryPool {
         status.findings.extend(of_sequences(group, answers));
         status
     }
-
-    fn direction(
-        &self,
-        from: &str,
-        origin: usize,
-        subscription: &str,
-        row: Option<&SubscriptionRow>,
-        answers: &[Answer],
-    ) -> Direction {
-        let lsn = |text: &String| text.parse::<Lsn>().ok();
-        let applied = row.and_then(|row| row.applied.as_ref()).and_then(lsn);
-        let there = answers[origin].own.as_ref();
-        let there = there.and_then(|own| lsn(&own.here));
-        let write_log = &self.groups.members[origin].cluster.write_log;
-        let behind = applied.and_then(|applied| {
-            let position = Position::new(write_log.timeline(), applied);
-            write_log.with(|view| view.history.age(position, Instant::now()))
-        });
-        let behind_bytes = there.zip(applied);
-        let behind_bytes = behind_bytes.map(|(there, applied)| there.0.saturating_sub(applied.0));
-        let conflicts = row
-            .into_iter()
-            .flat_map(|row| row.kinds.iter().zip(&row.counts));
-        let conflicts = conflicts.filter_map(|(kind, count)| {
-            let kind = kind.trim_start_matches("confl_").to_owned();
-            Some((kind, count.parse().ok()?))
-        });
-        Direction {
-            from: from.to_owned(),
-            subscription: subscription.to_owned(),
-            enabled: row.is_some_and(|row| row.enabled),
-            applies: row.is_some_and(|row| row.applies),
-            applied,
-            behind_bytes,
-            behind: if behind_bytes == Some(0) {
-                Some(Duration::ZERO)
-            } else {
-                behind
-            },
-            errors: row.map_or(0, |row| row.errors.unsigned_abs()),
-            conflicts: conflicts.collect(),
-        }
-    }
 }
 
 async fn ask(groups: &Groups, group: usize) -> QueryResult<Answer> {
@@ -486,7 +374,7 @@ async fn ask(groups: &Groups, group: usize) -> QueryResult<Answer> {
     Ok(Answer {
         error: None,
         own: Some(sql_query(OWN).get_result(&mut conn).await?),
-        subscriptions: sql_query(SUBSCRIPTIONS).load(&mut conn).await?,
+        subscriptions: subscriptions(&mut conn).await?,
         tables: sql_query(TABLES).load(&mut conn).await?,
         sequences: sequences(&mut conn).await?,
         slots: sql_query(SLOTS).load(&mut conn).await?,

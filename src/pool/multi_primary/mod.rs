@@ -2,6 +2,7 @@
 
 mod builder;
 mod check;
+mod direction;
 mod force;
 mod late;
 mod moving;
@@ -19,7 +20,8 @@ use crate::groups::{Groups, Home};
 use super::ReplicatedPool;
 
 pub use builder::MultiPrimaryBuilder;
-pub use check::{Direction, Finding, GroupStatus};
+pub use check::{Finding, GroupStatus};
+pub use direction::Direction;
 pub use force::{Forced, Survivor};
 pub use late::LateWrite;
 pub use moving::Moved;

@@ -11,6 +11,7 @@ use crate::connection::{finish_move, home_at, is_cut_off, row_at};
 use crate::deadline;
 use crate::error::{Error, GroupsError};
 use crate::groups::{Home, checked_key};
+use crate::metrics;
 use crate::position::Lsn;
 
 /// How often a move looks whether another group has heard of it.
@@ -148,6 +149,7 @@ impl MultiPrimaryPool {
                     let new = finish_move(&self.groups, key, target, generation).await?;
                     let held = began.elapsed();
                     let from = &self.groups.members[home.group].name;
+                    metrics::home_moved(from, to, held);
                     let seconds = held.as_secs_f64();
                     tracing::info!(target: "diesel_replicated", from, to, generation, held = seconds, "home_moved");
                     return Ok(Some(Moved {

@@ -2,21 +2,26 @@
 //! know.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::sql_types::{Array, Bool, Integer, Nullable, Text};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 use tokio::task::JoinSet;
 
+use super::direction::{self, subscriptions};
 use crate::cluster::Cluster;
 use crate::config::{Consistency, Durability};
 use crate::connection::ReplicatedConnection;
 use crate::groups::{Groups, Sighting};
+use crate::metrics;
 use crate::position::{Lsn, Position};
 
 /// How often it asks while nobody waits.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often it tells the recorder of metrics, if there is one.
+const MEASURED: Duration = Duration::from_secs(5);
 
 /// How often it asks while somebody waits.
 const OFTEN: Duration = Duration::from_millis(5);
@@ -72,12 +77,18 @@ struct Slot {
 pub(super) fn start(groups: &Arc<Groups>) {
     for group in 0..groups.members.len() {
         let runtime = groups.members[group].cluster.runtime.clone();
-        runtime.spawn(watch(Arc::downgrade(groups), group));
+        let (watching, names) = (watch(Arc::downgrade(groups), group), groups.names());
+        runtime.spawn(async move {
+            watching.await;
+            let others = names.iter().filter(|name| **name != names[group]);
+            others.for_each(|from| metrics::direction(&names[group], from, None));
+        });
     }
 }
 
 async fn watch(groups: Weak<Groups>, group: usize) {
     let mut prompts = JoinSet::new();
+    let mut measured = None;
     loop {
         let Some(alive) = groups.upgrade() else {
             return;
@@ -105,6 +116,11 @@ async fn watch(groups: Weak<Groups>, group: usize) {
                 tracing::debug!(target: "diesel_replicated", group, error, "group_not_asked");
             }
         }
+        let due = measured.is_none_or(|at: Instant| at.elapsed() >= MEASURED);
+        if due && metrics::is_recording() {
+            measure(&alive, group).await;
+            measured = Some(Instant::now());
+        }
         let applied = Arc::clone(&member.applied);
         // Nobody else may hold the pool by now.
         drop(alive);
@@ -117,6 +133,18 @@ async fn watch(groups: Weak<Groups>, group: usize) {
             }
         }
     }
+}
+
+/// Tells the recorder how each direction to a group stands.
+async fn measure(groups: &Groups, group: usize) {
+    let cluster = Arc::clone(&groups.members[group].cluster);
+    let asking = async {
+        let mut conn = ReplicatedConnection::new(cluster, Arc::default())?;
+        subscriptions(&mut conn.primary()).await
+    };
+    let rows = tokio::time::timeout(MEASURED, asking).await;
+    let rows = rows.ok().and_then(QueryResult::ok);
+    direction::measure(groups, group, rows.as_deref());
 }
 
 /// Has a group write a little. A worker that has told that it has applied everything gets no message that would have it
