@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use diesel_replicated::multi_primary::{Finding, GroupStatus};
-use diesel_replicated::testing::LocalGroups;
+use diesel_replicated::testing::{LocalGroups, LocalNode};
 use diesel_replicated::{Consistency, ErrorExt, MultiPrimaryPool, Outcome};
 
 use crate::support::{SUM, groups, groups_by, number, pool, pool_that_waits, route, rows, write};
@@ -86,6 +86,43 @@ async fn comes_back(groups: &LocalGroups, pool: &MultiPrimaryPool) {
     let mut conn = other.for_key("ada").await.unwrap();
     write(&mut conn, 5, "ada").await.unwrap();
     assert_eq!(route(&conn).0, "eu");
+    is_taken_back(groups, pool).await;
+}
+
+/// By the steps of the guide.
+async fn is_taken_back(groups: &LocalGroups, pool: &MultiPrimaryPool) {
+    let [eu, us] = ["eu", "us"].map(|name| groups.primary_of(name).unwrap());
+    let subscribe = |to: &LocalNode, from: &str, name: &str, copy: bool| {
+        let port = groups.cable(from, name).unwrap().port();
+        let sql = format!(
+            "CREATE SUBSCRIPTION from_{from} CONNECTION 'host=127.0.0.1 port={port} user=postgres dbname=app' \
+             PUBLICATION everything WITH (origin = none, copy_data = {copy}, synchronous_commit = on, slot_name = 'to_{name}')"
+        );
+        to.sql("app", &sql).unwrap();
+    };
+    us.sql("app", "DROP SUBSCRIPTION from_eu").unwrap();
+    eu.sql("app", "DROP SUBSCRIPTION from_us").unwrap();
+    us.sql("app", "TRUNCATE notes, counters, diesel_replicated.homes")
+        .unwrap();
+    subscribe(us, "eu", "us", true);
+    let copies = |it: &Finding| matches!(it, Finding::Copying { .. });
+    while findings(&pool.check(Duration::from_secs(5)).await, "us")
+        .iter()
+        .any(copies)
+    {
+        crate::support::pause().await;
+    }
+    subscribe(eu, "us", "eu", false);
+    while pool.move_home(["ada"], "us").await.is_err() {
+        crate::support::pause().await;
+    }
+    let mut conn = pool.for_key("ada").await.unwrap();
+    write(&mut conn, 6, "ada").await.unwrap();
+    assert_eq!(route(&conn).0, "us");
+    groups.wait_applied().unwrap();
+    let all = "SELECT string_agg(notes::text, ' ' ORDER BY id) FROM notes";
+    assert_eq!(rows(us, all), rows(eu, all));
+    assert_eq!(rows(us, "SELECT count(*) FROM notes WHERE id = 4"), "0");
 }
 
 /// Cosmos's client (azure-cosmos-dotnet-v3 2489) goes on with another region for minutes, or for ever.
