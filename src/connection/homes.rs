@@ -42,12 +42,15 @@ pub(crate) struct HomeAt {
     pub(crate) settled: bool,
 }
 
-/// Asks one group after the other, the local one first.
+/// Asks one group after the other, the local one first. One that is not whole may not have heard of a move, and is asked
+/// last.
 pub(super) async fn look_up(groups: &Groups, key: &str) -> Result<Option<HomeAt>, Error> {
     let local = groups.local;
     let others = (0..groups.members.len()).filter(|group| *group != local);
     let mut failed = None;
-    for group in std::iter::once(local).chain(others) {
+    let mut order: Vec<usize> = std::iter::once(local).chain(others).collect();
+    order.sort_by_key(|group| !groups.is_whole(*group));
+    for group in order {
         match row_at(groups, group, key).await {
             Ok(Some(home)) => {
                 groups.homes.learn(key, home.group, home.generation);

@@ -144,7 +144,8 @@ impl Keyed {
         self.history.shown_by(&self.groups, group, level, home)
     }
 
-    /// The group that serves a read now: the local one if it has what the session needs, else the key's home.
+    /// The group that serves a read now: the local one if it has what the session needs, else the key's home. Without a home
+    /// any other group is better than a local one that is not whole.
     fn reader(
         &self,
         level: Consistency,
@@ -152,10 +153,15 @@ impl Keyed {
         local: bool,
     ) -> Option<(usize, Place)> {
         let near = Some(self.groups.local).filter(|_| local);
-        let mut candidates = near
+        let candidates = near
             .into_iter()
             .chain(home.filter(|home| near != Some(*home)));
-        candidates.find_map(|group| Some((group, self.shows(group, level, home)?)))
+        let anywhere = home.is_none() && near.is_none();
+        let others = (0..self.groups.members.len()).filter(|group| self.groups.is_whole(*group));
+        let others = others.chain([self.groups.local]).filter(|_| anywhere);
+        candidates
+            .chain(others)
+            .find_map(|group| Some((group, self.shows(group, level, home)?)))
     }
 
     /// The group where the session has left what no other connection can have.
@@ -400,8 +406,8 @@ impl ReplicatedConnection {
     ) -> Result<(usize, Place), Error> {
         let pinned = keyed.pinned_to();
         let home = pinned.or(home);
-        let local = pinned.is_none_or(|pinned| pinned == keyed.groups.local);
         let near = keyed.groups.local;
+        let local = pinned.map_or_else(|| keyed.groups.is_whole(near), |pinned| pinned == near);
         let unclear = || keyed.history.is_unclear(&keyed.groups, near, level, home);
         if local && home.is_some_and(|home| home != near) && unclear() {
             // Each read at home is one more whose position has to be told. Now and then it is waited for.

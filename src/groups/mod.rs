@@ -6,6 +6,7 @@
 
 mod applied;
 mod homes;
+mod membership;
 mod presence;
 mod refusal;
 mod session;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 pub(crate) use applied::{Applied, Sighting};
 pub use homes::Home;
 pub(crate) use homes::{Homes, checked_key};
+pub(crate) use membership::{Follows, Membership};
 pub(crate) use presence::Presence;
 pub(crate) use refusal::{Refusal, SQLSTATE};
 pub(crate) use session::{GroupsHistory, Place};
@@ -47,6 +49,7 @@ pub(crate) struct Group {
     /// What it has applied of the others.
     pub(crate) applied: Arc<Applied>,
     pub(crate) presence: Presence,
+    pub(crate) membership: Membership,
 }
 
 impl Groups {

@@ -96,6 +96,8 @@ BEGIN
         WHERE key = wanted AND home = diesel_replicated.this_group() AND settled
         RETURNING generation INTO moved;
     RETURN moved;
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION 'a transaction has held the key for % ms; nothing was moved', most_millis USING ERRCODE = '55P03';
 END $$;
 
 CREATE OR REPLACE FUNCTION diesel_replicated.settle_home(wanted text, of_generation bigint) RETURNS void

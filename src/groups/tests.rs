@@ -18,6 +18,31 @@ fn sighting(worker: i32, timeline: u32, applied: u64, here: u64) -> Sighting {
 }
 
 #[test]
+fn a_group_is_whole_if_it_follows_all_that_were_not_given_up() {
+    use super::membership::is_whole;
+    use Follows::{GaveUp, NotYet, Yes};
+
+    let whole = |all: [[Follows; 3]; 3]| {
+        let all = all.map(|follows| follows.to_vec().into());
+        [0, 1, 2].map(|group| is_whole(&all, group))
+    };
+    let same = [Yes; 3];
+    assert_eq!(whole([same, same, same]), [true; 3]);
+    // The third is given up, is back, and is taken back.
+    let gave_up = [Yes, Yes, GaveUp];
+    assert_eq!(whole([gave_up, gave_up, same]), [true, true, false]);
+    assert_eq!(whole([gave_up, same, same]), [true, true, false]);
+    let copies = [NotYet, Yes, Yes];
+    assert_eq!(whole([gave_up, gave_up, copies]), [true, true, false]);
+    assert_eq!(whole([same, same, copies]), [true, true, false]);
+    // Another one has dropped what it was subscribed to of the third while the first still has it disabled.
+    assert_eq!(
+        whole([gave_up, [Yes, Yes, NotYet], copies]),
+        [true, true, false]
+    );
+}
+
+#[test]
 fn what_is_applied_is_told_by_the_first_place_that_has_it() {
     let applied = Applied::new(2);
     assert_eq!(applied.shows(1, at(10)), None);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use diesel::sql_query;
 use diesel_async::{AsyncConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_replicated::Consistency;
+use diesel_replicated::multi_primary::Finding;
 
 use crate::support::{SUM, groups, number, pool, pool_that_waits, route, rows, write};
 
@@ -130,6 +131,61 @@ async fn a_third_group_that_is_away_stops_no_session_of_others() {
         let token = session.token().await;
         let mut conn = pool.resume(&token).for_key("ada").await.unwrap();
         assert_eq!(number(&mut conn, SUM).await.unwrap(), id);
+    }
+}
+
+/// A move that a transaction holds up says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_a_transaction_holds_up_says_so_and_moves_nothing() {
+    let groups = groups(&["eu", "us"]);
+    let pool = pool_that_waits(&groups, "eu", Duration::from_secs(1)).await;
+    pool.place("ada", "eu").await.unwrap();
+    let mut conn = pool.for_key("ada").await.unwrap();
+    conn.batch_execute("BEGIN").await.unwrap();
+    write(&mut conn, 1, "ada").await.unwrap();
+    let error = pool.move_home(["ada"], "us").await.unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("held the key for 1000 ms; nothing was moved"),
+        "{error}"
+    );
+    conn.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(pool.move_home(["ada"], "us").await.unwrap().len(), 1);
+}
+
+/// Moved keys counted as conflicts, and what leaves rows out was not told.
+#[tokio::test(flavor = "multi_thread")]
+async fn moves_are_no_conflicts_and_what_leaves_rows_out_is_named() {
+    let groups = groups(&["eu", "us"]);
+    let pool = pool(&groups, "eu").await;
+    pool.place("ada", "eu").await.unwrap();
+    for to in ["us", "eu", "us", "eu"] {
+        let mut conn = pool.for_key("ada").await.unwrap();
+        write(&mut conn, 1, "ada").await.unwrap();
+        pool.move_home(["ada"], to).await.unwrap();
+    }
+    groups.wait_applied().unwrap();
+    let status = pool.check(Duration::from_secs(5)).await;
+    for group in &status {
+        assert!(group.directions[0].conflicts.is_empty(), "{status:?}");
+        assert_eq!(group.findings, []);
+    }
+    let eu = groups.primary_of("eu").unwrap();
+    eu.sql("app", "ALTER TABLE counters SET UNLOGGED").unwrap();
+    let one = "CREATE PUBLICATION other FOR TABLE notes; DROP PUBLICATION everything; \
+        CREATE PUBLICATION everything FOR TABLE counters, diesel_replicated.homes WHERE (key <> 'ada')";
+    let logged = "ALTER TABLE counters SET LOGGED";
+    let status = pool.check(Duration::from_secs(5)).await;
+    let unlogged = Finding::NotPublished("counters".to_owned());
+    assert!(status[0].findings.contains(&unlogged), "{status:?}");
+    eu.sql("app", logged).unwrap();
+    eu.sql("app", one).unwrap();
+    let status = pool.check(Duration::from_secs(5)).await;
+    for finding in [
+        Finding::NotPublished("notes".to_owned()),
+        Finding::PublishesNotAll("everything".to_owned()),
+    ] {
+        assert!(status[0].findings.contains(&finding), "{status:?}");
     }
 }
 

@@ -29,6 +29,9 @@ async fn what_a_lost_group_wrote_last_is_shown_and_never_applied_by_itself() {
     let mut conn = pool.for_key("ada").await.unwrap();
     write(&mut conn, 3, "late").await.unwrap();
     write(&mut conn, 4, "late").await.unwrap();
+    let near_us = pool_that_waits(&groups, "us", Duration::from_secs(2)).await;
+    let mut late = near_us.for_key("ada").await.unwrap();
+    write(&mut late, 4, "late").await.unwrap();
     let us = groups.group("us").unwrap();
     us.primary().kill().unwrap();
     let before = rows(
@@ -45,6 +48,21 @@ async fn what_a_lost_group_wrote_last_is_shown_and_never_applied_by_itself() {
     write(&mut fresh, 3, "new").await.unwrap();
     assert_eq!(route(&fresh).0, "eu");
     comes_back(&groups, &pool).await;
+    // Near the group that is back, what it alone has is shown to nobody, and who has written it is told there, too.
+    let error = number(&mut late, SUM).await.unwrap_err();
+    assert!(
+        error.to_string().contains("no group has applied"),
+        "{error}"
+    );
+    for key in [Some("ada"), None] {
+        let mut conn = match key {
+            Some(key) => near_us.for_key(key).await.unwrap(),
+            None => near_us.get().await.unwrap(),
+        };
+        number(&mut conn, SUM).await.unwrap();
+        assert_eq!(route(&conn).0, "eu");
+    }
+    is_taken_back(&groups, &pool, near_us).await;
 }
 
 /// The group that was given up is there again.
@@ -73,7 +91,8 @@ async fn comes_back(groups: &LocalGroups, pool: &MultiPrimaryPool) {
         told,
         [
             ("update", "public.notes", row("3")),
-            ("insert", "public.notes", row("4"))
+            ("insert", "public.notes", row("4")),
+            ("update", "public.notes", row("4"))
         ]
     );
     let eu = groups.group("eu").unwrap().primary();
@@ -86,11 +105,29 @@ async fn comes_back(groups: &LocalGroups, pool: &MultiPrimaryPool) {
     let mut conn = other.for_key("ada").await.unwrap();
     write(&mut conn, 5, "ada").await.unwrap();
     assert_eq!(route(&conn).0, "eu");
-    is_taken_back(groups, pool).await;
 }
 
 /// By the steps of the guide.
-async fn is_taken_back(groups: &LocalGroups, pool: &MultiPrimaryPool) {
+async fn is_taken_back(groups: &LocalGroups, pool: &MultiPrimaryPool, near_us: MultiPrimaryPool) {
+    // Nobody who reads there sees that it is empty for a while.
+    let reading = tokio::spawn(async move {
+        let mut before = 0;
+        loop {
+            let mut conn = near_us.get().await.unwrap();
+            if let Ok(sum) = number(&mut conn, SUM).await {
+                assert!(
+                    sum >= before,
+                    "{sum} after {before} by {:?}",
+                    conn.last_route()
+                );
+                before = sum;
+                if route(&conn).0 == "us" {
+                    return;
+                }
+            }
+            crate::support::pause().await;
+        }
+    });
     let [eu, us] = ["eu", "us"].map(|name| groups.primary_of(name).unwrap());
     let subscribe = |to: &LocalNode, from: &str, name: &str, copy: bool| {
         let port = groups.cable(from, name).unwrap().port();
@@ -101,7 +138,6 @@ async fn is_taken_back(groups: &LocalGroups, pool: &MultiPrimaryPool) {
         to.sql("app", &sql).unwrap();
     };
     us.sql("app", "DROP SUBSCRIPTION from_eu").unwrap();
-    eu.sql("app", "DROP SUBSCRIPTION from_us").unwrap();
     us.sql("app", "TRUNCATE notes, counters, diesel_replicated.homes")
         .unwrap();
     subscribe(us, "eu", "us", true);
@@ -112,7 +148,9 @@ async fn is_taken_back(groups: &LocalGroups, pool: &MultiPrimaryPool) {
     {
         crate::support::pause().await;
     }
+    eu.sql("app", "DROP SUBSCRIPTION from_us").unwrap();
     subscribe(eu, "us", "eu", false);
+    reading.await.unwrap();
     while pool.move_home(["ada"], "us").await.is_err() {
         crate::support::pause().await;
     }

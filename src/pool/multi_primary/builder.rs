@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{MultiPrimaryPool, watch};
 use crate::error::{Error, GroupsError};
-use crate::groups::{Applied, Group, Groups, Homes, Presence};
+use crate::groups::{Applied, Group, Groups, Homes, Membership, Presence};
 use crate::pool::Builder;
 
 /// The longest wait for another group.
@@ -109,6 +109,7 @@ impl MultiPrimaryBuilder {
                 subscriptions: names.iter().map(subscription).collect(),
                 applied: Arc::new(Applied::new(names.len())),
                 presence: Presence::default(),
+                membership: Membership::new(names.len()),
                 cluster: Arc::clone(&pool.cluster),
                 name,
             });

@@ -59,10 +59,8 @@ pub enum Finding {
         /// The subscription.
         subscription: String,
     },
-    /// The publication leaves out some kinds of change.
+    /// The publication leaves out some kinds of change, or rows or columns of a table.
     PublishesNotAll(String),
-    /// Conflicts of updates are not counted.
-    NoCommitTimestamps,
     /// There are standbys, and none is synchronous. A failover loses what was applied from others last, and they do not send it
     /// again.
     NoSynchronousStandby,
@@ -78,7 +76,7 @@ pub enum Finding {
     OtherSubscription(String),
     /// The slot of a subscriber does not survive a failover of this group, by which its subscription ends.
     SlotWithoutFailover(String),
-    /// The table goes to no other group.
+    /// The table, which may be unlogged, does not go to all other groups.
     NotPublished(String),
     /// The table has no replica identity, so that its updates and deletes fail.
     NoReplicaIdentity(String),
@@ -126,11 +124,8 @@ impl fmt::Display for Finding {
             Self::PublishesNotAll(name) => {
                 write!(
                     f,
-                    "publication `{name}` leaves out some kinds of change: set publish to all"
+                    "publication `{name}` leaves out kinds of change, rows or columns: publish all"
                 )
-            }
-            Self::NoCommitTimestamps => {
-                f.write_str("conflicts of updates are not counted: set track_commit_timestamp = on")
             }
             Self::OriginNotNone(name) => {
                 write!(
@@ -168,7 +163,10 @@ impl Finding {
             Self::NoSynchronousStandby => f.write_str(
                 "a failover loses what was applied last, for good: set synchronous_standby_names",
             ),
-            Self::NotPublished(table) => write!(f, "table {table} is in no publication"),
+            Self::NotPublished(table) => write!(
+                f,
+                "table {table} does not go to all other groups: make it logged, and put it into what they subscribe to"
+            ),
             Self::NoReplicaIdentity(table) => {
                 write!(
                     f,
@@ -201,8 +199,6 @@ struct Own {
     #[diesel(sql_type = Text)]
     births: String,
     #[diesel(sql_type = Bool)]
-    timestamps: bool,
-    #[diesel(sql_type = Bool)]
     has_standbys: bool,
     #[diesel(sql_type = Bool)]
     synchronous: bool,
@@ -216,8 +212,8 @@ struct Own {
 struct TableRow {
     #[diesel(sql_type = Text)]
     name: String,
-    #[diesel(sql_type = Bool)]
-    published: bool,
+    #[diesel(sql_type = Array<Text>)]
+    publications: Vec<String>,
     #[diesel(sql_type = Bool)]
     identified: bool,
     #[diesel(sql_type = Text)]
@@ -249,24 +245,24 @@ struct SlotRow {
 const OWN: &str = "SELECT diesel_replicated.this_group() AS name, \
     (SELECT count(*) FROM diesel_replicated.homes WHERE home = diesel_replicated.this_group()) AS keys, \
     pg_catalog.pg_current_wal_insert_lsn()::text AS here, diesel_replicated.births() AS births, \
-    pg_catalog.current_setting('track_commit_timestamp') = 'on' AS timestamps, \
     EXISTS (SELECT FROM pg_catalog.pg_stat_replication r WHERE NOT EXISTS (SELECT FROM \
         pg_catalog.pg_replication_slots o WHERE o.active_pid = r.pid AND o.slot_type = 'logical')) AS has_standbys, \
     pg_catalog.current_setting('synchronous_standby_names') <> '' AS synchronous, \
     coalesce(pg_catalog.current_setting('synchronized_standby_slots', true), '') <> '' AS sends_after, \
     (SELECT coalesce(array_agg(pubname::text), '{}') FROM pg_catalog.pg_publication \
-        WHERE NOT (pubinsert AND pubupdate AND pubdelete AND pubtruncate)) AS incomplete";
+        WHERE NOT (pubinsert AND pubupdate AND pubdelete AND pubtruncate) OR oid IN ( \
+            SELECT prpubid FROM pg_catalog.pg_publication_rel WHERE prqual IS NOT NULL OR prattrs IS NOT NULL)) AS incomplete";
 
 const TABLES: &str = "SELECT c.oid::regclass::text AS name, \
-        EXISTS (SELECT FROM pg_catalog.pg_publication_tables p \
-            WHERE p.schemaname = n.nspname AND p.tablename = c.relname) AS published, \
+        (SELECT coalesce(array_agg(p.pubname::text), '{}') FROM pg_catalog.pg_publication_tables p \
+            WHERE p.schemaname = n.nspname AND p.tablename = c.relname) AS publications, \
         c.relreplident IN ('f', 'i') OR c.relreplident = 'd' AND EXISTS ( \
             SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) AS identified, \
         (SELECT coalesce(string_agg(a.attname || ' ' || pg_catalog.format_type(a.atttypid, a.atttypmod), ', ' \
             ORDER BY a.attname), '') FROM pg_catalog.pg_attribute a \
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns \
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-    WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
+    WHERE c.relkind = 'r' AND c.relpersistence IN ('p', 'u') AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
     ORDER BY 1";
 
 /// The names of the sequences, and SQL that tells the next number of each: only the sequence itself knows it exactly.
@@ -400,9 +396,6 @@ fn of_server(group: usize, answers: &[Answer]) -> Vec<Finding> {
     if others.into_iter().any(|other| other.births != own.births) {
         findings.push(Finding::OtherBirths(own.births.clone()));
     }
-    if !own.timestamps {
-        findings.push(Finding::NoCommitTimestamps);
-    }
     if own.has_standbys && !own.synchronous {
         findings.push(Finding::NoSynchronousStandby);
     }
@@ -414,7 +407,7 @@ fn of_server(group: usize, answers: &[Answer]) -> Vec<Finding> {
     findings
 }
 
-/// `published`: the tables that the other group publishes.
+/// `published`: the tables of the other group.
 fn of_subscription(
     name: &str,
     row: Option<&SubscriptionRow>,
@@ -428,11 +421,13 @@ fn of_subscription(
     if !row.enabled {
         findings.push(Finding::Disabled(name.to_owned()));
     }
-    if row.commits == "local" && has_standbys {
+    if matches!(&*row.commits, "local" | "remote_write") && has_standbys {
         findings.push(Finding::CommitsBeforeStandbys(name.to_owned()));
     }
     let subscription = || name.to_owned();
-    let missing = published.iter().filter(|table| table.published);
+    let missing = published
+        .iter()
+        .filter(|table| row.brings(&table.publications));
     let missing = missing.filter(|table| !row.tables.contains(&table.name));
     findings.extend(missing.map(|table| Finding::NotSubscribed {
         table: table.name.clone(),
@@ -454,7 +449,14 @@ fn of_subscription(
 fn of_tables(groups: &Groups, group: usize, answers: &[Answer]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for table in &answers[group].tables {
-        if !table.published {
+        let comes = |(other, answer): (usize, &Answer)| {
+            let name = &groups.members[other].subscriptions[group];
+            let mut rows = answer.subscriptions.iter();
+            let row = rows.find(|row| other != group && row.name == *name);
+            row.is_none_or(|row| row.brings(&table.publications))
+        };
+        let comes = answers.iter().enumerate().all(comes);
+        if table.publications.is_empty() || !comes {
             findings.push(Finding::NotPublished(table.name.clone()));
             continue;
         }

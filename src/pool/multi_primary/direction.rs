@@ -36,7 +36,8 @@ pub struct Direction {
     /// ([`pg_stat_subscription_stats`](https://www.postgresql.org/docs/current/monitoring-stats.html)). The server's log
     /// tells why.
     pub errors: u64,
-    /// Conflicts by their kinds, as PostgreSQL 18 counts them. There must be none.
+    /// Conflicts by their kinds, as PostgreSQL 18 counts them. There must be none. Not among them are `update_origin_differs` and
+    /// `delete_origin_differs`: who changes a row of a key that has moved makes these.
     pub conflicts: BTreeMap<String, u64>,
 }
 
@@ -50,6 +51,8 @@ pub(super) struct SubscriptionRow {
     pub(super) origin: String,
     #[diesel(sql_type = Text)]
     pub(super) commits: String,
+    #[diesel(sql_type = Array<Text>)]
+    pub(super) publications: Vec<String>,
     #[diesel(sql_type = Bool)]
     pub(super) applies: bool,
     #[diesel(sql_type = Nullable<Text>)]
@@ -68,7 +71,7 @@ pub(super) struct SubscriptionRow {
 
 /// Through `to_jsonb`, because the columns of conflicts came with PostgreSQL 18.
 const SUBSCRIPTIONS: &str = "SELECT s.subname::text AS name, s.subenabled AS enabled, s.suborigin AS origin, \
-        s.subsynccommit AS commits, w.latest_end_lsn IS NOT NULL AS applies, w.latest_end_lsn::text AS applied, \
+        s.subsynccommit AS commits, s.subpublications::text[] AS publications, w.latest_end_lsn IS NOT NULL AS applies, w.latest_end_lsn::text AS applied, \
         coalesce(t.apply_error_count + t.sync_error_count, 0) AS errors, \
         coalesce(c.kinds, '{}') AS kinds, coalesce(c.counts, '{}') AS counts, \
         (SELECT coalesce(array_agg(srrelid::regclass::text), '{}') FROM pg_catalog.pg_subscription_rel \
@@ -79,9 +82,17 @@ const SUBSCRIPTIONS: &str = "SELECT s.subname::text AS name, s.subenabled AS ena
     LEFT JOIN pg_catalog.pg_stat_subscription w ON w.subid = s.oid AND w.relid IS NULL AND w.leader_pid IS NULL \
     LEFT JOIN pg_catalog.pg_stat_subscription_stats t ON t.subid = s.oid \
     LEFT JOIN LATERAL (SELECT array_agg(key ORDER BY key) AS kinds, array_agg(value ORDER BY key) AS counts \
-        FROM pg_catalog.jsonb_each_text(pg_catalog.to_jsonb(t)) WHERE key LIKE 'confl\\_%' AND value <> '0') c ON true \
+        FROM pg_catalog.jsonb_each_text(pg_catalog.to_jsonb(t)) WHERE key LIKE 'confl\\_%' AND value <> '0' \
+            AND key NOT LIKE '%\\_origin\\_differs') c ON true \
     WHERE s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
     ORDER BY 1";
+
+impl SubscriptionRow {
+    /// Whether a table of the other group that is in these publications comes along.
+    pub(super) fn brings(&self, publications: &[String]) -> bool {
+        self.publications.iter().any(|it| publications.contains(it))
+    }
+}
 
 impl Direction {
     /// From what the server says of the subscription, and from where the other group is.

@@ -186,7 +186,7 @@ impl MultiPrimaryPool {
     /// Waits until all other groups have applied what `from` has written by now.
     async fn catches_up(&self, from: usize, deadline: Instant) -> Result<(), Error> {
         let mut conn = self.pools[from].get().await?;
-        let asking = sql_query("SELECT pg_catalog.pg_current_wal_insert_lsn()::text AS place");
+        let asking = sql_query("SELECT pg_catalog.pg_current_wal_flush_lsn()::text AS place");
         let place: Place = asking
             .get_result(&mut conn.primary())
             .await

@@ -13,7 +13,7 @@ use super::direction::{self, subscriptions};
 use crate::cluster::Cluster;
 use crate::config::{Consistency, Durability};
 use crate::connection::ReplicatedConnection;
-use crate::groups::{Groups, Sighting};
+use crate::groups::{Follows, Groups, Sighting};
 use crate::metrics;
 use crate::position::{Lsn, Position};
 
@@ -35,29 +35,37 @@ const OFTEN: Duration = Duration::from_millis(5);
 /// What the workers have told the other groups that they have applied: `latest_end_lsn`, which comes after what it stands
 /// for has become visible. (The progress of the replication origin comes before.) The place in the own log is read after
 /// it.
-const SQL: &str = "SELECT w.subname::text AS subscription, w.pid AS worker, s.subslotname::text AS slot, w.latest_end_lsn::text AS applied, \
+///
+/// Of a subscription that is disabled or still copies, it tells no more than that.
+const SQL: &str = "SELECT s.subname::text AS subscription, s.subenabled AS enabled, c.copies, w.pid AS worker, s.subslotname::text AS slot, w.latest_end_lsn::text AS applied, \
         w.received_lsn > w.latest_end_lsn AS quiet, \
         pg_catalog.pg_current_wal_insert_lsn()::text AS here, \
         CASE WHEN pg_catalog.pg_current_wal_insert_lsn() > pg_catalog.pg_current_wal_flush_lsn() \
             THEN pg_catalog.pg_current_xact_id()::text END AS flushes, \
         ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int \
             AS timeline \
-    FROM pg_catalog.pg_stat_subscription w JOIN pg_catalog.pg_subscription s ON s.oid = w.subid \
+    FROM pg_catalog.pg_subscription s \
+    CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r \
+        WHERE r.srsubid = s.oid AND r.srsubstate <> 'r') AS copies) c \
+    LEFT JOIN pg_catalog.pg_stat_subscription w ON w.subid = s.oid AND w.relid IS NULL AND w.leader_pid IS NULL \
+        AND w.pid IS NOT NULL AND w.latest_end_lsn IS NOT NULL AND NOT c.copies \
     WHERE s.subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) \
-        AND w.relid IS NULL AND w.leader_pid IS NULL AND w.pid IS NOT NULL AND w.latest_end_lsn IS NOT NULL \
-        AND w.subname = ANY ($1) \
-        AND NOT EXISTS (SELECT FROM pg_catalog.pg_subscription_rel r WHERE r.srsubid = s.oid AND r.srsubstate <> 'r')";
+        AND s.subname = ANY ($1)";
 
 #[derive(QueryableByName)]
 struct Row {
     #[diesel(sql_type = Text)]
     subscription: String,
-    #[diesel(sql_type = Integer)]
-    worker: i32,
+    #[diesel(sql_type = Bool)]
+    enabled: bool,
+    #[diesel(sql_type = Bool)]
+    copies: bool,
+    #[diesel(sql_type = Nullable<Integer>)]
+    worker: Option<i32>,
     #[diesel(sql_type = Nullable<Text>)]
     slot: Option<String>,
-    #[diesel(sql_type = Text)]
-    applied: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    applied: Option<String>,
     /// It has received more than it has told of.
     #[diesel(sql_type = Nullable<Bool>)]
     quiet: Option<bool>,
@@ -179,21 +187,31 @@ async fn look(groups: &Groups, group: usize) -> QueryResult<Vec<usize>> {
     let names: Vec<&str> = member.subscriptions.iter().map(String::as_str).collect();
     let asking = sql_query(SQL).bind::<Array<Text>, _>(names);
     let rows: Vec<Row> = asking.load(&mut conn.primary()).await?;
+    let follows = |name: &String| match rows.iter().find(|row| row.subscription == *name) {
+        Some(row) if !row.enabled => Follows::GaveUp,
+        Some(row) if !row.copies => Follows::Yes,
+        _ => Follows::NotYet,
+    };
+    let mut all: Vec<_> = member.subscriptions.iter().map(follows).collect();
+    all[group] = Follows::Yes;
+    groups.note_follows(group, all);
     let mut quiet = Vec::new();
     for row in rows {
         let mut subscriptions = member.subscriptions.iter();
         let origin = subscriptions.position(|name| *name == row.subscription);
-        let (Some(origin), Ok(applied), Ok(here)) = (
+        let applied = row.applied.as_deref().and_then(|it| it.parse::<Lsn>().ok());
+        let (Some(origin), Some(worker), Some(applied), Ok(here)) = (
             // Nobody knows to which log the place belongs before the other group has told its timeline.
             origin.filter(|origin| *origin != group && timelines[*origin] != 0),
-            row.applied.parse::<Lsn>(),
+            row.worker,
+            applied,
             row.here.parse::<Lsn>(),
         ) else {
             continue;
         };
         let timeline = u32::try_from(row.timeline).unwrap_or_default();
         let sighting = Sighting {
-            worker: row.worker,
+            worker,
             timeline: timelines[origin],
             applied,
             here: Position::new(timeline, here),
@@ -201,7 +219,7 @@ async fn look(groups: &Groups, group: usize) -> QueryResult<Vec<usize>> {
         if !member.applied.saw(origin, sighting) {
             let cluster = &groups.members[origin].cluster;
             if serves(cluster, row.slot.unwrap_or_default()).await? {
-                member.applied.vouches(origin, row.worker);
+                member.applied.vouches(origin, worker);
             }
         }
         if row.quiet == Some(true) {
