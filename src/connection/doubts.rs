@@ -1,5 +1,7 @@
 //! Statements that ran while the catalog was outdated: what they have left is known once it is loaded again.
 
+use std::fmt;
+
 use crate::classify::{Cause, Classifier};
 
 /// So many texts are kept for one session.
@@ -9,8 +11,15 @@ const TEXTS: usize = 32;
 const LONGEST: usize = 4096;
 
 /// The texts. Until they are judged again, the session stays on its connection.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Doubts(Vec<Box<str>>);
+
+/// Texts may hold what is nobody's business.
+impl fmt::Debug for Doubts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Doubts").field(&self.0.len()).finish()
+    }
+}
 
 impl Doubts {
     /// Keeps a text. `false` if there are too many, or it is too long.

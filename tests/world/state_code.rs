@@ -449,6 +449,7 @@ async fn who_writes_while_code_changes_is_free_again_once_it_is_known_what_ran()
     let (mut one, mut other) = (pool.get().await.unwrap(), pool.get().await.unwrap());
     run(&mut migrates, trigger).await.unwrap();
     run(&mut one, "INSERT INTO plain VALUES (1)").await.unwrap();
+    assert!(!format!("{one:?}").contains("INTO plain"));
     run(&mut other, "INSERT INTO noted VALUES (1)")
         .await
         .unwrap();
