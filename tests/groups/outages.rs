@@ -102,12 +102,17 @@ async fn comes_back(groups: &LocalGroups, pool: &MultiPrimaryPool) {
     assert!(!from_us.enabled && from_us.from == "us", "{from_us:?}");
     // Whoever still believes in the old home is refused there.
     let other = pool_that_waits(groups, "us", Duration::from_secs(2)).await;
+    // As morphium 371: there is no moment at which a node that is not whole serves reads.
+    let mut conn = other.get().await.unwrap();
+    number(&mut conn, SUM).await.unwrap();
+    assert_eq!(route(&conn).0, "eu");
     let mut conn = other.for_key("ada").await.unwrap();
     write(&mut conn, 5, "ada").await.unwrap();
     assert_eq!(route(&conn).0, "eu");
 }
 
-/// By the steps of the guide.
+/// By the steps of the guide. Morphium 352 and harper 2193: a node that is copied anew is empty to its readers, or loses in
+/// silence what it alone has.
 async fn is_taken_back(groups: &LocalGroups, pool: &MultiPrimaryPool, near_us: MultiPrimaryPool) {
     // Nobody who reads there sees that it is empty for a while.
     let reading = tokio::spawn(async move {
@@ -360,7 +365,7 @@ async fn a_process_that_believes_in_a_lost_group_finds_who_took_over() {
     assert_eq!(number(&mut conn, SUM).await.unwrap(), 2);
 }
 
-/// Found by histories with failovers: a subscriber gets a commit that still waits for a synchronous standby, and the
+/// Found by histories with failovers, neighbours of spock 46: a subscriber gets a commit that still waits for a synchronous standby, and the
 /// primary does not show that yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_home_shows_no_less_than_a_session_has_seen_near_while_commits_wait_for_a_standby() {

@@ -121,6 +121,7 @@ impl MultiPrimaryBuilder {
             homes: Homes::new(),
             wait: self.wait,
         });
+        watch::first_look(&groups).await;
         watch::start(&groups);
         let pools = pools.into();
         Ok(MultiPrimaryPool { groups, pools })

@@ -20,6 +20,9 @@ use crate::position::{Lsn, Position};
 /// How often it asks while nobody waits.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the first question to all groups may take.
+const FIRST: Duration = Duration::from_millis(500);
+
 /// How often it tells the recorder of metrics, if there is one.
 const MEASURED: Duration = Duration::from_secs(5);
 
@@ -79,6 +82,13 @@ struct Row {
 struct Slot {
     #[diesel(sql_type = Text)]
     name: String,
+}
+
+/// Asks all groups once, so that the first reads know what is whole. One that is away is not waited for.
+pub(super) async fn first_look(groups: &Groups) {
+    let looks = (0..groups.members.len()).map(|group| look(groups, group));
+    let looks = futures_util::future::join_all(looks);
+    let _ = tokio::time::timeout(FIRST, looks).await;
 }
 
 /// Starts one task for each group. They end with the pool.
