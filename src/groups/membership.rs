@@ -17,19 +17,21 @@ pub(crate) enum Follows {
     GaveUp,
 }
 
-/// How one group stands to the others.
+/// How the groups stand to each other.
 #[derive(Debug)]
 pub(crate) struct Membership {
-    follows: Mutex<Box<[Follows]>>,
-    whole: AtomicBool,
+    /// Of each group to each other one.
+    follows: Mutex<Vec<Vec<Follows>>>,
+    /// What follows from that, for reads. It is written under the lock.
+    whole: Box<[AtomicBool]>,
 }
 
 impl Membership {
     /// Nothing is known yet, of so many groups.
     pub(crate) fn new(groups: usize) -> Self {
         Self {
-            follows: Mutex::new(vec![Follows::Yes; groups].into()),
-            whole: AtomicBool::new(true),
+            follows: Mutex::new(vec![vec![Follows::Yes; groups]; groups]),
+            whole: (0..groups).map(|_| AtomicBool::new(true)).collect(),
         }
     }
 }
@@ -37,15 +39,14 @@ impl Membership {
 impl Groups {
     /// Takes note of what the primary of a group says of its subscriptions.
     pub(crate) fn note_follows(&self, group: usize, follows: Vec<Follows>) {
-        *self.members[group].membership.follows.lock() = follows.into();
-        let all: Vec<_> = self
-            .members
-            .iter()
-            .map(|member| member.membership.follows.lock().clone())
-            .collect();
-        for (at, member) in self.members.iter().enumerate() {
-            let (whole, group) = (is_whole(&all, at), &member.name);
-            if member.membership.whole.swap(whole, Ordering::AcqRel) != whole {
+        let mut all = self.membership.follows.lock();
+        if all[group] == follows {
+            return;
+        }
+        all[group] = follows;
+        for (at, known) in self.membership.whole.iter().enumerate() {
+            let (whole, group) = (is_whole(&all, at), &self.members[at].name);
+            if known.swap(whole, Ordering::AcqRel) != whole {
                 // What was believed of its keys may be what it alone believes.
                 self.homes.clear();
                 match whole {
@@ -59,11 +60,11 @@ impl Groups {
     /// Whether near reads may run in a group. One that was given up has rows that nobody else has, and one that is being
     /// taken back lacks some.
     pub(crate) fn is_whole(&self, group: usize) -> bool {
-        self.members[group].membership.whole.load(Ordering::Acquire)
+        self.membership.whole[group].load(Ordering::Acquire)
     }
 }
 
-pub(super) fn is_whole(all: &[Box<[Follows]>], group: usize) -> bool {
+pub(super) fn is_whole(all: &[Vec<Follows>], group: usize) -> bool {
     let given_up = |of: usize| all.iter().any(|follows| follows[of] == Follows::GaveUp);
     let lacks = |of: usize| all[group][of] == Follows::NotYet && !given_up(of);
     !given_up(group) && !(0..all.len()).any(lacks)

@@ -36,6 +36,7 @@ pub(crate) struct Groups {
     /// The position of the one whose nodes are near.
     pub(crate) local: usize,
     pub(crate) homes: Homes,
+    pub(crate) membership: Membership,
     /// How long a statement waits for another group.
     pub(crate) wait: Duration,
 }
@@ -49,7 +50,6 @@ pub(crate) struct Group {
     /// What it has applied of the others.
     pub(crate) applied: Arc<Applied>,
     pub(crate) presence: Presence,
-    pub(crate) membership: Membership,
 }
 
 impl Groups {

@@ -23,7 +23,7 @@ fn a_group_is_whole_if_it_follows_all_that_were_not_given_up() {
     use Follows::{GaveUp, NotYet, Yes};
 
     let whole = |all: [[Follows; 3]; 3]| {
-        let all = all.map(|follows| follows.to_vec().into());
+        let all = all.map(|follows| follows.to_vec());
         [0, 1, 2].map(|group| is_whole(&all, group))
     };
     let same = [Yes; 3];

@@ -189,16 +189,16 @@ impl LocalGroups {
         // A slot comes to a standby once its subscriber has confirmed what is younger than the standby's own start.
         let younger =
             "SELECT pg_log_standby_snapshot(), pg_logical_emit_message(false, 'slots', '')";
-        for replica in self.standbys_of(name) {
+        for standby in self.standbys_of(name) {
             let look = || {
-                let synced = replica.value("postgres", &synced)?;
+                let synced = standby.value("postgres", &synced)?;
                 Ok((synced.as_deref() == Some("t")).then_some(()))
             };
             if look()?.is_some() {
                 continue;
             }
             // While there is news, the standby's worker sleeps for less than a second.
-            wait_for(&format!("`{}` has the slots", replica.name()), || {
+            wait_for(&format!("`{}` has the slots", standby.name()), || {
                 primary.sql(&self.database, younger)?;
                 look()
             })?;
@@ -225,10 +225,11 @@ impl LocalGroups {
                 format!("primary_conninfo = '{upstream} dbname={}'", self.database),
                 format!("primary_slot_name = '{slot}'"),
                 "hot_standby_feedback = on".to_owned(),
+                "sync_replication_slots = on".to_owned(),
             ] {
                 standby.sql("postgres", &format!("ALTER SYSTEM SET {setting}"))?;
             }
-            syncs_by_itself(standby, true)?;
+            standby.sql("postgres", "SELECT pg_reload_conf()")?;
             slots.push(slot);
         }
         if self.failover_slots {
@@ -401,11 +402,3 @@ const OLDEST: u32 = 16;
 
 /// `failover = true`.
 const KEEPS_SLOTS: u32 = 17;
-
-/// Whether a standby keeps the slots of its primary by itself.
-fn syncs_by_itself(replica: &LocalNode, by_itself: bool) -> Result<(), ClusterError> {
-    let setting = if by_itself { "on" } else { "off" };
-    let sql = format!("ALTER SYSTEM SET sync_replication_slots = {setting}");
-    replica.sql("postgres", &sql)?;
-    replica.sql("postgres", "SELECT pg_reload_conf()").map(drop)
-}

@@ -109,7 +109,6 @@ impl MultiPrimaryBuilder {
                 subscriptions: names.iter().map(subscription).collect(),
                 applied: Arc::new(Applied::new(names.len())),
                 presence: Presence::default(),
-                membership: Membership::new(names.len()),
                 cluster: Arc::clone(&pool.cluster),
                 name,
             });
@@ -119,6 +118,7 @@ impl MultiPrimaryBuilder {
             members: members.into(),
             local,
             homes: Homes::new(),
+            membership: Membership::new(names.len()),
             wait: self.wait,
         });
         watch::first_look(&groups).await;

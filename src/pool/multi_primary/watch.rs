@@ -115,6 +115,7 @@ async fn watch(groups: Weak<Groups>, group: usize) {
         if member.cluster.is_over() {
             return;
         }
+        // It counts as away from when it went, whether or not anybody reads.
         alive.is_there(group);
         let wanted = member.applied.take_wanted();
         match look(&alive, group).await {
